@@ -1,0 +1,35 @@
+# Two commands: `make demo` and `make test`. Both need Python 3.11 or newer and make, nothing else.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+DEMO ?=
+
+.PHONY: demo test check install clean
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help:  ## What there is to make.
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:[^#]*## /\t/' | expand -t 12
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: $(PYTHON) is older than 3.11; try: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 1; }
+	@echo "installing into $(VENV) (a few minutes the first time)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all,test]'
+	@touch $@
+
+install: $(VENV)/.installed  ## The virtual environment with everything in it.
+
+demo: install  ## Start the platform, train, serve, measure; Ctrl-C ends it. DEMO=--exit ends by itself.
+	@$(BIN)/sluice demo $(DEMO)
+
+test: install  ## The whole suite: style, types, tests, doctests.
+	@$(MAKE) --no-print-directory check
+	@BIN=$(BIN) deploy/scripts/test $(TESTS)
+
+check: install  ## Style, import order, strict types.
+	@BIN=$(BIN) deploy/scripts/check
+
+clean:  ## Removes the virtual environment and caches; the data folder .sluice stays.
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

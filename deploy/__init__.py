@@ -1,0 +1,18 @@
+"""The roof: builds every process, starts them, and gives the user one command, `sluice`.
+
+May import: everything below (`serving`, `drift`, `pipelines`, `registry`). Nothing imports it.
+
+Decisions
+
+- One supervisor per data folder, a process of its own (`supervisor`), so that neither a closed
+  terminal nor a redrawn table stands between a dead worker and its restart. What to do next is a
+  plain function of what is known and the clock (`supervision.decide`).
+- The kernel keeps the promises that code cannot: the lock is an flock, gone with its holder; a
+  child's parent-death signal (`child`) ends it when the supervisor is killed with -9.
+- Processes start when what they need has been ready once, and stop in reverse order. Consumers
+  of events come before their producers in the list: an orderly stop leaves nothing unarchived,
+  and Redis, which all of them flush into, goes last.
+- `settings` alone reads the environment. The supervisor hands its effective values to its
+  children, so no process of one platform can disagree with another.
+- Commands import what they need when they run: `sluice --help` answers at once.
+"""

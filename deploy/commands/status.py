@@ -1,0 +1,72 @@
+"""`sluice status`."""
+
+import json
+import os
+import time
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from deploy import lifecycle
+from deploy.commands.table import duration, process_table
+from deploy.errors import NotReady, NotRunning
+from deploy.settings import PlatformSettings
+from deploy.state import PlatformState
+
+
+def status(
+    as_json: Annotated[bool, typer.Option("--json", help="For scripts.")] = False,
+) -> None:
+    """How the platform is: processes, traffic, Redis, event lag. Exit code 0, 3 or 4."""
+    settings = PlatformSettings.from_environment(os.environ)
+    try:
+        settings, state = lifecycle.running(settings)
+    except NotRunning:
+        if as_json:
+            typer.echo(json.dumps({"home": str(settings.home), "running": False, "ready": False}))
+        raise
+    found = _report(settings, state)
+    if as_json:
+        typer.echo(json.dumps(found, indent=2))
+    else:
+        _print(Console(), state, found)
+    if not state.ready:
+        raise NotReady(state.missing, "sluice logs --level ERROR")
+
+
+def _report(settings: PlatformSettings, state: PlatformState) -> dict[str, Any]:
+    import msgspec
+
+    from deploy.status import gateway_status, redis_status
+
+    return {
+        "home": str(settings.home),
+        "running": True,
+        "ready": state.ready,
+        "supervisor_pid": state.supervisor_pid,
+        "urls": {"gateway": settings.gateway_url} | ({"mlflow": settings.mlflow_url} if settings.with_mlflow else {}),
+        "processes": msgspec.to_builtins(state.processes),
+        **redis_status(settings, int(time.time() * 1000)),
+        "gateway": gateway_status(settings),
+    }
+
+
+def _print(console: Console, state: PlatformState, found: dict[str, Any]) -> None:
+    def line(name: str, text: str) -> None:
+        console.print(f"[bold]{name:<8}[/] {text}", highlight=False, soft_wrap=True)
+
+    console.print(process_table(state, time.time()))
+    console.print()
+    line("data", found["home"])
+    for name, url in found["urls"].items():
+        line(name, url)
+    if redis := found["redis"]:
+        line("redis", f"{redis['used_memory_bytes'] / 1e6:.1f} MB, {redis['keys']} keys")
+    else:
+        line("redis", "does not answer")
+    for group, lag in found["events"].items():
+        line("events", f"{group}: {lag['pending']} pending, {duration(lag['lag_s'])} behind")
+    for plan in found["traffic"]:
+        challenger = f", challenger @{plan['challenger']} at {plan['weight'] / 10:g} %" if plan["challenger"] else ""
+        line("traffic", f"{plan['model']}: champion @{plan['champion']}{challenger} (revision {plan['revision']})")

@@ -1,0 +1,107 @@
+"""The gateway process: the hot routes and the FastAPI application in one uvicorn server."""
+
+import asyncio
+import contextlib
+import os
+import random
+import threading
+from collections.abc import AsyncIterator
+from importlib.metadata import version
+
+import uvicorn
+import uvloop
+from fastapi import FastAPI
+from prometheus_client import REGISTRY, CollectorRegistry
+from prometheus_client.multiprocess import MultiProcessCollector
+
+from deploy.settings import PlatformSettings
+from deploy.wiring import ranking_secret, redis_client
+from registry.board import RedisBoard
+from registry.contracts.ids import RankingIds
+from registry.stream import RedisStream
+from serving.event_log import EventLog
+from serving.gateway.app import build_app
+from serving.gateway.http import HotRoutes
+from serving.journal import Journal
+from serving.permits import Permits
+from serving.plans import PlanWatcher
+from serving.rank import Ranker
+from serving.replicas import ReplicaPool
+from serving.settings import GatewaySettings
+
+DRAIN_S = 10
+
+
+def metrics_registry() -> CollectorRegistry:
+    """All processes' metrics where the platform runs them together, else this one's."""
+    folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+    if not folder:
+        return REGISTRY
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry, path=folder)
+    return registry
+
+
+def serve_gateway(settings: PlatformSettings, stop: threading.Event) -> None:
+    """Runs until `stop` is set and the requests under way are answered."""
+    mine = GatewaySettings(
+        journal=settings.journal_folder / f"gateway-{settings.replica}.journal",
+        plan_copy=settings.versions_folder / f"plans-gateway-{settings.replica}.json",
+        workers=tuple(map(str, settings.worker_sockets)),
+    )
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_serve(settings, mine, stop))
+
+
+async def _serve(settings: PlatformSettings, mine: GatewaySettings, stop: threading.Event) -> None:
+    loop = asyncio.get_running_loop()
+    source = random.SystemRandom()
+    ids = RankingIds(ranking_secret(settings), random.Random(source.getrandbits(256)))
+    event_log = EventLog(Journal(mine.journal, mine.journal_bytes), RedisStream(redis_client(settings)))
+    pool = ReplicaPool(mine.workers)
+    permits = Permits(mine.max_in_flight)
+    ranker = Ranker(pool, event_log, ids, permits, mine.log_every, loop.time)
+    watcher = PlanWatcher(
+        RedisBoard(redis_client(settings, 1.0)),
+        mine.plan_copy,
+        lambda plans: loop.call_soon_threadsafe(ranker.follow, plans),
+    )
+    app = build_app(ranker, pool, permits, event_log, metrics_registry, version("sluice"))
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        await pool.start()
+        event_log.start()
+        watcher.start()
+        yield
+        watcher.stop()
+        await pool.stop()
+        await asyncio.to_thread(event_log.stop)
+
+    app.router.lifespan_context = lifespan
+    routes = HotRoutes(app, ranker, event_log, ids, mine, random.Random(source.getrandbits(256)))
+    server = uvicorn.Server(
+        uvicorn.Config(
+            routes,
+            host=settings.gateway_host,
+            port=settings.gateway_port,
+            loop="uvloop",
+            http="httptools",
+            ws="none",
+            lifespan="on",
+            access_log=False,
+            log_config=None,
+            server_header=False,
+            timeout_graceful_shutdown=DRAIN_S,
+        )
+    )
+    ender = loop.create_task(_end_when(stop, server, permits))
+    await server.serve()
+    ender.cancel()
+
+
+async def _end_when(stop: threading.Event, server: uvicorn.Server, permits: Permits) -> None:
+    while not stop.is_set():
+        permits.publish()
+        await asyncio.sleep(0.1)
+    server.should_exit = True

@@ -1,0 +1,240 @@
+"""PlatformSettings: what one installation is told, read once from `SLUICE_*`; and where things lie.
+
+Nothing else in Sluice reads the environment. The supervisor passes its effective values on to
+its children with `to_environment`, so that all of them see the same.
+"""
+
+import dataclasses
+import difflib
+import hashlib
+import logging
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from deploy.errors import SettingsError
+
+logger = logging.getLogger(__name__)
+
+PREFIX = "SLUICE_"
+MAX_REPLICAS = 64
+SOCKET_PATH_BYTES = 107  # sun_path is 108 bytes and ends with a zero
+_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
+_TRUE = ("1", "true", "yes", "on")
+_FALSE = ("0", "false", "no", "off")
+_UNSET = frozenset({"replica"})  # told to a process by its name, not by the environment
+
+
+@dataclass(frozen=True, slots=True)
+class PlatformSettings:
+    """Field `gateway_port` is `SLUICE_GATEWAY_PORT`, and so on.
+
+    home: the data folder; absolute.
+    gateway_port, mlflow_port: 0 picks a free one, see `home.claim_ports`.
+    gateways, workers: how many processes of each.
+    torch_threads: of one worker. with_*: leave these processes out with 0.
+    replica: which of several like processes this one is, from 0.
+    Raises SettingsError, naming key, value and rule.
+    """
+
+    home: Path
+    gateway_host: str = "127.0.0.1"
+    gateway_port: int = 8700
+    gateways: int = 1
+    workers: int = 1
+    mlflow_port: int = 8701
+    torch_threads: int = 1
+    with_mlflow: bool = True
+    with_archiver: bool = True
+    with_monitor: bool = True
+    with_celery: bool = True
+    log_level: str = "INFO"
+    replica: int = 0
+
+    def __post_init__(self) -> None:
+        _require(self.home.is_absolute(), "home", self.home, "an absolute path")
+        _require(not self.home.exists() or self.home.is_dir(), "home", self.home, "a folder")
+        _require("\n" not in str(self.home), "home", repr(str(self.home)), "a path without line breaks")
+        _require(bool(self.gateway_host.strip()), "gateway_host", self.gateway_host, "an address to listen on")
+        for key in ("gateway_port", "mlflow_port"):
+            _require(0 <= getattr(self, key) <= 65535, key, getattr(self, key), "a port, or 0 for a free one")
+        _require(
+            self.mlflow_port == 0 or self.mlflow_port != self.gateway_port,
+            "mlflow_port",
+            self.mlflow_port,
+            "another port than the gateway's",
+        )
+        for key in ("gateways", "workers"):
+            _require(1 <= getattr(self, key) <= MAX_REPLICAS, key, getattr(self, key), f"1 to {MAX_REPLICAS}")
+        _require(1 <= self.torch_threads <= 256, "torch_threads", self.torch_threads, "1 to 256")
+        _require(self.log_level in _LEVELS, "log_level", self.log_level, f"one of {', '.join(_LEVELS)}")
+        _require(0 <= self.replica < MAX_REPLICAS, "replica", self.replica, f"0 to {MAX_REPLICAS - 1}")
+
+    @staticmethod
+    def from_environment(environment: Mapping[str, str]) -> "PlatformSettings":
+        """The settings that these variables ask for; an empty one counts as not set."""
+        told = {name: raw for name in _names() if (raw := environment.get(_key(name), "").strip())}
+        home = Path(told.pop("home", ".sluice")).expanduser().absolute()
+        return PlatformSettings(home=home, **{name: _parse(name, raw) for name, raw in told.items()})
+
+    def to_environment(self) -> dict[str, str]:
+        """The variables from which `from_environment` reads these settings again."""
+        return {_key(name): _text(getattr(self, name)) for name in _names()}
+
+    @property
+    def gateway_url(self) -> str:
+        """Where a client on this machine finds the gateway."""
+        return f"http://{url_host(self.gateway_host)}:{self.gateway_port}"
+
+    @property
+    def mlflow_url(self) -> str:
+        """Where MLflow listens, on this machine only."""
+        return f"http://127.0.0.1:{self.mlflow_port}"
+
+    @property
+    def redis_url(self) -> str:
+        """For `redis.from_url`."""
+        return f"unix://{self.redis_socket}"
+
+    @property
+    def redis_folder(self) -> Path:
+        """Redis' append-only file and its configuration."""
+        return self.home / "redis"
+
+    @property
+    def mlflow_folder(self) -> Path:
+        """MLflow's database and artefacts."""
+        return self.home / "mlflow"
+
+    @property
+    def mlflow_db(self) -> Path:
+        """MLflow's SQLite file."""
+        return self.mlflow_folder / "mlflow.db"
+
+    @property
+    def artefacts_folder(self) -> Path:
+        """What the MLflow server serves as artefacts."""
+        return self.mlflow_folder / "artefacts"
+
+    @property
+    def control_db(self) -> Path:
+        """SQLite file of rollouts and traffic plans."""
+        return self.home / "control.db"
+
+    @property
+    def versions_folder(self) -> Path:
+        """Verified copies of packages, `<model>/<version>/`."""
+        return self.home / "versions"
+
+    @property
+    def archive_folder(self) -> Path:
+        """Events as Parquet."""
+        return self.home / "archive"
+
+    @property
+    def datasets_folder(self) -> Path:
+        """Data sets, made or converted."""
+        return self.home / "datasets"
+
+    @property
+    def journal_folder(self) -> Path:
+        """The gateways' journals of events that are not in Redis yet."""
+        return self.home / "journal"
+
+    @property
+    def reports_folder(self) -> Path:
+        """Drift reports and evidence."""
+        return self.home / "reports"
+
+    @property
+    def logs_folder(self) -> Path:
+        """The log and its rotated parts."""
+        return self.home / "logs"
+
+    @property
+    def log_file(self) -> Path:
+        """The one log of all processes, JSON lines."""
+        return self.logs_folder / "sluice.log"
+
+    @property
+    def run_folder(self) -> Path:
+        """What only matters while the platform runs."""
+        return self.home / "run"
+
+    @property
+    def metrics_folder(self) -> Path:
+        """PROMETHEUS_MULTIPROC_DIR of all processes."""
+        return self.run_folder / "metrics"
+
+    @property
+    def sockets_folder(self) -> Path:
+        """Where Unix sockets lie: in the data folder, or if its path is too long for a socket
+        address, in a private folder under the system's temporary one."""
+        longest = os.fsencode(self.run_folder / f"worker-{MAX_REPLICAS}.sock")
+        if len(longest) <= SOCKET_PATH_BYTES:
+            return self.run_folder
+        digest = hashlib.blake2b(os.fsencode(self.home), digest_size=8).hexdigest()
+        return Path(tempfile.gettempdir()) / f"sluice-{os.getuid()}-{digest}"
+
+    @property
+    def redis_socket(self) -> Path:
+        """Where the embedded Redis listens."""
+        return self.sockets_folder / "redis.sock"
+
+    @property
+    def worker_sockets(self) -> tuple[Path, ...]:
+        """Where the workers listen, by replica."""
+        return tuple(self.sockets_folder / f"worker-{replica}.sock" for replica in range(self.workers))
+
+
+def url_host(host: str) -> str:
+    """The host as a client on this machine writes it into a URL.
+
+    >>> url_host("0.0.0.0"), url_host("::"), url_host("fe80::1"), url_host("example.org")
+    ('127.0.0.1', '[::1]', '[fe80::1]', 'example.org')
+    """
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"[{host}]" if ":" in host else host
+
+
+def log_effective(settings: PlatformSettings, environment: Mapping[str, str]) -> None:
+    """Tell the log what counts, and warn of variables that look like a misspelt setting.
+
+    Only near misses: Kubernetes sets `SLUICE_*` variables of its own for services of that name.
+    """
+    logger.info("settings", extra={"settings": settings.to_environment()})
+    known = [_key(name) for name in _names()]
+    for key in environment:
+        if key.startswith(PREFIX) and key not in known and (near := difflib.get_close_matches(key, known, 1, 0.85)):
+            logger.warning("%s is no setting: did you mean %s?", key, near[0])
+
+
+def _names() -> list[str]:
+    return [field.name for field in dataclasses.fields(PlatformSettings) if field.name not in _UNSET]
+
+
+def _key(name: str) -> str:
+    return PREFIX + name.upper()
+
+
+def _parse(name: str, raw: str) -> Any:
+    wanted = {field.name: field.type for field in dataclasses.fields(PlatformSettings)}[name]
+    if wanted is bool:
+        _require(raw.lower() in _TRUE + _FALSE, name, raw, "1 or 0")
+        return raw.lower() in _TRUE
+    if wanted is int:
+        _require(raw.isascii() and raw.lstrip("-").isdigit(), name, raw, "a whole number")
+        return int(raw)
+    return raw
+
+
+def _text(value: object) -> str:
+    return str(int(value)) if isinstance(value, bool) else str(value)
+
+
+def _require(holds: bool, name: str, value: object, rule: str) -> None:
+    if not holds:
+        raise SettingsError(_key(name), value, rule)

@@ -1,0 +1,165 @@
+"""Builds each process from its settings: the one place that knows every room.
+
+A builder takes the settings and a stop event, and runs until the event is set. What a process
+does not need is not imported: the gateway sees neither torch nor mlflow.
+"""
+
+import logging
+import os
+import secrets
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import redis
+
+from deploy.settings import PlatformSettings
+
+if TYPE_CHECKING:
+    from registry.cache import VersionCache
+    from serving.features.host import HostTier
+    from serving.scoring import LoadedModel
+    from serving.settings import WorkerSettings
+    from serving.worker import Tiers
+
+log = logging.getLogger(__name__)
+
+Builder = Callable[[PlatformSettings, threading.Event], None]
+SHIPPER_TIMEOUT_S = 5.0
+
+
+def redis_client(settings: PlatformSettings, timeout_s: float = SHIPPER_TIMEOUT_S) -> redis.Redis:
+    """A client of the platform's Redis; bytes in, bytes out."""
+    return redis.Redis(unix_socket_path=str(settings.redis_socket), socket_timeout=timeout_s)
+
+
+def ranking_secret(settings: PlatformSettings) -> bytes:
+    """The installation's key for ranking ids, made on first use and shared by its gateways."""
+    path = settings.home / "ranking-id.key"
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        fresh = path.with_name(f"{path.name}.{os.getpid()}")
+        fresh.touch(0o600)
+        fresh.write_bytes(secrets.token_bytes(32))
+        try:
+            os.link(fresh, path)  # fails if another process was first: its key counts
+        except FileExistsError:
+            log.info("another gateway made the key")
+        finally:
+            fresh.unlink()
+        return path.read_bytes()
+
+
+def run_gateway(settings: PlatformSettings, stop: threading.Event) -> None:
+    """HTTP in front; ends when `stop` is set and the requests under way are answered."""
+    from deploy.gateway_process import serve_gateway
+
+    serve_gateway(settings, stop)
+
+
+def run_worker(settings: PlatformSettings, stop: threading.Event) -> None:
+    """One replica: watches plans, loads versions, scores."""
+    import torch
+    from redis.connection import UnixDomainSocketConnection
+
+    from registry.board import RedisBoard
+    from serving.batching import BatchWindow
+    from serving.features.invalidation import InvalidationListener
+    from serving.plans import PlanWatcher
+    from serving.settings import WorkerSettings
+    from serving.shelf import Shelf
+    from serving.worker import Tiers, Worker
+
+    mine = WorkerSettings(
+        socket=str(settings.worker_sockets[settings.replica]),
+        plan_copy=settings.versions_folder / f"plans-worker-{settings.replica}.json",
+        threads=settings.torch_threads,
+    )
+    torch.set_num_threads(mine.threads)
+    tiers = Tiers()
+    cache = version_cache(settings)
+    rows = redis_client(settings, mine.redis_timeout_s)
+    shelf = Shelf(
+        load=lambda model, version, digest: open_version(cache, tiers, rows, mine, model, version, digest),
+        changed=lambda: worker.wake(),
+        unload_after_s=mine.unload_after_s,
+    )
+    worker = Worker(f"worker-{settings.replica}", mine.socket, shelf, tiers, BatchWindow(mine.batch_candidates))
+    watcher = PlanWatcher(RedisBoard(redis_client(settings, 1.0)), mine.plan_copy, shelf.follow)
+    listener = InvalidationListener(
+        connect=lambda: UnixDomainSocketConnection(path=str(settings.redis_socket), protocol=3, socket_timeout=2.0),
+        changed=tiers.changed,
+        resync=tiers.resync,
+    )
+    for thread in (watcher, shelf, listener):
+        thread.start()
+    worker.run(stop)
+    for thread in (watcher, shelf, listener):
+        thread.stop()
+
+
+def open_version(
+    cache: "VersionCache",
+    tiers: "Tiers",
+    rows: redis.Redis,
+    mine: "WorkerSettings",
+    model: str,
+    version: int,
+    digest: str,
+) -> "LoadedModel":
+    """A version, verified, loaded and warm."""
+    from registry.artefacts import read
+    from serving.features.host import HostTier
+    from serving.features.redis import RedisTier
+    from serving.program import TorchProgram, warm_up
+    from serving.scoring import LoadedModel
+
+    package = read(cache.get(model, version, digest))
+    manifest = package.manifest
+    view = manifest.feature_view()
+
+    def host_tier() -> "HostTier":
+        defaults = view.defaults[view.positions("row")]
+        return HostTier(view.name, RedisTier(rows, view), mine.slab_rows, defaults)
+
+    program = TorchProgram(package, mine.device)
+    warm_up(program, len(view.columns))
+    return LoadedModel(
+        model=model,
+        version=version,
+        digest=digest,
+        view=view,
+        program=program,
+        tier=tiers.of(view.name, view.fingerprint, host_tier),
+        reference_std=package.profile.scores.std,
+    )
+
+
+def version_cache(settings: PlatformSettings) -> "VersionCache":
+    """Verified copies of versions; what is missing is fetched by a process of its own, so that
+    MLflow's five seconds and hundred megabytes never enter a worker."""
+    from registry.artefacts import read
+    from registry.cache import VersionCache
+    from registry.contracts.manifest import ModelPackage
+
+    def fetch(model: str, version: int) -> ModelPackage:
+        folder = settings.versions_folder / ".fetched" / f"{model}-{version}-{os.getpid()}"
+        argv = [sys.executable, "-m", "deploy.fetch", model, str(version), str(folder)]
+        subprocess.run(argv, check=True, timeout=120, stdout=subprocess.DEVNULL)
+        return read(folder)
+
+    return VersionCache(settings.versions_folder, fetch)
+
+
+def run_archiver(settings: PlatformSettings, stop: threading.Event) -> None:
+    """Events from the stream into Parquet."""
+    raise SystemExit("not wired")
+
+
+BUILDERS: dict[str, Builder] = {
+    "gateway": run_gateway,
+    "worker": run_worker,
+}

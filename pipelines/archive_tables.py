@@ -1,0 +1,136 @@
+"""Events as Arrow tables: the archive's columns, and which events fit them. No I/O.
+
+Neither table has columns `model`, `hour` or `kind`: those stand in the folder names, and a
+column of the same name would clash with them in every reader that understands such folders.
+"""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from registry.contracts.errors import InvalidName
+from registry.contracts.events import Click, Event, Exposure, RankingEvent
+from registry.contracts.ids import model_name
+
+RANKINGS = pa.schema(
+    [
+        ("ranking_id", pa.string()),
+        ("answered_ms", pa.int64()),
+        ("version", pa.int64()),
+        ("arm", pa.string()),
+        ("plan_revision", pa.int64()),
+        ("unit", pa.string()),
+        ("query_id", pa.string()),
+        ("candidates", pa.int64()),
+        ("items", pa.list_(pa.string())),  # best first: position is index + 1
+        ("scores", pa.list_(pa.float32())),
+        ("propensities", pa.list_(pa.float32())),
+        ("fingerprint", pa.string()),
+        ("features", pa.list_(pa.float32())),  # (shown, columns), row after row
+        ("score_mean", pa.float64()),
+        ("score_std", pa.float64()),
+        ("margin", pa.float64()),
+        ("entropy", pa.float64()),
+        ("degraded", pa.list_(pa.string())),
+        ("latency_ms", pa.float64()),
+        ("trace_id", pa.string()),
+    ]
+)
+FEEDBACK = pa.schema(
+    [
+        ("event_id", pa.string()),
+        ("event", pa.string()),  # click or exposure
+        ("ranking_id", pa.string()),
+        ("item", pa.string()),
+        ("position", pa.int64()),  # as the client says; null if it does not
+        ("happened_ms", pa.int64()),  # by the client's clock
+        ("received_ms", pa.int64()),  # by the gateway's
+        ("simulated", pa.bool_()),
+    ]
+)
+
+_FLOATS = ("scores", "propensities", "features")
+_YEAR_10000_MS = 253_402_300_800_000
+_INT64 = range(-(2**63), 2**63)
+
+
+def gateway_ms(event: Event) -> int:
+    """When a gateway saw the event, ms since the epoch: a client's clock may be anything."""
+    return event.answered_ms if isinstance(event, RankingEvent) else event.received_ms
+
+
+def flaw(event: Event) -> str | None:
+    """Why an event that decodes does not fit the archive; None if it does."""
+    try:
+        model_name(event.model)
+    except InvalidName as error:
+        return str(error)
+    if not 0 <= gateway_ms(event) < _YEAR_10000_MS:
+        return f"time {gateway_ms(event)} ms: expected a time between 1970 and 9999"
+    if any(number not in _INT64 for number in _numbers(event)):
+        return "a number does not fit 64 bits"
+    if not isinstance(event, RankingEvent):
+        return None
+    shown_bytes = 4 * len(event.items)
+    if not len(event.scores) == len(event.propensities) == shown_bytes:
+        return f"{len(event.items)} items: expected as many float32 scores and propensities"
+    if event.features and (not shown_bytes or len(event.features) % shown_bytes):
+        return f"{len(event.features)} bytes of features: expected whole float32 rows of {len(event.items)} items"
+    return None
+
+
+def rankings_table(events: Sequence[RankingEvent]) -> pa.Table:
+    """One row a ranking, in the given order, by the schema `RANKINGS`."""
+    return pa.table(
+        [
+            _floats([getattr(event, field.name) for event in events])
+            if field.name in _FLOATS
+            else pa.array([getattr(event, field.name) for event in events], field.type)
+            for field in RANKINGS
+        ],
+        schema=RANKINGS,
+    )
+
+
+def feedback_table(events: Sequence[Click | Exposure]) -> pa.Table:
+    """One row an event, in the given order, by the schema `FEEDBACK`."""
+    rows = [
+        (e.event_id, _kind(e), e.ranking_id, e.item, e.position, _happened_ms(e), e.received_ms, e.simulated)
+        for e in events
+    ]
+    columns = zip(*rows, strict=True) if rows else [()] * len(FEEDBACK)
+    return pa.table([pa.array(c, f.type) for c, f in zip(columns, FEEDBACK, strict=True)], schema=FEEDBACK)
+
+
+def first_of_each(table: pa.Table, event_id: str, time: str) -> pa.Table:
+    """Every event once, the earliest (then the first) row of it, in order of time and id.
+
+    event_id, time: names of columns.
+    """
+    order = pc.sort_indices(table, [(time, "ascending"), (event_id, "ascending")])
+    ids = pa.table({"id": table[event_id].take(order), "row": pa.array(np.arange(len(table)))})
+    first = ids.group_by("id").aggregate([("row", "min")])["row_min"].to_numpy()
+    return table.take(order.take(pa.array(np.sort(first))))
+
+
+def _kind(event: Click | Exposure) -> str:
+    return "click" if isinstance(event, Click) else "exposure"
+
+
+def _happened_ms(event: Click | Exposure) -> int:
+    return event.clicked_ms if isinstance(event, Click) else event.seen_ms
+
+
+def _numbers(event: Event) -> Iterable[int]:
+    if isinstance(event, RankingEvent):
+        return (event.version, event.plan_revision, event.candidates)
+    return (_happened_ms(event), event.position or 0)
+
+
+def _floats(packed: Sequence[bytes]) -> pa.ListArray:
+    """Little-endian float32 bytes as lists, without a Python object a number."""
+    sizes = np.fromiter((len(one) // 4 for one in packed), np.int32, len(packed))
+    offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int32)
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(np.frombuffer(b"".join(packed), "<f4")))

@@ -1,0 +1,30 @@
+"""Errors of the pipelines room; each is one line that says what to do.
+
+```
+PipelineError
+  DataRefused          a data file or folder breaks a rule; names file, line and rule
+  TrainingRefused      the data or the parent's weights do not fit the settings
+  TrainingDiverged     the loss is no longer a number
+  ExportRefused        the exported program does not score as the model does
+```
+"""
+
+
+class PipelineError(Exception):
+    """A pipeline step cannot go on."""
+
+
+class DataRefused(PipelineError):
+    """What was given as data breaks a rule."""
+
+
+class TrainingRefused(PipelineError):
+    """There is nothing to learn from, or the parent's weights are of another shape."""
+
+
+class TrainingDiverged(PipelineError):
+    """The loss is no longer finite."""
+
+
+class ExportRefused(PipelineError):
+    """The exported program and the model in memory disagree."""

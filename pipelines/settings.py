@@ -1,0 +1,42 @@
+"""Settings of the pipelines room; they fail at start, naming key, value and rule."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class TrainSettings:
+    """How a ranker is trained.
+
+    hidden: widths of the hidden layers, first to last; empty is a linear ranker.
+    dropout: share of hidden units, and input_dropout of (standardised) features, that a training
+    step does not see.
+    lists_per_step: lists in one gradient step. patience_epochs: stop after so many without a
+    better validation NDCG. seed: of weights, order and dropout. device: `cpu`, `cuda` or `auto`
+    (cuda if there is one).
+    """
+
+    hidden: tuple[int, ...] = (64, 32)
+    dropout: float = 0.2
+    input_dropout: float = 0.0
+    learning_rate: float = 0.002
+    weight_decay: float = 0.01
+    lists_per_step: int = 32
+    max_epochs: int = 40
+    patience_epochs: int = 6
+    seed: int = 0
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        for rule, holds in {
+            f"hidden={self.hidden}: expected widths of 1 to 4096": all(1 <= width <= 4096 for width in self.hidden),
+            f"dropout={self.dropout}: expected 0 <= share < 1": 0 <= self.dropout < 1,
+            f"input_dropout={self.input_dropout}: expected 0 <= share < 1": 0 <= self.input_dropout < 1,
+            f"learning_rate={self.learning_rate}: expected 0 < rate <= 1": 0 < self.learning_rate <= 1,
+            f"weight_decay={self.weight_decay}: expected >= 0": self.weight_decay >= 0,
+            f"lists_per_step={self.lists_per_step}: expected >= 1": self.lists_per_step >= 1,
+            f"max_epochs={self.max_epochs}: expected >= 1": self.max_epochs >= 1,
+            f"patience_epochs={self.patience_epochs}: expected >= 1": self.patience_epochs >= 1,
+            f"device={self.device!r}: expected auto, cpu or cuda": self.device in ("auto", "cpu", "cuda"),
+        }.items():
+            if not holds:
+                raise ValueError(f"train.{rule}")

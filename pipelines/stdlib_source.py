@@ -1,0 +1,182 @@
+"""The documented functions, classes and methods of the Python standard library, from its source.
+
+Modules are parsed, never imported: nothing of them runs.
+"""
+
+import ast
+import inspect
+import re
+import sysconfig
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+SKIPPED_FOLDERS = frozenset({"test", "tests", "idle_test", "turtledemo", "site-packages", "dist-packages", "_bundled"})
+
+Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+
+_SENTENCE_END = re.compile(r"[.!?](?=\s|$)|\n[ \t]*\n")
+
+
+@dataclass(frozen=True, slots=True)
+class Symbol:
+    """One documented definition.
+
+    name: qualified, e.g. `gzip.GzipFile.readline`. scope: the class or function around it, its own
+    name for one that stands in a module. summary: the docstring's first sentence; body: the rest.
+    identifiers: names used in the code of a function, empty for a class. file: below the library's
+    root. arguments, statements and depth are counts.
+    """
+
+    name: str
+    module: str
+    scope: str
+    kind: Literal["class", "method", "function"]
+    signature: str
+    summary: str
+    body: str
+    identifiers: tuple[str, ...]
+    module_text: str
+    file: str
+    line: int
+    arguments: int
+    statements: int
+    depth: int
+    returns: bool
+    decorated: bool
+    module_imports: int
+    name_uses: int
+
+
+def library_root() -> Path:
+    """Where the running Python keeps its standard library."""
+    return Path(sysconfig.get_paths()["stdlib"])
+
+
+def module_files(root: Path) -> list[Path]:
+    """The library's own modules, without tests and without what others installed, sorted."""
+    return sorted(
+        file
+        for file in root.rglob("*.py")
+        if not SKIPPED_FOLDERS.intersection(file.relative_to(root).parts) and "-" not in str(file.relative_to(root))
+    )
+
+
+def read_symbols(
+    root: Path, files: list[Path], progress: Callable[[int, int], None] = lambda done, total: None
+) -> list[Symbol]:
+    """Every documented definition of these files, by qualified name; the first of a name wins.
+
+    A file that this Python cannot parse (deliberately broken or of an older syntax) is passed over.
+    progress: called with files done and files in all.
+    """
+    trees: list[tuple[Path, str, ast.Module]] = []
+    for done, file in enumerate(files, start=1):
+        try:
+            trees.append((file, _module_name(root, file), ast.parse(file.read_bytes())))
+        except (SyntaxError, ValueError):
+            pass
+        progress(done, len(files))
+    imports: Counter[str] = Counter()
+    uses: Counter[str] = Counter()
+    for _, module, tree in trees:
+        imports.update(_imported(tree, module))
+        uses.update(set(_identifiers(tree)))
+    symbols: dict[str, Symbol] = {}
+    for file, module, tree in trees:
+        for symbol in _symbols_of(tree, module, str(file.relative_to(root)), imports[module], uses):
+            symbols.setdefault(symbol.name, symbol)
+    return [symbols[name] for name in sorted(symbols)]
+
+
+def split_docstring(docstring: str) -> tuple[str, str]:
+    """The first sentence, on one line, and what follows it.
+
+    >>> split_docstring("Read a line.\\n\\nAt most size bytes.")
+    ('Read a line.', 'At most size bytes.')
+    """
+    text = inspect.cleandoc(docstring)
+    end = _SENTENCE_END.search(text)
+    cut = end.end() if end else len(text)
+    return " ".join(text[:cut].split()), text[cut:].strip()
+
+
+def _module_name(root: Path, file: Path) -> str:
+    parts = file.relative_to(root).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts)
+
+
+def _imported(tree: ast.Module, module: str) -> set[str]:
+    """The modules that a module imports."""
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join([*module.split(".")[: -node.level or None], *filter(None, [node.module])])
+            found.update([base, *(f"{base}.{alias.name}" for alias in node.names)])
+    return found
+
+
+def _identifiers(tree: ast.AST) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name):
+            yield node.id
+        elif isinstance(node, ast.Attribute):
+            yield node.attr
+
+
+def _symbols_of(tree: ast.Module, module: str, file: str, imports: int, uses: Counter[str]) -> Iterator[Symbol]:
+    module_text = ast.get_docstring(tree) or ""
+    for node, path, in_class in _definitions(tree, ()):
+        docstring = ast.get_docstring(node, clean=False)
+        summary, body = split_docstring(docstring) if docstring else ("", "")
+        if not summary:
+            continue
+        is_class = isinstance(node, ast.ClassDef)
+        yield Symbol(
+            name=".".join((module, *path)),
+            module=module,
+            scope=".".join((module, *(path[:-1] or path))) if not is_class else ".".join((module, *path)),
+            kind="class" if is_class else "method" if in_class else "function",
+            signature=_signature(node),
+            summary=summary,
+            body=body,
+            identifiers=() if is_class else tuple(_identifiers(node)),
+            module_text=module_text,
+            file=file,
+            line=node.lineno,
+            arguments=0 if isinstance(node, ast.ClassDef) else len(_arguments(node.args)),
+            statements=sum(isinstance(child, ast.stmt) for child in ast.walk(node)),
+            depth=len(path),
+            returns=any(isinstance(child, ast.Return) and child.value is not None for child in ast.walk(node)),
+            decorated=bool(node.decorator_list),
+            module_imports=imports,
+            name_uses=uses[node.name],
+        )
+
+
+def _definitions(parent: ast.AST, path: tuple[str, ...]) -> Iterator[tuple[Definition, tuple[str, ...], bool]]:
+    """Each definition below a node with its names from the module down, and whether it is a method."""
+    for node in ast.iter_child_nodes(parent):
+        if isinstance(node, Definition):
+            inner = (*path, node.name)
+            yield node, inner, isinstance(parent, ast.ClassDef)
+            yield from _definitions(node, inner)
+        elif isinstance(node, ast.stmt):
+            yield from _definitions(node, path)
+
+
+def _signature(node: Definition) -> str:
+    if isinstance(node, ast.ClassDef):
+        bases = ", ".join(ast.unparse(base) for base in node.bases)
+        return f"class {node.name}({bases})" if bases else f"class {node.name}"
+    returned = f" -> {ast.unparse(node.returns)}" if node.returns else ""
+    return f"{node.name}({ast.unparse(node.args)}){returned}"
+
+
+def _arguments(arguments: ast.arguments) -> list[ast.arg]:
+    starred = [argument for argument in (arguments.vararg, arguments.kwarg) if argument]
+    return [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs, *starred]

@@ -1,0 +1,163 @@
+"""What happened: a ranking was answered, an item was seen, an item was clicked.
+
+Events are msgpack arrays with a tag first and the schema version second; fields are only ever
+added at the end, with a default, so that older readers and writers go on understanding each
+other. A stream entry carries many events as one msgpack array: one entry a batch costs the
+writer a twentieth of one entry an event.
+"""
+
+from collections.abc import Sequence
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from registry.contracts.errors import ContractError, CorruptRecord, UnknownSchema
+
+SCHEMA = 1
+
+
+class RankingEvent(msgspec.Struct, frozen=True, array_like=True, tag="ranking"):
+    """One answered query: every shown item is an exposure at position index + 1.
+
+    answered_ms: ms since the epoch. candidates: how many were ranked, of which `items` were shown.
+    scores, propensities: float32 little-endian, one per shown item; a propensity is the
+    probability with which this item came to stand at this position (1 without exploration).
+    features: float32, (shown, columns), what the model saw of them; fingerprint: of which view.
+    score_mean, score_std, margin, entropy: over all candidates, see `profile.confidences`.
+    degraded: what the answer had to do without, empty if nothing.
+    """
+
+    schema: int
+    ranking_id: str
+    answered_ms: int
+    model: str
+    version: int
+    arm: str
+    plan_revision: int
+    unit: str
+    query_id: str
+    candidates: int
+    items: tuple[str, ...]
+    scores: bytes
+    propensities: bytes
+    fingerprint: str
+    features: bytes
+    score_mean: float
+    score_std: float
+    margin: float
+    entropy: float
+    degraded: tuple[str, ...] = ()
+    latency_ms: float = 0.0
+    trace_id: str = ""
+
+    @property
+    def event_id(self) -> str:
+        """A ranking is logged once: its id is its event id."""
+        return self.ranking_id
+
+    def score_array(self) -> NDArray[np.float32]:
+        """Shape (shown,), best first."""
+        return np.frombuffer(self.scores, dtype="<f4")
+
+    def propensity_array(self) -> NDArray[np.float32]:
+        """Shape (shown,)."""
+        return np.frombuffer(self.propensities, dtype="<f4")
+
+    def feature_matrix(self) -> NDArray[np.float32]:
+        """Shape (shown, columns); zero columns if features were not logged."""
+        flat = np.frombuffer(self.features, dtype="<f4")
+        return flat.reshape(len(self.items), -1) if self.items else flat.reshape(0, 0)
+
+
+class Exposure(msgspec.Struct, frozen=True, array_like=True, tag="exposure"):
+    """The client says that this item was really seen (it may have been below the fold)."""
+
+    schema: int
+    event_id: str
+    ranking_id: str
+    model: str
+    item: str
+    position: int | None
+    seen_ms: int
+    received_ms: int
+    simulated: bool = False
+
+
+class Click(msgspec.Struct, frozen=True, array_like=True, tag="click"):
+    """A user chose this item.
+
+    clicked_ms: by the client's clock; received_ms: by the gateway's. simulated: from a click
+    model instead of a person; never mixed with real ones in a figure that is shown.
+    """
+
+    schema: int
+    event_id: str
+    ranking_id: str
+    model: str
+    item: str
+    position: int | None
+    clicked_ms: int
+    received_ms: int
+    simulated: bool = False
+
+
+Event = RankingEvent | Exposure | Click
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(list[Event])
+_raw_decoder = msgspec.msgpack.Decoder(list[msgspec.Raw])
+_one_decoder = msgspec.msgpack.Decoder(Event)
+_head_decoder = msgspec.msgpack.Decoder(list)
+
+
+def encode_event(event: Event) -> bytes:
+    """One event's bytes."""
+    return _encoder.encode(event)
+
+
+def join_events(encoded: Sequence[bytes]) -> bytes:
+    """Events that are encoded already, as the payload of one stream entry."""
+    return b"\xdd" + len(encoded).to_bytes(4, "big") + b"".join(encoded)
+
+
+def split_events(payload: bytes) -> list[bytes]:
+    """The encoded events of a payload. Raises CorruptRecord if it is none."""
+    try:
+        return [bytes(raw) for raw in _raw_decoder.decode(payload)]
+    except msgspec.DecodeError as error:
+        raise CorruptRecord(f"not a payload of events: {error}") from error
+
+
+def decode_event(encoded: bytes) -> Event:
+    """Raises CorruptRecord, or UnknownSchema if a newer version wrote it."""
+    try:
+        event = _one_decoder.decode(encoded)
+    except msgspec.MsgspecError as error:
+        raise _why_undecodable(encoded, error) from error
+    if not 1 <= event.schema <= SCHEMA:
+        raise UnknownSchema(f"event schema {event.schema}: this code reads 1 to {SCHEMA}")
+    return event
+
+
+def decode_events(payload: bytes) -> list[Event]:
+    """All events of a payload. Raises as `decode_event`; one bad event spoils the payload,
+    so readers that must go on use `split_events` and count what they leave out."""
+    try:
+        events = _decoder.decode(payload)
+    except msgspec.MsgspecError as error:
+        raise CorruptRecord(f"not a payload of events: {error}") from error
+    for event in events:
+        if not 1 <= event.schema <= SCHEMA:
+            raise UnknownSchema(f"event schema {event.schema}: this code reads 1 to {SCHEMA}")
+    return events
+
+
+def _why_undecodable(encoded: bytes, error: msgspec.MsgspecError) -> ContractError:
+    try:
+        head = _head_decoder.decode(encoded)
+    except msgspec.MsgspecError:
+        return CorruptRecord(f"not an event: {error}")
+    if len(head) > 1 and isinstance(head[1], int) and head[1] > SCHEMA:
+        return UnknownSchema(f"event schema {head[1]}: this code reads 1 to {SCHEMA}")
+    return CorruptRecord(f"not an event: {error}")

@@ -1,0 +1,129 @@
+"""Names and ids, their rules, and the hash that every process agrees on.
+
+A ranking id is the first link of the evidence chain. It carries its own time and model and a
+keyed tag, so that any gateway can tell an id that this installation issued from one it did not,
+without asking a store:
+
+    6 bytes  issue time, ms since the epoch, big-endian (ids sort by time)
+    4 bytes  model tag, see `model_tag`
+    7 bytes  random
+    8 bytes  BLAKE2b of the 17 bytes before, keyed with the installation's secret
+
+as 40 characters of lower-case base32hex. The tag is no secret for users, it only stops clicks
+for rankings that never were.
+"""
+
+import base64
+import binascii
+import hashlib
+import hmac
+import random
+import re
+from dataclasses import dataclass
+from typing import NewType
+
+import xxhash
+
+from registry.contracts.errors import InvalidName
+
+RankingId = NewType("RankingId", str)
+EventId = NewType("EventId", str)
+QueryId = NewType("QueryId", str)
+ItemId = NewType("ItemId", str)
+UnitId = NewType("UnitId", str)
+ModelName = NewType("ModelName", str)
+ModelVersion = NewType("ModelVersion", int)
+
+MAX_ID_CHARS = 256
+_MODEL_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+_RANKING_ID = re.compile(r"[0-9a-v]{40}")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
+
+def model_name(name: str) -> ModelName:
+    """The name, if it may name a model.
+
+    Raises InvalidName otherwise.
+
+    >>> model_name("codesearch")
+    'codesearch'
+    """
+    if not _MODEL_NAME.fullmatch(name):
+        raise InvalidName(f"model={name!r}: expected 1 to 64 of a-z, 0-9, '-' and '_', starting with a letter or digit")
+    return ModelName(name)
+
+
+def check_id(field: str, value: str) -> str:
+    """The value, if it may be an id of an item, unit, query or event.
+
+    Raises InvalidName, naming the field, if it is empty, longer than 256 characters, holds a
+    control character or is not encodable as UTF-8 (a lone surrogate).
+    """
+    if not value or len(value) > MAX_ID_CHARS or _CONTROL.search(value):
+        raise InvalidName(f"{field}={value[:40]!r}: expected 1 to {MAX_ID_CHARS} characters without control characters")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidName(f"{field}: expected text that UTF-8 can encode") from error
+    return value
+
+
+def hash64(key: str | bytes) -> int:
+    """XXH3, 64 bits, seed 0: the same number in every process and on every machine."""
+    return xxhash.xxh3_64_intdigest(key.encode() if isinstance(key, str) else key)
+
+
+def model_tag(model: str) -> int:
+    """32 bits that stand for a model's name inside a ranking id.
+
+    >>> model_tag("codesearch") == model_tag("codesearch") != model_tag("other")
+    True
+    """
+    return hash64(model) & 0xFFFFFFFF
+
+
+@dataclass(frozen=True, slots=True)
+class IssuedRanking:
+    """What a genuine ranking id says of itself."""
+
+    issued_ms: int
+    model_tag: int
+
+
+@dataclass(frozen=True, slots=True)
+class RankingIds:
+    """Issues ranking ids and recognises the ones this installation issued.
+
+    secret: 16 to 64 bytes, the same for all gateways of an installation.
+    """
+
+    secret: bytes
+    random: random.Random
+
+    def __post_init__(self) -> None:
+        if not 16 <= len(self.secret) <= 64:
+            raise ValueError(f"ranking id secret has {len(self.secret)} bytes: expected 16 to 64")
+
+    def issue(self, tag: int, now_ms: int) -> RankingId:
+        """A new id for a ranking by the model with this tag, answered now."""
+        head = now_ms.to_bytes(6, "big") + tag.to_bytes(4, "big") + self.random.getrandbits(56).to_bytes(7, "big")
+        return RankingId(base64.b32hexencode(head + self._mac(head)).decode().lower())
+
+    def recognise(self, ranking_id: str) -> IssuedRanking:
+        """When and for which model tag the id was issued.
+
+        Raises InvalidName if this installation did not issue it.
+        """
+        if not _RANKING_ID.fullmatch(ranking_id):
+            raise InvalidName(f"ranking_id={ranking_id[:48]!r}: expected the 40 characters of an answer's ranking_id")
+        try:
+            raw = base64.b32hexdecode(ranking_id.upper())
+        except binascii.Error as error:
+            raise InvalidName(f"ranking_id={ranking_id!r}: not base32hex") from error
+        head, tag = raw[:17], raw[17:]
+        if not hmac.compare_digest(tag, self._mac(head)):
+            raise InvalidName(f"ranking_id={ranking_id!r}: no ranking of this installation has this id")
+        return IssuedRanking(int.from_bytes(head[:6], "big"), int.from_bytes(head[6:10], "big"))
+
+    def _mac(self, head: bytes) -> bytes:
+        return hashlib.blake2b(head, digest_size=8, key=self.secret).digest()

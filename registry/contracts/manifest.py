@@ -1,0 +1,143 @@
+"""ModelManifest: everything about a version except its weights, and the digest over all of it.
+
+A version is three files: the exported program, the manifest, the reference profile. Its digest
+is the SHA-256 over their lengths and bytes, so nobody can exchange one of them unseen.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import msgspec
+
+from registry.contracts.errors import ContractError
+from registry.contracts.features import FeatureView
+from registry.contracts.profile import ReferenceProfile
+
+PROGRAM_FILE = "program.pt2"
+MANIFEST_FILE = "manifest.json"
+PROFILE_FILE = "profile.json"
+
+
+class MetricDefinition(msgspec.Struct, frozen=True):
+    """What "NDCG" means in a decision. Figures of different definitions are never compared.
+
+    gain: `exponential` is 2**label - 1, `linear` is label. empty_lists: those without a relevant
+    item are left out and counted, or score zero.
+    """
+
+    name: Literal["ndcg"] = "ndcg"
+    k: int = 10
+    gain: Literal["exponential", "linear"] = "exponential"
+    discount: Literal["log2"] = "log2"
+    ties: Literal["served_order"] = "served_order"
+    empty_lists: Literal["left_out", "zero"] = "left_out"
+
+    @property
+    def digest(self) -> str:
+        """16 hex characters."""
+        return hashlib.sha256(msgspec.json.encode(self, order="deterministic")).hexdigest()[:16]
+
+
+JUDGED_NDCG = MetricDefinition()
+CLICK_NDCG = MetricDefinition(gain="linear", empty_lists="zero")
+
+
+class TensorSpec(msgspec.Struct, frozen=True):
+    """datatype: in the Open Inference Protocol's words (FP32, INT64 …); shape: -1 is dynamic."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+
+
+class Lineage(msgspec.Struct, frozen=True):
+    """Where a version comes from.
+
+    parent: version it was trained on from, None for the first. training_window: ISO 8601 times,
+    empty for data without time. seed: of the training run. run_id: MLflow's, empty outside.
+    """
+
+    dataset: str
+    dataset_digest: str
+    training_window: tuple[str, str] = ("", "")
+    parent: int | None = None
+    seed: int = 0
+    run_id: str = ""
+    code_version: str = ""
+
+
+class ModelManifest(msgspec.Struct, frozen=True):
+    """The contract of one version.
+
+    view: its feature view in plain form, see `feature_view`. metrics: offline figures under
+    `metric`, by name ("ndcg@10" and the like).
+    """
+
+    model: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    view: dict[str, Any]
+    fingerprint: str
+    metric: MetricDefinition
+    metrics: dict[str, float]
+    lineage: Lineage
+    created_ms: int
+    description: str = ""
+    schema: int = 1
+
+    def feature_view(self) -> FeatureView:
+        """Raises ContractError if the view's fingerprint is not the manifest's."""
+        view = FeatureView.from_json(self.view)
+        if view.fingerprint != self.fingerprint:
+            raise ContractError(
+                f"model {self.model!r}: its feature view has fingerprint {view.fingerprint}, "
+                f"the manifest says {self.fingerprint}: register the version again"
+            )
+        return view
+
+    def encode(self) -> bytes:
+        """Canonical JSON."""
+        return msgspec.json.encode(self, order="deterministic")
+
+    @staticmethod
+    def decode(raw: bytes) -> "ModelManifest":
+        """Raises ContractError naming what does not fit."""
+        try:
+            return msgspec.json.decode(raw, type=ModelManifest)
+        except msgspec.MsgspecError as error:
+            raise ContractError(f"not a model manifest: {error}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class ModelPackage:
+    """A version's three files as bytes: what is stored, moved and verified."""
+
+    program: bytes
+    manifest_json: bytes
+    profile_json: bytes
+
+    @staticmethod
+    def of(program: bytes, manifest: ModelManifest, profile: ReferenceProfile) -> "ModelPackage":
+        return ModelPackage(program, manifest.encode(), profile.encode())
+
+    @property
+    def manifest(self) -> ModelManifest:
+        return ModelManifest.decode(self.manifest_json)
+
+    @property
+    def profile(self) -> ReferenceProfile:
+        return ReferenceProfile.decode(self.profile_json)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256, 64 hex characters, over each file's length and bytes."""
+        total = hashlib.sha256()
+        for part in (self.program, self.manifest_json, self.profile_json):
+            total.update(len(part).to_bytes(8, "big"))
+            total.update(part)
+        return total.hexdigest()
+
+    def files(self) -> dict[str, bytes]:
+        """By file name."""
+        return {PROGRAM_FILE: self.program, MANIFEST_FILE: self.manifest_json, PROFILE_FILE: self.profile_json}

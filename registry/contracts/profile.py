@@ -1,0 +1,126 @@
+"""ReferenceProfile: how features, scores and confidence looked when the version was made.
+
+Drift compares current windows with it. It travels with the version and is part of its digest.
+The population matters as much as the numbers: events carry the features of shown items only, so
+the reference is fitted on the shown part of the version's own rankings too.
+"""
+
+from dataclasses import dataclass
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from registry.contracts.errors import ContractError
+
+
+class Distribution(msgspec.Struct, frozen=True):
+    """One quantity over a population.
+
+    edges: inner bin edges, ascending (b - 1 of them); counts: values per bin (b of them), bin i
+    holding edges[i-1] <= x < edges[i]. Moments are exact, over values that are not missing.
+    missing_share, zero_share: of all `count` values.
+    """
+
+    name: str
+    count: int
+    mean: float
+    std: float
+    minimum: float
+    maximum: float
+    missing_share: float
+    zero_share: float
+    edges: tuple[float, ...]
+    counts: tuple[int, ...]
+
+
+class ReferenceProfile(msgspec.Struct, frozen=True):
+    """population: which rows were profiled, in words. features: in the feature view's order.
+
+    scores, margin, entropy: of whole lists (scores raw; margin and entropy as `confidences`
+    defines them, standardised by `scores`).
+    """
+
+    fingerprint: str
+    population: str
+    lists: int
+    features: tuple[Distribution, ...]
+    scores: Distribution
+    margin: Distribution
+    entropy: Distribution
+
+    def encode(self) -> bytes:
+        """Canonical JSON: equal profiles have equal bytes."""
+        return msgspec.json.encode(self, order="deterministic")
+
+    @staticmethod
+    def decode(raw: bytes) -> "ReferenceProfile":
+        """Raises ContractError naming what does not fit."""
+        try:
+            return msgspec.json.decode(raw, type=ReferenceProfile)
+        except msgspec.MsgspecError as error:
+            raise ContractError(f"not a reference profile: {error}") from error
+
+
+def describe(name: str, values: NDArray[np.float32] | NDArray[np.float64], bins: int = 10) -> Distribution:
+    """A distribution with bins of equal mass, NaN counting as missing.
+
+    values: any shape. Bins follow the quantiles; repeated quantiles are merged, so a constant
+    has a single bin.
+    """
+    flat = np.asarray(values, dtype=np.float64).ravel()
+    present = flat[~np.isnan(flat)]
+    if not len(present):
+        return Distribution(name, len(flat), 0.0, 0.0, 0.0, 0.0, 1.0 if len(flat) else 0.0, 0.0, (), (0,))
+    edges = np.unique(np.quantile(present, np.linspace(0, 1, bins + 1)[1:-1]))
+    edges = edges[edges > present.min()]
+    counts = np.bincount(np.searchsorted(edges, present, side="right"), minlength=len(edges) + 1)
+    return Distribution(
+        name=name,
+        count=len(flat),
+        mean=float(present.mean()),
+        std=float(present.std()),
+        minimum=float(present.min()),
+        maximum=float(present.max()),
+        missing_share=1.0 - len(present) / len(flat),
+        zero_share=float((present == 0).sum()) / len(flat),
+        edges=tuple(edges.tolist()),
+        counts=tuple(counts.tolist()),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Confidences:
+    """How sure a ranker is of each list, unmoved by shifts and rescalings of its scores.
+
+    margin: first over second, in standard deviations of the version's scores, >= 0.
+    entropy: of the softmax over the list, divided by ln(candidates), in [0, 1].
+    Both float64, (lists,); both 0 for a list of one.
+    """
+
+    margin: NDArray[np.float64]
+    entropy: NDArray[np.float64]
+
+
+def confidences(scores: NDArray[np.float32], counts: NDArray[np.int64], reference_std: float) -> Confidences:
+    """Confidence of several lists at once.
+
+    scores: (lists, longest), any order inside a list, -inf where a list is shorter. counts:
+    (lists,), at least 1. reference_std: of the version's scores when it was made; 0 or less
+    means 1.
+
+    >>> confidences(np.array([[3.0, 1.0]], dtype=np.float32), np.array([2]), 2.0).margin
+    array([1.])
+    """
+    z = scores.astype(np.float64) / (reference_std if reference_std > 0 else 1.0)
+    z -= z.max(axis=1, keepdims=True)
+    several = counts > 1
+    second = np.partition(z, -2, axis=1)[:, -2] if z.shape[1] > 1 else np.zeros(len(z))
+    weights = np.exp(z)
+    totals = weights.sum(axis=1)
+    expected = (weights * np.where(np.isfinite(z), z, 0.0)).sum(axis=1) / totals
+    scale = np.log(np.maximum(counts, 2))
+    return Confidences(
+        margin=np.where(several, -second, 0.0) + 0.0,
+        entropy=np.where(several, (np.log(totals) - expected) / scale, 0.0),
+    )

@@ -1,0 +1,38 @@
+"""Why the registry refused or could not do something.
+
+```
+RegistryError          500
+  UnknownVersion       404  no such model, version or alias
+  RefusedVersion       400  wrong digest, a pickle inside, another feature view
+  StaleRevision        409  somebody changed the plan first; carries the actual revision
+  StoreUnavailable     503  Redis, MLflow or SQL does not answer; try again
+```
+"""
+
+
+class RegistryError(Exception):
+    """The message says in one line what to do."""
+
+
+class UnknownVersion(RegistryError):
+    """No such model, version or alias."""
+
+
+class RefusedVersion(RegistryError):
+    """The package is not what its manifest or digest says, or is unsafe to load."""
+
+
+class StaleRevision(RegistryError):
+    """A compare-and-set lost: decide again on what is there now."""
+
+    def __init__(self, model: str, expected: int, actual: int) -> None:
+        super().__init__(
+            f"the traffic plan of {model!r} is at revision {actual}, not {expected}: "
+            "look at it again, then repeat the change"
+        )
+        self.expected = expected
+        self.actual = actual
+
+
+class StoreUnavailable(RegistryError):
+    """A store behind the registry does not answer; what was asked for may be tried again."""

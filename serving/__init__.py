@@ -1,0 +1,21 @@
+"""The data plane: queries in, rankings out, events logged. Goes on when the control plane is gone.
+
+May import: `registry`. Never: `drift`, `pipelines`, `deploy`. The gateway imports neither torch
+nor mlflow (its cold start and its memory are promises); torch is imported by `program` and
+`worker` alone.
+
+Decisions
+
+- One hop. A gateway process talks to workers over one socket each, frames joined once per loop
+  tick; ids travel, not matrices (`frames`). The worker tells what it has loaded, so the gateway
+  needs no manifests.
+- A worker is one thread: read all that waits, take a batch, score, answer. While the device
+  works nothing is read, and what arrived meanwhile is the next batch: work-conserving without a
+  timer (`batching`). Loading, plan watching and invalidation have threads of their own and hand
+  over through queues.
+- Feature slabs are set-associative (`features.slab`): lookups of a batch are a handful of numpy
+  calls, deletion is free, and the same layout works in device memory.
+- An answer is in the journal before it is on the wire (`journal`): a memory-mapped file costs
+  microseconds and survives kill -9 of the process. Redis gets it a moment later, at least once;
+  readers drop repeats by event id.
+"""

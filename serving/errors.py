@@ -1,0 +1,77 @@
+"""Why a query was not answered, and the status each reason becomes (HTTP, gRPC).
+
+```
+RankingError              500  INTERNAL
+  QueryRefused            400  INVALID_ARGUMENT    names the field and the rule
+    UnknownModel          404  NOT_FOUND
+    BodyTooLarge          413  INVALID_ARGUMENT
+    WrongContentType      415  INVALID_ARGUMENT
+  Overloaded              429  RESOURCE_EXHAUSTED  no permit; carries retry_after_s
+  ReplicaUnhealthy        503  UNAVAILABLE         no replica holds the version
+    ReplicaLost           503                      it died with the query; retried, rarely seen
+    EventLogFull          503                      feedback cannot be kept safe now
+  DeadlineExceeded        504  DEADLINE_EXCEEDED
+```
+"""
+
+
+class RankingError(Exception):
+    """A query could not be answered."""
+
+    status = 500
+    retry_after_s: float | None = None
+
+
+class QueryRefused(RankingError):
+    """The query breaks a rule; the message names field and rule."""
+
+    status = 400
+
+
+class UnknownModel(QueryRefused):
+    """No traffic plan names this model."""
+
+    status = 404
+
+
+class BodyTooLarge(QueryRefused):
+    """More bytes than the gateway takes."""
+
+    status = 413
+
+
+class WrongContentType(QueryRefused):
+    """Not a body that this route reads."""
+
+    status = 415
+
+
+class Overloaded(RankingError):
+    """All permits are out: try again in `retry_after_s`."""
+
+    status = 429
+
+    def __init__(self, message: str, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class ReplicaUnhealthy(RankingError):
+    """No replica is there to answer."""
+
+    status = 503
+    retry_after_s = 1.0
+
+
+class ReplicaLost(ReplicaUnhealthy):
+    """The connection to the replica broke while it held the query."""
+
+
+class EventLogFull(ReplicaUnhealthy):
+    """The journal has no room: what cannot be kept is not accepted."""
+
+
+class DeadlineExceeded(RankingError):
+    """The answer would have come too late."""
+
+    status = 504

@@ -1,0 +1,65 @@
+"""What a tier is: keys in, rows out, honest about what it did not find."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class TierAway(Exception):
+    """The store behind a tier does not answer; say nothing of its rows."""
+
+
+@dataclass(slots=True)
+class RowKeys:
+    """Which rows are wanted. hashes: uint64 (keys,); ids: their UTF-8 text, aligned.
+
+    The text is cut from the wire's blob only when somebody needs it: a slab does not.
+    """
+
+    hashes: NDArray[np.uint64]
+    blob: bytes
+    _ids: list[bytes] | None = None
+
+    def __len__(self) -> int:
+        return len(self.hashes)
+
+    def ids(self) -> list[bytes]:
+        """One id per key."""
+        if self._ids is None:
+            self._ids = self.blob.split(b"\x00")
+        return self._ids
+
+    def pick(self, places: NDArray[np.intp]) -> "RowKeys":
+        """The keys at these places."""
+        ids = self.ids()
+        picked = [ids[place] for place in places.tolist()]
+        return RowKeys(self.hashes[places], b"", picked)
+
+    @staticmethod
+    def join(parts: Sequence["RowKeys"]) -> "RowKeys":
+        """Several queries' keys as one."""
+        if len(parts) == 1:
+            return parts[0]
+        return RowKeys(np.concatenate([part.hashes for part in parts]), b"\x00".join(part.blob for part in parts))
+
+
+@dataclass(slots=True)
+class Rows:
+    """values: float32 (keys, `row` columns), defaults where there is no row.
+    updated_ms: uint64 (keys,), when the row was written; 0 where there is none.
+    away: a store did not answer, so that missing rows may exist after all."""
+
+    values: NDArray[np.float32]
+    updated_ms: NDArray[np.uint64]
+    away: bool = False
+
+
+class RowTier(Protocol):
+    """Rows of one feature view."""
+
+    def fetch(self, keys: RowKeys) -> Rows:
+        """The rows, aligned with the keys. Raises TierAway if nothing can be said of them."""
+        ...

@@ -1,0 +1,294 @@
+"""The wire between gateway and worker: length-prefixed frames, little-endian, arrays as they lie.
+
+    u32 length of what follows | u8 kind | body
+
+`SCORE` (gateway to worker) asks for one query, `RANKED` and `FAILED` answer it by its number,
+`STATE` (worker to gateway, on connect and on every change) tells which versions are loaded.
+Item ids travel twice: as 64-bit hashes, which is what tiers look up, and as text, which only a
+miss needs.
+"""
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import IntEnum
+from functools import cached_property
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+MAX_FRAME_BYTES = 256 << 20
+_PREFIX = struct.Struct("<IB")
+# number, slot, top_k, candidates, deadline_us, ids_bytes, query columns, candidate columns
+_SCORE = struct.Struct("<IHHIIIHH")
+# number, shown, columns, missing rows, stale rows, tier away (0 or 1), queue_us, features_us, device_us,
+# score mean, score std, margin, entropy
+_RANKED = struct.Struct("<IHHIIBfffffff")
+_FAILED = struct.Struct("<IH")
+
+
+class Kind(IntEnum):
+    """What a frame is."""
+
+    SCORE = 1
+    RANKED = 2
+    FAILED = 3
+    STATE = 4
+
+
+class BrokenFrame(Exception):
+    """The peer does not speak this protocol: close the connection."""
+
+
+class LoadedVersion(msgspec.Struct, frozen=True, array_like=True, dict=True):
+    """slot: the worker's short name for the version, used in SCORE frames.
+    columns and sources: of its feature view, in order."""
+
+    slot: int
+    model: str
+    version: int
+    digest: str
+    fingerprint: str
+    columns: tuple[str, ...]
+    sources: tuple[str, ...]
+
+    @cached_property
+    def place(self) -> dict[str, int]:
+        """Where a column stands in the matrix, by name."""
+        return {column: i for i, column in enumerate(self.columns)}
+
+    @cached_property
+    def sent(self) -> tuple[str, ...]:
+        """The columns that come with a query, not from a store."""
+        return tuple(c for c, source in zip(self.columns, self.sources, strict=True) if source != "row")
+
+
+class WorkerState(msgspec.Struct, frozen=True, array_like=True):
+    """ready: every champion that the plans name is loaded and warm."""
+
+    replica: str
+    pid: int
+    ready: bool
+    versions: tuple[LoadedVersion, ...]
+
+
+@dataclass(slots=True)
+class ScoreRequest:
+    """One query for a worker.
+
+    hashes: uint64 (candidates,); ids: the item ids, UTF-8, joined by NUL.
+    query_columns, query_values: matrix positions and values, the same for all candidates.
+    candidate_columns, candidate_values: positions, and float32 (those columns, candidates).
+    """
+
+    number: int
+    slot: int
+    top_k: int
+    deadline_us: int
+    hashes: NDArray[np.uint64]
+    ids: bytes
+    query_columns: NDArray[np.uint16]
+    query_values: NDArray[np.float32]
+    candidate_columns: NDArray[np.uint16]
+    candidate_values: NDArray[np.float32]
+
+    @property
+    def candidates(self) -> int:
+        return len(self.hashes)
+
+    def encode(self) -> bytes:
+        """The frame's bytes."""
+        head = _SCORE.pack(
+            self.number,
+            self.slot,
+            self.top_k,
+            len(self.hashes),
+            self.deadline_us,
+            len(self.ids),
+            len(self.query_columns),
+            len(self.candidate_columns),
+        )
+        return _frame(
+            Kind.SCORE,
+            head,
+            self.hashes.tobytes(),
+            self.query_columns.tobytes(),
+            self.query_values.tobytes(),
+            self.candidate_columns.tobytes(),
+            self.candidate_values.tobytes(),
+            self.ids,
+        )
+
+    @staticmethod
+    def decode(body: bytes) -> "ScoreRequest":
+        """Raises BrokenFrame if the counts do not add up to the body's length."""
+        if len(body) < _SCORE.size:
+            raise BrokenFrame("a SCORE frame is shorter than its head")
+        number, slot, top_k, candidates, deadline_us, ids_bytes, in_query, in_candidates = _SCORE.unpack_from(body)
+        parts = _Parts(body, _SCORE.size)
+        hashes = parts.take(np.dtype("<u8"), candidates)
+        query_columns = parts.take(np.dtype("<u2"), in_query)
+        query_values = parts.take(np.dtype("<f4"), in_query)
+        candidate_columns = parts.take(np.dtype("<u2"), in_candidates)
+        candidate_values = parts.take(np.dtype("<f4"), in_candidates * candidates)
+        ids = parts.rest(ids_bytes)
+        return ScoreRequest(
+            number=number,
+            slot=slot,
+            top_k=top_k,
+            deadline_us=deadline_us,
+            hashes=hashes,
+            ids=ids,
+            query_columns=query_columns,
+            query_values=query_values,
+            candidate_columns=candidate_columns,
+            candidate_values=candidate_values.reshape(in_candidates, candidates),
+        )
+
+
+@dataclass(slots=True)
+class RankedReply:
+    """One answer from a worker.
+
+    order: uint32 (shown,), places in the candidate list, best first; scores: float32 (shown,).
+    features: float32 (shown, columns), as the model saw them; kept as bytes on the gateway.
+    missing_rows, stale_rows: candidates without a stored row, or with one past its freshness.
+    tier_away: rows are missing because their store did not answer.
+    """
+
+    number: int
+    order: NDArray[np.uint32]
+    scores: NDArray[np.float32]
+    features: bytes
+    missing_rows: int
+    stale_rows: int
+    tier_away: bool
+    queue_us: float
+    features_us: float
+    device_us: float
+    score_mean: float
+    score_std: float
+    margin: float
+    entropy: float
+
+    def encode(self) -> bytes:
+        """The frame's bytes."""
+        shown = len(self.order)
+        head = _RANKED.pack(
+            self.number,
+            shown,
+            len(self.features) // (4 * shown) if shown else 0,
+            self.missing_rows,
+            self.stale_rows,
+            self.tier_away,
+            self.queue_us,
+            self.features_us,
+            self.device_us,
+            self.score_mean,
+            self.score_std,
+            self.margin,
+            self.entropy,
+        )
+        return _frame(Kind.RANKED, head, self.order.tobytes(), self.scores.tobytes(), self.features)
+
+    @staticmethod
+    def decode(body: bytes) -> "RankedReply":
+        """Raises BrokenFrame if the counts do not add up to the body's length."""
+        if len(body) < _RANKED.size:
+            raise BrokenFrame("a RANKED frame is shorter than its head")
+        number, shown, columns, missing, stale, away, *numbers = _RANKED.unpack_from(body)
+        parts = _Parts(body, _RANKED.size)
+        order = parts.take(np.dtype("<u4"), shown)
+        scores = parts.take(np.dtype("<f4"), shown)
+        features = parts.rest(4 * shown * columns)
+        return RankedReply(number, order, scores, features, missing, stale, bool(away), *numbers)
+
+
+@dataclass(frozen=True, slots=True)
+class FailedReply:
+    """The worker could not score the query. status: as in `serving.errors`."""
+
+    number: int
+    status: int
+    message: str
+
+    def encode(self) -> bytes:
+        """The frame's bytes."""
+        return _frame(Kind.FAILED, _FAILED.pack(self.number, self.status), self.message.encode())
+
+    @staticmethod
+    def decode(body: bytes) -> "FailedReply":
+        """Raises BrokenFrame if the body is too short."""
+        if len(body) < _FAILED.size:
+            raise BrokenFrame("a FAILED frame is shorter than its head")
+        number, status = _FAILED.unpack_from(body)
+        return FailedReply(number, status, body[_FAILED.size :].decode(errors="replace"))
+
+
+def encode_state(state: WorkerState) -> bytes:
+    """The frame's bytes."""
+    return _frame(Kind.STATE, msgspec.msgpack.encode(state))
+
+
+def decode_state(body: bytes) -> WorkerState:
+    """Raises BrokenFrame if it is none."""
+    try:
+        return msgspec.msgpack.decode(body, type=WorkerState)
+    except msgspec.MsgspecError as error:
+        raise BrokenFrame(f"not a worker's state: {error}") from error
+
+
+class FrameBuffer:
+    """Cuts a byte stream into frames; keeps the tail of a partial one."""
+
+    __slots__ = ("_tail",)
+
+    def __init__(self) -> None:
+        self._tail = b""
+
+    def feed(self, received: bytes) -> Iterator[tuple[Kind, bytes]]:
+        """The frames that are complete now. Raises BrokenFrame on an impossible length or kind."""
+        data = self._tail + received if self._tail else received
+        start, end = 0, len(data)
+        try:
+            while end - start >= _PREFIX.size:
+                length, kind = _PREFIX.unpack_from(data, start)
+                if not 1 <= length <= MAX_FRAME_BYTES or kind not in _KINDS:
+                    raise BrokenFrame(f"a frame of kind {kind} and length {length}")
+                stop = start + 4 + length
+                if stop > end:
+                    break
+                body = data[start + _PREFIX.size : stop]
+                start = stop
+                yield _KINDS[kind], body
+        finally:
+            self._tail = data[start:]
+
+
+_KINDS = {int(kind): kind for kind in Kind}
+
+
+class _Parts:
+    """Takes arrays off a body, in order, and sees to it that nothing is short or left over."""
+
+    __slots__ = ("_at", "_body")
+
+    def __init__(self, body: bytes, at: int) -> None:
+        self._body, self._at = body, at
+
+    def take(self, dtype: "np.dtype[np.generic]", count: int) -> NDArray[np.generic]:
+        if len(self._body) - self._at < count * dtype.itemsize:
+            raise BrokenFrame("a frame is shorter than its counts say")
+        taken = np.frombuffer(self._body, dtype, count, self._at)
+        self._at += count * dtype.itemsize
+        return taken
+
+    def rest(self, size: int) -> bytes:
+        if len(self._body) - self._at != size:
+            raise BrokenFrame("a frame's length differs from what its counts say")
+        return self._body[self._at :]
+
+
+def _frame(kind: Kind, *parts: bytes) -> bytes:
+    return b"".join((_PREFIX.pack(1 + sum(map(len, parts)), kind), *parts))

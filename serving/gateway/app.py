@@ -1,0 +1,95 @@
+"""The rest of the gateway's HTTP: health, metrics, status, documentation."""
+
+from collections.abc import Callable
+from typing import Any
+
+import fastapi
+import msgspec
+from fastapi.responses import JSONResponse, Response
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from starlette.exceptions import HTTPException
+
+from serving.event_log import EventLog
+from serving.gateway.openapi import with_hot_routes
+from serving.permits import Permits
+from serving.rank import Ranker
+from serving.replicas import ReplicaPool
+
+DESCRIPTION = "Ranks candidates, takes clicks, and says which version answered and why."
+
+
+def build_app(
+    ranker: Ranker,
+    pool: ReplicaPool,
+    permits: Permits,
+    event_log: EventLog,
+    metrics_registry: Callable[[], CollectorRegistry],
+    version: str,
+) -> fastapi.FastAPI:
+    """The FastAPI application behind the hot routes.
+
+    metrics_registry: where /metrics reads from; over all processes of the platform.
+    """
+    app = fastapi.FastAPI(title="Sluice", version=version, description=DESCRIPTION)
+
+    @app.exception_handler(HTTPException)
+    async def http_error(request: fastapi.Request, error: HTTPException) -> JSONResponse:
+        message = error.detail
+        if error.status_code == 404:
+            message = f"{request.url.path}: no such route, see /docs"
+        elif error.status_code == 405:
+            message = f"{request.method} {request.url.path}: this route takes another method, see /docs"
+        return JSONResponse({"error": message}, error.status_code, headers=error.headers)
+
+    @app.get("/health", summary="The process lives")
+    @app.get("/v2/health/live", summary="The process lives (Open Inference Protocol)")
+    async def live() -> dict[str, bool]:
+        return {"live": True}
+
+    @app.get("/v2/health/ready", summary="Some replica holds every champion, warm")
+    async def ready() -> JSONResponse:
+        return JSONResponse({"ready": pool.ready}, 200 if pool.ready else 503)
+
+    @app.get("/metrics", summary="Prometheus metrics of all processes", response_class=Response)
+    def metrics() -> Response:
+        return Response(generate_latest(metrics_registry()), media_type=CONTENT_TYPE_LATEST)
+
+    @app.get("/v1/status", summary="Plans, replicas, permits and the event log, as this gateway sees them")
+    async def status() -> dict[str, Any]:
+        return {
+            "ready": pool.ready,
+            "plans": {model: msgspec.to_builtins(plan) for model, plan in sorted(ranker.plans.items())},
+            "replicas": [
+                {
+                    "replica": replica.state.replica or replica.address,
+                    "connected": replica.transport is not None,
+                    "ready": replica.state.ready,
+                    "pid": replica.state.pid,
+                    "in_flight": len(replica.outstanding),
+                    "versions": [f"{model}@{version}" for model, version in sorted(replica.held)],
+                }
+                for replica in pool.replicas
+            ],
+            "permits_in_use": permits.taken,
+            "events_waiting": event_log.backlog,
+        }
+
+    @app.get("/v1/models", summary="The models served, and their traffic plans")
+    async def models() -> dict[str, Any]:
+        return {model: msgspec.to_builtins(plan) for model, plan in sorted(ranker.plans.items())}
+
+    @app.get("/v1/models/{model}", summary="One model's traffic plan")
+    async def model(model: str) -> JSONResponse:
+        if model not in ranker.plans:
+            return JSONResponse({"error": f"model={model[:64]!r}: no such model is served"}, 404)
+        return JSONResponse(msgspec.to_builtins(ranker.plans[model]))
+
+    from_routes = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            app.openapi_schema = with_hot_routes(from_routes())
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign]
+    return app

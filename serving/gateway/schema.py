@@ -1,0 +1,244 @@
+"""The bodies of our own HTTP routes, and their rules.
+
+Every refusal names the field and the rule. What passes here is safe for everything behind it.
+"""
+
+import re
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from registry.contracts.errors import InvalidName
+from registry.contracts.events import SCHEMA, Click, Exposure
+from registry.contracts.ids import MAX_ID_CHARS, IssuedRanking, RankingIds, check_id
+from serving.errors import QueryRefused
+from serving.rank import Ranking, RankQuery
+from serving.settings import GatewaySettings
+
+MAX_RANKING_AGE_MS = 30 * 24 * 3600 * 1000
+CLOCK_SKEW_MS = 60_000
+MAX_POSITION = 65535
+_CONTROL = re.compile(r"[\x01-\x1f\x7f]")
+
+
+class QueryBody(msgspec.Struct, forbid_unknown_fields=True):
+    """id: of the query, for the evidence. features: `query` columns by name."""
+
+    id: str = ""
+    features: dict[str, float] = {}
+
+
+class RankBody(msgspec.Struct, forbid_unknown_fields=True):
+    """candidates: distinct item ids. features: one value per candidate, by column name.
+
+    unit: user or session whose arm is sticky. top_k: how many to return. deadline_ms: from
+    arrival to answer.
+    """
+
+    candidates: list[str]
+    top_k: int = 10
+    unit: str = ""
+    query: QueryBody = msgspec.field(default_factory=QueryBody)
+    features: dict[str, list[float]] = {}
+    deadline_ms: int | None = None
+
+
+class FeedbackEventBody(msgspec.Struct, forbid_unknown_fields=True):
+    """event_id: unique; sending it again changes nothing. position: 1 is the first.
+
+    time_ms: when it happened, by the client's clock; now if absent. simulated: true for a click
+    model's clicks; they are kept apart from people's.
+    """
+
+    event_id: str
+    type: Literal["click", "exposure"]
+    ranking_id: str
+    item: str
+    position: int | None = None
+    time_ms: int | None = None
+    simulated: bool = False
+
+
+class FeedbackBody(msgspec.Struct, forbid_unknown_fields=True):
+    """A batch; accepted or refused as a whole."""
+
+    events: list[FeedbackEventBody]
+
+
+class RankedItem(msgspec.Struct):
+    """position: 1 is the best."""
+
+    id: str
+    score: float
+    position: int
+
+
+class RankAnswer(msgspec.Struct):
+    """degraded: what the answer had to do without; empty if nothing. stages_ms: by stage."""
+
+    ranking_id: str
+    model: str
+    version: int
+    arm: str
+    plan_revision: int
+    items: list[RankedItem]
+    degraded: list[str]
+    stages_ms: dict[str, float]
+
+
+_rank_decoder = msgspec.json.Decoder(RankBody)
+_feedback_decoder = msgspec.json.Decoder(FeedbackBody)
+_encoder = msgspec.json.Encoder()
+
+
+def read_rank(model: str, body: bytes, settings: GatewaySettings, trace_id: str) -> RankQuery:
+    """The query in a body. Raises QueryRefused."""
+    parsed = _decode(_rank_decoder, body)
+    count = len(parsed.candidates)
+    if not 1 <= count <= settings.max_candidates:
+        raise QueryRefused(f"candidates: {count} ids, expected 1 to {settings.max_candidates}")
+    blob = _ids_blob(parsed.candidates)
+    if parsed.top_k < 1:
+        raise QueryRefused(f"top_k={parsed.top_k}: expected at least 1")
+    deadline_ms = settings.default_deadline_ms if parsed.deadline_ms is None else parsed.deadline_ms
+    if not 1 <= deadline_ms <= settings.max_deadline_ms:
+        raise QueryRefused(f"deadline_ms={deadline_ms}: expected 1 to {settings.max_deadline_ms}")
+    for field, value in (("unit", parsed.unit), ("query.id", parsed.query.id)):
+        if value:
+            _check(field, value)
+    if parsed.query.features:
+        _finite("query.features", np.array(list(parsed.query.features.values())), list(parsed.query.features))
+    return RankQuery(
+        model=model,
+        item_ids=parsed.candidates,
+        ids_blob=blob,
+        top_k=min(parsed.top_k, count),
+        deadline_ms=deadline_ms,
+        unit=parsed.unit,
+        query_id=parsed.query.id,
+        query_features=parsed.query.features,
+        candidate_features={name: _column(name, values, count) for name, values in parsed.features.items()},
+        trace_id=trace_id,
+    )
+
+
+def write_ranking(ranking: Ranking) -> bytes:
+    """The answer's JSON."""
+    return _encoder.encode(
+        RankAnswer(
+            ranking_id=ranking.ranking_id,
+            model=ranking.model,
+            version=ranking.version,
+            arm=ranking.arm,
+            plan_revision=ranking.plan_revision,
+            items=[
+                RankedItem(item, score, position)
+                for position, (item, score) in enumerate(zip(ranking.items, ranking.scores.tolist(), strict=True), 1)
+            ],
+            degraded=list(ranking.degraded),
+            stages_ms=ranking.stages_ms,
+        )
+    )
+
+
+def read_feedback(
+    body: bytes, settings: GatewaySettings, ids: RankingIds, models: dict[int, str], now_ms: int
+) -> list[Click | Exposure]:
+    """The events in a body. models: name by tag, of the models served here.
+
+    Raises QueryRefused, naming the first event that breaks a rule; nothing of the batch is kept.
+    """
+    parsed = _decode(_feedback_decoder, body)
+    if not 1 <= len(parsed.events) <= settings.max_feedback_events:
+        raise QueryRefused(f"events: {len(parsed.events)}, expected 1 to {settings.max_feedback_events}")
+    return [_feedback_event(f"events[{i}]", event, ids, models, now_ms) for i, event in enumerate(parsed.events)]
+
+
+def _feedback_event(
+    field: str, event: FeedbackEventBody, ids: RankingIds, models: dict[int, str], now_ms: int
+) -> Click | Exposure:
+    _check(f"{field}.event_id", event.event_id)
+    _check(f"{field}.item", event.item)
+    try:
+        issued: IssuedRanking = ids.recognise(event.ranking_id)
+    except InvalidName as error:
+        raise QueryRefused(f"{field}.{error}") from error
+    if not now_ms - MAX_RANKING_AGE_MS <= issued.issued_ms <= now_ms + CLOCK_SKEW_MS:
+        raise QueryRefused(f"{field}.ranking_id: its ranking is older than 30 days, or not from the past")
+    if issued.model_tag not in models:
+        raise QueryRefused(f"{field}.ranking_id: its model is not served here")
+    if event.position is not None and not 1 <= event.position <= MAX_POSITION:
+        raise QueryRefused(f"{field}.position={event.position}: expected 1 to {MAX_POSITION}")
+    happened_ms = now_ms if event.time_ms is None else event.time_ms
+    if not 0 <= happened_ms <= now_ms + CLOCK_SKEW_MS:
+        raise QueryRefused(f"{field}.time_ms={happened_ms}: expected ms since the epoch, not in the future")
+    kind = Click if event.type == "click" else Exposure
+    return kind(
+        SCHEMA,
+        event.event_id,
+        event.ranking_id,
+        models[issued.model_tag],
+        event.item,
+        event.position,
+        happened_ms,
+        now_ms,
+        event.simulated,
+    )
+
+
+def _decode(decoder: "msgspec.json.Decoder[Any]", body: bytes) -> Any:
+    try:
+        return decoder.decode(body)
+    except msgspec.ValidationError as error:
+        rule, _, path = str(error).partition(" - at `")
+        field = path.rstrip("`").removeprefix("$").lstrip(".") or "body"
+        raise QueryRefused(f"{field}: {rule[:1].lower()}{rule[1:]}") from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise QueryRefused(f"body: not JSON ({error})") from error
+
+
+def _ids_blob(ids: list[str]) -> bytes:
+    """The ids joined by NUL, if every one of them keeps the rules of `check_id`.
+
+    Checks the joined text at once: a loop over a thousand ids would cost more than ranking them.
+    """
+    if len(set(ids)) != len(ids):
+        seen: set[str] = set()
+        repeated = next(item for item in ids if item in seen or seen.add(item))  # type: ignore[func-returns-value]
+        raise QueryRefused(f"candidates: {repeated!r} stands there twice, expected distinct ids")
+    joined = "\x00".join(ids)
+    try:
+        blob = joined.encode()
+    except UnicodeEncodeError:
+        blob = b""
+    lengths = [len(item) for item in ids]
+    lengths_fit = min(lengths) >= 1 and max(lengths) <= MAX_ID_CHARS
+    if not blob or not lengths_fit or joined.count("\x00") >= len(ids) or _CONTROL.search(joined):
+        for i, item in enumerate(ids):
+            _check(f"candidates[{i}]", item)
+    return blob
+
+
+def _check(field: str, value: str) -> None:
+    try:
+        check_id(field, value)
+    except InvalidName as error:
+        raise QueryRefused(str(error)) from error
+
+
+def _column(name: str, values: list[float], count: int) -> NDArray[np.float32]:
+    if len(values) != count:
+        raise QueryRefused(f"features.{name}: {len(values)} values for {count} candidates")
+    return _finite(f"features.{name}", np.array(values, dtype=np.float64))
+
+
+def _finite(field: str, values: NDArray[np.float64], names: list[str] | None = None) -> NDArray[np.float32]:
+    with np.errstate(over="ignore"):
+        narrow = values.astype(np.float32)
+    if not np.isfinite(narrow).all():
+        place = int(np.flatnonzero(~np.isfinite(narrow))[0])
+        where = f"{field}.{names[place]}" if names else f"{field}[{place}]"
+        raise QueryRefused(f"{where}={values[place]}: expected a finite number of float32's range")
+    return narrow

@@ -1,0 +1,38 @@
+"""What serving tells Prometheus. Labels are few and bounded: never an id."""
+
+from prometheus_client import Counter, Gauge, Histogram
+
+_FAST = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+
+ANSWERS = Counter(
+    "serving_answers", "Queries answered or refused, by model, arm and HTTP status.", ["model", "arm", "status"]
+)
+STAGE_SECONDS = Histogram("serving_stage_seconds", "Time of one stage of an answered query.", ["stage"], buckets=_FAST)
+DEGRADED = Counter("serving_degraded_answers", "Answers that had to do without something.", ["model", "reason"])
+IN_FLIGHT = Gauge("serving_permits_in_use", "Queries between permit and answer.", multiprocess_mode="livesum")
+PLAN_REVISION = Gauge(
+    "serving_plan_revision", "Traffic plan revision that this process follows.", ["model"], multiprocess_mode="livemin"
+)
+REPLICAS = Gauge("serving_replicas_ready", "Connected replicas that hold all champions.", multiprocess_mode="livemin")
+RETRIES = Counter("serving_replica_retries", "Queries sent again because their replica was lost.")
+
+EVENTS_LOGGED = Counter("serving_events_logged", "Events written to the journal.", ["kind"])
+EVENTS_DROPPED = Counter("serving_events_dropped", "Events lost because the journal was full: alarm on any.", ["kind"])
+EVENTS_SHIPPED = Counter("serving_events_shipped", "Events handed to the stream.")
+JOURNAL_BYTES = Gauge(
+    "serving_journal_backlog_bytes", "Journal bytes not yet in the stream.", multiprocess_mode="livesum"
+)
+FEEDBACK = Counter("serving_feedback_events", "Feedback events by kind and outcome.", ["kind", "outcome"])
+
+BATCH_CANDIDATES = Histogram(
+    "serving_batch_candidates",
+    "Rows in one forward pass.",
+    ["model"],
+    buckets=(1, 10, 50, 100, 200, 400, 800, 1600, 3200, 6400),
+)
+MISSING_ROWS = Counter("serving_missing_rows", "Candidates without a stored row.", ["model"])
+STALE_ROWS = Counter("serving_stale_rows", "Candidates whose row is past its freshness limit.", ["model"])
+REFUSED_ROWS = Counter("serving_refused_rows", "Stored rows of another layout, treated as missing.", ["view"])
+TIER_LOOKUPS = Counter("serving_tier_lookups", "Row lookups in the host slab.", ["view", "outcome"])
+TIER_ROWS = Gauge("serving_tier_rows", "Rows held in the host slab.", ["view"], multiprocess_mode="livesum")
+FAILED_LOADS = Counter("serving_failed_loads", "Versions that could not be loaded.", ["model"])

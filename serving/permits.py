@@ -1,0 +1,33 @@
+"""A permit before everything else: what cannot be worked on now is refused now."""
+
+from serving import metrics
+from serving.errors import Overloaded
+
+
+class Permits:
+    """A bound on queries in flight. A refused client learns when to come back.
+
+    >>> permits = Permits(1)
+    >>> permits.take(); permits.taken
+    1
+    >>> permits.give_back(); permits.taken
+    0
+    """
+
+    def __init__(self, limit: int, retry_after_s: float = 1.0) -> None:
+        self._limit, self._retry_after_s = limit, retry_after_s
+        self.taken = 0
+
+    def take(self) -> None:
+        """Raises Overloaded if none is left."""
+        if self.taken >= self._limit:
+            raise Overloaded(f"{self._limit} queries are in flight: slow down", self._retry_after_s)
+        self.taken += 1
+
+    def give_back(self) -> None:
+        """Ends what `take` began."""
+        self.taken -= 1
+
+    def publish(self) -> None:
+        """The gauge; once a second is enough."""
+        metrics.IN_FLIGHT.set(self.taken)

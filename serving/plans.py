@@ -1,0 +1,94 @@
+"""Following the traffic plans: newest revision wins, and the last ones known outlive their source."""
+
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import msgspec
+
+from registry.board import PlanBoard
+from registry.contracts.traffic import TrafficPlan
+from registry.errors import RegistryError
+
+log = logging.getLogger(__name__)
+
+Plans = Mapping[str, TrafficPlan]
+
+
+def newer(known: Plans, read: Plans) -> dict[str, TrafficPlan]:
+    """Both, each model's higher revision. A plan that vanished from the board stays: a wiped
+    Redis must not stop serving.
+
+    >>> plan = TrafficPlan("m", 2, 1, "d")
+    >>> newer({"m": plan}, {}) == {"m": plan}
+    True
+    """
+    merged = dict(known)
+    for model, plan in read.items():
+        if model not in merged or plan.revision > merged[model].revision:
+            merged[model] = plan
+    return merged
+
+
+class PlanWatcher(threading.Thread):
+    """Polls the board and calls `changed(plans)` on this thread whenever a revision is new.
+
+    copy: file that keeps the last plans for a start without the board.
+    """
+
+    def __init__(self, board: PlanBoard, copy: Path, changed: Callable[[Plans], None], period_s: float = 0.25) -> None:
+        super().__init__(name="plans", daemon=True)
+        self._board, self._copy, self._changed, self._period_s = board, copy, changed, period_s
+        self._stop_asked = threading.Event()
+        self._away = False
+        self.plans: dict[str, TrafficPlan] = {}
+
+    def run(self) -> None:
+        """Watches until stopped."""
+        self._take(self._read_copy())
+        while not self._stop_asked.is_set():
+            self.poll()
+            self._stop_asked.wait(self._period_s)
+
+    def stop(self) -> None:
+        """Ends the thread within a period."""
+        self._stop_asked.set()
+
+    def poll(self) -> None:
+        """One look at the board."""
+        try:
+            read = self._board.read()
+        except RegistryError as error:
+            if not self._away:
+                log.warning("the plan board is away, the last plans stay: %s", error)
+            self._away = True
+            return
+        self._away = False
+        if self._take(read):
+            self._write_copy()
+
+    def _take(self, read: Plans) -> bool:
+        merged = newer(self.plans, read)
+        if merged == self.plans:
+            return False
+        self.plans = merged
+        for plan in merged.values():
+            log.info("plan of %s: revision %d, champion %d", plan.model, plan.revision, plan.champion)
+        self._changed(merged)
+        return True
+
+    def _read_copy(self) -> dict[str, TrafficPlan]:
+        try:
+            return msgspec.json.decode(self._copy.read_bytes(), type=dict[str, TrafficPlan])
+        except FileNotFoundError:
+            return {}
+        except msgspec.MsgspecError as error:
+            log.warning("left out the unreadable copy of the plans: %s", error)
+            return {}
+
+    def _write_copy(self) -> None:
+        self._copy.parent.mkdir(parents=True, exist_ok=True)
+        fresh = self._copy.with_suffix(".new")
+        fresh.write_bytes(msgspec.json.encode(self.plans))
+        fresh.replace(self._copy)

@@ -1,0 +1,66 @@
+"""The native backend: an exported torch program, loaded once, warmed, run on one device.
+
+Nothing here knows of queries; a program takes a matrix and gives a score per row.
+"""
+
+import io
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from registry.contracts.manifest import ModelManifest, ModelPackage
+
+WARM_UP_ROWS = (1, 2, 7, 100, 1000)
+
+
+class Program(Protocol):
+    """What scores rows: the native torch program, or a remote server's model."""
+
+    def score(self, features: NDArray[np.float32], query_index: NDArray[np.int64]) -> NDArray[np.float32]:
+        """One score per row.
+
+        features: float32 (rows, columns), in the feature view's order. query_index: int64
+        (rows,), ascending: rows of one query share a number; a pointwise model ignores it.
+        """
+        ...
+
+
+class TorchProgram:
+    """A program exported by `torch.export`. The package must have been verified before."""
+
+    def __init__(self, package: ModelPackage, device: str) -> None:
+        exported = torch.export.load(io.BytesIO(package.program))
+        # inputs were checked against the manifest: the guards would check every call again
+        self._module = exported.module(check_guards=False).to(device)
+        self._device = torch.device(device)
+        self._listwise = takes_query_index(package.manifest)
+
+    @torch.inference_mode()
+    def score(self, features: NDArray[np.float32], query_index: NDArray[np.int64]) -> NDArray[np.float32]:
+        """See `Program`."""
+        matrix = torch.from_numpy(features)
+        if self._device.type != "cpu":
+            matrix = matrix.pin_memory().to(self._device, non_blocking=True)
+        if self._listwise:
+            scores = self._module(matrix, torch.from_numpy(query_index).to(self._device))
+        else:
+            scores = self._module(matrix)
+        return scores.reshape(-1).to("cpu", torch.float32).numpy()
+
+
+def takes_query_index(manifest: ModelManifest) -> bool:
+    """Whether the model looks at whole lists."""
+    return any(spec.name == "query_index" for spec in manifest.inputs)
+
+
+def warm_up(program: Program, columns: int) -> None:
+    """Runs a few sizes, so that the first query pays for no lazy initialisation.
+
+    Raises ValueError if the program does not give one finite score per row.
+    """
+    for rows in WARM_UP_ROWS:
+        scores = program.score(np.zeros((rows, columns), dtype=np.float32), np.zeros(rows, dtype=np.int64))
+        if scores.shape != (rows,) or not np.isfinite(scores).all():
+            raise ValueError(f"the program gave scores of shape {scores.shape} for {rows} rows, or not finite ones")

@@ -1,0 +1,242 @@
+"""The use case: permit, route, score, log, answer. No HTTP, no sockets, no torch."""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from registry.contracts.events import SCHEMA, RankingEvent
+from registry.contracts.ids import RankingIds, hash64, model_tag
+from registry.contracts.traffic import Arm, TrafficPlan
+from serving import metrics
+from serving.errors import QueryRefused, RankingError, UnknownModel
+from serving.event_log import EventLog
+from serving.frames import LoadedVersion, RankedReply, ScoreRequest
+from serving.permits import Permits
+from serving.plans import Plans
+from serving.replicas import ReplicaPool
+
+log = logging.getLogger(__name__)
+
+NO_COLUMNS = np.empty(0, dtype=np.uint16)
+NO_VALUES = np.empty(0, dtype=np.float32)
+
+
+@dataclass(slots=True)
+class RankQuery:
+    """A validated query. item_ids: distinct, in the order given (ties keep it).
+
+    ids_blob: the ids in UTF-8, joined by NUL. query_features: value by column; candidate_features:
+    one value per candidate by column. unit: whose arm is sticky; empty: the query's own.
+    """
+
+    model: str
+    item_ids: Sequence[str]
+    ids_blob: bytes
+    top_k: int
+    deadline_ms: int
+    unit: str = ""
+    query_id: str = ""
+    query_features: dict[str, float] | None = None
+    candidate_features: dict[str, NDArray[np.float32]] | None = None
+    trace_id: str = ""
+
+
+@dataclass(slots=True)
+class Ranking:
+    """An answer. items and scores: best first. stages_ms: where its time went."""
+
+    ranking_id: str
+    model: str
+    version: int
+    arm: Arm
+    plan_revision: int
+    items: list[str]
+    scores: NDArray[np.float32]
+    degraded: tuple[str, ...]
+    stages_ms: dict[str, float]
+
+
+class Ranker:
+    """Ranks queries against the plans it was last told to follow."""
+
+    def __init__(
+        self,
+        pool: ReplicaPool,
+        event_log: EventLog,
+        ids: RankingIds,
+        permits: Permits,
+        log_every: int,
+        clock: Callable[[], float],
+        wall_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+    ) -> None:
+        self._pool, self._event_log, self._ids, self._permits = pool, event_log, ids, permits
+        self._log_every, self._clock, self._wall_ms = log_every, clock, wall_ms
+        self._answered = 0
+        self._tags: dict[str, int] = {}
+        self._stages = {
+            stage: metrics.STAGE_SECONDS.labels(stage) for stage in ("queue", "features", "device", "hop", "total")
+        }
+        self.plans: Plans = {}
+
+    def follow(self, plans: Plans) -> None:
+        """Takes new plans; the next query is routed by them."""
+        self.plans = plans
+        self._tags = {model: model_tag(model) for model in plans}
+        for model, plan in plans.items():
+            metrics.PLAN_REVISION.labels(model).set(plan.revision)
+
+    def model_of(self, tag: int) -> str | None:
+        """The model with this tag in its ranking ids."""
+        return next((model for model, known in self._tags.items() if known == tag), None)
+
+    async def rank(self, query: RankQuery) -> Ranking:
+        """One answer, logged. Raises RankingError, having logged no exposure."""
+        arm: Arm | str = ""
+        self._permits.take()
+        try:
+            plan = self._plan(query.model)
+            arm = plan.arm_of(query.unit) if query.unit else "champion"
+            ranking = await self._answer(query, plan, arm)
+        except RankingError as error:
+            metrics.ANSWERS.labels(query.model if query.model in self.plans else "", arm, error.status).inc()
+            raise
+        finally:
+            self._permits.give_back()
+        metrics.ANSWERS.labels(query.model, arm, 200).inc()
+        return ranking
+
+    async def _answer(self, query: RankQuery, plan: TrafficPlan, arm: Arm) -> Ranking:
+        began_s = self._clock()
+        version = plan.version_of(arm)
+        deadline_s = began_s + query.deadline_ms / 1000
+        reply, loaded = await self._pool.score(
+            query.model, version, deadline_s, lambda loaded: build_request(query, loaded)
+        )
+        now_ms, total_s = self._wall_ms(), self._clock() - began_s
+        ranking_id = self._ids.issue(self._tags[query.model], now_ms)
+        degraded = reasons(reply, query, loaded)
+        items = [query.item_ids[place] for place in reply.order.tolist()]
+        self._event_log.ranked(
+            RankingEvent(
+                schema=SCHEMA,
+                ranking_id=ranking_id,
+                answered_ms=now_ms,
+                model=query.model,
+                version=version,
+                arm=arm,
+                plan_revision=plan.revision,
+                unit=query.unit,
+                query_id=query.query_id,
+                candidates=len(query.item_ids),
+                items=tuple(items),
+                scores=reply.scores.tobytes(),
+                propensities=np.ones(len(items), dtype="<f4").tobytes(),
+                fingerprint=loaded.fingerprint,
+                features=reply.features,
+                score_mean=reply.score_mean,
+                score_std=reply.score_std,
+                margin=reply.margin,
+                entropy=reply.entropy,
+                degraded=degraded,
+                latency_ms=total_s * 1000,
+                trace_id=query.trace_id,
+            )
+        )
+        stages_ms = self._observe(reply, total_s)
+        self._note(query, ranking_id, version, degraded, stages_ms)
+        return Ranking(
+            ranking_id=ranking_id,
+            model=query.model,
+            version=version,
+            arm=arm,
+            plan_revision=plan.revision,
+            items=items,
+            scores=reply.scores,
+            degraded=degraded,
+            stages_ms=stages_ms,
+        )
+
+    def _plan(self, model: str) -> TrafficPlan:
+        plan = self.plans.get(model)
+        if plan is None:
+            known = ", ".join(sorted(self.plans)) or "none yet, see `sluice models register`"
+            raise UnknownModel(f"model={model[:64]!r}: no such model is served (served: {known})")
+        return plan
+
+    def _observe(self, reply: RankedReply, total_s: float) -> dict[str, float]:
+        inside_s = (reply.queue_us + reply.features_us + reply.device_us) / 1e6
+        seconds = {
+            "queue": reply.queue_us / 1e6,
+            "features": reply.features_us / 1e6,
+            "device": reply.device_us / 1e6,
+            "hop": max(0.0, total_s - inside_s),
+            "total": total_s,
+        }
+        for stage, value in seconds.items():
+            self._stages[stage].observe(value)
+        return {stage: round(value * 1000, 3) for stage, value in seconds.items()}
+
+    def _note(
+        self, query: RankQuery, ranking_id: str, version: int, degraded: tuple[str, ...], stages_ms: dict[str, float]
+    ) -> None:
+        for reason in degraded:
+            metrics.DEGRADED.labels(query.model, reason.partition(":")[0]).inc()
+        self._answered += 1
+        if degraded or self._answered % self._log_every == 1 % self._log_every:
+            log.info(
+                "ranked %d candidates by %s@%d%s",
+                len(query.item_ids),
+                query.model,
+                version,
+                f", degraded: {', '.join(degraded)}" if degraded else "",
+                extra={"ranking_id": ranking_id, "trace_id": query.trace_id, "total_ms": stages_ms["total"]},
+            )
+
+
+def build_request(query: RankQuery, loaded: LoadedVersion) -> ScoreRequest:
+    """The query in the loaded version's terms.
+
+    Raises QueryRefused if it names a column that the version has not.
+    """
+    in_query = query.query_features or {}
+    in_candidates = query.candidate_features or {}
+    try:
+        query_columns = [loaded.place[name] for name in in_query]
+        candidate_columns = [loaded.place[name] for name in in_candidates]
+    except KeyError as unknown:
+        field = "query.features" if unknown.args[0] in in_query else "features"
+        raise QueryRefused(
+            f"{field}.{unknown.args[0]}: {loaded.model}@{loaded.version} has no such column"
+        ) from unknown
+    return ScoreRequest(
+        number=0,
+        slot=loaded.slot,
+        top_k=query.top_k,
+        deadline_us=0,
+        hashes=np.fromiter(map(hash64, query.ids_blob.split(b"\x00")), dtype=np.uint64, count=len(query.item_ids)),
+        ids=query.ids_blob,
+        query_columns=np.array(query_columns, dtype=np.uint16) if in_query else NO_COLUMNS,
+        query_values=np.array(list(in_query.values()), dtype=np.float32) if in_query else NO_VALUES,
+        candidate_columns=np.array(candidate_columns, dtype=np.uint16) if in_candidates else NO_COLUMNS,
+        candidate_values=np.stack(list(in_candidates.values())) if in_candidates else NO_VALUES,
+    )
+
+
+def reasons(reply: RankedReply, query: RankQuery, loaded: LoadedVersion) -> tuple[str, ...]:
+    """What the answer had to do without, most serious first."""
+    candidates = len(query.item_ids)
+    sent = (query.query_features or {}).keys() | (query.candidate_features or {}).keys()
+    found = []
+    if reply.tier_away:
+        found.append("features_away")
+    if reply.missing_rows:
+        found.append(f"missing_rows:{reply.missing_rows}/{candidates}")
+    if reply.stale_rows:
+        found.append(f"stale_rows:{reply.stale_rows}/{candidates}")
+    if absent := [column for column in loaded.sent if column not in sent]:
+        found.append(f"absent_columns:{','.join(absent)}")
+    return tuple(found)

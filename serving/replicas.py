@@ -1,0 +1,234 @@
+"""The gateway's side of the hop: which replicas there are, what they hold, and a query's way there.
+
+A query goes to the replica that holds the version and has the fewest candidates outstanding. If
+that replica dies with it, the query is sent to another, or waits for one, inside its deadline.
+"""
+
+import asyncio
+import itertools
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from serving import metrics
+from serving.errors import DeadlineExceeded, QueryRefused, RankingError, ReplicaLost, ReplicaUnhealthy
+from serving.frames import (
+    BrokenFrame,
+    FailedReply,
+    FrameBuffer,
+    Kind,
+    LoadedVersion,
+    RankedReply,
+    ScoreRequest,
+    WorkerState,
+    decode_state,
+)
+
+log = logging.getLogger(__name__)
+
+RECONNECT_S = 0.05
+SWEEP_S = 0.01
+NO_STATE = WorkerState("", 0, False, ())
+_NUMBERS = 1 << 32
+
+
+@dataclass(slots=True)
+class _Outstanding:
+    answer: "asyncio.Future[RankedReply]"
+    candidates: int
+    deadline_s: float
+
+
+@dataclass(slots=True)
+class Replica:
+    """One worker as this gateway sees it. held: loaded version by (model, version)."""
+
+    address: str
+    state: WorkerState = NO_STATE
+    held: dict[tuple[str, int], LoadedVersion] = field(default_factory=dict)
+    outstanding: dict[int, _Outstanding] = field(default_factory=dict)
+    candidates: int = 0
+    transport: asyncio.Transport | None = None
+    unsent: list[bytes] = field(default_factory=list)
+
+    def __repr__(self) -> str:
+        condition = "LOST" if self.transport is None else "READY" if self.state.ready else "LOADING"
+        return f"<Replica {self.state.replica or self.address} [{condition} | {len(self.outstanding)} in flight]>"
+
+
+class _Link(asyncio.Protocol):
+    """A connection to a replica; frames in, futures resolved."""
+
+    def __init__(self, replica: Replica, changed: Callable[[], None]) -> None:
+        self._replica, self._changed = replica, changed
+        self._frames = FrameBuffer()
+        self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._replica.transport = transport  # type: ignore[assignment]
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            for kind, body in self._frames.feed(data):
+                if kind is Kind.RANKED:
+                    ranked = RankedReply.decode(body)
+                    if (waiting := self._done(ranked.number)) is not None:
+                        waiting.set_result(ranked)
+                elif kind is Kind.FAILED:
+                    failed = FailedReply.decode(body)
+                    if (waiting := self._done(failed.number)) is not None:
+                        waiting.set_exception(_as_error(failed))
+                elif kind is Kind.STATE:
+                    self._replica.state = state = decode_state(body)
+                    self._replica.held = {(loaded.model, loaded.version): loaded for loaded in state.versions}
+                    self._changed()
+        except BrokenFrame as error:
+            log.error("replica %s does not speak our protocol: %s", self._replica.address, error)
+            if self._replica.transport is not None:
+                self._replica.transport.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        replica = self._replica
+        replica.transport, replica.state, replica.held, replica.candidates = None, NO_STATE, {}, 0
+        replica.unsent.clear()
+        outstanding, replica.outstanding = replica.outstanding, {}
+        for waiting in outstanding.values():
+            if not waiting.answer.done():
+                waiting.answer.set_exception(ReplicaLost(f"replica {replica.address} was lost"))
+        self.lost.set_result(None)
+        self._changed()
+
+    def _done(self, number: int) -> "asyncio.Future[RankedReply] | None":
+        waiting = self._replica.outstanding.pop(number, None)
+        if waiting is None:
+            return None
+        self._replica.candidates -= waiting.candidates
+        return None if waiting.answer.done() else waiting.answer
+
+
+class ReplicaPool:
+    """All replicas of a gateway.
+
+    addresses: Unix socket paths. Must be started in the loop that uses it.
+    """
+
+    def __init__(self, addresses: tuple[str, ...]) -> None:
+        self.replicas = [Replica(address) for address in addresses]
+        self._numbers = itertools.count(1)
+        self._tasks: list[asyncio.Task[None]] = []
+        self._news: asyncio.Future[None] | None = None
+        self._flush_armed = False
+
+    async def start(self) -> None:
+        """Begins to connect; does not wait for it."""
+        self._loop = asyncio.get_running_loop()
+        self._news = self._loop.create_future()
+        self._tasks = [self._loop.create_task(self._keep_connected(replica)) for replica in self.replicas]
+        self._tasks.append(self._loop.create_task(self._sweep()))
+
+    async def stop(self) -> None:
+        """Closes every connection; queries still outstanding fail."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for replica in self.replicas:
+            if replica.transport is not None:
+                replica.transport.close()
+
+    @property
+    def ready(self) -> bool:
+        """Whether some replica holds every champion."""
+        return any(replica.state.ready for replica in self.replicas)
+
+    def holder(self, model: str, version: int) -> tuple[Replica, LoadedVersion] | None:
+        """The least busy replica that holds the version."""
+        best: Replica | None = None
+        for replica in self.replicas:
+            if (model, version) in replica.held and (best is None or replica.candidates < best.candidates):
+                best = replica
+        return None if best is None else (best, best.held[model, version])
+
+    async def wait_for_holder(self, model: str, version: int, deadline_s: float) -> tuple[Replica, LoadedVersion]:
+        """A replica that holds the version, now or as soon as there is one.
+
+        deadline_s: by the loop's clock. Raises ReplicaUnhealthy if there is none by then.
+        """
+        while (held := self.holder(model, version)) is None:
+            remaining_s = deadline_s - self._loop.time()
+            if remaining_s <= 0:
+                raise ReplicaUnhealthy(f"no replica holds {model}@{version}: see `sluice status`")
+            assert self._news is not None, "the pool was not started"
+            await asyncio.wait([self._news], timeout=remaining_s)
+        return held
+
+    async def score(
+        self, model: str, version: int, deadline_s: float, build: Callable[[LoadedVersion], ScoreRequest]
+    ) -> tuple[RankedReply, LoadedVersion]:
+        """The worker's answer to one query, and the loaded version that gave it.
+
+        build: makes the request for a loaded version; called again if the query must be sent
+        again. Raises RankingError.
+        """
+        while True:
+            replica, loaded = self.holder(model, version) or await self.wait_for_holder(model, version, deadline_s)
+            request = build(loaded)
+            request.slot = loaded.slot
+            request.number = next(self._numbers) % _NUMBERS
+            request.deadline_us = max(0, min(_NUMBERS - 1, int((deadline_s - self._loop.time()) * 1e6)))
+            try:
+                return await self._send(replica, request, deadline_s), loaded
+            except ReplicaLost:
+                metrics.RETRIES.inc()
+                if self._loop.time() >= deadline_s:
+                    raise
+
+    def _send(self, replica: Replica, request: ScoreRequest, deadline_s: float) -> "asyncio.Future[RankedReply]":
+        answer: asyncio.Future[RankedReply] = self._loop.create_future()
+        replica.outstanding[request.number] = _Outstanding(answer, request.candidates, deadline_s)
+        replica.candidates += request.candidates
+        replica.unsent.append(request.encode())
+        if not self._flush_armed:
+            self._flush_armed = True
+            self._loop.call_soon(self._flush)
+        return answer
+
+    def _flush(self) -> None:
+        """One write per replica for all frames of this loop tick."""
+        self._flush_armed = False
+        for replica in self.replicas:
+            if replica.unsent and replica.transport is not None:
+                replica.transport.write(b"".join(replica.unsent))
+                replica.unsent.clear()
+
+    async def _keep_connected(self, replica: Replica) -> None:
+        while True:
+            link = _Link(replica, self._changed)
+            try:
+                await self._loop.create_unix_connection(lambda link=link: link, replica.address)
+            except OSError:
+                await asyncio.sleep(RECONNECT_S)
+                continue
+            log.info("connected to replica %s", replica.address)
+            await asyncio.shield(link.lost)
+            log.warning("lost replica %s", replica.address)
+
+    async def _sweep(self) -> None:
+        """Fails what is past its deadline; one timer for all queries costs nothing per query."""
+        while True:
+            await asyncio.sleep(SWEEP_S)
+            now_s = self._loop.time()
+            for replica in self.replicas:
+                for waiting in replica.outstanding.values():
+                    if waiting.deadline_s < now_s and not waiting.answer.done():
+                        waiting.answer.set_exception(DeadlineExceeded("the deadline passed while the model worked"))
+
+    def _changed(self) -> None:
+        metrics.REPLICAS.set(sum(replica.state.ready for replica in self.replicas))
+        if self._news is not None and not self._news.done():
+            self._news.set_result(None)
+        self._news = self._loop.create_future()
+
+
+def _as_error(failed: FailedReply) -> RankingError:
+    kinds: dict[int, type[RankingError]] = {400: QueryRefused, 503: ReplicaLost, 504: DeadlineExceeded}
+    return kinds.get(failed.status, RankingError)(failed.message)

@@ -1,0 +1,203 @@
+"""One batch: rows into a matrix, the matrix through the program, scores into rankings.
+
+Queries never mix: a query's ranking and its confidence are computed over its own rows only, and
+ties keep the order in which the candidates were given.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from registry.contracts.features import FeatureView
+from registry.contracts.profile import confidences
+from serving import metrics
+from serving.features.tier import RowKeys, Rows, RowTier
+from serving.frames import FailedReply, RankedReply, ScoreRequest
+from serving.program import Program
+
+
+@dataclass(slots=True)
+class LoadedModel:
+    """A version that is ready to score. reference_std: of its scores when it was made."""
+
+    model: str
+    version: int
+    digest: str
+    view: FeatureView
+    program: Program
+    tier: RowTier
+    reference_std: float
+
+    def __post_init__(self) -> None:
+        self.row_columns = self.view.positions("row")
+        limits = [column.freshness_s for column in self.view.of_source("row")]
+        bounded = [limit for limit in limits if limit is not None]
+        self.freshness_ms = min(bounded) * 1000 if bounded else None
+
+
+class ScoreRefused(Exception):
+    """A query of the batch does not fit the version; the message names field and rule."""
+
+
+@dataclass(slots=True)
+class Assembled:
+    """matrix: float32 (rows, columns). missing, stale: bool (rows,)."""
+
+    matrix: NDArray[np.float32]
+    missing: NDArray[np.bool_]
+    stale: NDArray[np.bool_]
+    away: bool
+
+
+def check(loaded: LoadedModel, request: ScoreRequest) -> None:
+    """Raises ScoreRefused if the request names columns that the view does not have."""
+    columns = len(loaded.view.columns)
+    for positions in (request.query_columns, request.candidate_columns):
+        if len(positions) and int(positions.max()) >= columns:
+            raise ScoreRefused(f"column {int(positions.max())}: model {loaded.model!r} has {columns} columns")
+
+
+def score_batch(
+    loaded: LoadedModel,
+    requests: Sequence[ScoreRequest],
+    queue_us: Sequence[float],
+    now_ms: int,
+    clock: Callable[[], float] = time.perf_counter,
+) -> list[RankedReply | FailedReply]:
+    """Ranks every query of a batch. requests: checked, all for this version.
+
+    Returns replies in the order of the requests. A query whose scores are not finite fails alone.
+    """
+    began = clock()
+    counts = np.array([request.candidates for request in requests])
+    assembled = assemble(loaded, requests, counts, now_ms)
+    gathered = clock()
+    query_index = np.repeat(np.arange(len(requests)), counts)
+    scores = loaded.program.score(assembled.matrix, query_index)
+    computed = clock()
+    replies = _replies(loaded, requests, counts, scores, assembled)
+    features_us, device_us = (gathered - began) * 1e6, (computed - gathered) * 1e6
+    for reply, waited_us in zip(replies, queue_us, strict=True):
+        if isinstance(reply, RankedReply):
+            reply.queue_us, reply.features_us, reply.device_us = waited_us, features_us, device_us
+    return replies
+
+
+def assemble(
+    loaded: LoadedModel, requests: Sequence[ScoreRequest], counts: NDArray[np.int64], now_ms: int
+) -> Assembled:
+    """The model's input for a batch: stored rows, then what came with each query over them."""
+    total = int(counts.sum())
+    matrix = np.empty((total, len(loaded.view.columns)), dtype=np.float32)
+    matrix[:] = loaded.view.defaults
+    rows = _stored(loaded, requests, total)
+    matrix[:, loaded.row_columns] = rows.values
+    start = 0
+    for request in requests:
+        part = matrix[start : start + request.candidates]
+        if len(request.query_columns):
+            part[:, request.query_columns] = request.query_values
+        if len(request.candidate_columns):
+            part[:, request.candidate_columns] = request.candidate_values.T
+        start += request.candidates
+    missing = rows.updated_ms == 0
+    stale = np.zeros(total, dtype=bool)
+    if loaded.freshness_ms is not None:
+        stale = ~missing & (rows.updated_ms.astype(np.float64) < now_ms - loaded.freshness_ms)
+    return Assembled(matrix, missing, stale, rows.away)
+
+
+def _stored(loaded: LoadedModel, requests: Sequence[ScoreRequest], total: int) -> Rows:
+    """The batch's stored rows; none are fetched for a query that brought all their columns."""
+    wanted = set(loaded.row_columns.tolist())
+    if not wanted:
+        return Rows(np.empty((total, 0), dtype=np.float32), np.ones(total, dtype=np.uint64))
+    self_contained = [wanted <= set(request.candidate_columns.tolist()) for request in requests]
+    if not any(self_contained):
+        return loaded.tier.fetch(RowKeys.join([RowKeys(request.hashes, request.ids) for request in requests]))
+    values = np.zeros((total, len(wanted)), dtype=np.float32)
+    rows = Rows(values, np.ones(total, dtype=np.uint64))
+    start = 0
+    for request, complete in zip(requests, self_contained, strict=True):
+        stop = start + request.candidates
+        if not complete:
+            fetched = loaded.tier.fetch(RowKeys(request.hashes, request.ids))
+            rows.values[start:stop], rows.updated_ms[start:stop] = fetched.values, fetched.updated_ms
+            rows.away |= fetched.away
+        start = stop
+    return rows
+
+
+def top_of_lists(
+    scores: NDArray[np.float32], counts: NDArray[np.int64], top_ks: Sequence[int]
+) -> tuple[list[NDArray[np.uint32]], NDArray[np.float32]]:
+    """Each list's best places, and the scores as a matrix padded with -inf.
+
+    scores: (rows,), list after list; counts: (lists,). Ties keep the given order. The second
+    result has shape (lists, longest list).
+    """
+    width = int(counts.max())
+    if (counts == width).all():
+        padded = scores.reshape(len(counts), width)
+    else:
+        padded = np.full((len(counts), width), -np.inf, dtype=np.float32)
+        padded[np.arange(width) < counts[:, None]] = scores
+    order = np.argsort(-padded, axis=1, kind="stable").astype(np.uint32)
+    shown = [
+        order[i, : min(top_k, count)] for i, (top_k, count) in enumerate(zip(top_ks, counts.tolist(), strict=True))
+    ]
+    return shown, padded
+
+
+def _replies(
+    loaded: LoadedModel,
+    requests: Sequence[ScoreRequest],
+    counts: NDArray[np.int64],
+    scores: NDArray[np.float32],
+    assembled: Assembled,
+) -> list[RankedReply | FailedReply]:
+    starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
+    broken = np.add.reduceat(~np.isfinite(scores), starts, dtype=np.int64)
+    if broken.any():
+        scores = np.nan_to_num(scores, nan=0.0, posinf=0.0, neginf=0.0)
+    orders, padded = top_of_lists(scores, counts, [request.top_k for request in requests])
+    sure = confidences(padded, counts, loaded.reference_std)
+    sums = np.add.reduceat(scores.astype(np.float64), starts)
+    squares = np.add.reduceat(scores.astype(np.float64) ** 2, starts)
+    means = sums / counts
+    stds = np.sqrt(np.maximum(squares / counts - means**2, 0.0))
+    missing = np.add.reduceat(assembled.missing, starts, dtype=np.int64)
+    stale = np.add.reduceat(assembled.stale, starts, dtype=np.int64)
+    if missing.any():
+        metrics.MISSING_ROWS.labels(loaded.model).inc(int(missing.sum()))
+    if stale.any():
+        metrics.STALE_ROWS.labels(loaded.model).inc(int(stale.sum()))
+    replies: list[RankedReply | FailedReply] = []
+    for i, (request, order) in enumerate(zip(requests, orders, strict=True)):
+        if broken[i]:
+            message = f"{loaded.model}@{loaded.version} gave {broken[i]} scores that are not finite for these features"
+            replies.append(FailedReply(request.number, 500, message))
+            continue
+        shown = order.astype(np.int64) + starts[i]
+        replies.append(
+            RankedReply(
+                number=request.number,
+                order=order,
+                scores=scores[shown],
+                features=assembled.matrix[shown].tobytes(),
+                missing_rows=int(missing[i]),
+                stale_rows=int(stale[i]),
+                tier_away=assembled.away,
+                queue_us=0.0,
+                features_us=0.0,
+                device_us=0.0,
+                score_mean=float(means[i]),
+                score_std=float(stds[i]),
+                margin=float(sure.margin[i]),
+                entropy=float(sure.entropy[i]),
+            )
+        )
+    return replies

