@@ -60,7 +60,7 @@ async def _serve(settings: PlatformSettings, mine: GatewaySettings, stop: thread
     event_log = EventLog(Journal(mine.journal, mine.journal_bytes), RedisStream(redis_client(settings)))
     pool = ReplicaPool(mine.workers)
     permits = Permits(mine.max_in_flight)
-    ranker = Ranker(pool, event_log, ids, permits, mine.log_every, loop.time)
+    ranker = Ranker(pool, event_log, ids, permits, mine.log_every)
     watcher = PlanWatcher(
         RedisBoard(redis_client(settings, 1.0)),
         mine.plan_copy,

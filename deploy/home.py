@@ -20,6 +20,14 @@ from deploy.settings import PlatformSettings
 _LOCK_PATIENCE_S = 0.5  # a command that asks for the holder has the lock for an instant: wait that out
 
 
+class _Ports(msgspec.Struct, frozen=True):
+    gateway_port: int
+    mlflow_port: int
+
+    def of(self, settings: PlatformSettings) -> PlatformSettings:
+        return dataclasses.replace(settings, gateway_port=self.gateway_port, mlflow_port=self.mlflow_port)
+
+
 def _lock_file(settings: PlatformSettings) -> Path:
     return settings.run_folder / "supervisor.lock"
 
@@ -40,7 +48,9 @@ def held(settings: PlatformSettings) -> Iterator[None]:
     descriptor = os.open(_lock_file(settings), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         if not _locked(descriptor, fcntl.LOCK_EX, _LOCK_PATIENCE_S):
-            raise AlreadyRunning(f"Sluice is already running in {settings.home} (supervisor {holder(settings)})", "sluice status")
+            raise AlreadyRunning(
+                f"Sluice is already running in {settings.home} (supervisor {holder(settings)})", "sluice status"
+            )
         me = identify(os.getpid())
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()} {me.started_ticks if me else 0}".encode(), 0)
@@ -95,23 +105,23 @@ def claim_ports(settings: PlatformSettings) -> PlatformSettings:
 
     Raises SettingsError if a port that was asked for is taken.
     """
-    wanted = {"gateway_port": settings.gateway_host}
-    if settings.with_mlflow:
-        wanted["mlflow_port"] = "127.0.0.1"
-    with contextlib.ExitStack() as claimed:  # all are held until all are chosen: no port twice
-        ports = {key: _free_port(claimed, key, host, getattr(settings, key)) for key, host in wanted.items()}
-    claimed_settings = dataclasses.replace(settings, **ports)
+    with contextlib.ExitStack() as claimed:  # both are held until both are chosen: no port twice
+        ports = _Ports(
+            gateway_port=_free_port(claimed, "gateway_port", settings.gateway_host, settings.gateway_port),
+            mlflow_port=_free_port(claimed, "mlflow_port", "127.0.0.1", settings.mlflow_port)
+            if settings.with_mlflow
+            else settings.mlflow_port,
+        )
     write_atomically(_ports_file(settings), msgspec.json.encode(ports))
-    return claimed_settings
+    return ports.of(settings)
 
 
 def as_running(settings: PlatformSettings) -> PlatformSettings:
     """The settings with the ports on which the platform of this data folder really listens."""
     try:
-        ports = msgspec.json.decode(_ports_file(settings).read_bytes(), type=dict[str, int])
+        return msgspec.json.decode(_ports_file(settings).read_bytes(), type=_Ports).of(settings)
     except FileNotFoundError:
         return settings
-    return dataclasses.replace(settings, **ports)
 
 
 def write_atomically(path: Path, content: bytes) -> None:

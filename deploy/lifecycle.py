@@ -6,14 +6,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
-from deploy.child import bound
+from deploy.child import IMPORT_ROOT, bound
 from deploy.errors import AlreadyRunning, NotReady, NotRunning, SluiceError, StartFailed
 from deploy.home import as_running, holder
 from deploy.identity import identify
 from deploy.settings import PlatformSettings
 from deploy.state import PlatformState, read_state
-from deploy.supervisor import IMPORT_ROOT
 
 POLL_S = 0.1
 
@@ -106,5 +106,5 @@ def stop(settings: PlatformSettings, wait_s: float) -> int:
     return supervisor.pid
 
 
-def _last_words(settings: PlatformSettings) -> "os.PathLike[str]":
+def _last_words(settings: PlatformSettings) -> Path:
     return settings.logs_folder / "supervisor.err"

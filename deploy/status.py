@@ -29,7 +29,7 @@ def redis_status(settings: PlatformSettings, now_ms: int) -> dict[str, Any]:
         return {"redis": None, "traffic": [], "events": {}}
 
 
-def event_lag(client: "redis.Redis", now_ms: int) -> dict[str, dict[str, float]]:
+def event_lag(client: Any, now_ms: int) -> dict[str, dict[str, float]]:
     """For each group of readers: entries it took but did not acknowledge, and `lag_s`, the age of
     the oldest entry that it has not acknowledged (0 if there is none).
 
@@ -40,7 +40,7 @@ def event_lag(client: "redis.Redis", now_ms: int) -> dict[str, dict[str, float]]
     return {group["name"].decode(): _lag(client, group, now_ms) for group in client.xinfo_groups(EVENTS)}
 
 
-def _lag(client: "redis.Redis", group: dict[str, Any], now_ms: int) -> dict[str, float]:
+def _lag(client: Any, group: dict[str, Any], now_ms: int) -> dict[str, float]:
     waiting = [entry for entry, _ in client.xrange(EVENTS, b"(" + group["last-delivered-id"], "+", 1)]
     if group["pending"]:
         waiting.append(client.xpending(EVENTS, group["name"])["min"])
@@ -48,7 +48,7 @@ def _lag(client: "redis.Redis", group: dict[str, Any], now_ms: int) -> dict[str,
     return {"pending": group["pending"], "lag_s": max(0.0, (now_ms - min(written_ms)) / 1000) if written_ms else 0.0}
 
 
-def _traffic(client: "redis.Redis") -> list[dict[str, Any]]:
+def _traffic(client: Any) -> list[dict[str, Any]]:
     plans = []
     for raw in client.hvals(TRAFFIC):
         try:

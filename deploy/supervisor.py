@@ -15,12 +15,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from types import FrameType
 
 from prometheus_client.multiprocess import mark_process_dead
 
-from deploy.child import bound
+from deploy.child import IMPORT_ROOT, bound
 from deploy.errors import SluiceError
 from deploy.home import claim_ports, held, prepare
 from deploy.processes import platform_processes
@@ -31,7 +30,6 @@ from deploy.supervision import Action, Phase, Process, ProcessSpec, decide
 
 logger = logging.getLogger(__name__)
 
-IMPORT_ROOT = Path(__file__).resolve().parents[1]
 LEFTOVER_GRACE_S = 10.0
 _BUSY_PAUSE_S = 0.05
 _IDLE_PAUSE_S = 5.0
@@ -126,7 +124,7 @@ class Supervisor:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(child.pid, signal.SIGKILL)  # what it started; not reaped yet, so the group is still its own
         how = _how(child.wait())
-        mark_process_dead(child.pid, str(self._settings.metrics_folder))
+        mark_process_dead(child.pid, str(self._settings.metrics_folder))  # type: ignore[no-untyped-call]
         self._processes[process.spec.name] = gone = process.exited(how, now_s)
         level = logging.INFO if gone.phase is Phase.STOPPED else logging.ERROR
         logger.log(level, "%s ended: %s, now %s", process.spec.name, how, gone.phase)
@@ -150,7 +148,7 @@ class Supervisor:
         child = subprocess.Popen(
             bound(list(spec.argv)),
             env={**os.environ, **self._settings.to_environment(), **spec.env, "PYTHONUNBUFFERED": "1"},
-            cwd=IMPORT_ROOT,  # `python -m` finds our packages here, not a namesake in the user's folder
+            cwd=IMPORT_ROOT,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -9,8 +9,10 @@ import os
 import secrets
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import redis
@@ -19,6 +21,9 @@ from deploy.settings import PlatformSettings
 
 if TYPE_CHECKING:
     from registry.cache import VersionCache
+    from registry.contracts.manifest import ModelPackage
+    from registry.promotion import Promoter, TrafficControl
+    from registry.store import ModelStore
     from serving.features.host import HostTier
     from serving.scoring import LoadedModel
     from serving.settings import WorkerSettings
@@ -27,10 +32,11 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 Builder = Callable[[PlatformSettings, threading.Event], None]
-SHIPPER_TIMEOUT_S = 5.0
+REDIS_TIMEOUT_S = 5.0
+FETCH_TIMEOUT_S = 120.0
 
 
-def redis_client(settings: PlatformSettings, timeout_s: float = SHIPPER_TIMEOUT_S) -> redis.Redis:
+def redis_client(settings: PlatformSettings, timeout_s: float = REDIS_TIMEOUT_S) -> redis.Redis:
     """A client of the platform's Redis; bytes in, bytes out."""
     return redis.Redis(unix_socket_path=str(settings.redis_socket), socket_timeout=timeout_s)
 
@@ -146,20 +152,75 @@ def version_cache(settings: PlatformSettings) -> "VersionCache":
     from registry.contracts.manifest import ModelPackage
 
     def fetch(model: str, version: int) -> ModelPackage:
-        folder = settings.versions_folder / ".fetched" / f"{model}-{version}-{os.getpid()}"
-        argv = [sys.executable, "-m", "deploy.fetch", model, str(version), str(folder)]
-        subprocess.run(argv, check=True, timeout=120, stdout=subprocess.DEVNULL)
-        return read(folder)
+        with tempfile.TemporaryDirectory(prefix="sluice-fetch-") as scratch:
+            argv = [sys.executable, "-m", "deploy.fetch", model, str(version), f"{scratch}/package"]
+            subprocess.run(argv, check=True, timeout=FETCH_TIMEOUT_S, stdout=subprocess.DEVNULL)
+            return read(Path(scratch) / "package")
 
     return VersionCache(settings.versions_folder, fetch)
 
 
 def run_archiver(settings: PlatformSettings, stop: threading.Event) -> None:
     """Events from the stream into Parquet."""
-    raise SystemExit("not wired")
+    from pipelines.archive import Archive
+    from pipelines.archiver import Archiver
+    from pipelines.settings import ArchiverSettings
+    from registry.stream import RedisStream
+
+    reader = RedisStream(redis_client(settings)).reader("archiver", "archiver-0")
+    Archiver(reader, Archive(settings.archive_folder), ArchiverSettings()).run(stop)
+
+
+def run_monitor(settings: PlatformSettings, stop: threading.Event) -> None:
+    """Events from the stream into windows, windows into drift verdicts."""
+    from drift.monitor import Monitor
+    from drift.reports import VerdictReports
+    from drift.settings import MonitorSettings
+    from registry.artefacts import read
+    from registry.contracts.profile import ReferenceProfile
+    from registry.stream import RedisStream
+
+    def profile_of(model: str, version: int) -> ReferenceProfile | None:
+        folder = settings.versions_folder / model / str(version)
+        return read(folder).profile if folder.exists() else None
+
+    reader = RedisStream(redis_client(settings)).reader("monitor", "monitor-0")
+    reports = VerdictReports(settings.reports_folder / "drift")
+    Monitor(reader, profile_of, reports.write, MonitorSettings(), settings.run_folder / "monitor.json").run(stop)
+
+
+def model_store(settings: PlatformSettings) -> "ModelStore":
+    """The registry of versions. Slow to import: never in the gateway or a worker."""
+    from registry.mlflow_store import MlflowStore
+
+    return MlflowStore(settings.mlflow_url)
+
+
+def traffic_control(settings: PlatformSettings) -> "TrafficControl":
+    """The tables of traffic plans and their history."""
+    from registry.promotion import SqlControl
+
+    return SqlControl(f"sqlite:///{settings.control_db}")
+
+
+def promoter(settings: PlatformSettings) -> "Promoter":
+    """Store, tables and board, moved together."""
+    from registry.board import RedisBoard
+    from registry.promotion import Promoter
+
+    return Promoter(model_store(settings), traffic_control(settings), RedisBoard(redis_client(settings)))
+
+
+def local_version(settings: PlatformSettings, model: str, version: int, digest: str) -> "ModelPackage":
+    """A version's package from the copies on this machine, fetched if it is not there."""
+    from registry.artefacts import read
+
+    return read(version_cache(settings).get(model, version, digest))
 
 
 BUILDERS: dict[str, Builder] = {
     "gateway": run_gateway,
     "worker": run_worker,
+    "archiver": run_archiver,
+    "monitor": run_monitor,
 }

@@ -12,33 +12,24 @@ it holds are deleted. Readers list the files first and open `merged.parquet` las
 was gone from the listing is in there already, one that goes while they read makes them list again.
 """
 
-import base64
 import fcntl
-import json
 import os
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-import xxhash
 
-from pipelines import archive_tables
-from pipelines.archive_tables import FEEDBACK, RANKINGS
+from pipelines.archive_batch import HOUR_MS, Batch, hour_of
+from pipelines.archive_tables import FEEDBACK, RANKINGS, feedback_table, first_of_each, rankings_table
 from pipelines.durable import replace_file
 from pipelines.errors import DataRefused
-from registry.contracts.errors import ContractError
-from registry.contracts.events import Click, Exposure, RankingEvent, decode_event, split_events
 from registry.stream import StreamEntry
 
-HOUR_MS = 3_600_000
 REPEATS_WITHIN_MS = 24 * HOUR_MS  # a client may send its feedback again, hours later, until it is accepted
 MERGED = "merged.parquet"
 
@@ -83,15 +74,13 @@ class Archive:
         """
         if not entries:
             return WriteReport()
-        batch, name = _sort_out(entries), _batch_name(entries)
+        batch = Batch.of(entries)
         for (model, hour), rankings in batch.rankings.items():
-            path = self._partition(model, hour, "rankings") / f"{name}.parquet"
-            replace_file(path, _parquet(archive_tables.rankings_table(rankings)))
+            self._keep(batch.name, model, hour, "rankings", rankings_table(rankings))
         for (model, hour), feedback in batch.feedback.items():
-            path = self._partition(model, hour, "feedback") / f"{name}.parquet"
-            replace_file(path, _parquet(archive_tables.feedback_table(feedback)))
+            self._keep(batch.name, model, hour, "feedback", feedback_table(feedback))
         if batch.rejected:
-            replace_file(self.folder / "rejected" / f"{name}.jsonl", "".join(batch.rejected).encode())
+            replace_file(self.folder / "rejected" / f"{batch.name}.jsonl", "".join(batch.rejected).encode())
         return WriteReport(
             rankings=sum(map(len, batch.rankings.values())),
             feedback=sum(map(len, batch.feedback.values())),
@@ -141,12 +130,15 @@ class Archive:
             duplicates=sum(report.duplicates for report in reports),
         )
 
+    def _keep(self, batch: str, model: str, hour: str, kind: Kind, events: pa.Table) -> None:
+        replace_file(self._partition(model, hour, kind) / f"{batch}.parquet", _parquet(events))
+
     def _compact(self, kind: Kind, partition: Path) -> CompactReport:
         files = _files(partition)
         if not files:
             return CompactReport()
         rows = _together(kind, [_table(path) for path in files] + _merged(partition))
-        merged = archive_tables.first_of_each(rows, *_KEYS[kind])
+        merged = first_of_each(rows, *_KEYS[kind])
         replace_file(partition / MERGED, _parquet(merged))
         for path in files:
             path.unlink()
@@ -167,7 +159,7 @@ class Archive:
             if first <= hour <= last
             for table in _consistent(self._partition(model, hour, kind), wanted)
         ]
-        rows = archive_tables.first_of_each(_together(kind, tables, wanted), event_id, time)
+        rows = first_of_each(_together(kind, tables, wanted), event_id, time)
         inside = pc.and_(pc.greater_equal(rows[time], since_ms), pc.less(rows[time], until_ms))
         return rows.filter(inside).select(list(columns))
 
@@ -184,81 +176,6 @@ class Archive:
             yield
         finally:
             os.close(descriptor)  # gives the lock back, as a kill does
-
-
-def hour_of(time_ms: int) -> str:
-    """The hour's name, in UTC: names sort as the hours do.
-
-    >>> hour_of(0)
-    '19700101T00'
-    """
-    return _hour_name(time_ms // HOUR_MS)
-
-
-@lru_cache(maxsize=64)
-def _hour_name(hours: int) -> str:
-    return datetime.fromtimestamp(hours * 3600, UTC).strftime("%Y%m%dT%H")
-
-
-@dataclass(frozen=True, slots=True)
-class _Batch:
-    """Events by (model, hour); rejected: JSON lines."""
-
-    rankings: dict[tuple[str, str], list[RankingEvent]]
-    feedback: dict[tuple[str, str], list[Click | Exposure]]
-    rejected: list[str]
-    duplicates: int
-
-
-def _sort_out(entries: Sequence[StreamEntry]) -> _Batch:
-    rankings: dict[tuple[str, str], list[RankingEvent]] = defaultdict(list)
-    feedback: dict[tuple[str, str], list[Click | Exposure]] = defaultdict(list)
-    rejected: list[str] = []
-    seen: set[tuple[bool, str]] = set()
-    duplicates = 0
-    for entry, encoded in _encoded_events(entries, rejected):
-        try:
-            event = decode_event(encoded)
-        except ContractError as error:
-            rejected.append(_rejection(entry, encoded, str(error)))
-            continue
-        if reason := archive_tables.flaw(event):
-            rejected.append(_rejection(entry, encoded, reason))
-            continue
-        is_ranking = isinstance(event, RankingEvent)
-        if (is_ranking, event.event_id) in seen:
-            duplicates += 1
-            continue
-        seen.add((is_ranking, event.event_id))
-        partition = (event.model, hour_of(archive_tables.gateway_ms(event)))
-        if isinstance(event, RankingEvent):
-            rankings[partition].append(event)
-        else:
-            feedback[partition].append(event)
-    return _Batch(rankings, feedback, rejected, duplicates)
-
-
-def _encoded_events(entries: Sequence[StreamEntry], rejected: list[str]) -> Iterator[tuple[StreamEntry, bytes]]:
-    for entry in entries:
-        try:
-            events = split_events(entry.payload)
-        except ContractError as error:
-            rejected.append(_rejection(entry, entry.payload, str(error)))
-        else:
-            yield from ((entry, encoded) for encoded in events)
-
-
-def _rejection(entry: StreamEntry, content: bytes, reason: str) -> str:
-    line = {"entry_id": entry.entry_id, "reason": reason, "base64": base64.b64encode(content).decode()}
-    return json.dumps(line) + "\n"
-
-
-def _batch_name(entries: Sequence[StreamEntry]) -> str:
-    check = xxhash.xxh3_64()
-    for entry in entries:
-        check.update(entry.entry_id.encode())
-        check.update(entry.payload)
-    return f"{entries[0].entry_id}-{entries[-1].entry_id}-{check.hexdigest()}"
 
 
 def _value(path: Path, key: str) -> str:
@@ -290,7 +207,7 @@ def _table(path: Path, columns: list[str] | None = None) -> pa.Table:
     with path.open("rb") as file:
         try:
             return pq.ParquetFile(file).read(columns)
-        except pa.ArrowInvalid as error:
+        except (pa.ArrowInvalid, OSError) as error:
             raise DataRefused(f"{path}: damaged ({error}): restore it or move it out of the archive") from error
 
 
@@ -304,4 +221,5 @@ def _together(kind: Kind, tables: list[pa.Table], columns: list[str] | None = No
 def _parquet(table: pa.Table) -> bytes:
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd")
-    return sink.getvalue().to_pybytes()
+    content: bytes = sink.getvalue().to_pybytes()
+    return content

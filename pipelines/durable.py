@@ -1,6 +1,7 @@
 """Files that are either the old or the new one, whatever happens to the process or the machine."""
 
 import os
+import threading
 from pathlib import Path
 
 
@@ -11,7 +12,7 @@ def replace_file(path: Path, content: bytes) -> None:
     beside it. Raises OSError if the disk refuses.
     """
     _make_folder(path.parent)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{threading.get_native_id()}.tmp")
     with temporary.open("wb") as file:
         file.write(content)
         file.flush()

@@ -40,3 +40,24 @@ class TrainSettings:
         }.items():
             if not holds:
                 raise ValueError(f"train.{rule}")
+
+
+@dataclass(frozen=True, slots=True)
+class ArchiverSettings:
+    """When buffered stream entries are written: at so many, so many bytes, or at that age.
+
+    An entry holds up to 64 events. flush_age_s is how far the archive may lag behind the answers.
+    """
+
+    flush_entries: int = 2000
+    flush_bytes: int = 8 << 20
+    flush_age_s: float = 1.0
+
+    def __post_init__(self) -> None:
+        for rule, holds in {
+            f"flush_entries={self.flush_entries}: expected 1 to 100000": 1 <= self.flush_entries <= 100_000,
+            f"flush_bytes={self.flush_bytes}: expected 1 to 2**30": 1 <= self.flush_bytes <= 1 << 30,
+            f"flush_age_s={self.flush_age_s}: expected 0 < s <= 60": 0 < self.flush_age_s <= 60,
+        }.items():
+            if not holds:
+                raise ValueError(f"archiver.{rule}")

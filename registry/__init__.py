@@ -3,8 +3,9 @@
 - `contracts/`: records and their encoding, no I/O.
 - `artefacts`, `store`, `mlflow_store`, `cache`: immutable model versions, verified wherever they
   are written, moved or read.
-- `promotion`, `traffic_tables`, `board`: which version answers whom. The tables decide by compare-and-set;
-  the board and MLflow's aliases are copies, published from there and repaired at start.
+- `traffic_control`, `board`, `promotion`: which version answers whom. Tables decide, by
+  compare-and-set; the board and MLflow's aliases are copies, published from there and repaired at
+  start.
 - `stream`: the event log that gateways write and the archiver and the drift monitor read.
 
 May import nothing of Sluice but itself. Every protocol has an in-memory form that ships and

@@ -24,7 +24,7 @@ _PREFIX = struct.Struct("<IB")
 _SCORE = struct.Struct("<IHHIIIHH")
 # number, shown, columns, missing rows, stale rows, tier away (0 or 1), queue_us, features_us, device_us,
 # score mean, score std, margin, entropy
-_RANKED = struct.Struct("<IHHIIBfffffff")
+_RANKED = struct.Struct("<IHHIIBfffdddd")  # a float32 cannot hold the spread of the largest float32 scores
 _FAILED = struct.Struct("<IH")
 
 
@@ -122,7 +122,8 @@ class ScoreRequest:
 
     @staticmethod
     def decode(body: bytes) -> "ScoreRequest":
-        """Raises BrokenFrame if the counts do not add up to the body's length."""
+        """Raises BrokenFrame if the counts do not add up to the body's length, or there is not one id
+        a candidate: ids that are out of step would shift the rows of every query in the batch."""
         if len(body) < _SCORE.size:
             raise BrokenFrame("a SCORE frame is shorter than its head")
         number, slot, top_k, candidates, deadline_us, ids_bytes, in_query, in_candidates = _SCORE.unpack_from(body)
@@ -133,6 +134,8 @@ class ScoreRequest:
         candidate_columns = parts.take(np.dtype("<u2"), in_candidates)
         candidate_values = parts.take(np.dtype("<f4"), in_candidates * candidates)
         ids = parts.rest(ids_bytes)
+        if not candidates or ids.count(b"\x00") != candidates - 1:
+            raise BrokenFrame(f"a SCORE frame has {candidates} candidates and another number of ids")
         return ScoreRequest(
             number=number,
             slot=slot,

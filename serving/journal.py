@@ -51,7 +51,7 @@ class Journal:
             os.close(self._file)
             raise JournalInUse(f"{path} belongs to a running process") from error
         size = os.fstat(self._file).st_size
-        fresh = size < _HEADER_BYTES + 4096
+        fresh = size < _HEADER_BYTES + _ENTRY.size
         if fresh:
             size = _HEADER_BYTES + (capacity_bytes + 7) // 8 * 8
             os.truncate(self._file, size)

@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 
 from registry.board import PlanBoard
+from registry.contracts.errors import ContractError
 from registry.contracts.traffic import TrafficPlan
 from registry.errors import RegistryError
 
@@ -59,7 +60,7 @@ class PlanWatcher(threading.Thread):
         """One look at the board."""
         try:
             read = self._board.read()
-        except RegistryError as error:
+        except (RegistryError, ContractError) as error:
             if not self._away:
                 log.warning("the plan board is away, the last plans stay: %s", error)
             self._away = True

@@ -21,6 +21,7 @@ from serving.replicas import ReplicaPool
 
 log = logging.getLogger(__name__)
 
+DEGRADED_NOTED_EVERY_S = 1.0
 NO_COLUMNS = np.empty(0, dtype=np.uint16)
 NO_VALUES = np.empty(0, dtype=np.float32)
 
@@ -70,12 +71,13 @@ class Ranker:
         ids: RankingIds,
         permits: Permits,
         log_every: int,
-        clock: Callable[[], float],
+        clock: Callable[[], float] = time.monotonic,
         wall_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
         self._pool, self._event_log, self._ids, self._permits = pool, event_log, ids, permits
         self._log_every, self._clock, self._wall_ms = log_every, clock, wall_ms
         self._answered = 0
+        self._degraded_noted_s = float("-inf")
         self._tags: dict[str, int] = {}
         self._stages = {
             stage: metrics.STAGE_SECONDS.labels(stage) for stage in ("queue", "features", "device", "hop", "total")
@@ -186,7 +188,10 @@ class Ranker:
         for reason in degraded:
             metrics.DEGRADED.labels(query.model, reason.partition(":")[0]).inc()
         self._answered += 1
-        if degraded or self._answered % self._log_every == 1 % self._log_every:
+        noteworthy = bool(degraded) and self._clock() - self._degraded_noted_s >= DEGRADED_NOTED_EVERY_S
+        if noteworthy:
+            self._degraded_noted_s = self._clock()
+        if noteworthy or self._answered % self._log_every == 1 % self._log_every:
             log.info(
                 "ranked %d candidates by %s@%d%s",
                 len(query.item_ids),

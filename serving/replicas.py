@@ -7,6 +7,7 @@ that replica dies with it, the query is sent to another, or waits for one, insid
 import asyncio
 import itertools
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -109,10 +110,12 @@ class _Link(asyncio.Protocol):
 class ReplicaPool:
     """All replicas of a gateway.
 
-    addresses: Unix socket paths. Must be started in the loop that uses it.
+    addresses: Unix socket paths. Must be started in the loop that uses it. clock: seconds; not the
+    loop's, which uvloop reads once a turn and in whole milliseconds.
     """
 
-    def __init__(self, addresses: tuple[str, ...]) -> None:
+    def __init__(self, addresses: tuple[str, ...], clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self.replicas = [Replica(address) for address in addresses]
         self._numbers = itertools.count(1)
         self._tasks: list[asyncio.Task[None]] = []
@@ -151,10 +154,10 @@ class ReplicaPool:
     async def wait_for_holder(self, model: str, version: int, deadline_s: float) -> tuple[Replica, LoadedVersion]:
         """A replica that holds the version, now or as soon as there is one.
 
-        deadline_s: by the loop's clock. Raises ReplicaUnhealthy if there is none by then.
+        deadline_s: by the pool's clock. Raises ReplicaUnhealthy if there is none by then.
         """
         while (held := self.holder(model, version)) is None:
-            remaining_s = deadline_s - self._loop.time()
+            remaining_s = deadline_s - self._clock()
             if remaining_s <= 0:
                 raise ReplicaUnhealthy(f"no replica holds {model}@{version}: see `sluice status`")
             assert self._news is not None, "the pool was not started"
@@ -174,12 +177,12 @@ class ReplicaPool:
             request = build(loaded)
             request.slot = loaded.slot
             request.number = next(self._numbers) % _NUMBERS
-            request.deadline_us = max(0, min(_NUMBERS - 1, int((deadline_s - self._loop.time()) * 1e6)))
+            request.deadline_us = max(0, min(_NUMBERS - 1, int((deadline_s - self._clock()) * 1e6)))
             try:
                 return await self._send(replica, request, deadline_s), loaded
             except ReplicaLost:
                 metrics.RETRIES.inc()
-                if self._loop.time() >= deadline_s:
+                if self._clock() >= deadline_s:
                     raise
 
     def _send(self, replica: Replica, request: ScoreRequest, deadline_s: float) -> "asyncio.Future[RankedReply]":
@@ -216,7 +219,7 @@ class ReplicaPool:
         """Fails what is past its deadline; one timer for all queries costs nothing per query."""
         while True:
             await asyncio.sleep(SWEEP_S)
-            now_s = self._loop.time()
+            now_s = self._clock()
             for replica in self.replicas:
                 for waiting in replica.outstanding.values():
                     if waiting.deadline_s < now_s and not waiting.answer.done():

@@ -6,7 +6,7 @@ ties keep the order in which the candidates were given.
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,9 @@ from serving import metrics
 from serving.features.tier import RowKeys, Rows, RowTier
 from serving.frames import FailedReply, RankedReply, ScoreRequest
 from serving.program import Program
+
+
+NEVER_STALE_MS = np.iinfo(np.uint64).max  # when a row that came with its query was updated
 
 
 @dataclass(slots=True)
@@ -30,6 +33,8 @@ class LoadedModel:
     program: Program
     tier: RowTier
     reference_std: float
+    row_columns: NDArray[np.intp] = field(init=False)
+    freshness_ms: float | None = field(init=False)
 
     def __post_init__(self) -> None:
         self.row_columns = self.view.positions("row")
@@ -114,12 +119,12 @@ def _stored(loaded: LoadedModel, requests: Sequence[ScoreRequest], total: int) -
     """The batch's stored rows; none are fetched for a query that brought all their columns."""
     wanted = set(loaded.row_columns.tolist())
     if not wanted:
-        return Rows(np.empty((total, 0), dtype=np.float32), np.ones(total, dtype=np.uint64))
+        return Rows(np.empty((total, 0), dtype=np.float32), np.full(total, NEVER_STALE_MS))
     self_contained = [wanted <= set(request.candidate_columns.tolist()) for request in requests]
     if not any(self_contained):
         return loaded.tier.fetch(RowKeys.join([RowKeys(request.hashes, request.ids) for request in requests]))
     values = np.zeros((total, len(wanted)), dtype=np.float32)
-    rows = Rows(values, np.ones(total, dtype=np.uint64))
+    rows = Rows(values, np.full(total, NEVER_STALE_MS))
     start = 0
     for request, complete in zip(requests, self_contained, strict=True):
         stop = start + request.candidates

@@ -14,7 +14,7 @@ class GatewaySettings:
     """workers: socket paths of the replicas. journal_bytes: room for events while Redis is away.
 
     default_deadline_ms: for queries that name none; max_deadline_ms: the most one may ask for.
-    log_every: one of so many answers is logged at INFO (errors and degraded ones always are).
+    log_every: one of so many answers is logged at INFO; of degraded ones, one a second besides.
     """
 
     journal: Path

@@ -104,7 +104,8 @@ class Shelf(threading.Thread):
         try:
             loaded = self._load(model, version, digest)
         except Exception:  # whatever a bad artefact raises: the others on the shelf go on serving
-            tries = self._failures[key].tries + 1 if key in self._failures else 1
+            failure = self._failures.get(key)  # looked at once: another thread clears them
+            tries = failure.tries + 1 if failure else 1
             retry_s = min(MAX_RETRY_S, 0.5 * 2**tries)
             self._failures[key] = _Failure(tries, self._clock() + retry_s)
             metrics.FAILED_LOADS.labels(model).inc()

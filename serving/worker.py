@@ -123,8 +123,12 @@ class Worker:
         for connection in list(self._connections):
             connection.channel.setblocking(True)
             connection.channel.settimeout(1.0)
-            self._flush(connection)
+            while connection.outgoing and not connection.closed:
+                self._flush(connection)
             self._close(connection)
+        self._selector.close()
+        self._wake_reader.close()
+        self._wake_writer.close()
 
     def _turn(self, wait_s: float) -> None:
         for key, ready in self._selector.select(wait_s):

@@ -87,7 +87,8 @@ def a_program(scale: float = 1.0, listwise: bool = False, columns: int = 3, hidd
             self.sum = Sum()
 
         def forward(self, features: torch.Tensor, query_index: torch.Tensor) -> torch.Tensor:
-            return self.sum(features) - query_index
+            scores: torch.Tensor = self.sum(features)
+            return scores - query_index
 
     inputs = {"features": torch.zeros(4, columns), "query_index": torch.zeros(4, dtype=torch.int64)}
     if not listwise:

@@ -40,12 +40,13 @@ def _report(settings: PlatformSettings, state: PlatformState) -> dict[str, Any]:
 
     from deploy.status import gateway_status, redis_status
 
+    has_mlflow = any(process.name == "mlflow" for process in state.processes)
     return {
         "home": str(settings.home),
         "running": True,
         "ready": state.ready,
         "supervisor_pid": state.supervisor_pid,
-        "urls": {"gateway": settings.gateway_url} | ({"mlflow": settings.mlflow_url} if settings.with_mlflow else {}),
+        "urls": {"gateway": settings.gateway_url} | ({"mlflow": settings.mlflow_url} if has_mlflow else {}),
         "processes": msgspec.to_builtins(state.processes),
         **redis_status(settings, int(time.time() * 1000)),
         "gateway": gateway_status(settings),

@@ -24,7 +24,9 @@ _COLOURS = {
 
 def process_table(state: PlatformState, now_s: float) -> Table:
     """One row a process. now_s: seconds since the epoch."""
-    table = Table("process", "state", "for", "pid", "restarts", "last exit", box=None, pad_edge=False, header_style="bold")
+    table = Table(
+        "process", "state", "for", "pid", "restarts", "last exit", box=None, pad_edge=False, header_style="bold"
+    )
     for process in state.processes:
         table.add_row(
             process.name,

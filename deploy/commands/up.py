@@ -17,7 +17,9 @@ from deploy.settings import PlatformSettings
 
 
 def up(
-    detach: Annotated[bool, typer.Option("--detach", "-d", help="Return when all is ready; go on in the background.")] = False,
+    detach: Annotated[
+        bool, typer.Option("--detach", "-d", help="Return when all is ready; go on in the background.")
+    ] = False,
     wait: Annotated[float, typer.Option(help="Seconds until all must be ready, with --detach.", min=1)] = 180.0,
 ) -> None:
     """Start the platform: in the foreground until Ctrl-C, or with --detach in the background."""

@@ -45,6 +45,9 @@ class HostTier:
             rows.values[missed], rows.updated_ms[missed], rows.away = self._defaults, 0, True
             return rows
         rows.values[missed], rows.updated_ms[missed] = fetched.values, fetched.updated_ms
+        if fetched.away:  # what looks absent may exist: nothing to remember
+            rows.away = True
+            return rows
         distinct, places = np.unique(keys.hashes[missed], return_index=True)
         self._slab.place(distinct, fetched.values[places], fetched.updated_ms[places])
         self._held.set(self._slab.size)

@@ -16,6 +16,8 @@ from serving.features.tier import RowKeys, Rows, TierAway
 class RedisTier:
     """The rows of one view, as the materialiser wrote them.
 
+    client: of bytes, with a short `socket_timeout` and a retry that never waits, say
+    `Retry(NoBackoff(), 1)`: the default one holds a batch up for seconds while Redis is away.
     retry_after_s: after a failure the store counts as away for so long without being asked.
     A row written for another layout of the view is no row (and counted): wrong numbers are worse.
     """

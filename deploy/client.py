@@ -1,0 +1,65 @@
+"""A small client of the gateway's HTTP API, for the commands and the demo."""
+
+import http.client
+import time
+from types import TracebackType
+from typing import Any
+from urllib.parse import urlsplit
+
+import msgspec
+
+from deploy.errors import NotRunning, SluiceError
+
+
+class GatewayClient:
+    """One kept-alive connection; one thread at a time.
+
+    url: of the gateway. timeout_s: for one request. A connection that the gateway closed (it
+    was restarted) is opened again for `patience_s`.
+    """
+
+    def __init__(self, url: str, timeout_s: float = 65.0, patience_s: float = 0.0) -> None:
+        parts = urlsplit(url)
+        self._url, self._patience_s = url, patience_s
+        self._connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=timeout_s)
+
+    def __enter__(self) -> "GatewayClient":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._connection.close()
+
+    def get(self, path: str) -> Any:
+        """The decoded answer. Raises as `post`."""
+        return self._request("GET", path, None)
+
+    def post(self, path: str, body: Any) -> Any:
+        """The decoded answer. Raises SluiceError with the gateway's own words, NotRunning if
+        nobody answers."""
+        return self._request("POST", path, msgspec.json.encode(body))
+
+    def _request(self, method: str, path: str, body: bytes | None) -> Any:
+        until_s = time.monotonic() + self._patience_s
+        while True:
+            try:
+                self._connection.request(method, path, body, {"content-type": "application/json"})
+                response = self._connection.getresponse()
+                raw = response.read()
+                break
+            except (OSError, http.client.HTTPException) as error:
+                self._connection.close()
+                if time.monotonic() >= until_s:
+                    raise NotRunning(f"no gateway answers at {self._url} ({error})", "sluice up") from error
+                time.sleep(0.05)
+        if response.status >= 400:
+            raise SluiceError(f"{method} {path} gave {response.status}: {_reason(raw)}", "sluice status")
+        return msgspec.json.decode(raw)
+
+
+def _reason(raw: bytes) -> str:
+    try:
+        return str(msgspec.json.decode(raw)["error"])
+    except (msgspec.DecodeError, KeyError, TypeError):
+        return raw[:200].decode(errors="replace")

@@ -1,0 +1,149 @@
+"""`sluice models list|show|register`: what the registry holds."""
+
+import os
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from deploy import wiring
+from deploy.errors import SluiceError
+from deploy.lifecycle import running
+from deploy.settings import PlatformSettings
+from registry.contracts.errors import ContractError
+from registry.errors import RegistryError
+
+models = typer.Typer(help="Versions in the registry: list, show, register.", no_args_is_help=True)
+
+AsJson = Annotated[bool, typer.Option("--json", help="For scripts.")]
+
+
+@models.command("list")
+def list_models(as_json: AsJson = False) -> None:
+    """Every model with its versions and aliases."""
+    store = wiring.model_store(_settings())
+    rows = [
+        {
+            "model": stored.model,
+            "version": stored.version,
+            "aliases": sorted(alias for alias, named in store.aliases(model).items() if named == stored.version),
+            "created": _time(stored.created_ms),
+            "metrics": stored.manifest.metrics,
+            "digest": stored.digest,
+        }
+        for model in store.models()
+        for stored in store.versions(model)
+    ]
+    if as_json:
+        typer.echo(msgspec.json.encode(rows).decode())
+        return
+    table = Table("model", "version", "aliases", "created", "NDCG@10", "digest")
+    for row in rows:
+        figures: dict[str, float] = row["metrics"]  # type: ignore[assignment]
+        table.add_row(
+            str(row["model"]),
+            str(row["version"]),
+            ", ".join(row["aliases"]),  # type: ignore[arg-type]
+            str(row["created"]),
+            "  ".join(f"{name.removesuffix('_ndcg@10')} {value:.4f}" for name, value in sorted(figures.items())),
+            str(row["digest"])[:12],
+        )
+    Console().print(table)
+
+
+@models.command()
+def show(
+    model: Annotated[str, typer.Argument(help="Name of the model.")],
+    version: Annotated[int | None, typer.Argument(help="Default: the champion.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """One version: inputs, feature view, metrics, lineage, traffic and its history."""
+    settings = _settings()
+    store, control = wiring.model_store(settings), wiring.traffic_control(settings)
+    if version is None:
+        champion = store.aliases(model).get("champion")
+        if champion is None:
+            raise SluiceError(f"{model!r} has no champion", f"sluice models show {model} VERSION")
+        version = champion
+    stored = store.get(model, version)
+    shown: dict[str, Any] = {
+        "model": model,
+        "version": version,
+        "digest": stored.digest,
+        "created": _time(stored.created_ms),
+        "manifest": msgspec.to_builtins(stored.manifest),
+        "history": [
+            {"revision": change.revision, "at": _time(change.at_ms), "who": change.who, "why": change.why}
+            for change in control.history(model)
+        ],
+    }
+    if as_json:
+        typer.echo(msgspec.json.encode(shown).decode())
+        return
+    console = Console()
+    manifest = stored.manifest
+    table = Table(title=f"{model}@{version}", show_header=False)
+    table.add_row("digest", stored.digest)
+    table.add_row("created", shown["created"])
+    for title, specs in (("inputs", manifest.inputs), ("outputs", manifest.outputs)):
+        table.add_row(title, ", ".join(f"{spec.name} {spec.datatype} {list(spec.shape)}" for spec in specs))
+    view = manifest.feature_view()
+    table.add_row("feature view", f"{view.name}, {len(view.columns)} columns, fingerprint {view.fingerprint}")
+    for source in ("row", "query", "candidate"):
+        table.add_row(f"  {source} columns", ", ".join(column.name for column in view.of_source(source)) or "none")
+    for name, value in sorted(manifest.metrics.items()):
+        table.add_row(name, f"{value:.6f}")
+    lineage = manifest.lineage
+    table.add_row("trained on", f"{lineage.dataset} ({lineage.dataset_digest[:12]}), seed {lineage.seed}")
+    table.add_row("parent", "none" if lineage.parent is None else f"{model}@{lineage.parent}")
+    console.print(table)
+    history = Table("revision", "at", "who", "why", title="traffic")
+    for change in shown["history"]:
+        history.add_row(str(change["revision"]), change["at"], change["who"], change["why"])
+    console.print(history)
+
+
+@models.command()
+def register(
+    model: Annotated[str, typer.Argument(help="Name to register under.")],
+    folder: Annotated[Path, typer.Argument(help="With program.pt2, manifest.json and profile.json.")],
+    promote: Annotated[bool, typer.Option("--promote", help="Make it champion at once.")] = False,
+) -> None:
+    """Verify an exported package and register it as a new version."""
+    from registry.artefacts import read
+
+    try:
+        package = read(folder)
+    except OSError as error:
+        raise SluiceError(f"{folder}: {error.strerror}", "a folder that pipelines.export wrote") from error
+    promoter = wiring.promoter(_settings())
+    try:
+        version = promoter.store.register(model, package)
+        if promote:
+            promoter.promote(
+                model, version, who=_who(), why="sluice models register --promote", evidence={}, now_ms=_now_ms()
+            )
+    except (RegistryError, ContractError) as error:
+        raise SluiceError(str(error), "sluice models list") from error
+    typer.echo(f"registered {model}@{version}{' as champion' if promote else ''}")
+
+
+def _settings() -> PlatformSettings:
+    return running(PlatformSettings.from_environment(os.environ))[0]
+
+
+def _who() -> str:
+    return os.environ.get("USER", "unknown")
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def _time(at_ms: int) -> str:
+    return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(sep=" ", timespec="seconds")

@@ -1,0 +1,15 @@
+"""What can go wrong while watching. Bad events are counted, and a bad version is an `errored` verdict.
+
+```
+DriftError
+  UnreadableSnapshot    the monitor says so and starts with empty windows
+```
+"""
+
+
+class DriftError(Exception):
+    """The message says in one line what happened or what to do."""
+
+
+class UnreadableSnapshot(DriftError):
+    """The file is no snapshot, or one of another version of Sluice."""

@@ -1,0 +1,195 @@
+"""The loop: read events, count them into windows, judge what is over, keep the place."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from drift import metrics, snapshot
+from drift.errors import UnreadableSnapshot
+from drift.judge import DriftVerdict, judge
+from drift.reference import Reference
+from drift.settings import MonitorSettings
+from drift.snapshot import Recent, Snapshot
+from drift.tumbling import OpenWindows
+from registry.contracts.errors import ContractError
+from registry.contracts.events import Event, RankingEvent, decode_event, decode_events, split_events
+from registry.contracts.profile import ReferenceProfile
+from registry.errors import RegistryError, StoreUnavailable
+from registry.stream import StreamEntry, StreamReader
+
+log = logging.getLogger(__name__)
+
+ProfileOf = Callable[[str, int], ReferenceProfile | None]
+Sink = Callable[[DriftVerdict], None]
+
+
+class Monitor:
+    """Tells a verdict for every window of every version and arm.
+
+    profiles: a version's profile, None if there is none; asked once a window, may raise
+    RegistryError or ContractError. sink: keeps a verdict; what it raises ends the run, and after a
+    crash it may get one again.
+    kept_in: the snapshot's file, which must outlive the process. clock: seconds since the epoch.
+    reader: the monitor alone reads for its group.
+    """
+
+    def __init__(
+        self,
+        reader: StreamReader,
+        profiles: ProfileOf,
+        sink: Sink,
+        settings: MonitorSettings,
+        kept_in: Path,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._reader, self._profiles, self._sink = reader, profiles, sink
+        self._settings, self._kept_in, self._clock = settings, kept_in, clock
+        kept = _last_snapshot(kept_in)
+        self._windows = OpenWindows(
+            window_ms=round(settings.window_s * 1000),
+            lateness_ms=round(settings.lateness_s * 1000),
+            reference_of=self._reference,
+            watermark_ms=kept.watermark_ms,
+        )
+        self._windows.restore(kept.windows)
+        self._recent = Recent(kept.recent)
+        self._absorbed = dict.fromkeys(kept.entries)  # not acknowledged yet, in order
+        self._saved_s = clock()
+
+    def __repr__(self) -> str:
+        return f"<Monitor [{len(self._windows)} open windows | {len(self._absorbed)} entries to acknowledge]>"
+
+    def run(self, stop: threading.Event) -> None:
+        """Watches until told to stop. While the stream is away it waits and tries again."""
+        away = False
+        while not stop.is_set():
+            try:
+                self.step(self._settings.wait_s)
+                away = False
+            except StoreUnavailable as error:
+                if not away:
+                    log.warning("the event stream is away, drift waits: %s", error)
+                away = True
+                stop.wait(self._settings.retry_s)
+        try:
+            self.save()
+        except StoreUnavailable as error:
+            log.warning("entries stay unacknowledged until the next start: %s", error)
+
+    def step(self, wait_s: float) -> None:
+        """Reads once, waiting up to `wait_s` for the first entry, and does what is due.
+
+        Raises StoreUnavailable; nothing is lost then, call it again.
+        """
+        entries = self._reader.read(self._settings.entries_a_read, wait_s)
+        for entry in entries:
+            if entry.entry_id not in self._absorbed:
+                self._absorb(entry)
+        if not entries:  # all that is there has been read: time passes without events too
+            self._windows.advance(self._now_ms())
+        closed = self._windows.close()
+        for window in closed:
+            self._tell(judge(window, self._settings.rule))
+        due = self._clock() - self._saved_s >= self._settings.save_every_s
+        if closed or (self._absorbed and due):
+            self.save()
+
+    def save(self) -> None:
+        """Keeps what is known, then acknowledges what that holds.
+
+        Raises StoreUnavailable, and acknowledges it the next time.
+        """
+        entries = tuple(self._absorbed)
+        state = Snapshot(self._windows.watermark_ms, entries, self._recent.to_bytes(), self._windows.states())
+        snapshot.save(self._kept_in, state)
+        self._saved_s = self._clock()
+        self._reader.acknowledge(entries)
+        self._absorbed.clear()
+        metrics.OPEN_WINDOWS.set(len(self._windows))
+        metrics.LAG.set(self._reader.lag())
+
+    def _absorb(self, entry: StreamEntry) -> None:
+        rankings = [event for event in _readable(entry) if isinstance(event, RankingEvent)]
+        fresh = [event for event in rankings if self._recent.is_new(event.ranking_id)]
+        outcomes = self._windows.absorb(fresh, self._now_ms())
+        outcomes["repeated"] = len(rankings) - len(fresh)
+        for outcome, count in outcomes.items():
+            metrics.EVENTS.labels(outcome).inc(count)
+        self._absorbed[entry.entry_id] = None
+
+    def _tell(self, verdict: DriftVerdict) -> None:
+        self._sink(verdict)
+        _show(verdict)
+        level = logging.INFO if verdict.verdict in ("passed", "inconclusive") else logging.WARNING
+        log.log(
+            level,
+            "drift of %s@%d, %s: %s",
+            verdict.model,
+            verdict.version,
+            verdict.arm,
+            "; ".join((verdict.verdict, *verdict.reasons)),
+            extra={"start_ms": verdict.start_ms, "end_ms": verdict.end_ms, "lists": verdict.lists},
+        )
+
+    def _reference(self, model: str, version: int) -> Reference | None:
+        try:
+            profile = self._profiles(model, version)
+        except (RegistryError, ContractError) as error:
+            log.warning("no reference profile of %s@%d: %s", model, version, error)
+            return None
+        return None if profile is None else Reference.of(profile)
+
+    def _now_ms(self) -> int:
+        return round(self._clock() * 1000)
+
+
+def _last_snapshot(path: Path) -> Snapshot:
+    try:
+        found = snapshot.load(path)
+    except UnreadableSnapshot as error:
+        log.warning("the open windows start empty: %s", error)
+        found = None
+    return found or Snapshot(watermark_ms=0, entries=(), recent=b"", windows=())
+
+
+def _readable(entry: StreamEntry) -> Sequence[Event]:
+    """The entry's events, without those that no reader of this version can read."""
+    try:
+        return decode_events(entry.payload)
+    except ContractError:
+        return _readable_one_by_one(entry)
+
+
+def _readable_one_by_one(entry: StreamEntry) -> list[Event]:
+    events: list[Event] = []
+    try:
+        for encoded in split_events(entry.payload):
+            try:
+                events.append(decode_event(encoded))
+            except ContractError as error:
+                metrics.EVENTS.labels("unreadable").inc()
+                log.warning("an event in entry %s is left out: %s", entry.entry_id, error)
+    except ContractError as error:
+        metrics.EVENTS.labels("unreadable").inc()
+        log.warning("entry %s is left out: %s", entry.entry_id, error)
+    return events
+
+
+def _show(verdict: DriftVerdict) -> None:
+    """Sets the gauges of the arm."""
+    arm = (verdict.model, verdict.arm)
+    metrics.VERDICTS.labels(*arm, verdict.verdict).inc()
+    metrics.WINDOW_END.labels(*arm).set(verdict.end_ms / 1000)
+    metrics.WINDOW_LISTS.labels(*arm).set(verdict.lists)
+    metrics.MOVED.labels(*arm).set(sum(finding.moved for finding in verdict.findings))
+    for finding in verdict.findings:
+        if finding.aspect == "mean":
+            metrics.SHIFT.labels(*arm, finding.quantity).set(finding.effect)
+        elif finding.aspect == "missing_share":
+            metrics.MISSING_SHARE.labels(*arm, finding.quantity).set(finding.current)
+        else:
+            metrics.ZERO_SHARE.labels(*arm, finding.quantity).set(finding.current)
+    for shape in verdict.shapes:
+        metrics.PSI.labels(*arm, shape.quantity).set(shape.psi)

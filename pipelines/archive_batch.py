@@ -1,0 +1,103 @@
+"""Stream entries sorted out: which events go to which hour of which model, and what is no event."""
+
+import base64
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import lru_cache
+
+import xxhash
+
+from pipelines.archive_tables import flaw, gateway_ms
+from registry.contracts.errors import ContractError
+from registry.contracts.events import Click, Event, Exposure, RankingEvent, decode_event, split_events
+from registry.stream import StreamEntry
+
+HOUR_MS = 3_600_000
+
+Partition = tuple[str, str]  # model, hour
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Every event of some entries once, by model and hour.
+
+    name: the same for the same entries, another for any others. rejected: what could not be
+    read, as JSON lines. duplicates: events left out because the batch has them already.
+    """
+
+    name: str
+    rankings: dict[Partition, list[RankingEvent]]
+    feedback: dict[Partition, list[Click | Exposure]]
+    rejected: list[str]
+    duplicates: int
+
+    @staticmethod
+    def of(entries: Sequence[StreamEntry]) -> "Batch":
+        """Never fails: what is wrong with an event is in `rejected`. At least one entry."""
+        rejected: list[str] = []
+        rankings: dict[Partition, list[RankingEvent]] = defaultdict(list)
+        feedback: dict[Partition, list[Click | Exposure]] = defaultdict(list)
+        seen: set[tuple[bool, str]] = set()
+        events = 0
+        for event in _events(entries, lambda *what: rejected.append(_rejection(*what))):
+            events += 1
+            partition = (event.model, hour_of(gateway_ms(event)))
+            identity = (isinstance(event, RankingEvent), event.event_id)
+            if identity in seen:
+                continue
+            seen.add(identity)
+            if isinstance(event, RankingEvent):
+                rankings[partition].append(event)
+            else:
+                feedback[partition].append(event)
+        return Batch(_name(entries), rankings, feedback, rejected, duplicates=events - len(seen))
+
+
+def hour_of(time_ms: int) -> str:
+    """The hour's name, in UTC: names sort as the hours do.
+
+    >>> hour_of(0)
+    '19700101T00'
+    """
+    return _hour_name(time_ms // HOUR_MS)
+
+
+@lru_cache(maxsize=64)
+def _hour_name(hours: int) -> str:
+    return datetime.fromtimestamp(hours * 3600, UTC).strftime("%Y%m%dT%H")
+
+
+def _events(entries: Sequence[StreamEntry], reject: Callable[[StreamEntry, bytes, str], None]) -> Iterator[Event]:
+    for entry in entries:
+        try:
+            encoded_events = split_events(entry.payload)
+        except ContractError as error:
+            reject(entry, entry.payload, str(error))
+            continue
+        for encoded in encoded_events:
+            try:
+                event = decode_event(encoded)
+            except ContractError as error:
+                reject(entry, encoded, str(error))
+                continue
+            if reason := flaw(event):
+                reject(entry, encoded, reason)
+            else:
+                yield event
+
+
+def _rejection(entry: StreamEntry, content: bytes, reason: str) -> str:
+    line = {"entry_id": entry.entry_id, "reason": reason, "base64": base64.b64encode(content).decode()}
+    return json.dumps(line) + "\n"
+
+
+def _name(entries: Sequence[StreamEntry]) -> str:
+    # the ids alone do not tell: a stream that begins anew may give them again
+    check = xxhash.xxh3_64()
+    for entry in entries:
+        check.update(entry.entry_id.encode())
+        check.update(entry.payload)
+    return f"{entries[0].entry_id}-{entries[-1].entry_id}-{check.hexdigest()}"

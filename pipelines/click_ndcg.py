@@ -1,0 +1,165 @@
+"""Click-NDCG: how good the answered rankings were by what was clicked, with its uncertainty.
+
+Defined by `contracts.manifest.CLICK_NDCG`: gain 1 for a click, and a ranking without a click
+scores 0 and is never dropped. The unit of randomisation is the user, so variance is clustered by
+unit. Figures of simulated clicks stand apart from those of people.
+
+Source of the variance: Cameron & Miller, J. Human Resources 50(2), 2015; a mean of lists whose
+number differs by unit is the ratio of Deng, Knoblich & Lu, KDD 2018.
+"""
+
+from dataclasses import dataclass
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from pipelines.archive import Archive
+from pipelines.judgements import RANKING_COLUMNS, ClickedLists, join
+from pipelines.ndcg import mean_ndcg
+from registry.contracts.manifest import CLICK_NDCG
+
+WINDOW_MS = 300_000
+CLICKS_WITHIN_MS = 300_000  # a click counts that comes so long after the window at the latest
+
+
+class ArmEvidence(msgspec.Struct, frozen=True):
+    """Click-NDCG of one version in one arm, from people's clicks or from simulated ones.
+
+    standard_error: clustered by unit, None with fewer than two units. clicked_lists: those with
+    a click; the others are in the mean as 0.
+    """
+
+    version: int
+    arm: str
+    simulated: bool
+    mean: float
+    standard_error: float | None
+    lists: int
+    clicked_lists: int
+    units: int
+    clicks: int
+
+
+class EvidenceReport(msgspec.Struct, frozen=True):
+    """What the rankings of one window were worth. JSON-able; equal archives give equal bytes.
+
+    The window is since_ms <= answered < until_ms, clicks until clicks_until_ms. metric: digest
+    of the definition. simulated_share: of the counted clicks. left_out: feedback, by reason.
+    """
+
+    model: str
+    since_ms: int
+    until_ms: int
+    clicks_until_ms: int
+    metric: str
+    arms: tuple[ArmEvidence, ...]
+    rankings: int
+    simulated_share: float
+    left_out: dict[str, int]
+
+    def encode(self) -> bytes:
+        """Canonical JSON."""
+        return msgspec.json.encode(self, order="deterministic")
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """WINDOW_MS of rankings, from since_ms on. Raises ValueError if no window begins there."""
+
+    since_ms: int
+
+    def __post_init__(self) -> None:
+        if self.since_ms % WINDOW_MS:
+            raise ValueError(f"since_ms={self.since_ms}: expected a multiple of {WINDOW_MS}")
+
+    @property
+    def until_ms(self) -> int:
+        """The first moment after the window."""
+        return self.since_ms + WINDOW_MS
+
+    @staticmethod
+    def last_closed(now_ms: int) -> "Window":
+        """The latest window whose clicks have all come.
+
+        >>> Window.last_closed(now_ms=1_000_000)
+        Window(since_ms=300000)
+        """
+        return Window((now_ms - CLICKS_WITHIN_MS) // WINDOW_MS * WINDOW_MS - WINDOW_MS)
+
+
+def evidence(archive: Archive, model: str, since_ms: int, until_ms: int) -> EvidenceReport:
+    """Click-NDCG of every version and arm that answered in the window."""
+    clicks_until_ms = until_ms + CLICKS_WITHIN_MS
+    rankings = archive.rankings(model, since_ms, until_ms, RANKING_COLUMNS)
+    earlier = archive.rankings(model, since_ms - CLICKS_WITHIN_MS, since_ms, ["ranking_id"])
+    received = archive.feedback(model, since_ms, clicks_until_ms)
+    lists = join(rankings, _of_window(received, rankings, earlier, until_ms), clicks_until_ms)
+    clicks = lists.clicks
+    return EvidenceReport(
+        model=model,
+        since_ms=since_ms,
+        until_ms=until_ms,
+        clicks_until_ms=clicks_until_ms,
+        metric=CLICK_NDCG.digest,
+        arms=per_arm(lists),
+        rankings=len(lists),
+        simulated_share=float(clicks[lists.simulated].sum() / max(1, clicks.sum())),
+        left_out={str(reason): count for reason, count in lists.left_out.items()},
+    )
+
+
+def per_arm(lists: ClickedLists) -> tuple[ArmEvidence, ...]:
+    """One entry for every version, arm and kind of clicks, in that order."""
+    served = -np.arange(len(lists.labels), dtype=np.float64)
+    quality = mean_ndcg(lists.labels, served, lists.offsets, CLICK_NDCG).per_list
+    clicks = lists.clicks
+    groups = sorted(set(zip(lists.versions.tolist(), lists.arms.tolist(), lists.simulated.tolist(), strict=True)))
+    found = []
+    for version, arm, simulated in groups:
+        inside = (lists.versions == version) & (lists.arms == arm) & (lists.simulated == simulated)
+        units, unit_of = np.unique(lists.units[inside], return_inverse=True)
+        found.append(
+            ArmEvidence(
+                version=version,
+                arm=arm,
+                simulated=simulated,
+                mean=float(quality[inside].mean()),
+                standard_error=clustered_error(quality[inside], unit_of),
+                lists=int(inside.sum()),
+                clicked_lists=int((clicks[inside] > 0).sum()),
+                units=len(units),
+                clicks=int(clicks[inside].sum()),
+            )
+        )
+    return tuple(found)
+
+
+def clustered_error(values: NDArray[np.float64], cluster_of: NDArray[np.intp]) -> float | None:
+    """Standard error of the mean of values that hang together inside clusters.
+
+    values: shape (lists,); cluster_of: (lists,), numbers from 0 on. None with fewer than two
+    clusters: nothing can be said then. One value a cluster gives the usual standard error.
+
+    >>> clustered_error(np.array([0.0, 1.0]), np.array([0, 1]))
+    0.5
+    """
+    residuals = np.bincount(cluster_of, weights=values - values.mean())
+    clusters = len(residuals)
+    if clusters < 2:
+        return None
+    return float(np.sqrt(clusters / (clusters - 1) * (residuals**2).sum()) / len(values))
+
+
+def _of_window(received: pa.Table, rankings: pa.Table, earlier: pa.Table, until_ms: int) -> pa.Table:
+    """The feedback that this window answers for.
+
+    That is all for its rankings and, of what came while it lasted, all that belongs to no ranking
+    just before it either: each orphan is left out, and counted, in one window.
+    """
+    ours = pc.is_in(received["ranking_id"], rankings["ranking_id"].combine_chunks())
+    theirs = pc.is_in(received["ranking_id"], earlier["ranking_id"].combine_chunks())
+    orphan = pc.and_(pc.less(received["received_ms"], until_ms), pc.invert(theirs))
+    return received.filter(pc.or_(ours, orphan))

@@ -1,0 +1,44 @@
+"""What pipelines tell Prometheus. Labels are few and bounded: never an id."""
+
+from prometheus_client import Counter, Gauge, Histogram
+
+ARCHIVE_LAG = Gauge(
+    "pipelines_archive_lag_entries",
+    "Stream entries that are not in the archive yet.",
+    multiprocess_mode="mostrecent",
+)
+ARCHIVED = Counter("pipelines_archived_events", "Events written to the archive.", ["kind"])
+ARCHIVE_DUPLICATES = Counter("pipelines_archive_duplicate_events", "Events that a batch or a compaction left out.")
+ARCHIVE_REJECTED = Counter("pipelines_archive_rejected_events", "Events set aside as unreadable: alarm on any.")
+ARCHIVE_FLUSH_SECONDS = Histogram(
+    "pipelines_archive_flush_seconds",
+    "Time to write a batch and acknowledge it.",
+    buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0),
+)
+ARCHIVE_FAILURES = Counter("pipelines_archive_failures", "Rounds in which stream or disk did not answer; tried again.")
+
+_ARM = ["model", "version", "arm", "simulated"]
+CLICK_NDCG = Gauge(
+    "pipelines_click_ndcg",
+    "Click-NDCG of the last closed window, in [0, 1].",
+    _ARM,
+    multiprocess_mode="mostrecent",
+)
+CLICK_NDCG_ERROR = Gauge(
+    "pipelines_click_ndcg_standard_error",
+    "Standard error of pipelines_click_ndcg, clustered by unit; nan with fewer than two units.",
+    _ARM,
+    multiprocess_mode="mostrecent",
+)
+CLICK_LISTS = Gauge(
+    "pipelines_click_ndcg_lists",
+    "Rankings behind pipelines_click_ndcg.",
+    _ARM,
+    multiprocess_mode="mostrecent",
+)
+LEFT_OUT = Gauge(
+    "pipelines_feedback_left_out_events",
+    "Feedback of the last closed window that does not count, by reason.",
+    ["model", "reason"],
+    multiprocess_mode="mostrecent",
+)

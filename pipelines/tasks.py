@@ -1,0 +1,115 @@
+"""Celery: thin, idempotent tasks. What they do is decided in other modules.
+
+A task that its worker died with is delivered again (acknowledged late), and does the same again:
+evidence is keyed by its window, compaction by its hour. Messages are JSON, never pickle.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from math import nan
+from pathlib import Path
+
+from celery import Celery
+
+from pipelines import metrics
+from pipelines.archive import Archive
+from pipelines.click_ndcg import WINDOW_MS, EvidenceReport, Window, evidence
+from pipelines.durable import replace_file
+from pipelines.errors import PipelineError
+
+log = logging.getLogger(__name__)
+
+HOUR_S = 3600
+RESULTS_KEPT_S = 24 * HOUR_S
+REDELIVER_AFTER_S = HOUR_S  # longer than any task takes, or it would run twice at once
+COMPACT_AFTER_S = 900  # an hour's last events are in the archive by then; later ones are merged later
+
+
+@dataclass(frozen=True, slots=True)
+class PipelineWiring:
+    """What tasks work on. models: names of those that are served. clock: seconds since the epoch."""
+
+    archive: Archive
+    reports: Path
+    models: Callable[[], list[str]]
+    clock: Callable[[], float] = time.time
+
+
+def make_celery(broker_url: str, backend_url: str, wiring: PipelineWiring) -> Celery:
+    """The app that worker and beat run, with its tasks and their schedule."""
+    app = Celery("sluice", broker=broker_url, backend=backend_url)
+    app.conf.update(
+        task_serializer="json",
+        result_serializer="json",
+        accept_content=["json"],
+        task_acks_late=True,
+        task_reject_on_worker_lost=True,
+        worker_prefetch_multiplier=1,
+        result_expires=RESULTS_KEPT_S,
+        broker_transport_options={"visibility_timeout": REDELIVER_AFTER_S},
+        result_backend_transport_options={"visibility_timeout": REDELIVER_AFTER_S},
+        broker_connection_retry_on_startup=True,
+        timezone="UTC",
+        # a message that waited a whole period is dropped: the next one has come
+        beat_schedule={
+            "measure-clicks": _every("pipelines.measure_clicks", WINDOW_MS // 1000),
+            "compact-archive": _every("pipelines.compact_archive", HOUR_S),
+        },
+    )
+    _add_tasks(app, wiring)
+    return app
+
+
+def _add_tasks(app: Celery, wiring: PipelineWiring) -> None:
+    # not shared: they work on this app's wiring
+    @app.task(name="pipelines.measure_clicks", shared=False)  # type: ignore[untyped-decorator]
+    def measure_clicks(since_ms: int | None = None) -> list[str]:
+        """Evidence of the window from since_ms on, else of the last closed one; the files written."""
+        window = Window.last_closed(_now_ms(wiring)) if since_ms is None else Window(since_ms)
+        return [str(_measure(wiring, model, window)) for model in wiring.models()]
+
+    @app.task(name="pipelines.compact_archive", shared=False)  # type: ignore[untyped-decorator]
+    def compact_archive() -> int:
+        """Merges the files of closed hours; how many files that were."""
+        closed_ms = _now_ms(wiring) - COMPACT_AFTER_S * 1000
+        return sum(_compact(wiring.archive, *hour) for hour in wiring.archive.uncompacted(closed_ms))
+
+
+def _measure(wiring: PipelineWiring, model: str, window: Window) -> Path:
+    report = evidence(wiring.archive, model, window.since_ms, window.until_ms)
+    name = datetime.fromtimestamp(window.since_ms / 1000, UTC).strftime("%Y%m%dT%H%M")
+    path = wiring.reports / "evidence" / model / f"{name}.json"
+    replace_file(path, report.encode())
+    _show(report)
+    return path
+
+
+def _show(report: EvidenceReport) -> None:
+    for arm in report.arms:
+        labels = (report.model, str(arm.version), arm.arm, str(arm.simulated).lower())
+        metrics.CLICK_NDCG.labels(*labels).set(arm.mean)
+        metrics.CLICK_NDCG_ERROR.labels(*labels).set(nan if arm.standard_error is None else arm.standard_error)
+        metrics.CLICK_LISTS.labels(*labels).set(arm.lists)
+    for reason, count in report.left_out.items():
+        metrics.LEFT_OUT.labels(report.model, reason).set(count)
+
+
+def _compact(archive: Archive, model: str, hour: str) -> int:
+    try:
+        report = archive.compact(model, hour)
+    except PipelineError as error:
+        log.error("hour %s of %s stays as it is: %s", hour, model, error)
+        return 0
+    metrics.ARCHIVE_DUPLICATES.inc(report.duplicates)
+    return report.files
+
+
+def _now_ms(wiring: PipelineWiring) -> int:
+    return int(wiring.clock() * 1000)
+
+
+def _every(task: str, period_s: int) -> dict[str, object]:
+    return {"task": task, "schedule": float(period_s), "options": {"expires": period_s}}

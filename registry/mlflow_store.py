@@ -1,0 +1,290 @@
+"""Versions in MLflow: a run holds the figures and the files, the model registry the numbers.
+
+A version registered from a training run (`manifest.lineage.run_id`, see `record_training`) joins
+that run, so that curves and version are one page in MLflow. The files lie in the run under
+`sluice/<digest>/`: registering after a crash overwrites what the crash left, and one run can hold
+several versions.
+
+Only this module imports mlflow, and only when a store is made: it takes seconds.
+"""
+
+import logging
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from registry.artefacts import read, verify, write
+from registry.contracts.ids import model_name
+from registry.contracts.manifest import MANIFEST_FILE, ModelManifest, ModelPackage
+from registry.errors import RegistryError, StoreUnavailable, UnknownVersion
+from registry.store import StoredVersion, check_package, unknown_version
+
+if TYPE_CHECKING:
+    from mlflow.entities.model_registry import ModelVersion
+
+DIGEST_TAG = "sluice.digest"
+FINGERPRINT_TAG = "sluice.fingerprint"
+
+_BATCH = 1000  # figures that MLflow takes in one request
+
+# mlflow reads these when it is imported; what the user has set wins
+_QUIET = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+}
+
+
+class MlflowStore:
+    """A ModelStore on an MLflow server or straight on its database.
+
+    tracking_uri: `http://host:port` of a server that serves artefacts too, or `sqlite:///path`.
+    artefacts: where the files of new models go; for a database on its own only, a server decides
+    itself.
+    """
+
+    def __init__(self, tracking_uri: str, artefacts: Path | None = None) -> None:
+        for name, value in _QUIET.items():
+            os.environ.setdefault(name, value)
+        from mlflow import MlflowClient
+
+        logging.getLogger("mlflow").setLevel(logging.WARNING)
+        self._artefacts = artefacts
+        self._manifests: dict[str, ModelManifest] = {}  # by digest; they never change
+        with _mlflow_errors("open the store"):
+            self._client = MlflowClient(tracking_uri, tracking_uri)
+
+    def register(self, model: str, package: ModelPackage) -> int:
+        """See `ModelStore`."""
+        manifest, digest = check_package(model, package), package.digest
+        if (known := self._by_digest(model, digest)) is not None:
+            return known
+        with _mlflow_errors(f"register a version of {model!r}"):
+            run_id = self._run_for(manifest)
+            self._upload(run_id, package)
+            self._make_model(model)
+            made = self._client.create_model_version(
+                model,
+                source=f"runs:/{run_id}/{_folder(digest)}",
+                run_id=run_id,
+                tags={DIGEST_TAG: digest, FINGERPRINT_TAG: manifest.fingerprint},
+                description=manifest.description or _describe(manifest),
+                await_creation_for=0,  # there is nothing to wait for, and waiting is logged
+            )
+        first = self._by_digest(model, digest)
+        if first is not None and first < int(made.version):  # somebody registered the same meanwhile
+            with _mlflow_errors("remove a version that was registered twice"):
+                self._client.delete_model_version(model, str(made.version))
+            return first
+        return int(made.version)
+
+    def record_training(
+        self,
+        model: str,
+        name: str,
+        params: Mapping[str, object],
+        curves: Mapping[str, Sequence[float]],
+        now_ms: int,
+    ) -> str:
+        """The id of a new, finished run with these parameters, and a step for each point of a curve."""
+        from mlflow.entities import Metric, Param
+
+        points = [
+            Metric(_metric_name(metric), value, now_ms, step)
+            for metric, curve in curves.items()
+            for step, value in enumerate(curve)
+        ]
+        with _mlflow_errors(f"record a training of {model!r}"):
+            run_id = self._new_run(model, name)
+            self._client.log_batch(run_id, params=[Param(key, str(value)) for key, value in params.items()])
+            for start in range(0, len(points), _BATCH):
+                self._client.log_batch(run_id, points[start : start + _BATCH])
+            self._client.set_terminated(run_id)
+        return run_id
+
+    def get(self, model: str, version: int) -> StoredVersion:
+        """See `ModelStore`."""
+        return self._stored(self._version(model, version))
+
+    def package(self, model: str, version: int) -> ModelPackage:
+        """See `ModelStore`."""
+        found = self._version(model, version)
+        digest = found.tags[DIGEST_TAG]
+        with tempfile.TemporaryDirectory() as folder, _mlflow_errors(f"fetch version {version} of {model!r}"):
+            package = read(Path(self._client.download_artifacts(found.run_id, _folder(digest), folder)))
+        verify(package, digest)
+        return package
+
+    def versions(self, model: str) -> list[StoredVersion]:
+        """See `ModelStore`."""
+        return sorted(map(self._stored, self._search(f"name = '{model_name(model)}'")), key=lambda v: v.version)
+
+    def models(self) -> list[str]:
+        """See `ModelStore`; models of others in the same MLflow are left out."""
+        return sorted({str(version.name) for version in self._search("")})
+
+    def aliases(self, model: str) -> dict[str, int]:
+        """See `ModelStore`."""
+        try:
+            with _mlflow_errors(f"read the aliases of {model!r}"):
+                found = self._client.get_registered_model(model)
+        except UnknownVersion:
+            return {}
+        return {alias: int(version) for alias, version in found.aliases.items()}
+
+    def set_alias(self, model: str, alias: str, version: int) -> None:
+        """See `ModelStore`."""
+        self._version(model, version)
+        with _mlflow_errors(f"set alias {alias!r} of {model!r}"):
+            self._client.set_registered_model_alias(model, alias, str(version))
+
+    def drop_alias(self, model: str, alias: str) -> None:
+        """See `ModelStore`."""
+        if alias in self.aliases(model):
+            with _mlflow_errors(f"drop alias {alias!r} of {model!r}"):
+                self._client.delete_registered_model_alias(model, alias)
+
+    def _version(self, model: str, version: int) -> "ModelVersion":
+        try:
+            with _mlflow_errors(f"read version {version} of {model!r}"):
+                found = self._client.get_model_version(model, str(version))
+        except UnknownVersion as error:
+            raise unknown_version(model, version) from error
+        if DIGEST_TAG not in found.tags:
+            raise unknown_version(model, version)
+        return found
+
+    def _stored(self, found: "ModelVersion") -> StoredVersion:
+        digest = found.tags[DIGEST_TAG]
+        if digest not in self._manifests:
+            with tempfile.TemporaryDirectory() as folder, _mlflow_errors(f"read the manifest of {found.name!r}"):
+                path = self._client.download_artifacts(found.run_id, f"{_folder(digest)}/{MANIFEST_FILE}", folder)
+                self._manifests[digest] = ModelManifest.decode(Path(path).read_bytes())
+        manifest = self._manifests[digest]
+        return StoredVersion(found.name, int(found.version), digest, manifest, manifest.created_ms, found.run_id)
+
+    def _search(self, condition: str) -> Iterator["ModelVersion"]:
+        """All versions of ours that fit, whatever the number of pages."""
+        token: str | None = None
+        while token != "":
+            with _mlflow_errors("list the versions"):
+                page = self._client.search_model_versions(condition or None, page_token=token)
+            yield from (version for version in page if DIGEST_TAG in version.tags)
+            token = page.token or ""
+
+    def _by_digest(self, model: str, digest: str) -> int | None:
+        same = self._search(f"name = '{model}' and tag.`{DIGEST_TAG}` = '{digest}'")
+        return min((int(version.version) for version in same), default=None)
+
+    def _run_for(self, manifest: ModelManifest) -> str:
+        """The manifest's own run, or a new one if it has none here, with its figures logged."""
+        from mlflow.entities import Metric, Param
+
+        try:
+            with _mlflow_errors("look up the training run"):
+                known = self._client.get_run(manifest.lineage.run_id) if manifest.lineage.run_id else None
+        except UnknownVersion:  # trained under another MLflow
+            known = None
+        run_id = known.info.run_id if known else self._new_run(manifest.model, manifest.lineage.dataset)
+        metrics = [
+            Metric(_metric_name(name), value, manifest.created_ms, 0) for name, value in manifest.metrics.items()
+        ]
+        params = [
+            Param(name, str(value))
+            for name, value in _params(manifest).items()
+            if known is None or name not in known.data.params  # they cannot be changed
+        ]
+        self._client.log_batch(run_id, metrics, params)
+        if known is None:
+            self._client.set_terminated(run_id)
+        return run_id
+
+    def _new_run(self, model: str, name: str) -> str:
+        """A run in the model's experiment, which is made if need be."""
+        from mlflow.exceptions import MlflowException
+
+        where = (self._artefacts / model).absolute().as_uri() if self._artefacts else None
+        experiment = self._client.get_experiment_by_name(model)
+        if experiment is None:
+            try:
+                self._client.create_experiment(model, artifact_location=where)
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another process was quicker
+                    raise
+            experiment = self._client.get_experiment_by_name(model)
+        return str(self._client.create_run(experiment.experiment_id, run_name=name or None).info.run_id)
+
+    def _make_model(self, model: str) -> None:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self._client.create_registered_model(model)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+
+    def _upload(self, run_id: str, package: ModelPackage) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            files = Path(folder) / "version"
+            write(package, files)
+            self._client.log_artifacts(run_id, str(files), _folder(package.digest))
+
+
+def _folder(digest: str) -> str:
+    return f"sluice/{digest}"
+
+
+def _metric_name(name: str) -> str:
+    """MLflow allows no `@`.
+
+    >>> _metric_name("ndcg@10")
+    'ndcg_at_10'
+    """
+    return name.replace("@", "_at_")
+
+
+def _params(manifest: ModelManifest) -> dict[str, object]:
+    lineage = manifest.lineage
+    return {
+        "dataset": lineage.dataset,
+        "dataset_digest": lineage.dataset_digest,
+        "training_window": " to ".join(lineage.training_window).strip(),
+        "parent": lineage.parent,
+        "seed": lineage.seed,
+        "code_version": lineage.code_version,
+        "feature_view": manifest.view["name"],
+        "fingerprint": manifest.fingerprint,
+        "metric_definition": manifest.metric.digest,
+    }
+
+
+def _describe(manifest: ModelManifest) -> str:
+    figures = ", ".join(f"{name} {value:.4f}" for name, value in sorted(manifest.metrics.items()))
+    return f"trained on {manifest.lineage.dataset}: {figures}"
+
+
+@contextmanager
+def _mlflow_errors(what: str) -> Iterator[None]:
+    """MLflow's errors, translated: UnknownVersion for what is not there, else StoreUnavailable.
+
+    Without a server the database's and the file system's own errors come through mlflow, too.
+    """
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except RegistryError:
+        raise
+    except MlflowException as error:
+        first_line = str(error).partition("\n")[0]
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            raise UnknownVersion(f"MLflow could not {what}: {first_line}") from error
+        raise StoreUnavailable(f"MLflow could not {what}: {first_line}") from error
+    except (SQLAlchemyError, OSError) as error:
+        raise StoreUnavailable(f"MLflow could not {what}: {str(error).partition(chr(10))[0]}") from error

@@ -1,0 +1,149 @@
+"""Promotion and rollback: the next plan (pure), and the steps that make it true.
+
+A change is decided when the traffic control has it. Board and aliases follow as copies of what is
+decided; a crash or a store that is away in between leaves them behind, and `Promoter.repair`
+brings them up again. So there is always one champion: the old one or the new one.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from registry.board import PlanBoard
+from registry.contracts.traffic import TrafficPlan
+from registry.errors import StaleRevision, StoreUnavailable, UnknownVersion
+from registry.store import ModelStore, StoredVersion
+from registry.traffic_control import TrafficChange, TrafficControl
+
+
+def promote(plan: TrafficPlan | None, stored: StoredVersion) -> TrafficPlan:
+    """The plan after this one with the version as champion, alone."""
+    return TrafficPlan(
+        model=stored.model,
+        revision=plan.revision + 1 if plan else 1,
+        champion=stored.version,
+        champion_digest=stored.digest,
+        salt=plan.salt if plan else "",
+    )
+
+
+def challenge(
+    plan: TrafficPlan, stored: StoredVersion, *, weight: int = 0, mirror_share: int = 0, salt: str
+) -> TrafficPlan:
+    """The plan after this one with the version as challenger.
+
+    weight, mirror_share: in steps of 0.1 %. salt: keep it while the weight of one experiment
+    grows, take another for the next experiment. Raises ContractError if a share is out of range
+    or the version is the champion.
+    """
+    return msgspec.structs.replace(
+        plan,
+        revision=plan.revision + 1,
+        challenger=stored.version,
+        challenger_digest=stored.digest,
+        weight=weight,
+        mirror_share=mirror_share,
+        interleaving=False,
+        salt=salt,
+    )
+
+
+def previous_champion(history: Sequence[TrafficChange]) -> int | None:
+    """The champion before the current one, None if there was none.
+
+    Going back undoes: a champion that was left for an older one does not count any more, so
+    rolling back twice goes two champions back and never returns to one that failed.
+    """
+    line: list[int] = []
+    for change in history:
+        champion = change.plan.champion
+        line = line[: line.index(champion)] if champion in line else line
+        line.append(champion)
+    return line[-2] if len(line) > 1 else None
+
+
+class Promoter:
+    """Changes traffic plans and publishes them. Safe to run in several processes."""
+
+    def __init__(self, store: ModelStore, control: TrafficControl, board: PlanBoard) -> None:
+        self._store, self._control, self._board = store, control, board
+
+    def promote(
+        self,
+        model: str,
+        version: int,
+        *,
+        who: str,
+        why: str,
+        evidence: Mapping[str, Any],
+        now_ms: int,
+        expected_revision: int | None = None,
+    ) -> TrafficPlan:
+        """Makes the version champion, alone.
+
+        expected_revision: the plan the decision was made on; None takes the current one.
+        Raises UnknownVersion, StaleRevision, and StoreUnavailable as `apply` does.
+        """
+        stored, plan = self._store.get(model, version), self._control.plan(model)
+        current = plan.revision if plan else 0
+        if expected_revision not in (None, current):
+            raise StaleRevision(model, expected_revision, current)
+        return self.apply(promote(plan, stored), who=who, why=why, evidence=evidence, now_ms=now_ms)
+
+    def rollback(
+        self, model: str, *, who: str, why: str, evidence: Mapping[str, Any], now_ms: int
+    ) -> TrafficPlan:
+        """Makes the previous champion champion again, alone; see `previous_champion`.
+
+        Raises UnknownVersion if there is none, else as `promote` does.
+        """
+        history = self._control.history(model)
+        version = previous_champion(history)
+        if version is None:
+            raise UnknownVersion(f"model {model!r} had no champion before: promote a version instead")
+        plan = promote(history[-1].plan, self._store.get(model, version))
+        return self.apply(plan, who=who, why=why, evidence=evidence, now_ms=now_ms)
+
+    def apply(
+        self, plan: TrafficPlan, *, who: str, why: str, evidence: Mapping[str, Any], now_ms: int
+    ) -> TrafficPlan:
+        """Decides on the plan, if nothing was decided since the revision before it, and publishes it.
+
+        Raises StaleRevision (nothing was changed), or StoreUnavailable: the message says whether
+        the change is decided already.
+        """
+        decided = self._control.change(
+            plan, expected_revision=plan.revision - 1, who=who, why=why, evidence=evidence, now_ms=now_ms
+        )
+        try:
+            self._publish([decided.model])
+        except StoreUnavailable as error:
+            raise StoreUnavailable(
+                f"revision {decided.revision} of {decided.model!r} is decided and recorded, but not yet published "
+                f"({error}): the next start does it"
+            ) from error
+        return decided
+
+    def repair(self) -> None:
+        """Publishes every plan again, as if nothing had come between; for every start."""
+        self._publish(self._control.models())
+
+    def _publish(self, models: Sequence[str]) -> None:
+        """Boards before aliases: traffic follows the board."""
+        for model in models:
+            if plan := self._control.plan(model):
+                self._board.publish(plan)
+        for model in models:
+            # read again: another process may have decided since, and aliases know no revisions
+            if plan := self._control.plan(model):
+                self._point_aliases(plan)
+
+    def _point_aliases(self, plan: TrafficPlan) -> None:
+        aliases = self._store.aliases(plan.model)
+        if aliases.get("champion") != plan.champion:
+            self._store.set_alias(plan.model, "champion", plan.champion)
+        if plan.challenger is None:
+            self._store.drop_alias(plan.model, "challenger")
+        elif aliases.get("challenger") != plan.challenger:
+            self._store.set_alias(plan.model, "challenger", plan.challenger)

@@ -1,0 +1,195 @@
+import os
+import signal
+import socket
+import subprocess
+from pathlib import Path
+
+import pytest
+import redis
+from conftest import SmallPlatforms, process_of, until
+
+from deploy.identity import identify
+from deploy.settings import PlatformSettings
+from deploy.state import PlatformState, ProcessState, end_leftovers, read_state, write_state
+from deploy.supervision import Phase
+
+
+def pid_of(state: PlatformState, name: str) -> int:
+    pid = process_of(state, name).pid
+    assert pid is not None
+    return pid
+
+
+def gone(*pids: int) -> bool:
+    return not any(identify(pid) for pid in pids)
+
+
+def test_a_killed_process_is_restarted_and_the_others_do_not_notice(platforms: SmallPlatforms):
+    supervisor = platforms.start("three")
+    before = platforms.ready(supervisor)
+
+    os.kill(pid_of(before, "middle-0"), signal.SIGKILL)
+
+    back = platforms.restarted(supervisor, "middle-0")
+    assert back.pid != pid_of(before, "middle-0")
+    assert back.last_exit == "killed by SIGKILL"
+    after = platforms.ready(supervisor)
+    assert [pid_of(after, name) for name in ("base", "top")] == [pid_of(before, name) for name in ("base", "top")]
+
+
+def test_an_orderly_stop_goes_in_reverse_start_order(platforms: SmallPlatforms):
+    supervisor = platforms.start("three")
+    running = platforms.ready(supervisor)
+
+    supervisor.send_signal(signal.SIGTERM)
+
+    assert supervisor.wait(30) == 0
+    assert (platforms.settings.home / "stopped").read_text().split() == ["top", "middle-0", "base"]
+    assert gone(*(pid_of(running, process.name) for process in running.processes))
+    stopped = read_state(platforms.settings)
+    assert stopped and {process.phase for process in stopped.processes} == {Phase.STOPPED}
+
+
+def test_who_ignores_the_stop_signal_is_killed(platforms: SmallPlatforms):
+    supervisor = platforms.start("stubborn")
+    platforms.ready(supervisor)
+
+    supervisor.send_signal(signal.SIGTERM)
+
+    assert supervisor.wait(30) == 0
+    stopped = read_state(platforms.settings)
+    assert stopped and process_of(stopped, "stubborn").last_exit == "killed by SIGKILL"
+
+
+def test_nothing_runs_on_when_the_supervisor_is_killed(platforms: SmallPlatforms):
+    supervisor = platforms.start("three")
+    running = platforms.ready(supervisor)
+
+    supervisor.kill()
+
+    until(lambda: gone(*(pid_of(running, process.name) for process in running.processes)), "all are gone")
+
+
+def test_a_second_supervisor_is_refused_and_told_the_pid_of_the_first(platforms: SmallPlatforms):
+    first = platforms.start("three")
+    platforms.ready(first)
+
+    second = platforms.start("three")
+
+    assert second.wait(30) != 0
+    assert second.stderr and f"(supervisor {first.pid})" in second.stderr.read()
+    assert first.poll() is None
+
+
+def test_the_next_supervisor_ends_what_a_killed_one_left_running(platforms: SmallPlatforms):
+    killed = platforms.start("stubborn")
+    left = pid_of(platforms.ready(killed), "stubborn")
+    killed.kill()
+    killed.wait()
+    assert identify(left), "it ignores the signal that its parent's death sends"
+
+    new = pid_of(platforms.ready(platforms.start("stubborn")), "stubborn")
+
+    assert gone(left) and new != left
+
+
+def test_a_pid_that_is_somebody_elses_now_is_not_touched(platforms: SmallPlatforms):
+    bystander = subprocess.Popen(["sleep", "1000"], start_new_session=True)
+    try:
+        found = identify(bystander.pid)
+        assert found
+        write_recorded(platforms.settings, found.pid, found.started_ticks - 1)
+
+        assert end_leftovers(platforms.settings, grace_s=0.1) == []
+        assert bystander.poll() is None
+    finally:
+        bystander.kill()
+        bystander.wait()
+
+
+def write_recorded(settings: PlatformSettings, pid: int, started_ticks: int) -> None:
+    """As a supervisor of this boot that ran this process would have."""
+    from deploy.identity import boot_id
+
+    settings.run_folder.mkdir(parents=True)
+    recorded = ProcessState("worker-0", Phase.READY, pid, started_ticks, 0, 0.0, "")
+    write_state(settings, PlatformState(1, boot_id(), (recorded,)))
+
+
+def test_what_a_process_started_ends_with_it(platforms: SmallPlatforms):
+    supervisor = platforms.start("family")
+    running = platforms.ready(supervisor)
+    grandchild = int((platforms.settings.home / "grandchild").read_text())
+    assert identify(grandchild)
+
+    os.kill(pid_of(running, "parent"), signal.SIGKILL)
+
+    until(lambda: gone(grandchild), "the grandchild is gone")
+
+
+def test_a_crash_loop_is_visible(platforms: SmallPlatforms):
+    supervisor = platforms.start("looping")
+
+    def failed() -> ProcessState | None:
+        state = platforms.state(supervisor)
+        found = process_of(state, "looping") if state else None
+        return found if found and found.phase is Phase.FAILED else None
+
+    found = until(failed, "it is called FAILED")
+    assert (found.restarts, found.last_exit) == (4, "exit 1")
+
+
+def test_lines_of_all_processes_are_in_one_log_with_their_names(platforms: SmallPlatforms):
+    platforms.ready(platforms.start("three"))
+
+    def log() -> str:
+        return platforms.settings.log_file.read_text()
+
+    until(lambda: "top is up" in log(), "the line is written")
+    assert '"level":"WARNING","message":"WARNING middle-0 is up","process":"middle-0"' in log()
+    assert '"process":"supervisor"' in log()
+
+
+def test_redis_keeps_what_it_acknowledged_through_a_kill(platforms: SmallPlatforms):
+    supervisor = platforms.start("redis")
+    server = pid_of(platforms.ready(supervisor), "redis")
+    socket_path = platforms.settings.redis_socket
+    with redis.Redis(unix_socket_path=str(socket_path)) as client:
+        client.set("kept", "yes")
+        assert client.config_get("maxmemory-policy") == {"maxmemory-policy": "noeviction"}
+    assert socket_path.stat().st_mode & 0o777 == 0o600
+
+    os.kill(server, signal.SIGKILL)
+
+    platforms.restarted(supervisor, "redis")
+    with redis.Redis(unix_socket_path=str(socket_path)) as client:
+        assert client.get("kept") == b"yes"
+
+
+def test_a_taken_port_is_an_error_that_names_the_setting(platforms: SmallPlatforms):
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        platforms.environment["SLUICE_GATEWAY_PORT"] = str(port)
+
+        supervisor = platforms.start("three")
+
+        _, told = supervisor.communicate(timeout=30)
+    assert f"SLUICE_GATEWAY_PORT={port}: expected a free port of 127.0.0.1" in told
+
+
+@pytest.mark.parametrize("folder", ["data folder", 'quote"d', "schön", "deep/" * 30 + "home"])
+def test_redis_starts_whatever_the_data_folder_is_called(tmp_path: Path, folder: str):
+    platforms = SmallPlatforms(settings := PlatformSettings(home=tmp_path / folder), {})
+    platforms.environment |= os.environ | settings.to_environment() | {"SLUICE_GATEWAY_PORT": "0"}
+    platforms.environment |= {"SLUICE_MLFLOW_PORT": "0", "PYTHONPATH": str(Path(__file__).parents[2])}
+    supervisor = platforms.start("redis")
+    try:
+        platforms.ready(supervisor)
+        assert (settings.redis_folder / "appendonly.aof").exists()
+    finally:
+        supervisor.send_signal(signal.SIGTERM)
+        supervisor.communicate(timeout=30)
+        if settings.sockets_folder != settings.run_folder:
+            settings.sockets_folder.rmdir()

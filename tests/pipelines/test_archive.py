@@ -1,0 +1,331 @@
+"""The archive: what was written is read once, whatever came twice, broke or was merged meanwhile."""
+
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipelines.archive import Archive, WriteReport
+from pipelines.archive_batch import HOUR_MS
+from pipelines.archive_tables import RANKINGS, rankings_table
+from pipelines.errors import DataRefused
+from registry.contracts.events import Event, encode_event, join_events
+from registry.stream import StreamEntry
+from tests.builders import NOW_MS, a_click, a_ranking, an_exposure
+
+HOUR = "20260101T00"
+UNTIL_MS = NOW_MS + HOUR_MS
+
+
+def an_entry(number: int, *events: Event) -> StreamEntry:
+    return StreamEntry(f"{NOW_MS}-{number}", join_events([encode_event(event) for event in events]))
+
+
+def ranking_ids(archive: Archive, model: str = "codesearch") -> list[str]:
+    found: list[str] = archive.rankings(model, NOW_MS, UNTIL_MS, ["ranking_id"])["ranking_id"].to_pylist()
+    return found
+
+
+def small_files(archive: Archive) -> list[Path]:
+    return [path for path in archive.folder.rglob("*.parquet") if path.name != "merged.parquet"]
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Archive:
+    return Archive(tmp_path / "archive")
+
+
+def test_a_ranking_is_read_as_it_was_answered(archive: Archive) -> None:
+    scores, features = np.array([2.5, -1.0], "<f4"), np.arange(6, dtype="<f4")
+    event = a_ranking(
+        "r1", ("a", "b"), scores=scores.tobytes(), features=features.tobytes(), degraded=("stale",), latency_ms=3.5
+    )
+
+    archive.write([an_entry(1, event)])
+
+    (row,) = archive.rankings("codesearch", NOW_MS, UNTIL_MS).to_pylist()
+    assert row["items"] == ["a", "b"]
+    assert row["scores"] == scores.tolist()
+    assert row["features"] == features.tolist()
+    assert row["propensities"] == [1.0, 1.0]
+    plain = [name for name in RANKINGS.names if name not in ("items", "scores", "features", "propensities", "degraded")]
+    assert {name: row[name] for name in plain} == {name: getattr(event, name) for name in plain}
+    assert row["degraded"] == ["stale"]
+
+
+def test_feedback_is_read_as_it_was_received(archive: Archive) -> None:
+    archive.write([an_entry(1, a_click("c1", position=1, simulated=True), an_exposure("x1"))])
+
+    click, exposure = archive.feedback("codesearch", NOW_MS, UNTIL_MS).to_pylist()
+    assert (click["event"], click["event_id"], click["position"], click["simulated"]) == ("click", "c1", 1, True)
+    assert (exposure["event"], exposure["event_id"], exposure["position"]) == ("exposure", "x1", None)
+    assert click["happened_ms"] == NOW_MS + 1000
+
+
+def test_models_and_hours_lie_apart(archive: Archive) -> None:
+    archive.write(
+        [
+            an_entry(
+                1,
+                a_ranking("r1"),
+                a_ranking("r2", answered_ms=NOW_MS + HOUR_MS),
+                a_ranking("r3", model="other"),
+            )
+        ]
+    )
+
+    assert ranking_ids(archive) == ["r1"]
+    assert ranking_ids(archive, "other") == ["r3"]
+    folders = {path.parent.relative_to(archive.folder).as_posix() for path in small_files(archive)}
+    assert folders == {
+        "model=codesearch/hour=20260101T00/kind=rankings",
+        "model=codesearch/hour=20260101T01/kind=rankings",
+        "model=other/hour=20260101T00/kind=rankings",
+    }
+
+
+def test_other_readers_understand_the_folders(archive: Archive) -> None:
+    archive.write([an_entry(1, a_ranking("r1"))])
+
+    table = pq.read_table(archive.folder / "model=codesearch")
+
+    assert table.select(["ranking_id", "hour", "kind"]).to_pylist() == [
+        {"ranking_id": "r1", "hour": HOUR, "kind": "rankings"}
+    ]
+
+
+def test_a_window_begins_inclusive_and_ends_exclusive(archive: Archive) -> None:
+    archive.write([an_entry(1, *(a_ranking(f"r{i}", answered_ms=NOW_MS + i) for i in range(4)))])
+
+    found = archive.rankings("codesearch", NOW_MS + 1, NOW_MS + 3, ["ranking_id"])
+
+    assert found.to_pylist() == [{"ranking_id": "r1"}, {"ranking_id": "r2"}]
+
+
+def test_an_empty_window_or_an_unknown_model_has_no_rows(archive: Archive) -> None:
+    archive.write([an_entry(1, a_ranking("r1"))])
+
+    assert len(archive.rankings("codesearch", UNTIL_MS, NOW_MS)) == 0
+    assert archive.rankings("nobody", NOW_MS, UNTIL_MS).schema == RANKINGS
+
+
+def test_a_batch_written_again_replaces_itself(archive: Archive) -> None:
+    entries = [an_entry(1, a_ranking("r1")), an_entry(2, a_ranking("r2"))]
+
+    archive.write(entries)
+    archive.write(entries)
+
+    assert len(small_files(archive)) == 1
+    assert ranking_ids(archive) == ["r1", "r2"]
+
+
+@given(
+    batches=st.lists(st.lists(st.integers(0, 9), min_size=1, max_size=6), min_size=1, max_size=5),
+    compact_after=st.integers(0, 5),
+)
+def test_events_are_read_once_however_often_and_in_whatever_batches_they_came(
+    tmp_path_factory: pytest.TempPathFactory, batches: Sequence[Sequence[int]], compact_after: int
+) -> None:
+    archive = Archive(tmp_path_factory.mktemp("archive"))
+    for count, batch in enumerate(batches):
+        archive.write([an_entry(i, a_ranking(f"r{i}"), a_click(f"c{i}")) for i in batch])
+        if count == compact_after:
+            archive.compact("codesearch", HOUR)
+
+    expected = sorted({i for batch in batches for i in batch})
+    assert ranking_ids(archive) == [f"r{i}" for i in expected]
+    feedback = archive.feedback("codesearch", NOW_MS, UNTIL_MS, ["event_id"])
+    assert feedback["event_id"].to_pylist() == [f"c{i}" for i in expected]
+
+
+def test_a_stream_that_begins_anew_does_not_replace_what_its_ids_named_before(archive: Archive) -> None:
+    archive.write([an_entry(1, a_ranking("before"))])
+    archive.write([an_entry(1, a_ranking("after"))])
+
+    assert sorted(ranking_ids(archive)) == ["after", "before"]
+
+
+def test_duplicates_in_a_batch_are_counted(archive: Archive) -> None:
+    report = archive.write([an_entry(1, a_ranking("r1"), a_click("c1")), an_entry(2, a_ranking("r1"), a_click("c1"))])
+
+    assert report == WriteReport(rankings=1, feedback=1, duplicates=2, rejected=0)
+
+
+def test_a_click_sent_again_an_hour_later_counts_only_when_it_came_first(archive: Archive) -> None:
+    again_ms = NOW_MS + HOUR_MS
+    archive.write([an_entry(1, a_click("c1")), an_entry(2, a_click("c1", received_ms=again_ms))])
+    archive.write([an_entry(3, a_click("c1", received_ms=again_ms + 1))])
+
+    first = archive.feedback("codesearch", NOW_MS, UNTIL_MS)
+    later = archive.feedback("codesearch", again_ms, again_ms + HOUR_MS)
+
+    assert first["received_ms"].to_pylist() == [NOW_MS + 2000]
+    assert len(later) == 0
+
+
+BAD_EVENTS = {
+    "another schema": a_ranking("bad", schema=99),
+    "a model that names a folder": a_ranking("bad", model="../../tmp"),
+    "a time past all calendars": a_ranking("bad", answered_ms=10**17),
+    "a time before time": a_click("bad", received_ms=-1),
+    "too few scores": a_ranking("bad", scores=b"\0\0\0\0"),
+    "half a feature": a_ranking("bad", features=b"\0\0\0\0\0\0"),
+    "features of no item": a_ranking("bad", items=(), scores=b"", propensities=b"", features=b"\0\0\0\0"),
+    "a number past 64 bits": a_click("bad", clicked_ms=2**64 - 1),
+}
+
+
+@pytest.mark.parametrize("event", BAD_EVENTS.values(), ids=BAD_EVENTS)
+def test_an_event_that_does_not_fit_is_set_aside_and_blocks_nothing(archive: Archive, event: Event) -> None:
+    report = archive.write([an_entry(1, event, a_ranking("good"))])
+
+    assert report == WriteReport(rankings=1, rejected=1)
+    assert ranking_ids(archive) == ["good"]
+    (file,) = (archive.folder / "rejected").iterdir()
+    line = json.loads(file.read_text())
+    assert line["entry_id"] == f"{NOW_MS}-1"
+    assert line["reason"]
+
+
+def test_bytes_that_are_no_event_are_set_aside_once_with_what_they_were(archive: Archive) -> None:
+    garbage = [StreamEntry("1-0", b"\xff garbage"), StreamEntry("2-0", join_events([b"\x01"]))]
+    entries = [*garbage, an_entry(3, a_ranking())]
+
+    first, second = archive.write(entries), archive.write(entries)
+
+    assert first == second == WriteReport(rankings=1, rejected=2)
+    (file,) = (archive.folder / "rejected").iterdir()
+    rejected = [json.loads(line) for line in file.read_text().splitlines()]
+    assert [line["entry_id"] for line in rejected] == ["1-0", "2-0"]
+    assert rejected[0]["base64"] == "/yBnYXJiYWdl"
+
+
+def test_nothing_written_is_nothing_kept(archive: Archive) -> None:
+    assert archive.write([]) == WriteReport()
+    assert not archive.folder.exists()
+
+
+def test_a_closed_hour_becomes_one_file_a_kind(archive: Archive) -> None:
+    archive.write([an_entry(1, a_ranking("r1"), a_click("c1"))])
+    archive.write([an_entry(1, a_ranking("r1")), an_entry(2, a_ranking("r2"))])
+
+    report = archive.compact("codesearch", HOUR)
+
+    assert (report.files, report.rows, report.duplicates) == (3, 3, 1)
+    assert sorted(path.parent.name for path in archive.folder.rglob("*.parquet")) == ["kind=feedback", "kind=rankings"]
+    assert ranking_ids(archive) == ["r1", "r2"]
+    assert archive.compact("codesearch", HOUR).files == 0
+
+
+def test_what_comes_after_compaction_is_merged_by_the_next(archive: Archive) -> None:
+    archive.write([an_entry(1, a_ranking("r1"))])
+    archive.compact("codesearch", HOUR)
+    archive.write([an_entry(1, a_ranking("r1")), an_entry(2, a_ranking("late"))])
+    assert ranking_ids(archive) == ["late", "r1"]
+
+    archive.compact("codesearch", HOUR)
+
+    assert small_files(archive) == []
+    assert ranking_ids(archive) == ["late", "r1"]
+
+
+def test_only_hours_that_have_ended_wait_for_compaction(archive: Archive) -> None:
+    archive.write([an_entry(1, a_ranking("r1"), a_ranking("r2", answered_ms=UNTIL_MS))])
+
+    assert archive.uncompacted(UNTIL_MS - 1) == []
+    assert archive.uncompacted(UNTIL_MS) == [("codesearch", HOUR)]
+    archive.compact("codesearch", HOUR)
+    assert archive.uncompacted(UNTIL_MS) == []
+
+
+KILLED_BEFORE_DELETING = """
+import os, sys
+from pathlib import Path
+from pipelines.archive import Archive
+
+archive = Archive(Path(sys.argv[1]))
+sys.addaudithook(lambda event, _: os._exit(9) if event == "os.remove" else None)
+archive.compact("codesearch", "20260101T00")
+"""
+
+
+def test_a_compaction_killed_after_merging_changes_nothing_for_readers(archive: Archive) -> None:
+    for i in range(3):
+        archive.write([an_entry(i, a_ranking(f"r{i}"))])
+
+    killed = subprocess.run([sys.executable, "-c", KILLED_BEFORE_DELETING, str(archive.folder)], check=False)
+
+    assert killed.returncode == 9
+    assert len(list(archive.folder.rglob("*.parquet"))) == 4
+    assert ranking_ids(archive) == ["r0", "r1", "r2"]
+    assert archive.compact("codesearch", HOUR).rows == 3
+    assert ranking_ids(archive) == ["r0", "r1", "r2"]
+
+
+def test_readers_see_every_row_once_while_hours_are_written_and_merged(archive: Archive) -> None:
+    written = 0
+    ended = threading.Event()
+    surprises: list[tuple[int, list[str]]] = []
+
+    def read() -> None:
+        while not ended.is_set():
+            least = written
+            seen = ranking_ids(archive)
+            if len(set(seen)) != len(seen) or len(seen) < least:
+                surprises.append((least, seen))
+
+    readers = [threading.Thread(target=read) for _ in range(2)]
+    for reader in readers:
+        reader.start()
+    for i in range(40):
+        archive.write([an_entry(i, a_ranking(f"r{i:02}"))])
+        written = i + 1
+        if i % 4 == 3:
+            archive.compact("codesearch", HOUR)
+    ended.set()
+    for reader in readers:
+        reader.join()
+
+    assert surprises == []
+    assert len(ranking_ids(archive)) == 40
+
+
+def test_two_compactions_at_once_lose_nothing(archive: Archive) -> None:
+    for i in range(20):
+        archive.write([an_entry(i, a_ranking(f"r{i:02}"))])
+
+    compactions = [threading.Thread(target=archive.compact, args=("codesearch", HOUR)) for _ in range(4)]
+    for compaction in compactions:
+        compaction.start()
+    for compaction in compactions:
+        compaction.join()
+
+    assert len(ranking_ids(archive)) == 20
+
+
+def test_a_file_of_an_older_version_is_read_with_nulls_for_what_it_lacks(archive: Archive) -> None:
+    archive.write([an_entry(1, a_ranking("new"))])
+    old: pa.Table = rankings_table([a_ranking("old")]).drop_columns(["trace_id"])
+    pq.write_table(old, small_files(archive)[0].with_name("0-0-0-0-old.parquet"))
+
+    traces = archive.rankings("codesearch", NOW_MS, UNTIL_MS, ["ranking_id", "trace_id"]).to_pylist()
+
+    assert traces == [{"ranking_id": "new", "trace_id": ""}, {"ranking_id": "old", "trace_id": None}]
+
+
+def test_a_damaged_file_is_named(archive: Archive) -> None:
+    archive.write([an_entry(1, a_ranking("r1"))])
+    (file,) = small_files(archive)
+    file.write_bytes(file.read_bytes()[:-20])
+
+    with pytest.raises(DataRefused, match=file.name):
+        ranking_ids(archive)
