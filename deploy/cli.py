@@ -14,6 +14,9 @@ COMMANDS = {
     "down": "deploy.commands.down:down",
     "status": "deploy.commands.status:status",
     "logs": "deploy.commands.logs:logs",
+    "demo": "deploy.commands.demo:demo",
+    "rank": "deploy.commands.rank:rank",
+    "models": "deploy.commands.models:models",
 }
 """Name and place of each command: a function, or a `typer.Typer` with commands of its own."""
 

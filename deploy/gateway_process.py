@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import random
+import socket
 import threading
 from collections.abc import AsyncIterator
 from importlib.metadata import version
@@ -83,8 +84,6 @@ async def _serve(settings: PlatformSettings, mine: GatewaySettings, stop: thread
     server = uvicorn.Server(
         uvicorn.Config(
             routes,
-            host=settings.gateway_host,
-            port=settings.gateway_port,
             loop="uvloop",
             http="httptools",
             ws="none",
@@ -96,8 +95,18 @@ async def _serve(settings: PlatformSettings, mine: GatewaySettings, stop: thread
         )
     )
     ender = loop.create_task(_end_when(stop, server, permits))
-    await server.serve()
+    await server.serve(sockets=[_listen(settings.gateway_host, settings.gateway_port)])
     ender.cancel()
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """A socket that all gateways of this machine share; the kernel deals connections out."""
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    listener.bind((host, port))
+    listener.setblocking(False)
+    return listener
 
 
 async def _end_when(stop: threading.Event, server: uvicorn.Server, permits: Permits) -> None:

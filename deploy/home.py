@@ -144,7 +144,10 @@ def _locked(descriptor: int, mode: int, patience_s: float) -> bool:
 
 
 def _private_folder(folder: Path) -> None:
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise SluiceError(f"{folder} cannot be made: {error.strerror}", "another SLUICE_HOME") from error
 
 
 def _free_port(claimed: contextlib.ExitStack, key: str, host: str, port: int) -> int:

@@ -64,7 +64,7 @@ def as_json(line: Mapping[str, Any]) -> str:
 def adopt(process: str, raw: bytes, now_s: float) -> str:
     """A line that a process wrote, as a JSON line that names the process.
 
-    Objects are kept as they are; other text is wrapped, with the level it seems to have.
+    Objects are kept; other text is wrapped, with the level it seems to have.
 
     >>> adopt("redis", b"* Ready to accept connections", 0.0)
     '{"ts":"1970-01-01T00:00:00.000Z","level":"INFO","message":"* Ready to accept connections","process":"redis"}'
@@ -76,7 +76,7 @@ def adopt(process: str, raw: bytes, now_s: float) -> str:
         except ValueError:
             pass
         else:
-            return text if "process" in line else as_json({**line, "process": process})
+            return text if line.get("process") == process else as_json({**line, "process": process})
     level = _LEVEL.search(text[:80])
     return as_json(
         {"ts": timestamp(now_s), "level": level.group() if level else "INFO", "message": text, "process": process}

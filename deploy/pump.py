@@ -5,6 +5,7 @@ bounded queue, and what does not fit is dropped and counted. A full or slow disk
 log, never a child that hangs in `print`.
 """
 
+import contextlib
 import logging
 import logging.handlers
 import queue
@@ -54,9 +55,10 @@ class LogPump:
         until_s = time.monotonic() + patience_s
         for reader in self._readers:
             reader.join(max(0.0, until_s - time.monotonic()))
-        self._lines.put(None)
-        self._writer.join(patience_s)
-        self._file.close()
+        with contextlib.suppress(queue.Full):  # then the file takes nothing, and the writer waits for it forever
+            self._lines.put(None, timeout=patience_s)
+            self._writer.join(patience_s)
+            self._file.close()
 
     def _read(self, process: str, stream: IO[bytes]) -> None:
         with stream:

@@ -226,7 +226,7 @@ def _parse(name: str, raw: str) -> Any:
         _require(raw.lower() in _TRUE + _FALSE, name, raw, "1 or 0")
         return raw.lower() in _TRUE
     if wanted is int:
-        _require(raw.isascii() and raw.lstrip("-").isdigit(), name, raw, "a whole number")
+        _require(raw.isascii() and raw.removeprefix("-").isdigit(), name, raw, "a whole number")
         return int(raw)
     return raw
 

@@ -34,6 +34,11 @@ class ProcessState(msgspec.Struct, frozen=True):
     since_s: float
     last_exit: str
 
+    @property
+    def ready(self) -> bool:
+        """It does its work."""
+        return self.phase is Phase.READY
+
 
 class PlatformState(msgspec.Struct, frozen=True):
     """All processes, in start order."""
@@ -45,7 +50,7 @@ class PlatformState(msgspec.Struct, frozen=True):
     @property
     def ready(self) -> bool:
         """Everything is there."""
-        return all(process.phase is Phase.READY for process in self.processes)
+        return all(process.ready for process in self.processes)
 
     @property
     def missing(self) -> str:
@@ -54,7 +59,7 @@ class PlatformState(msgspec.Struct, frozen=True):
         >>> PlatformState(1, "", (ProcessState("redis", Phase.FAILED, None, None, 7, 0.0, ""),)).missing
         'redis FAILED'
         """
-        return ", ".join(f"{p.name} {p.phase}" for p in self.processes if p.phase is not Phase.READY)
+        return ", ".join(f"{p.name} {p.phase}" for p in self.processes if not p.ready)
 
 
 def state_file(settings: PlatformSettings) -> Path:

@@ -28,7 +28,7 @@ from deploy.settings import PlatformSettings, log_effective
 from deploy.state import describe, end_leftovers, write_state
 from deploy.supervision import Action, Phase, Process, ProcessSpec, decide
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("deploy.supervisor")  # it runs as __main__
 
 LEFTOVER_GRACE_S = 10.0
 _BUSY_PAUSE_S = 0.05

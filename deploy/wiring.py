@@ -15,11 +15,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import redis
-
 from deploy.settings import PlatformSettings
 
 if TYPE_CHECKING:
+    import redis
+
     from registry.cache import VersionCache
     from registry.contracts.manifest import ModelPackage
     from registry.promotion import Promoter, TrafficControl
@@ -36,8 +36,10 @@ REDIS_TIMEOUT_S = 5.0
 FETCH_TIMEOUT_S = 120.0
 
 
-def redis_client(settings: PlatformSettings, timeout_s: float = REDIS_TIMEOUT_S) -> redis.Redis:
+def redis_client(settings: PlatformSettings, timeout_s: float = REDIS_TIMEOUT_S) -> "redis.Redis":
     """A client of the platform's Redis; bytes in, bytes out."""
+    import redis
+
     return redis.Redis(unix_socket_path=str(settings.redis_socket), socket_timeout=timeout_s)
 
 
@@ -110,7 +112,7 @@ def run_worker(settings: PlatformSettings, stop: threading.Event) -> None:
 def open_version(
     cache: "VersionCache",
     tiers: "Tiers",
-    rows: redis.Redis,
+    rows: "redis.Redis",
     mine: "WorkerSettings",
     model: str,
     version: int,
@@ -186,7 +188,7 @@ def run_monitor(settings: PlatformSettings, stop: threading.Event) -> None:
 
     reader = RedisStream(redis_client(settings)).reader("monitor", "monitor-0")
     reports = VerdictReports(settings.reports_folder / "drift")
-    Monitor(reader, profile_of, reports.write, MonitorSettings(), settings.run_folder / "monitor.json").run(stop)
+    Monitor(reader, profile_of, reports.write, MonitorSettings(), settings.journal_folder / "monitor.windows").run(stop)
 
 
 def model_store(settings: PlatformSettings) -> "ModelStore":

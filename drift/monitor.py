@@ -78,9 +78,10 @@ class Monitor:
         except StoreUnavailable as error:
             log.warning("entries stay unacknowledged until the next start: %s", error)
 
-    def step(self, wait_s: float) -> None:
+    def step(self, wait_s: float) -> int:
         """Reads once, waiting up to `wait_s` for the first entry, and does what is due.
 
+        Returns how many entries there were.
         Raises StoreUnavailable; nothing is lost then, call it again.
         """
         entries = self._reader.read(self._settings.entries_a_read, wait_s)
@@ -95,6 +96,7 @@ class Monitor:
         due = self._clock() - self._saved_s >= self._settings.save_every_s
         if closed or (self._absorbed and due):
             self.save()
+        return len(entries)
 
     def save(self) -> None:
         """Keeps what is known, then acknowledges what that holds.

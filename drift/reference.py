@@ -31,7 +31,6 @@ class Reference:
 
     digest: str
     fingerprint: str
-    lists: int
     features: int
     names: tuple[str, ...]
     aspects: tuple[Aspect, ...]
@@ -60,7 +59,6 @@ class Reference:
         return Reference(
             digest=hashlib.sha256(profile.encode()).hexdigest(),
             fingerprint=profile.fingerprint,
-            lists=profile.lists,
             features=len(features),
             names=(*feature_names, *OF_LISTS, *feature_names, *feature_names),
             aspects=tuple(aspect for aspect, length in parts for _ in range(length)),

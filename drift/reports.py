@@ -12,10 +12,10 @@ from drift.judge import DriftVerdict
 
 @dataclass(frozen=True, slots=True)
 class VerdictReports:
-    """kept: how many windows of a version and arm stay; the oldest go first."""
+    """kept: how many windows of a version and arm stay (a day of five minutes); the oldest go first."""
 
     folder: Path
-    kept: int = 500
+    kept: int = 300
 
     def write(self, verdict: DriftVerdict) -> None:
         """Keeps the verdict, as the arm's latest too unless a later window is there already.

@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipelines.archive_batch import HOUR_MS, Batch, hour_of
+from pipelines.archive_batch import HOUR_MS, Batch, Partition, hour_of
 from pipelines.archive_tables import FEEDBACK, RANKINGS, feedback_table, first_of_each, rankings_table
 from pipelines.durable import replace_file
 from pipelines.errors import DataRefused
@@ -75,16 +75,15 @@ class Archive:
         if not entries:
             return WriteReport()
         batch = Batch.of(entries)
-        for (model, hour), rankings in batch.rankings.items():
-            self._keep(batch.name, model, hour, "rankings", rankings_table(rankings))
-        for (model, hour), feedback in batch.feedback.items():
-            self._keep(batch.name, model, hour, "feedback", feedback_table(feedback))
+        rankings = [self._keep(batch.name, "rankings", at, rankings_table(e)) for at, e in batch.rankings.items()]
+        feedback = [self._keep(batch.name, "feedback", at, feedback_table(e)) for at, e in batch.feedback.items()]
         if batch.rejected:
             replace_file(self.folder / "rejected" / f"{batch.name}.jsonl", "".join(batch.rejected).encode())
+        given = sum(map(len, batch.rankings.values())) + sum(map(len, batch.feedback.values()))
         return WriteReport(
-            rankings=sum(map(len, batch.rankings.values())),
-            feedback=sum(map(len, batch.feedback.values())),
-            duplicates=batch.duplicates,
+            rankings=sum(rankings),
+            feedback=sum(feedback),
+            duplicates=given - sum(rankings) - sum(feedback),
             rejected=len(batch.rejected),
         )
 
@@ -130,8 +129,11 @@ class Archive:
             duplicates=sum(report.duplicates for report in reports),
         )
 
-    def _keep(self, batch: str, model: str, hour: str, kind: Kind, events: pa.Table) -> None:
-        replace_file(self._partition(model, hour, kind) / f"{batch}.parquet", _parquet(events))
+    def _keep(self, batch: str, kind: Kind, at: Partition, events: pa.Table) -> int:
+        """How many of the events were written: each once."""
+        once = first_of_each(events, *_KEYS[kind])
+        replace_file(self._partition(*at, kind) / f"{batch}.parquet", _parquet(once))
+        return len(once)
 
     def _compact(self, kind: Kind, partition: Path) -> CompactReport:
         files = _files(partition)

@@ -22,17 +22,16 @@ Partition = tuple[str, str]  # model, hour
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Every event of some entries once, by model and hour.
+    """The events of some entries, by model and hour.
 
     name: the same for the same entries, another for any others. rejected: what could not be
-    read, as JSON lines. duplicates: events left out because the batch has them already.
+    read, as JSON lines.
     """
 
     name: str
     rankings: dict[Partition, list[RankingEvent]]
     feedback: dict[Partition, list[Click | Exposure]]
     rejected: list[str]
-    duplicates: int
 
     @staticmethod
     def of(entries: Sequence[StreamEntry]) -> "Batch":
@@ -40,20 +39,13 @@ class Batch:
         rejected: list[str] = []
         rankings: dict[Partition, list[RankingEvent]] = defaultdict(list)
         feedback: dict[Partition, list[Click | Exposure]] = defaultdict(list)
-        seen: set[tuple[bool, str]] = set()
-        events = 0
         for event in _events(entries, lambda *what: rejected.append(_rejection(*what))):
-            events += 1
             partition = (event.model, hour_of(gateway_ms(event)))
-            identity = (isinstance(event, RankingEvent), event.event_id)
-            if identity in seen:
-                continue
-            seen.add(identity)
             if isinstance(event, RankingEvent):
                 rankings[partition].append(event)
             else:
                 feedback[partition].append(event)
-        return Batch(_name(entries), rankings, feedback, rejected, duplicates=events - len(seen))
+        return Batch(_name(entries), rankings, feedback, rejected)
 
 
 def hour_of(time_ms: int) -> str:

@@ -81,13 +81,14 @@ class Window:
         return self.since_ms + WINDOW_MS
 
     @staticmethod
-    def last_closed(now_ms: int) -> "Window":
-        """The latest window whose clicks have all come.
+    def closed(now_ms: int, count: int) -> "list[Window]":
+        """The last windows whose clicks have all come, oldest first.
 
-        >>> Window.last_closed(now_ms=1_000_000)
-        Window(since_ms=300000)
+        >>> Window.closed(now_ms=1_200_000, count=2)
+        [Window(since_ms=300000), Window(since_ms=600000)]
         """
-        return Window((now_ms - CLICKS_WITHIN_MS) // WINDOW_MS * WINDOW_MS - WINDOW_MS)
+        end_ms = (now_ms - CLICKS_WITHIN_MS) // WINDOW_MS * WINDOW_MS
+        return [Window(end_ms - back * WINDOW_MS) for back in range(count, 0, -1)]
 
 
 def evidence(archive: Archive, model: str, since_ms: int, until_ms: int) -> EvidenceReport:

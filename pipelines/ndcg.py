@@ -40,9 +40,7 @@ def ndcg_at_k(relevance: ArrayLike, scores: ArrayLike, k: int) -> float:
     return mean_ndcg(labels, scores, [0, len(labels)], MetricDefinition(k=k)).mean
 
 
-def mean_ndcg(
-    labels: ArrayLike, scores: ArrayLike, offsets: ArrayLike, definition: MetricDefinition
-) -> NdcgReport:
+def mean_ndcg(labels: ArrayLike, scores: ArrayLike, offsets: ArrayLike, definition: MetricDefinition) -> NdcgReport:
     """NDCG of many lists that lie one after the other.
 
     labels, scores: shape (candidates,); ties in scores keep the given order.

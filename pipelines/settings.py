@@ -16,10 +16,10 @@ class TrainSettings:
     """
 
     hidden: tuple[int, ...] = (64, 32)
-    dropout: float = 0.2
-    input_dropout: float = 0.0
-    learning_rate: float = 0.002
-    weight_decay: float = 0.01
+    dropout: float = 0.3
+    input_dropout: float = 0.1
+    learning_rate: float = 0.001
+    weight_decay: float = 0.1
     lists_per_step: int = 32
     max_epochs: int = 40
     patience_epochs: int = 6

@@ -7,8 +7,10 @@ import ast
 import inspect
 import re
 import sysconfig
+import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -25,9 +27,10 @@ class Symbol:
     """One documented definition.
 
     name: qualified, e.g. `gzip.GzipFile.readline`. scope: the class or function around it, its own
-    name for one that stands in a module. summary: the docstring's first sentence; body: the rest.
-    identifiers: names used in the code of a function, empty for a class. file: below the library's
-    root. arguments, statements and depth are counts.
+    name for one that stands in a module. signature: what follows the name. summary: the docstring's first sentence; body: the rest.
+    identifiers: names used in the code of a function, empty for a class. module_text: the module's
+    docstring. file: below the library's root. arguments, statements and depth are counts;
+    module_imports and name_uses count the modules that import its module and use its bare name.
     """
 
     name: str
@@ -74,16 +77,16 @@ def read_symbols(
     """
     trees: list[tuple[Path, str, ast.Module]] = []
     for done, file in enumerate(files, start=1):
-        try:
+        with warnings.catch_warnings(), suppress(SyntaxError, ValueError):
+            warnings.simplefilter("ignore")  # the library's own outdated escapes are not ours to report
             trees.append((file, _module_name(root, file), ast.parse(file.read_bytes())))
-        except (SyntaxError, ValueError):
-            pass
         progress(done, len(files))
     imports: Counter[str] = Counter()
     uses: Counter[str] = Counter()
     for _, module, tree in trees:
-        imports.update(_imported(tree, module))
-        uses.update(set(_identifiers(tree)))
+        nodes = list(ast.walk(tree))
+        imports.update(_imported(nodes, module))
+        uses.update(set(_identifiers(nodes)))
     symbols: dict[str, Symbol] = {}
     for file, module, tree in trees:
         for symbol in _symbols_of(tree, module, str(file.relative_to(root)), imports[module], uses):
@@ -108,10 +111,10 @@ def _module_name(root: Path, file: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts)
 
 
-def _imported(tree: ast.Module, module: str) -> set[str]:
-    """The modules that a module imports."""
+def _imported(nodes: Iterable[ast.AST], module: str) -> set[str]:
+    """The modules (and names in them) that a module imports."""
     found: set[str] = set()
-    for node in ast.walk(tree):
+    for node in nodes:
         if isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -120,8 +123,8 @@ def _imported(tree: ast.Module, module: str) -> set[str]:
     return found
 
 
-def _identifiers(tree: ast.AST) -> Iterator[str]:
-    for node in ast.walk(tree):
+def _identifiers(nodes: Iterable[ast.AST]) -> Iterator[str]:
+    for node in nodes:
         if isinstance(node, ast.Name):
             yield node.id
         elif isinstance(node, ast.Attribute):
@@ -136,22 +139,23 @@ def _symbols_of(tree: ast.Module, module: str, file: str, imports: int, uses: Co
         if not summary:
             continue
         is_class = isinstance(node, ast.ClassDef)
+        inside = list(ast.walk(node))
         yield Symbol(
             name=".".join((module, *path)),
             module=module,
-            scope=".".join((module, *(path[:-1] or path))) if not is_class else ".".join((module, *path)),
+            scope=".".join((module, *(path if is_class else path[:-1] or path))),
             kind="class" if is_class else "method" if in_class else "function",
             signature=_signature(node),
             summary=summary,
             body=body,
-            identifiers=() if is_class else tuple(_identifiers(node)),
+            identifiers=() if is_class else tuple(_identifiers(inside)),
             module_text=module_text,
             file=file,
             line=node.lineno,
             arguments=0 if isinstance(node, ast.ClassDef) else len(_arguments(node.args)),
-            statements=sum(isinstance(child, ast.stmt) for child in ast.walk(node)),
+            statements=sum(isinstance(child, ast.stmt) for child in inside),
             depth=len(path),
-            returns=any(isinstance(child, ast.Return) and child.value is not None for child in ast.walk(node)),
+            returns=any(isinstance(child, ast.Return) and child.value is not None for child in inside),
             decorated=bool(node.decorator_list),
             module_imports=imports,
             name_uses=uses[node.name],
@@ -170,11 +174,12 @@ def _definitions(parent: ast.AST, path: tuple[str, ...]) -> Iterator[tuple[Defin
 
 
 def _signature(node: Definition) -> str:
+    """What stands behind the name: `(self, size=-1) -> bytes`, or `(BaseStream)` for a class."""
     if isinstance(node, ast.ClassDef):
         bases = ", ".join(ast.unparse(base) for base in node.bases)
-        return f"class {node.name}({bases})" if bases else f"class {node.name}"
+        return f"({bases})" if bases else ""
     returned = f" -> {ast.unparse(node.returns)}" if node.returns else ""
-    return f"{node.name}({ast.unparse(node.args)}){returned}"
+    return f"({ast.unparse(node.args)}){returned}"
 
 
 def _arguments(arguments: ast.arguments) -> list[ast.arg]:

@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 HOUR_S = 3600
 RESULTS_KEPT_S = 24 * HOUR_S
 REDELIVER_AFTER_S = HOUR_S  # longer than any task takes, or it would run twice at once
+CAUGHT_UP_WINDOWS = 12
 COMPACT_AFTER_S = 900  # an hour's last events are in the archive by then; later ones are merged later
 
 
@@ -53,7 +54,7 @@ def make_celery(broker_url: str, backend_url: str, wiring: PipelineWiring) -> Ce
         result_backend_transport_options={"visibility_timeout": REDELIVER_AFTER_S},
         broker_connection_retry_on_startup=True,
         timezone="UTC",
-        # a message that waited a whole period is dropped: the next one has come
+        # a message that waited a whole period is dropped: the next one does its work too
         beat_schedule={
             "measure-clicks": _every("pipelines.measure_clicks", WINDOW_MS // 1000),
             "compact-archive": _every("pipelines.compact_archive", HOUR_S),
@@ -67,9 +68,12 @@ def _add_tasks(app: Celery, wiring: PipelineWiring) -> None:
     # not shared: they work on this app's wiring
     @app.task(name="pipelines.measure_clicks", shared=False)  # type: ignore[untyped-decorator]
     def measure_clicks(since_ms: int | None = None) -> list[str]:
-        """Evidence of the window from since_ms on, else of the last closed one; the files written."""
-        window = Window.last_closed(_now_ms(wiring)) if since_ms is None else Window(since_ms)
-        return [str(_measure(wiring, model, window)) for model in wiring.models()]
+        """Evidence of the window from since_ms on, else of closed ones that have none; the files written."""
+        return [
+            str(_measure(wiring, model, window))
+            for model in wiring.models()
+            for window in (_unmeasured(wiring, model) if since_ms is None else [Window(since_ms)])
+        ]
 
     @app.task(name="pipelines.compact_archive", shared=False)  # type: ignore[untyped-decorator]
     def compact_archive() -> int:
@@ -78,13 +82,23 @@ def _add_tasks(app: Celery, wiring: PipelineWiring) -> None:
         return sum(_compact(wiring.archive, *hour) for hour in wiring.archive.uncompacted(closed_ms))
 
 
+def _unmeasured(wiring: PipelineWiring, model: str) -> list[Window]:
+    """Also those that no worker was there for."""
+    closed = Window.closed(_now_ms(wiring), CAUGHT_UP_WINDOWS)
+    return [window for window in closed if not _report_path(wiring, model, window).exists()]
+
+
 def _measure(wiring: PipelineWiring, model: str, window: Window) -> Path:
     report = evidence(wiring.archive, model, window.since_ms, window.until_ms)
-    name = datetime.fromtimestamp(window.since_ms / 1000, UTC).strftime("%Y%m%dT%H%M")
-    path = wiring.reports / "evidence" / model / f"{name}.json"
+    path = _report_path(wiring, model, window)
     replace_file(path, report.encode())
     _show(report)
     return path
+
+
+def _report_path(wiring: PipelineWiring, model: str, window: Window) -> Path:
+    name = datetime.fromtimestamp(window.since_ms / 1000, UTC).strftime("%Y%m%dT%H%M")
+    return wiring.reports / "evidence" / model / f"{name}.json"
 
 
 def _show(report: EvidenceReport) -> None:

@@ -1,14 +1,14 @@
 """Text and code into tokens, the same for both, so that `GzipFile` meets "gzip files"."""
 
 import re
+from collections.abc import Iterable
 from functools import lru_cache
 
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")
 
 # Words that stand in most docstrings and tell none apart.
 STOP_WORDS = frozenset(
-    "a an and are as at be by for from has have if in into is it its may not of on or self that the"
-    " then this to was when which will with".split()
+    ["a", "an", "and", "are", "as", "at", "be", "by", "for", "from", "has", "have", "if", "in", "into", "is", "it", "its", "may", "not", "of", "on", "or", "self", "that", "the", "then", "this", "to", "was", "when", "which", "will", "with"]
 )
 
 
@@ -41,3 +41,12 @@ def stem(word: str) -> str:
         if kept != word and len(kept) > 3:
             return kept[:-1] if kept[-1] == kept[-2] and kept[-1] not in "ls" else kept
     return word[:-1] if word.endswith("e") and len(word) > 4 else word
+
+
+def trigrams(tokens: Iterable[str]) -> list[str]:
+    """Three-letter pieces of the distinct tokens, so that `dir` meets `directory`.
+
+    >>> trigrams(["dir", "ab"])
+    ['^ab', '^di', 'dir']
+    """
+    return [f"^{token}"[i : i + 3] for token in sorted(set(tokens)) for i in range(max(1, len(token) - 1))]

@@ -71,9 +71,7 @@ def train(
     with _repeatable(settings.seed, device):
         model = _fresh_model(splits.train, settings, parent).to(device)
         lists = _Lists.of(splits.train, device)
-        optimiser = torch.optim.AdamW(
-            model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
-        )
+        optimiser = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
         order = np.random.default_rng(settings.seed)
         reports: list[EpochReport] = []
         best: dict[str, Tensor] = {}
@@ -178,9 +176,7 @@ def _one_epoch(
     return total / count
 
 
-def _fresh_model(
-    dataset: RankingDataset, settings: TrainSettings, parent: Mapping[str, Tensor] | None
-) -> MlpRanker:
+def _fresh_model(dataset: RankingDataset, settings: TrainSettings, parent: Mapping[str, Tensor] | None) -> MlpRanker:
     model = MlpRanker(
         torch.from_numpy(dataset.view.defaults), settings.hidden, settings.dropout, settings.input_dropout
     )

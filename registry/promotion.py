@@ -91,9 +91,7 @@ class Promoter:
             raise StaleRevision(model, expected_revision, current)
         return self.apply(promote(plan, stored), who=who, why=why, evidence=evidence, now_ms=now_ms)
 
-    def rollback(
-        self, model: str, *, who: str, why: str, evidence: Mapping[str, Any], now_ms: int
-    ) -> TrafficPlan:
+    def rollback(self, model: str, *, who: str, why: str, evidence: Mapping[str, Any], now_ms: int) -> TrafficPlan:
         """Makes the previous champion champion again, alone; see `previous_champion`.
 
         Raises UnknownVersion if there is none, else as `promote` does.
@@ -105,9 +103,7 @@ class Promoter:
         plan = promote(history[-1].plan, self._store.get(model, version))
         return self.apply(plan, who=who, why=why, evidence=evidence, now_ms=now_ms)
 
-    def apply(
-        self, plan: TrafficPlan, *, who: str, why: str, evidence: Mapping[str, Any], now_ms: int
-    ) -> TrafficPlan:
+    def apply(self, plan: TrafficPlan, *, who: str, why: str, evidence: Mapping[str, Any], now_ms: int) -> TrafficPlan:
         """Decides on the plan, if nothing was decided since the revision before it, and publishes it.
 
         Raises StaleRevision (nothing was changed), or StoreUnavailable: the message says whether

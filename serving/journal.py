@@ -4,11 +4,13 @@ Appending is a copy into memory, no system call; the pages belong to the kernel,
 appended is there after a kill -9 of the process (not after a power cut: Redis' own log is for
 that). One process owns a journal, guarded by a file lock.
 
-    header, 64 bytes: magic[8] | u64 sequence of the next entry to release | u64 its offset
+    header, 64 bytes: two marks, written in turn
+    mark: u64 turn | u64 sequence of the next entry to release | u64 its offset | u64 check
     entry: u32 length | u32 check | u64 sequence | payload, padded to 8 bytes
 
 The file is a ring: an entry that does not fit before the end starts over at the front. Length 0
-at an entry's place, a wrong check or a sequence out of step means that nothing follows.
+at an entry's place, a wrong check or a sequence out of step means that nothing follows. A mark torn
+by a kill leaves the one before it, so that some entries come again.
 """
 
 import fcntl
@@ -21,9 +23,10 @@ from types import TracebackType
 
 import xxhash
 
-_MAGIC = b"SLUICEJ1"
+_LAYOUT = b"SLUICEJ2"  # part of a mark's check: marks of another layout do not count
 _HEADER_BYTES = 64
-_HEADER = struct.Struct("<8sQQ")
+_MARK = struct.Struct("<QQQ")
+_MARK_CHECK = struct.Struct("<Q")
 _ENTRY = struct.Struct("<IIQ")
 _WRAP = 0xFFFFFFFF
 
@@ -58,10 +61,7 @@ class Journal:
         self._map = mmap.mmap(self._file, size)
         self._end = size
         self._lock = threading.Lock()
-        if fresh or self._map[:8] != _MAGIC:
-            _HEADER.pack_into(self._map, 0, _MAGIC, 1, _HEADER_BYTES)
-            _ENTRY.pack_into(self._map, _HEADER_BYTES, 0, 0, 0)
-        _, self._read_sequence, self._read_at = _HEADER.unpack_from(self._map, 0)
+        self._turn, self._read_sequence, self._read_at = self._newest_mark()
         self._sequence, self._write_at = self._read_sequence, self._read_at
         self._recover()
 
@@ -126,7 +126,7 @@ class Journal:
                     break
                 at, sequence = entry[1], sequence + 1
             self._read_at, self._read_sequence = at, sequence
-            _HEADER.pack_into(self._map, 0, _MAGIC, sequence, at)
+            self._mark()
 
     def close(self) -> None:
         """Gives the file up; what is in it stays."""
@@ -142,7 +142,7 @@ class Journal:
             return self._write_at, False
         if empty:  # nothing to keep in order: start over at the front, without a seam
             self._read_at = self._write_at = _HEADER_BYTES
-            _HEADER.pack_into(self._map, 0, _MAGIC, self._read_sequence, self._read_at)
+            self._mark()
         limit = self._end if empty else self._read_at
         if ahead and need <= limit - _HEADER_BYTES:
             return _HEADER_BYTES, not empty
@@ -163,6 +163,24 @@ class Journal:
         if check != _check(payload, sequence):
             return None
         return payload, body + (length + 7) // 8 * 8
+
+    def _mark(self) -> None:
+        """Writes down where releasing has come to."""
+        self._turn += 1
+        mark = _MARK.pack(self._turn, self._read_sequence, self._read_at)
+        at = self._turn % 2 * _HEADER_BYTES // 2
+        self._map[at : at + _MARK.size] = mark
+        _MARK_CHECK.pack_into(self._map, at + _MARK.size, xxhash.xxh3_64_intdigest(_LAYOUT + mark))
+
+    def _newest_mark(self) -> tuple[int, int, int]:
+        """Turn, sequence and offset; the start of an empty journal if there is no mark."""
+        marks = [(0, 1, _HEADER_BYTES)]
+        for at in (0, _HEADER_BYTES // 2):
+            mark = self._map[at : at + _MARK.size]
+            (check,) = _MARK_CHECK.unpack_from(self._map, at + _MARK.size)
+            if check == xxhash.xxh3_64_intdigest(_LAYOUT + mark):
+                marks.append(_MARK.unpack(mark))
+        return max(marks)
 
     def _recover(self) -> None:
         """Finds the end of what an earlier owner appended."""

@@ -67,7 +67,10 @@ class PlanWatcher(threading.Thread):
             return
         self._away = False
         if self._take(read):
-            self._write_copy()
+            try:
+                self._write_copy()
+            except OSError as error:
+                log.warning("could not keep a copy of the plans for a start without the board: %s", error)
 
     def _take(self, read: Plans) -> bool:
         merged = newer(self.plans, read)

@@ -18,7 +18,6 @@ from serving.features.tier import RowKeys, Rows, RowTier
 from serving.frames import FailedReply, RankedReply, ScoreRequest
 from serving.program import Program
 
-
 NEVER_STALE_MS = np.iinfo(np.uint64).max  # when a row that came with its query was updated
 
 

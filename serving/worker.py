@@ -109,7 +109,7 @@ class Worker:
 
     def wake(self) -> None:
         """Makes the loop look at the shelf; for other threads."""
-        with contextlib.suppress(BlockingIOError):  # full: it has not looked since the last wake, so it will
+        with contextlib.suppress(OSError):  # full: it has yet to look at the last wake; closed: it has ended
             self._wake_writer.send(b"!")
 
     def run(self, stop: threading.Event) -> None:
@@ -118,8 +118,8 @@ class Worker:
             self._turn(0.0 if self._waiting else IDLE_S)
         self._selector.unregister(self._listener)
         self._listener.close()
-        while self._waiting:
-            self._turn(0.0)
+        while self._waiting:  # nothing more is read: a busy gateway would keep it here for ever
+            self._score_next()
         for connection in list(self._connections):
             connection.channel.setblocking(True)
             connection.channel.settimeout(1.0)

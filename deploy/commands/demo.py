@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 from rich.console import Console
@@ -15,9 +15,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 
 from deploy import lifecycle
-from deploy.demo import DemoData, DemoReport, default_model_name
 from deploy.errors import NotRunning, SluiceError
 from deploy.settings import PlatformSettings
+
+if TYPE_CHECKING:
+    from deploy.demo import DemoData, DemoReport
 
 START_WITHIN_S = 240.0
 STOP_WITHIN_S = 60.0
@@ -51,7 +53,7 @@ def demo(
             except NotRunning:
                 supervisor = lifecycle.launch(settings, attached=True)
                 settings = steps.run("start the platform", _starter(settings, supervisor))
-            found, report = _main_job(settings, data, model or default_model_name(data), seed, steps)
+            found, report = _main_job(settings, data, model, seed, steps)
         _tell(console, settings, found, report, time.monotonic() - began_s)
         if not report.agrees:
             raise SluiceError("served and offline NDCG disagree", "report this as a bug, with the lines above")
@@ -108,11 +110,12 @@ def _starter(settings: PlatformSettings, supervisor: "subprocess.Popen[bytes]") 
 
 
 def _main_job(
-    settings: PlatformSettings, path: Path | None, model: str, seed: int, steps: _Steps
-) -> tuple[DemoData, DemoReport]:
+    settings: PlatformSettings, path: Path | None, name: str | None, seed: int, steps: _Steps
+) -> tuple["DemoData", "DemoReport"]:
     from deploy import demo as job
     from deploy.datasets import load_data
 
+    model = name or job.default_model_name(path)
     found = steps.run("read the data", lambda told: load_data(settings, path, model, told))
     steps.run("features into Redis", lambda told: job.ingest(settings, found, told))
     champion = steps.run("look for a trained champion", lambda _: job.current_champion(settings, found))
@@ -126,7 +129,7 @@ def _main_job(
     return found, report
 
 
-def _tell(console: Console, settings: PlatformSettings, found: DemoData, report: DemoReport, took_s: float) -> None:
+def _tell(console: Console, settings: PlatformSettings, found: "DemoData", report: "DemoReport", took_s: float) -> None:
     table = Table(title=f"{found.title}, served as {report.model}@{report.version}", show_header=False)
     table.add_row("held-out queries answered", f"{report.queries} ({report.degraded} degraded)")
     table.add_row("NDCG@10, measured from what was served", f"{report.served_ndcg:.6f}")

@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO
 
 import typer
 
@@ -84,22 +84,27 @@ def last_lines(path: Path, count: int, wanted: Callable[[Line], bool]) -> list[L
 
 def new_lines(path: Path, wanted: Callable[[Line], bool]) -> Iterator[Line]:
     """Wanted lines that are written from now on, across rotations; without end."""
-    stream = path.open(encoding="utf-8", errors="replace")
-    stream.seek(0, os.SEEK_END)
+    skip = path.stat().st_size
+    while True:
+        with path.open(encoding="utf-8", errors="replace") as stream:
+            stream.seek(skip)
+            yield from filter(wanted, map(_decoded, _until_rotated(path, stream)))
+        skip = 0
+
+
+def _until_rotated(path: Path, stream: TextIO) -> Iterator[str]:
+    """Whole lines, as they are written, until all of a file that was renamed is read."""
     partial = ""
     while True:
-        rotated = not path.exists() or path.stat().st_ino != os.fstat(stream.fileno()).st_ino
+        rotated = path.exists() and path.stat().st_ino != os.fstat(stream.fileno()).st_ino
         while text := stream.readline():
             partial += text
             if partial.endswith("\n"):
-                line, partial = _decoded(partial), ""
-                if wanted(line):
-                    yield line
-        if rotated and path.exists():
-            stream.close()
-            stream = path.open(encoding="utf-8", errors="replace")
-        else:
-            time.sleep(_POLL_S)
+                yield partial
+                partial = ""
+        if rotated:
+            return
+        time.sleep(_POLL_S)
 
 
 def _decoded(text: str) -> Line:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 
@@ -35,7 +36,9 @@ class Measured:
 
 def post(path: str, body: bytes) -> bytes:
     """A whole HTTP/1.1 request."""
-    head = f"POST {path} HTTP/1.1\r\nhost: bench\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+    head = (
+        f"POST {path} HTTP/1.1\r\nhost: bench\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+    )
     return head.encode() + body
 
 
@@ -94,8 +97,7 @@ class _Client(asyncio.Protocol):
         self._load, self._next, self._buffer = load, first, b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but name
         self._send()
 
     def data_received(self, data: bytes) -> None:
@@ -163,5 +165,3 @@ def _generate(
     before = time.process_time()
     load, elapsed_s = uvloop.run(run(seconds))
     channel.send((load.latencies, load.wrong, elapsed_s, time.process_time() - before))
-
-

@@ -1,12 +1,6 @@
-"""A platform of tiny processes under the real supervisor: `small_platform.py NAME`.
-
-Each process writes its name to `$SLUICE_HOME/stopped` when it is told to stop, unless it is
-stubborn and ignores that.
-"""
+"""The real supervisor over tiny processes, as a process of its own: `small_platform.py NAME`."""
 
 import os
-import signal
-import subprocess
 import sys
 from pathlib import Path
 
@@ -15,55 +9,33 @@ from deploy.settings import PlatformSettings
 from deploy.supervision import ProcessSpec
 from deploy.supervisor import supervise
 
-
-def main(name: str) -> None:
-    """Supervise until told to stop."""
-    platforms = {
-        "three": [_tiny("base"), _tiny("middle-0", "base"), _tiny("top", "middle-0")],
-        "stubborn": [_tiny("stubborn")],
-        "family": [_tiny("parent")],
-        "looping": [ProcessSpec("looping", ("/bin/false",), ready_after_s=3600)],
-    }
-
-    def specs(settings: PlatformSettings) -> list[ProcessSpec]:
-        return [platform_processes(settings)[0]] if name == "redis" else platforms[name]
-
-    supervise(PlatformSettings.from_environment(os.environ), specs, leftover_grace_s=0.2)
+TINY = str(Path(__file__).with_name("tiny_process.py"))
 
 
-def _tiny(name: str, *needs: str) -> ProcessSpec:
-    home = Path(os.environ["SLUICE_HOME"])
-    return ProcessSpec(
-        name,
-        (sys.executable, "-S", __file__, "child", name),
-        is_ready=(home / f"{name}.up").exists,
-        needs=needs,
-        stop_grace_s=0.2 if name == "stubborn" else 20.0,
-    )
+def specs(name: str, settings: PlatformSettings) -> list[ProcessSpec]:
+    """The platform that is called so."""
 
+    def tiny(name: str, *needs: str, grace_s: float = 20.0) -> ProcessSpec:
+        is_up = (settings.home / f"{name}.up").exists
+        return ProcessSpec(name, (sys.executable, "-S", TINY, name), {}, is_up, needs=needs, stop_grace_s=grace_s)
 
-def child(name: str) -> None:
-    """One of the tiny processes."""
-    home = Path(os.environ["SLUICE_HOME"])
-
-    def stop(_number: int, _frame: object) -> None:
-        if name != "stubborn":
-            with (home / "stopped").open("a") as stopped:
-                stopped.write(f"{name}\n")
-            sys.exit(0)
-
-    signal.signal(signal.SIGTERM, stop)
-    if name == "parent":
-        grandchild = subprocess.Popen(["sleep", "1000"])
-        (home / "grandchild").write_text(str(grandchild.pid))
-    print(f"WARNING {name} is up", flush=True)
-    (home / f"{name}.up").touch()
-    while True:
-        signal.pause()
+    match name:
+        case "three":
+            return [tiny("base"), tiny("middle-0", "base"), tiny("top", "middle-0")]
+        case "stubborn":
+            return [tiny("stubborn", grace_s=0.2)]
+        case "family":
+            return [tiny("parent")]
+        case "looping":
+            return [ProcessSpec("looping", ("false",), ready_after_s=3600)]
+        case "redis":
+            return [platform_processes(settings)[0]]
+    raise ValueError(name)
 
 
 if __name__ == "__main__":
-    if sys.argv[1] == "child":
-        child(sys.argv[2])
-    else:
-        main(sys.argv[1])
+    supervise(
+        PlatformSettings.from_environment(os.environ),
+        lambda settings: specs(sys.argv[1], settings),
+        leftover_grace_s=0.2,
+    )

@@ -1,3 +1,5 @@
+"""The real supervisor, as a process of its own, over real processes."""
+
 import os
 import signal
 import socket
@@ -6,62 +8,51 @@ from pathlib import Path
 
 import pytest
 import redis
-from conftest import SmallPlatforms, process_of, until
 
-from deploy.identity import identify
+from deploy.identity import boot_id, identify
 from deploy.settings import PlatformSettings
 from deploy.state import PlatformState, ProcessState, end_leftovers, read_state, write_state
 from deploy.supervision import Phase
+from tests.deploy.platforms import PATIENCE_S, Platforms, gone, pid_of, process_of, until
 
 
-def pid_of(state: PlatformState, name: str) -> int:
-    pid = process_of(state, name).pid
-    assert pid is not None
-    return pid
-
-
-def gone(*pids: int) -> bool:
-    return not any(identify(pid) for pid in pids)
-
-
-def test_a_killed_process_is_restarted_and_the_others_do_not_notice(platforms: SmallPlatforms):
+def test_a_killed_process_is_restarted_and_the_others_do_not_notice(platforms: Platforms):
     supervisor = platforms.start("three")
     before = platforms.ready(supervisor)
 
     os.kill(pid_of(before, "middle-0"), signal.SIGKILL)
 
-    back = platforms.restarted(supervisor, "middle-0")
+    back = platforms.in_phase(supervisor, "middle-0", Phase.READY, restarts=1)
     assert back.pid != pid_of(before, "middle-0")
     assert back.last_exit == "killed by SIGKILL"
     after = platforms.ready(supervisor)
     assert [pid_of(after, name) for name in ("base", "top")] == [pid_of(before, name) for name in ("base", "top")]
 
 
-def test_an_orderly_stop_goes_in_reverse_start_order(platforms: SmallPlatforms):
+def test_an_orderly_stop_goes_in_reverse_start_order(platforms: Platforms):
     supervisor = platforms.start("three")
     running = platforms.ready(supervisor)
 
     supervisor.send_signal(signal.SIGTERM)
 
-    assert supervisor.wait(30) == 0
+    assert supervisor.wait(PATIENCE_S) == 0
     assert (platforms.settings.home / "stopped").read_text().split() == ["top", "middle-0", "base"]
     assert gone(*(pid_of(running, process.name) for process in running.processes))
     stopped = read_state(platforms.settings)
     assert stopped and {process.phase for process in stopped.processes} == {Phase.STOPPED}
 
 
-def test_who_ignores_the_stop_signal_is_killed(platforms: SmallPlatforms):
+def test_who_ignores_the_stop_signal_is_killed(platforms: Platforms):
     supervisor = platforms.start("stubborn")
     platforms.ready(supervisor)
 
     supervisor.send_signal(signal.SIGTERM)
 
-    assert supervisor.wait(30) == 0
-    stopped = read_state(platforms.settings)
-    assert stopped and process_of(stopped, "stubborn").last_exit == "killed by SIGKILL"
+    assert supervisor.wait(PATIENCE_S) == 0
+    assert process_of(read_state(platforms.settings), "stubborn").last_exit == "killed by SIGKILL"
 
 
-def test_nothing_runs_on_when_the_supervisor_is_killed(platforms: SmallPlatforms):
+def test_nothing_runs_on_when_the_supervisor_is_killed(platforms: Platforms):
     supervisor = platforms.start("three")
     running = platforms.ready(supervisor)
 
@@ -70,35 +61,35 @@ def test_nothing_runs_on_when_the_supervisor_is_killed(platforms: SmallPlatforms
     until(lambda: gone(*(pid_of(running, process.name) for process in running.processes)), "all are gone")
 
 
-def test_a_second_supervisor_is_refused_and_told_the_pid_of_the_first(platforms: SmallPlatforms):
+def test_a_second_supervisor_is_refused_and_told_the_pid_of_the_first(platforms: Platforms):
     first = platforms.start("three")
     platforms.ready(first)
 
     second = platforms.start("three")
 
-    assert second.wait(30) != 0
+    assert second.wait(PATIENCE_S) != 0
     assert second.stderr and f"(supervisor {first.pid})" in second.stderr.read()
     assert first.poll() is None
 
 
-def test_the_next_supervisor_ends_what_a_killed_one_left_running(platforms: SmallPlatforms):
+def test_the_next_supervisor_ends_what_a_killed_one_left_running(platforms: Platforms):
     killed = platforms.start("stubborn")
     left = pid_of(platforms.ready(killed), "stubborn")
     killed.kill()
     killed.wait()
-    assert identify(left), "it ignores the signal that its parent's death sends"
+    assert identify(left), "it ignores the signal that comes with its parent's death"
 
     new = pid_of(platforms.ready(platforms.start("stubborn")), "stubborn")
 
     assert gone(left) and new != left
 
 
-def test_a_pid_that_is_somebody_elses_now_is_not_touched(platforms: SmallPlatforms):
+def test_a_pid_that_is_somebody_elses_by_now_is_not_touched(platforms: Platforms):
     bystander = subprocess.Popen(["sleep", "1000"], start_new_session=True)
     try:
         found = identify(bystander.pid)
-        assert found
-        write_recorded(platforms.settings, found.pid, found.started_ticks - 1)
+        assert found is not None
+        _write_recorded(platforms.settings, found.pid, found.started_ticks - 1)
 
         assert end_leftovers(platforms.settings, grace_s=0.1) == []
         assert bystander.poll() is None
@@ -107,16 +98,14 @@ def test_a_pid_that_is_somebody_elses_now_is_not_touched(platforms: SmallPlatfor
         bystander.wait()
 
 
-def write_recorded(settings: PlatformSettings, pid: int, started_ticks: int) -> None:
-    """As a supervisor of this boot that ran this process would have."""
-    from deploy.identity import boot_id
-
+def _write_recorded(settings: PlatformSettings, pid: int, started_ticks: int) -> None:
+    """As a supervisor of this boot would have, that ran this process."""
     settings.run_folder.mkdir(parents=True)
     recorded = ProcessState("worker-0", Phase.READY, pid, started_ticks, 0, 0.0, "")
     write_state(settings, PlatformState(1, boot_id(), (recorded,)))
 
 
-def test_what_a_process_started_ends_with_it(platforms: SmallPlatforms):
+def test_what_a_process_started_ends_with_it(platforms: Platforms):
     supervisor = platforms.start("family")
     running = platforms.ready(supervisor)
     grandchild = int((platforms.settings.home / "grandchild").read_text())
@@ -127,30 +116,24 @@ def test_what_a_process_started_ends_with_it(platforms: SmallPlatforms):
     until(lambda: gone(grandchild), "the grandchild is gone")
 
 
-def test_a_crash_loop_is_visible(platforms: SmallPlatforms):
+def test_a_crash_loop_is_visible(platforms: Platforms):
     supervisor = platforms.start("looping")
 
-    def failed() -> ProcessState | None:
-        state = platforms.state(supervisor)
-        found = process_of(state, "looping") if state else None
-        return found if found and found.phase is Phase.FAILED else None
+    found = platforms.in_phase(supervisor, "looping", Phase.FAILED, restarts=4)
 
-    found = until(failed, "it is called FAILED")
-    assert (found.restarts, found.last_exit) == (4, "exit 1")
+    assert found.last_exit == "exit 1"
 
 
-def test_lines_of_all_processes_are_in_one_log_with_their_names(platforms: SmallPlatforms):
+def test_lines_of_all_processes_are_in_one_log_with_their_names(platforms: Platforms):
     platforms.ready(platforms.start("three"))
+    log = platforms.settings.log_file
 
-    def log() -> str:
-        return platforms.settings.log_file.read_text()
-
-    until(lambda: "top is up" in log(), "the line is written")
-    assert '"level":"WARNING","message":"WARNING middle-0 is up","process":"middle-0"' in log()
-    assert '"process":"supervisor"' in log()
+    until(lambda: "top is up" in log.read_text(), "the line is written")
+    assert '"level":"WARNING","message":"WARNING middle-0 is up","process":"middle-0"' in log.read_text()
+    assert '"process":"supervisor"' in log.read_text()
 
 
-def test_redis_keeps_what_it_acknowledged_through_a_kill(platforms: SmallPlatforms):
+def test_redis_keeps_what_it_acknowledged_through_a_kill(platforms: Platforms):
     supervisor = platforms.start("redis")
     server = pid_of(platforms.ready(supervisor), "redis")
     socket_path = platforms.settings.redis_socket
@@ -161,35 +144,26 @@ def test_redis_keeps_what_it_acknowledged_through_a_kill(platforms: SmallPlatfor
 
     os.kill(server, signal.SIGKILL)
 
-    platforms.restarted(supervisor, "redis")
+    platforms.in_phase(supervisor, "redis", Phase.READY, restarts=1)
     with redis.Redis(unix_socket_path=str(socket_path)) as client:
         assert client.get("kept") == b"yes"
 
 
-def test_a_taken_port_is_an_error_that_names_the_setting(platforms: SmallPlatforms):
+@pytest.mark.parametrize("folder", ["data folder", 'quote"d', "schön", "deep/" * 30])
+def test_redis_starts_whatever_the_data_folder_is_called(tmp_path: Path, folder: str):
+    settings = PlatformSettings(home=tmp_path / folder, gateway_port=0, mlflow_port=0)
+    with Platforms(settings) as platforms:
+        platforms.ready(platforms.start("redis"))
+
+        assert (settings.redis_folder / "appendonly.aof").exists()
+
+
+def test_a_taken_port_is_an_error_that_names_the_setting(platforms: Platforms):
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
-        port = other.getsockname()[1]
-        platforms.environment["SLUICE_GATEWAY_PORT"] = str(port)
+        port = str(other.getsockname()[1])
 
-        supervisor = platforms.start("three")
+        _, told = platforms.start("three", SLUICE_GATEWAY_PORT=port).communicate(timeout=PATIENCE_S)
 
-        _, told = supervisor.communicate(timeout=30)
     assert f"SLUICE_GATEWAY_PORT={port}: expected a free port of 127.0.0.1" in told
-
-
-@pytest.mark.parametrize("folder", ["data folder", 'quote"d', "schön", "deep/" * 30 + "home"])
-def test_redis_starts_whatever_the_data_folder_is_called(tmp_path: Path, folder: str):
-    platforms = SmallPlatforms(settings := PlatformSettings(home=tmp_path / folder), {})
-    platforms.environment |= os.environ | settings.to_environment() | {"SLUICE_GATEWAY_PORT": "0"}
-    platforms.environment |= {"SLUICE_MLFLOW_PORT": "0", "PYTHONPATH": str(Path(__file__).parents[2])}
-    supervisor = platforms.start("redis")
-    try:
-        platforms.ready(supervisor)
-        assert (settings.redis_folder / "appendonly.aof").exists()
-    finally:
-        supervisor.send_signal(signal.SIGTERM)
-        supervisor.communicate(timeout=30)
-        if settings.sockets_folder != settings.run_folder:
-            settings.sockets_folder.rmdir()

@@ -31,8 +31,7 @@ def an_entry(number: int, *events: Event) -> StreamEntry:
 
 
 def ranking_ids(archive: Archive, model: str = "codesearch") -> list[str]:
-    found: list[str] = archive.rankings(model, NOW_MS, UNTIL_MS, ["ranking_id"])["ranking_id"].to_pylist()
-    return found
+    return [row["ranking_id"] for row in archive.rankings(model, NOW_MS, UNTIL_MS, ["ranking_id"]).to_pylist()]
 
 
 def small_files(archive: Archive) -> list[Path]:
@@ -158,6 +157,15 @@ def test_duplicates_in_a_batch_are_counted(archive: Archive) -> None:
     report = archive.write([an_entry(1, a_ranking("r1"), a_click("c1")), an_entry(2, a_ranking("r1"), a_click("c1"))])
 
     assert report == WriteReport(rankings=1, feedback=1, duplicates=2, rejected=0)
+
+
+def test_an_event_id_is_the_models_own(archive: Archive) -> None:
+    report = archive.write([an_entry(1, a_click("1"), a_click("1", model="other"))])
+
+    assert report == WriteReport(feedback=2)
+    assert (
+        len(archive.feedback("codesearch", NOW_MS, UNTIL_MS)) == len(archive.feedback("other", NOW_MS, UNTIL_MS)) == 1
+    )
 
 
 def test_a_click_sent_again_an_hour_later_counts_only_when_it_came_first(archive: Archive) -> None:

@@ -6,9 +6,12 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from pipelines.archive import Archive, WriteReport
 from pipelines.archiver import Archiver, should_flush
@@ -28,8 +31,8 @@ def payload(*events: Event) -> bytes:
 
 
 def archived(archive: Archive) -> list[str]:
-    found: list[str] = archive.rankings("codesearch", NOW_MS, NOW_MS + HOUR_MS, ["ranking_id"])["ranking_id"].to_pylist()
-    return found
+    rows = archive.rankings("codesearch", NOW_MS, NOW_MS + HOUR_MS, ["ranking_id"]).to_pylist()
+    return [row["ranking_id"] for row in rows]
 
 
 def wait_until(holds: Callable[[], bool]) -> None:
@@ -76,7 +79,7 @@ def test_a_batch_leaves_when_it_is_many_large_or_old(buffered: list[int], age_s:
 @pytest.mark.parametrize(
     ("field", "value"), [("flush_entries", 0), ("flush_bytes", 0), ("flush_age_s", 0.0), ("flush_age_s", 61.0)]
 )
-def test_settings_fail_at_start_naming_key_and_value(field: str, value: float) -> None:
+def test_settings_fail_at_start_naming_key_and_value(field: str, value: Any) -> None:
     with pytest.raises(ValueError, match=rf"^archiver\.{field}={value}: expected"):
         ArchiverSettings(**{field: value})
 
@@ -172,7 +175,7 @@ def test_an_unreadable_entry_is_acknowledged_and_does_not_come_back(archive: Arc
 
 
 def test_a_redis_that_is_not_there_is_the_loops_business(archive: Archive, tmp_path: Path) -> None:
-    nobody = redis.Redis(unix_socket_path=str(tmp_path / "none.sock"))
+    nobody = redis.Redis(unix_socket_path=str(tmp_path / "none.sock"), retry=Retry(NoBackoff(), 0))
     archiver = Archiver(RedisStream(nobody).reader("archive", "a"), archive, AT_ONCE)
 
     with pytest.raises(StoreUnavailable):
@@ -182,6 +185,7 @@ def test_a_redis_that_is_not_there_is_the_loops_business(archive: Archive, tmp_p
 KILLED_BETWEEN_WRITING_AND_ACKNOWLEDGING = """
 import os, signal, sys, threading
 from pathlib import Path
+from typing import Any
 
 import redis
 from pipelines.archive import Archive

@@ -60,7 +60,7 @@ def shown(metric: str, **labels: str) -> float | None:
 def test_evidence_of_the_last_closed_window_is_written_and_shown(platform: Platform) -> None:
     platform.write("1-0", a_ranking("r1"), a_ranking("r2", unit="u2"), a_click("c1", "r1", simulated=True))
 
-    (path,) = platform.run("pipelines.measure_clicks")
+    path = platform.run("pipelines.measure_clicks")[-1]
 
     assert path == str(platform.reports / "evidence" / "codesearch" / "20260101T0000.json")
     report = json.loads(Path(path).read_text())
@@ -72,12 +72,22 @@ def test_evidence_of_the_last_closed_window_is_written_and_shown(platform: Platf
     assert shown("pipelines_feedback_left_out_events", reason="without_ranking") == 0
 
 
+def test_a_closed_window_is_measured_once_and_a_missed_one_later(platform: Platform) -> None:
+    first = platform.run("pipelines.measure_clicks")
+    assert platform.run("pipelines.measure_clicks") == []
+
+    platform.now_ms += 3 * WINDOW_MS  # no worker was there for two of them
+    later = platform.run("pipelines.measure_clicks")
+
+    assert len(first) == 12
+    assert [Path(path).stem for path in later] == ["20260101T0005", "20260101T0010", "20260101T0015"]
+
+
 def test_a_window_measured_again_gives_the_same_file(platform: Platform) -> None:
     platform.write("1-0", a_ranking("r1"), a_click("c1"))
 
     (first,) = platform.run("pipelines.measure_clicks", NOW_MS)
     content = Path(first).read_bytes()
-    platform.now_ms += WINDOW_MS  # by hand, once beat has moved on
     (second,) = platform.run("pipelines.measure_clicks", NOW_MS)
 
     assert second == first

@@ -1,0 +1,132 @@
+"""`sluice` as a shell sees it: output, error line, exit code."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from deploy.cli import COMMANDS
+from deploy.supervision import Phase
+from tests.deploy.platforms import PATIENCE_S, ROOT, Platforms
+
+
+def sluice(*arguments: str, home: Path, **environment: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-m", "deploy.cli", *arguments],
+        env=os.environ | {"SLUICE_HOME": str(home), "COLUMNS": "120"} | environment,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+    )
+
+
+def test_help_names_every_command_and_exit_code(tmp_path: Path):
+    shown = sluice("--help", home=tmp_path)
+
+    assert shown.returncode == 0
+    assert all(command in shown.stdout for command in COMMANDS)
+    assert "Exit codes: 0 ok, 1 failed, 2 wrong usage" in shown.stdout
+
+
+@pytest.mark.parametrize("command", sorted(COMMANDS))
+def test_every_command_explains_itself(tmp_path: Path, command: str):
+    shown = sluice(command, "--help", home=tmp_path)
+
+    assert shown.returncode == 0
+    assert f"sluice {command}" in shown.stdout
+
+
+def test_help_imports_nothing_heavy():
+    program = "import sys; from deploy.cli import main\ntry: main()\nfinally: print(sorted(sys.modules))"
+    shown = subprocess.run([sys.executable, "-c", program, "--help"], cwd=ROOT, capture_output=True, text=True)
+
+    loaded = shown.stdout.splitlines()[-1]
+    assert "'deploy.cli'" in loaded
+    assert not [name for name in ("torch", "mlflow", "numpy", "redis", "celery", "fastapi") if f"'{name}'" in loaded]
+
+
+def test_wrong_usage_ends_with_2(tmp_path: Path):
+    assert sluice("upp", home=tmp_path).returncode == 2
+    assert sluice("status", "--loud", home=tmp_path).returncode == 2
+    refused = sluice("logs", "--level", "loud", home=tmp_path)
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
+
+
+def test_a_wrong_setting_is_one_line_and_2(tmp_path: Path):
+    refused = sluice("status", home=tmp_path, SLUICE_WORKERS="many")
+
+    assert refused.returncode == 2
+    assert refused.stderr == "error: SLUICE_WORKERS=many: expected a whole number; try: unset SLUICE_WORKERS\n"
+
+
+@pytest.mark.parametrize("command", ["status", "down"])
+def test_not_running_is_one_line_and_4(tmp_path: Path, command: str):
+    refused = sluice(command, home=tmp_path)
+
+    assert refused.returncode == 4
+    assert refused.stderr == f"error: Sluice is not running in {tmp_path}; try: sluice up\n"
+
+
+def test_not_running_is_json_too(tmp_path: Path):
+    refused = sluice("status", "--json", home=tmp_path)
+
+    assert json.loads(refused.stdout) == {"home": str(tmp_path), "running": False, "ready": False}
+
+
+def test_a_platform_is_shown_refused_a_second_time_and_stopped(platforms: Platforms):
+    supervisor = platforms.start("redis")
+    platforms.ready(supervisor)
+    home = platforms.settings.home
+
+    shown = sluice("status", home=home)
+    assert shown.returncode == 0, shown.stderr
+    assert "redis" in shown.stdout and "READY" in shown.stdout
+
+    found = json.loads(sluice("status", "--json", home=home).stdout)
+    assert found["ready"] and found["supervisor_pid"] == supervisor.pid
+    assert [process["name"] for process in found["processes"]] == ["redis"]
+    assert found["redis"]["keys"] == 0 and found["redis"]["used_memory_bytes"] > 0
+    assert (found["traffic"], found["events"], found["gateway"]) == ([], {}, None)
+
+    refused = sluice("up", home=home)
+    assert refused.returncode == 1
+    assert refused.stderr == (
+        f"error: Sluice is already running in {home} (supervisor {supervisor.pid}); try: sluice status\n"
+    )
+
+    stopped = sluice("down", home=home)
+    assert stopped.returncode == 0
+    assert stopped.stdout == f"stopped the platform of {home} (supervisor {supervisor.pid})\n"
+    assert supervisor.wait(PATIENCE_S) == 0
+    assert sluice("status", home=home).returncode == 4
+
+
+def test_a_platform_that_is_not_all_ready_is_3(platforms: Platforms):
+    supervisor = platforms.start("looping")
+    platforms.in_phase(supervisor, "looping", Phase.FAILED, restarts=1)
+
+    shown = sluice("status", home=platforms.settings.home)
+
+    assert shown.returncode == 3
+    assert shown.stderr.startswith("error: looping ")
+
+
+def test_the_log_is_shown_by_process(platforms: Platforms):
+    platforms.ready(platforms.start("three"))
+
+    shown = sluice("logs", "middle", "--level", "WARNING", home=platforms.settings.home)
+
+    assert shown.stdout.splitlines()[0].endswith("WARNING  middle-0       WARNING middle-0 is up")
+
+
+def test_up_says_what_the_supervisor_could_not_do(tmp_path: Path):
+    (tmp_path / "mlflow").write_text("a file where a folder should be")
+
+    refused = sluice("up", "--detach", home=tmp_path)
+
+    assert refused.returncode == 1
+    assert refused.stderr.startswith(f"error: {tmp_path / 'mlflow/artefacts'} cannot be made: ")

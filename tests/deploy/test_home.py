@@ -1,0 +1,68 @@
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from deploy.errors import AlreadyRunning, SluiceError
+from deploy.home import as_running, claim_ports, held, holder, prepare
+from deploy.settings import PlatformSettings
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> PlatformSettings:
+    return PlatformSettings(home=tmp_path / "home", gateway_port=0, mlflow_port=0)
+
+
+def test_a_folder_has_one_holder_at_a_time(settings: PlatformSettings):
+    assert holder(settings) is None
+    with held(settings):
+        assert holder(settings) == os.getpid()
+        with pytest.raises(AlreadyRunning, match=f"supervisor {os.getpid()}"), held(settings):
+            pass
+    assert holder(settings) is None
+
+
+def test_a_child_does_not_hold_on_to_the_folder(settings: PlatformSettings):
+    with held(settings):
+        child = subprocess.Popen(["sleep", "1000"], close_fds=False)
+    try:
+        assert holder(settings) is None
+    finally:
+        child.kill()
+        child.wait()
+
+
+def test_free_ports_are_found_by_other_commands(settings: PlatformSettings):
+    prepare(settings)
+
+    claimed = claim_ports(settings)
+
+    assert claimed.gateway_port and claimed.mlflow_port and claimed.gateway_port != claimed.mlflow_port
+    assert as_running(settings) == claimed
+
+
+def test_without_a_platform_the_settings_hold_as_they_are(settings: PlatformSettings):
+    assert as_running(settings) is settings
+
+
+def test_what_an_earlier_run_measured_is_gone_and_what_it_stored_is_not(settings: PlatformSettings):
+    prepare(settings)
+    (settings.metrics_folder / "counter_7.db").touch()
+    (settings.archive_folder / "events.parquet").touch()
+
+    prepare(settings)
+
+    assert list(settings.metrics_folder.iterdir()) == []
+    assert (settings.archive_folder / "events.parquet").exists()
+
+
+def test_a_sockets_folder_that_others_can_write_is_refused(tmp_path: Path):
+    settings = PlatformSettings(home=tmp_path / ("x" * 100))
+    prepare(settings)
+    try:
+        settings.sockets_folder.chmod(0o777)
+        with pytest.raises(SluiceError, match="is not this user's own folder"):
+            prepare(settings)
+    finally:
+        settings.sockets_folder.rmdir()

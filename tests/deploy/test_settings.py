@@ -1,0 +1,108 @@
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from deploy.errors import SettingsError
+from deploy.settings import SOCKET_PATH_BYTES, PlatformSettings, log_effective
+
+HOME = Path("/data/sluice")
+
+
+def test_without_variables_the_defaults_hold():
+    settings = PlatformSettings.from_environment({})
+
+    assert settings.home == Path.cwd() / ".sluice"
+    assert (settings.gateway_url, settings.mlflow_url) == ("http://127.0.0.1:8700", "http://127.0.0.1:8701")
+    assert (settings.gateways, settings.workers) == (1, 1)
+
+
+def test_variables_are_read_by_their_names():
+    settings = PlatformSettings.from_environment(
+        {"SLUICE_HOME": "/data", "SLUICE_GATEWAY_PORT": "9000", "SLUICE_WITH_MLFLOW": "no", "SLUICE_LOG_LEVEL": "DEBUG"}
+    )
+
+    assert settings == PlatformSettings(Path("/data"), gateway_port=9000, with_mlflow=False, log_level="DEBUG")
+
+
+def test_an_empty_variable_counts_as_not_set():
+    assert PlatformSettings.from_environment({"SLUICE_GATEWAY_PORT": " "}).gateway_port == 8700
+
+
+@given(
+    settings=st.builds(
+        PlatformSettings,
+        home=st.just(HOME),
+        gateway_host=st.sampled_from(["127.0.0.1", "0.0.0.0", "::1"]),
+        gateway_port=st.integers(1, 40_000),
+        mlflow_port=st.integers(40_001, 65_535) | st.just(0),
+        gateways=st.integers(1, 64),
+        workers=st.integers(1, 64),
+        with_celery=st.booleans(),
+        log_level=st.sampled_from(["DEBUG", "ERROR"]),
+    )
+)
+def test_children_read_the_same_settings(settings: PlatformSettings):
+    assert PlatformSettings.from_environment(settings.to_environment()) == settings
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "told"),
+    [
+        ("SLUICE_GATEWAY_PORT", "70000", "SLUICE_GATEWAY_PORT=70000: expected a port, or 0 for a free one"),
+        ("SLUICE_GATEWAY_PORT", "http", "SLUICE_GATEWAY_PORT=http: expected a whole number"),
+        ("SLUICE_GATEWAY_PORT", "--1", "SLUICE_GATEWAY_PORT=--1: expected a whole number"),
+        ("SLUICE_MLFLOW_PORT", "8700", "SLUICE_MLFLOW_PORT=8700: expected another port than the gateway's"),
+        ("SLUICE_WORKERS", "0", "SLUICE_WORKERS=0: expected 1 to 64"),
+        ("SLUICE_WITH_CELERY", "maybe", "SLUICE_WITH_CELERY=maybe: expected 1 or 0"),
+        ("SLUICE_LOG_LEVEL", "loud", "SLUICE_LOG_LEVEL=loud: expected one of DEBUG, INFO, WARNING, ERROR"),
+        ("SLUICE_HOME", __file__, f"SLUICE_HOME={__file__}: expected a folder"),
+    ],
+)
+def test_a_bad_value_is_refused_by_key_value_and_rule(variable: str, value: str, told: str):
+    with pytest.raises(SettingsError) as refused:
+        PlatformSettings.from_environment({variable: value})
+
+    assert refused.value.message == told
+    assert str(refused.value) == f"{told}; try: unset {variable}"
+
+
+def test_a_relative_home_is_made_absolute_once():
+    assert PlatformSettings.from_environment({"SLUICE_HOME": "here"}).home == Path.cwd() / "here"
+    with pytest.raises(SettingsError, match="SLUICE_HOME=here: expected an absolute path"):
+        PlatformSettings(Path("here"))
+
+
+@pytest.mark.parametrize("length", [10, 80, 85, 90, 95, 250])
+def test_a_socket_path_always_fits_an_address(length: int):
+    settings = PlatformSettings(Path("/" + "x" * length), workers=64)
+
+    paths = (settings.redis_socket, *settings.worker_sockets)
+    assert all(len(bytes(path)) <= SOCKET_PATH_BYTES for path in paths)
+    assert len(set(paths)) == 65
+
+
+def test_long_homes_do_not_share_their_sockets():
+    one, other = (PlatformSettings(Path("/" + "x" * 100 + end)) for end in ("1", "2"))
+
+    assert one.redis_socket != other.redis_socket
+    assert one.sockets_folder != one.run_folder
+
+
+def test_a_near_miss_is_told_and_a_stranger_is_not(caplog: pytest.LogCaptureFixture):
+    with caplog.at_level(logging.WARNING):
+        log_effective(PlatformSettings(HOME), {"SLUICE_GATWAY_PORT": "1", "SLUICE_PORT_8700_TCP_ADDR": "10.0.0.1"})
+
+    assert [record.getMessage() for record in caplog.records] == [
+        "SLUICE_GATWAY_PORT is no setting: did you mean SLUICE_GATEWAY_PORT?"
+    ]
+
+
+def test_the_effective_values_are_logged(caplog: pytest.LogCaptureFixture):
+    with caplog.at_level(logging.INFO):
+        log_effective(replace(PlatformSettings(HOME), workers=3), {})
+
+    assert vars(caplog.records[0])["settings"]["SLUICE_WORKERS"] == "3"

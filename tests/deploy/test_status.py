@@ -1,0 +1,38 @@
+import redis
+
+from deploy.status import EVENTS, event_lag
+
+GROUP = "archiver"
+
+
+def read(client: redis.Redis, count: int) -> None:
+    client.xreadgroup(GROUP, "one", {EVENTS: ">"}, count=count)
+
+
+def test_lag_is_the_age_of_the_oldest_entry_that_is_not_acknowledged(redis_client: redis.Redis):
+    for written_ms in (1000, 2000, 3000):
+        redis_client.xadd(EVENTS, {"e": b""}, id=f"{written_ms}-0")
+    redis_client.xgroup_create(EVENTS, GROUP, id="0")
+    assert event_lag(redis_client, now_ms=5000) == {GROUP: {"pending": 0, "lag_s": 4.0}}
+
+    read(redis_client, count=2)
+    assert event_lag(redis_client, now_ms=5000) == {GROUP: {"pending": 2, "lag_s": 4.0}}
+
+    redis_client.xack(EVENTS, GROUP, "1000-0")
+    assert event_lag(redis_client, now_ms=5000) == {GROUP: {"pending": 1, "lag_s": 3.0}}
+
+    read(redis_client, count=1)
+    redis_client.xack(EVENTS, GROUP, "2000-0", "3000-0")
+    assert event_lag(redis_client, now_ms=5000) == {GROUP: {"pending": 0, "lag_s": 0.0}}
+
+
+def test_an_entry_that_is_waiting_behind_an_acknowledged_one_counts(redis_client: redis.Redis):
+    redis_client.xadd(EVENTS, {"e": b""}, id="1000-0")
+    redis_client.xgroup_create(EVENTS, GROUP, id="$")
+    redis_client.xadd(EVENTS, {"e": b""}, id="2000-0")
+
+    assert event_lag(redis_client, now_ms=2500) == {GROUP: {"pending": 0, "lag_s": 0.5}}
+
+
+def test_without_a_stream_nobody_lags(redis_client: redis.Redis):
+    assert event_lag(redis_client, now_ms=0) == {}

@@ -1,0 +1,325 @@
+"""The loop: nothing lost, nothing counted twice, nothing that a bad event or version could stop."""
+
+import threading
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import redis
+from prometheus_client import REGISTRY
+
+from drift import snapshot
+from drift.judge import DriftVerdict
+from drift.monitor import Monitor, ProfileOf
+from drift.settings import MonitorSettings, Rule
+from registry.contracts.events import Event, RankingEvent, encode_event, join_events
+from registry.errors import StoreUnavailable, UnknownVersion
+from registry.stream import MemoryStream, RedisStream, StreamEntry, StreamReader
+from tests.builders import NOW_MS, a_click, an_exposure
+from tests.drift.traffic import PROFILE, rankings
+
+SETTINGS = MonitorSettings(
+    Rule(min_lists=50), window_s=10.0, lateness_s=2.0, save_every_s=5.0, entries_a_read=4, wait_s=0.05, retry_s=0.01
+)
+WINDOW_MS = 10_000
+
+
+@dataclass
+class Clock:
+    """Seconds since the epoch, moved by hand."""
+
+    now_s: float = NOW_MS / 1000
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+@dataclass
+class Watched:
+    """A stream, and monitors over it that can be started again."""
+
+    stream: MemoryStream | RedisStream
+    kept_in: Path
+    clock: Clock = field(default_factory=Clock)
+    told: list[DriftVerdict] = field(default_factory=list)
+
+    def reader(self) -> StreamReader:
+        return self.stream.reader("monitor", "monitor-0")
+
+    def start(
+        self,
+        profiles: ProfileOf = lambda model, version: PROFILE,
+        sink: Callable[[DriftVerdict], None] | None = None,
+        reader: StreamReader | None = None,
+    ) -> Monitor:
+        """A new monitor under the name of the last; as if that had been killed."""
+        return Monitor(reader or self.reader(), profiles, sink or self.told.append, SETTINGS, self.kept_in, self.clock)
+
+    def write(self, events: Sequence[Event], an_entry: int = 16) -> None:
+        """Appends the events, some to an entry."""
+        self.stream.append(
+            [join_events([encode_event(e) for e in events[i : i + an_entry]]) for i in range(0, len(events), an_entry)]
+        )
+
+    def read_all(self, monitor: Monitor) -> None:
+        """Steps until one finds nothing to read."""
+        while monitor.step(0):
+            pass
+
+    def counted(self) -> list[tuple[int, int]]:
+        """Start, after NOW_MS, and lists of every window told of, each window once."""
+        return sorted({(v.start_ms - NOW_MS, v.lists) for v in self.told})
+
+
+@pytest.fixture(params=["memory", "redis"])
+def watched(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Watched]:
+    if request.param == "memory":
+        yield Watched(MemoryStream(), tmp_path / "monitor.snapshot")
+    else:
+        client: redis.Redis = request.getfixturevalue("redis_client")
+        yield Watched(RedisStream(client), tmp_path / "monitor.snapshot")
+
+
+def ten_a_second(lists: int, seed: int = 31, start_ms: int = NOW_MS, **changes: Any) -> list[RankingEvent]:
+    return rankings(seed, lists, start_ms=start_ms, every_ms=100, **changes)
+
+
+def events_counter(outcome: str) -> float:
+    return REGISTRY.get_sample_value("drift_events_total", {"outcome": outcome}) or 0.0
+
+
+def test_every_window_that_is_over_is_told_of_once(watched: Watched) -> None:
+    watched.write(ten_a_second(350))
+    watched.clock.now_s += 35.0
+
+    watched.read_all(watched.start())
+
+    assert watched.counted() == [(0, 100), (WINDOW_MS, 100), (2 * WINDOW_MS, 100)]
+    assert len(watched.told) == 3
+
+
+def test_time_alone_ends_a_window_when_traffic_stops(watched: Watched) -> None:
+    watched.write(ten_a_second(100))
+    watched.clock.now_s += 10.0
+    monitor = watched.start()
+    watched.read_all(monitor)
+    assert not watched.told
+
+    watched.clock.now_s += 2.0
+    monitor.step(0)
+
+    assert watched.counted() == [(0, 100)]
+
+
+@pytest.mark.parametrize("steps", range(9))
+@pytest.mark.parametrize("saved", [True, False])
+def test_a_kill_between_any_two_steps_neither_loses_nor_counts_twice(watched: Watched, steps: int, saved: bool) -> None:
+    watched.write(ten_a_second(350))
+    watched.clock.now_s += 35.0
+    killed = watched.start()
+    for _ in range(steps):
+        killed.step(0)
+    if saved:
+        killed.save()
+
+    watched.read_all(watched.start())
+
+    assert watched.counted() == [(0, 100), (WINDOW_MS, 100), (2 * WINDOW_MS, 100)]
+
+
+@dataclass
+class BrokenAcknowledgement:
+    """A reader whose connection breaks when it acknowledges."""
+
+    reader: StreamReader
+
+    def read(self, max_entries: int, wait_s: float) -> list[StreamEntry]:
+        return self.reader.read(max_entries, wait_s)
+
+    def acknowledge(self, entry_ids: Collection[str]) -> None:
+        raise StoreUnavailable("Redis could not acknowledge events: connection reset")
+
+    def lag(self) -> int:
+        return self.reader.lag()
+
+    def trim_acknowledged(self) -> int:
+        return self.reader.trim_acknowledged()
+
+
+@pytest.mark.parametrize("forgotten", [False, True])
+def test_a_kill_between_snapshot_and_acknowledgement_counts_nothing_twice(watched: Watched, forgotten: bool) -> None:
+    watched.write(ten_a_second(90))
+    watched.clock.now_s += 9.0
+    killed = watched.start(reader=BrokenAcknowledgement(watched.reader()))
+    killed.step(0)
+    with pytest.raises(StoreUnavailable):
+        killed.save()
+    if forgotten:  # more rankings came since than are remembered one by one
+        kept = snapshot.load(watched.kept_in)
+        assert kept is not None
+        snapshot.save(watched.kept_in, msgspec.structs.replace(kept, recent=b""))
+
+    monitor = watched.start()
+    watched.write(ten_a_second(10, seed=32, start_ms=NOW_MS + 9000))
+    watched.read_all(monitor)
+    watched.clock.now_s += 3.0
+    monitor.step(0)
+
+    assert watched.counted() == [(0, 100)]
+
+
+def test_a_kill_while_a_verdict_is_kept_tells_the_same_verdict_again(watched: Watched) -> None:
+    class DiskFull(OSError):
+        pass
+
+    def sink(verdict: DriftVerdict) -> None:
+        watched.told.append(verdict)
+        raise DiskFull
+
+    watched.write(ten_a_second(100))
+    watched.clock.now_s += 12.0
+    killed = watched.start(sink=sink)
+    with pytest.raises(DiskFull):
+        watched.read_all(killed)
+
+    watched.read_all(watched.start())
+
+    first, again = watched.told
+    assert first == again
+
+
+def test_what_is_in_a_snapshot_is_acknowledged_and_no_more(watched: Watched) -> None:
+    watched.write(ten_a_second(90))
+    watched.clock.now_s += 9.0
+    monitor = watched.start()
+    monitor.step(0)
+    lag = watched.reader().lag
+    assert (lag(), repr(monitor)) == (6, "<Monitor [1 open windows | 4 entries to acknowledge]>")
+
+    watched.clock.now_s += SETTINGS.save_every_s
+    monitor.step(0)
+
+    assert (lag(), repr(monitor)) == (0, "<Monitor [1 open windows | 0 entries to acknowledge]>")
+
+
+def test_a_ranking_that_was_written_twice_counts_once_even_across_a_restart(watched: Watched) -> None:
+    events = ten_a_second(100)
+    watched.write([*events[:60], *events[40:60]])
+    first = watched.start()
+    watched.clock.now_s += 10.0
+    watched.read_all(first)
+    first.save()
+    watched.write(events[30:])
+
+    monitor = watched.start()
+    watched.read_all(monitor)
+    watched.clock.now_s += 2.0
+    monitor.step(0)
+
+    assert watched.counted() == [(0, 100)]
+
+
+def test_feedback_is_no_ranking_and_what_cannot_be_read_is_left_out_and_counted(watched: Watched) -> None:
+    before = events_counter("unreadable")
+    watched.stream.append([b"no payload", join_events([b"\x01", encode_event(ten_a_second(1)[0])])])
+    newer = msgspec.structs.replace(ten_a_second(2)[1], schema=99)
+    watched.write([a_click(), newer, an_exposure(), *ten_a_second(100)[2:]])
+    watched.clock.now_s += 12.0
+
+    watched.read_all(watched.start())
+
+    assert watched.counted() == [(0, 99)]
+    assert events_counter("unreadable") == before + 3
+    assert watched.reader().lag() == 0
+
+
+def test_arms_are_judged_apart(watched: Watched) -> None:
+    watched.write(ten_a_second(100))
+    watched.write(rankings(33, 100, {"of_item": 3.0}, NOW_MS, 100, version=2, arm="challenger"))
+    watched.clock.now_s += 12.0
+
+    watched.read_all(watched.start())
+
+    verdicts = {verdict.arm: verdict for verdict in watched.told}
+    assert verdicts["challenger"].verdict == "failed"
+    assert verdicts["champion"].verdict != "failed"
+    labels = {"model": "codesearch", "arm": "challenger", "quantity": "of_item"}
+    assert REGISTRY.get_sample_value("drift_shift_deviations", labels) == pytest.approx(3.3, abs=0.6)
+
+
+def unknown_version(model: str, version: int) -> None:
+    raise UnknownVersion(f"{model}@{version} is not registered")
+
+
+@pytest.mark.parametrize("profiles", [lambda model, version: None, unknown_version])
+def test_an_unknown_version_is_errored_and_others_go_on(watched: Watched, profiles: ProfileOf) -> None:
+    watched.write([*ten_a_second(100), *ten_a_second(100, seed=34, version=9)])
+    watched.clock.now_s += 12.0
+
+    watched.read_all(watched.start(lambda model, version: profiles(model, version) if version == 9 else PROFILE))
+
+    verdicts = {verdict.version: verdict for verdict in watched.told}
+    assert (verdicts[9].verdict, verdicts[9].rankings) == ("errored", 100)
+    assert verdicts[1].verdict in ("passed", "inconclusive")
+
+
+def test_a_damaged_snapshot_is_put_aside_for_empty_windows(watched: Watched) -> None:
+    watched.kept_in.write_bytes(b"\x93 half a snapsh")
+    watched.write(ten_a_second(100))
+    watched.clock.now_s += 12.0
+
+    watched.read_all(watched.start())
+
+    assert watched.counted() == [(0, 100)]
+
+
+@dataclass
+class AwayAtFirst:
+    """A reader whose stream does not answer for the first reads."""
+
+    reader: StreamReader
+    failures: int = 2
+
+    def read(self, max_entries: int, wait_s: float) -> list[StreamEntry]:
+        if self.failures:
+            self.failures -= 1
+            raise StoreUnavailable("Redis could not read events: connection refused")
+        return self.reader.read(max_entries, wait_s)
+
+    def acknowledge(self, entry_ids: Collection[str]) -> None:
+        self.reader.acknowledge(entry_ids)
+
+    def lag(self) -> int:
+        return self.reader.lag()
+
+    def trim_acknowledged(self) -> int:
+        return self.reader.trim_acknowledged()
+
+
+def test_a_run_waits_for_a_stream_that_is_away_and_acknowledges_all_when_stopped(watched: Watched) -> None:
+    watched.write([*ten_a_second(100), *ten_a_second(50, seed=35, start_ms=NOW_MS + WINDOW_MS)])
+    watched.clock.now_s += 16.0
+    stop, told = threading.Event(), threading.Event()
+
+    def sink(verdict: DriftVerdict) -> None:
+        watched.told.append(verdict)
+        told.set()
+
+    monitor = watched.start(sink=sink, reader=AwayAtFirst(watched.reader()))
+    running = threading.Thread(target=monitor.run, args=(stop,))
+    running.start()
+    assert told.wait(10)
+    stop.set()
+    running.join(10)
+
+    assert not running.is_alive()
+    assert repr(monitor) == "<Monitor [1 open windows | 0 entries to acknowledge]>"
+    again = watched.start()
+    watched.read_all(again)
+    watched.clock.now_s += 10.0
+    again.step(0)
+    assert watched.counted() == [(0, 100), (WINDOW_MS, 50)]
+    assert watched.reader().lag() == 0

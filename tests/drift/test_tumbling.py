@@ -1,0 +1,98 @@
+"""Event time decides where a ranking belongs and when a window is over."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from drift.reference import Reference
+from drift.tumbling import OpenWindows
+from tests.builders import NOW_MS, a_ranking
+from tests.drift.traffic import PROFILE
+
+WINDOW_MS, LATENESS_MS = 1000, 300
+REFERENCE = Reference.of(PROFILE)
+
+
+def open_windows() -> OpenWindows:
+    return OpenWindows(WINDOW_MS, LATENESS_MS, lambda model, version: REFERENCE)
+
+
+def absorb(windows: OpenWindows, at_ms: Sequence[int], now_ms: int | None = None, **changes: Any) -> dict[str, int]:
+    events = [a_ranking(f"r{ms}", answered_ms=NOW_MS + ms, **changes) for ms in at_ms]
+    return dict(windows.absorb(events, NOW_MS + (max(at_ms) if now_ms is None else now_ms)))
+
+
+def spans(windows: OpenWindows) -> list[tuple[int, int, int]]:
+    return [(w.key.start_ms - NOW_MS, w.key.end_ms - NOW_MS, w.seen) for w in windows.close()]
+
+
+def test_a_window_ends_before_its_end() -> None:
+    windows = open_windows()
+
+    absorb(windows, [0, 999, 1000, 5000])
+
+    assert spans(windows) == [(0, 1000, 2), (1000, 2000, 1)]
+
+
+def test_a_window_waits_for_stragglers_as_long_as_lateness_allows() -> None:
+    windows = open_windows()
+
+    absorb(windows, [500, 1299])
+    assert spans(windows) == []
+
+    assert absorb(windows, [700], now_ms=1299) == {"absorbed": 1}
+    absorb(windows, [1300])
+    assert spans(windows) == [(0, 1000, 2)]
+
+
+def test_what_comes_after_its_window_was_closed_is_late() -> None:
+    windows = open_windows()
+    absorb(windows, [500, 1300])
+    windows.close()
+
+    assert absorb(windows, [999, 1000], now_ms=1300) == {"late": 1, "absorbed": 1}
+    absorb(windows, [9000])
+    assert spans(windows) == [(1000, 2000, 2)]
+
+
+def test_a_backlog_falls_into_the_windows_of_its_time() -> None:
+    windows = open_windows()
+
+    absorb(windows, range(0, 3000, 100), now_ms=3_600_000)
+
+    assert len(windows) == 3
+    assert spans(windows) == [(0, 1000, 10), (1000, 2000, 10)]
+
+
+def test_a_clock_that_is_ahead_closes_nobody_elses_window() -> None:
+    windows = open_windows()
+
+    assert absorb(windows, [500, 801, 99_000], now_ms=500) == {"absorbed": 1, "misdated": 2}
+    assert absorb(windows, [800], now_ms=500) == {"absorbed": 1}
+    assert spans(windows) == []
+
+
+def test_time_passes_without_traffic() -> None:
+    windows = open_windows()
+    absorb(windows, [500])
+
+    windows.advance(NOW_MS + 1299)
+    assert spans(windows) == []
+    windows.advance(NOW_MS + 1300)
+    assert spans(windows) == [(0, 1000, 1)]
+
+
+def test_the_watermark_never_goes_back() -> None:
+    windows = open_windows()
+    windows.advance(NOW_MS + 2000)
+
+    windows.advance(NOW_MS)
+
+    assert windows.watermark_ms == NOW_MS + 1700
+
+
+def test_models_versions_and_arms_have_windows_of_their_own() -> None:
+    windows = open_windows()
+    for changes in ({}, {"model": "other"}, {"version": 2}, {"arm": "challenger"}):
+        absorb(windows, [0], **changes)
+
+    assert len(windows) == 4

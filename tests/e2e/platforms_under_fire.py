@@ -1,0 +1,163 @@
+"""A real data plane that serves a real model, for tests that kill parts of it."""
+
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from deploy import lifecycle, wiring
+from deploy.client import GatewayClient
+from deploy.errors import SluiceError
+from deploy.settings import PlatformSettings
+from deploy.state import read_state
+from pipelines.archive import Archive
+from registry.artefacts import write
+from registry.board import RedisBoard
+from registry.contracts.traffic import TrafficPlan
+from serving.features.materialiser import write_rows
+from tests.builders import a_package
+
+PATIENCE_S = 60.0
+DEADLINE_MS = 30_000
+ITEMS = [f"item-{i}" for i in range(200)]
+MODEL = "codesearch"
+
+Found = TypeVar("Found")
+
+
+def until(condition: Callable[[], Found | None], what: str) -> Found:
+    """What the condition gives as soon as it is true; fails the test if it never is."""
+    give_up_s = time.monotonic() + PATIENCE_S
+    while not (found := condition()):
+        assert time.monotonic() < give_up_s, f"not within {PATIENCE_S:g} s: {what}"
+        time.sleep(0.02)
+    return found
+
+
+@dataclass
+class Platform:
+    """A running data plane: Redis, archiver, worker, gateway."""
+
+    settings: PlatformSettings
+    supervisor: "subprocess.Popen[bytes]"
+
+    @staticmethod
+    def start(home: Path, **flags: Any) -> "Platform":
+        """Starts on free ports and waits until every process is ready."""
+        told = {"with_mlflow": False, "with_celery": False, "with_monitor": False} | flags
+        settings = PlatformSettings(home=home, gateway_port=0, mlflow_port=0, **told)
+        supervisor = lifecycle.launch(settings, attached=True)
+        lifecycle.wait_until_ready(settings, supervisor, PATIENCE_S, lambda _: None)
+        return Platform(lifecycle.running(settings)[0], supervisor)
+
+    def serve(self) -> None:
+        """Publishes a version and its rows, and waits until it is warm."""
+        package = a_package()
+        view = package.manifest.feature_view()
+        client = wiring.redis_client(self.settings)
+        values = np.arange(len(ITEMS), dtype=np.float32).reshape(-1, 1)
+        write_rows(client, view, ITEMS, values, updated_ms=1, on_rows=lambda _: None)
+        write(package, self.settings.versions_folder / MODEL / "1")
+        RedisBoard(client).publish(TrafficPlan(MODEL, 1, champion=1, champion_digest=package.digest))
+        self.wait_until_warm()
+
+    def wait_until_warm(self) -> None:
+        """Until the gateway says ready."""
+        until(lambda: self._status().get("ready"), "the model to be warm")
+
+    def kill(self, name: str) -> int:
+        """kill -9 of a process, by its own pid; waits until it is gone. Returns the pid."""
+        state = read_state(self.settings)
+        assert state is not None
+        pid = next(process.pid for process in state.processes if process.name == name)
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
+        until(lambda: not Path(f"/proc/{pid}").exists() or _is_zombie(pid), f"{name} to be gone")
+        return pid
+
+    def rank(self, gateway: GatewayClient, place: int) -> Any:
+        """One query; its answer."""
+        rng = np.random.default_rng(place)
+        candidates = [ITEMS[i] for i in rng.choice(len(ITEMS), 20, replace=False)]
+        return gateway.post(
+            f"/v1/models/{MODEL}/rank",
+            {"candidates": candidates, "unit": f"u{place}", "top_k": 5, "deadline_ms": DEADLINE_MS},
+        )
+
+    def archived(self) -> list[str]:
+        """Ranking ids in the archive, each once."""
+        now_ms = time.time_ns() // 1_000_000
+        table = Archive(self.settings.archive_folder).rankings(MODEL, now_ms - 3_600_000, now_ms + 60_000)
+        return [str(ranking_id) for ranking_id in table.column("ranking_id").to_pylist()]
+
+    def archived_feedback(self) -> list[str]:
+        """Event ids of feedback in the archive, each once."""
+        now_ms = time.time_ns() // 1_000_000
+        table = Archive(self.settings.archive_folder).feedback(MODEL, now_ms - 3_600_000, now_ms + 60_000)
+        return [str(event_id) for event_id in table.column("event_id").to_pylist()]
+
+    def stop(self) -> None:
+        """Orderly."""
+        if self.supervisor.poll() is None:
+            self.supervisor.terminate()
+        self.supervisor.wait(PATIENCE_S)
+
+    def _status(self) -> Any:
+        try:
+            with GatewayClient(self.settings.gateway_url) as gateway:
+                return gateway.get("/v1/status")
+        except SluiceError:
+            return {}
+
+
+@dataclass
+class Load:
+    """Clients that rank without pause, each on a thread, until told to stop."""
+
+    platform: Platform
+    clients: int = 3
+    patience_s: float = 0.0
+    answered: list[str] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
+    _stop: threading.Event = field(default_factory=threading.Event)
+    _threads: list[threading.Thread] = field(default_factory=list)
+
+    def __enter__(self) -> "Load":
+        self._threads = [threading.Thread(target=self._run, args=(i,)) for i in range(self.clients)]
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+    def wait_for(self, more: int) -> None:
+        """Until so many more queries were answered."""
+        wanted = len(self.answered) + more
+        until(lambda: len(self.answered) >= wanted, f"{more} more answers, failed: {self.failed[:3]}")
+
+    def _run(self, number: int) -> None:
+        place = number * 1_000_000
+        with GatewayClient(self.platform.settings.gateway_url, patience_s=self.patience_s) as gateway:
+            while not self._stop.is_set():
+                place += 1
+                try:
+                    self.answered.append(self.platform.rank(gateway, place)["ranking_id"])
+                except SluiceError as error:
+                    self.failed.append(str(error))
+
+
+def _is_zombie(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
+    except FileNotFoundError:
+        return True

@@ -1,0 +1,272 @@
+"""What may be loaded: refused are damaged, mismatched and pickled versions; what is accepted runs."""
+
+import io
+import json
+import pickle
+import zipfile
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from registry.artefacts import read, strip_sample_inputs, verify, verify_program, write
+from registry.contracts.manifest import PROFILE_FILE, PROGRAM_FILE, ModelPackage
+from registry.errors import RefusedVersion
+from tests.builders import a_manifest, a_package, a_profile, a_program, a_view
+
+PREFIX = "archive"
+
+
+def export(model: torch.nn.Module) -> bytes:
+    """As torch writes it, sample inputs included."""
+    archive = io.BytesIO()
+    torch.export.save(torch.export.export(model, (torch.zeros(4, 3),)), archive)
+    return archive.getvalue()
+
+
+def rewritten(program: bytes, change: Callable[[str, bytes], bytes], **added: bytes) -> bytes:
+    """The archive with the bytes of its entries changed and others added under `added` names."""
+    made = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(program)) as given_, zipfile.ZipFile(made, "w") as archive:
+        for entry in given_.namelist():
+            archive.writestr(entry, change(entry, given_.read(entry)))
+        for name, content in added.items():
+            archive.writestr(f"{PREFIX}/{name}", content)
+    return made.getvalue()
+
+
+def same(_name: str, content: bytes) -> bytes:
+    return content
+
+
+def test_a_sound_package_gives_its_manifest() -> None:
+    package = a_package()
+
+    assert verify(package, package.digest) == package.manifest
+
+
+def test_another_digest_is_refused() -> None:
+    with pytest.raises(RefusedVersion, match="changed or damaged, fetch it again"):
+        verify(a_package(1.0), a_package(2.0).digest)
+
+
+def test_another_feature_view_is_refused() -> None:
+    package = ModelPackage.of(a_program(), a_manifest(view=a_view(), fingerprint="0" * 16), a_profile())
+
+    with pytest.raises(RefusedVersion, match="the manifest says 0000000000000000"):
+        verify(package, package.digest)
+
+
+def test_a_profile_of_another_feature_view_is_refused() -> None:
+    package = ModelPackage.of(a_program(), a_manifest(), a_profile(a_view("others")))
+
+    with pytest.raises(RefusedVersion, match="fit the profile on the model's own view"):
+        verify(package, package.digest)
+
+
+@pytest.mark.parametrize("part", ["manifest_json", "profile_json"])
+def test_a_record_that_is_none_is_refused(part: str) -> None:
+    package = replace(a_package(), **{part: b"[]"})
+
+    with pytest.raises(RefusedVersion, match="not a"):
+        verify(package, package.digest)
+
+
+def a_torch_save() -> bytes:
+    file = io.BytesIO()
+    torch.save(torch.nn.Linear(3, 1).state_dict(), file)
+    return file.getvalue()
+
+
+def an_old_torch_save() -> bytes:
+    file = io.BytesIO()
+    torch.save(torch.nn.Linear(3, 1).state_dict(), file, _use_new_zipfile_serialization=False)
+    return file.getvalue()
+
+
+def a_torchscript() -> bytes:
+    file = io.BytesIO()
+    torch.jit.save(torch.jit.script(torch.nn.Linear(3, 1)), file)
+    return file.getvalue()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch.jit, which is what is refused
+@pytest.mark.parametrize(
+    ("make", "what"),
+    [
+        (a_torch_save, "a torch.save file"),
+        (an_old_torch_save, "a plain pickle"),
+        (a_torchscript, "a TorchScript archive"),
+        (lambda: pickle.dumps({"weights": [1.0]}), "a plain pickle"),
+        (lambda: b"", "no torch.export archive"),
+        (lambda: b"PK\x05\x06" + bytes(18), "no torch.export archive"),
+    ],
+)
+def test_other_formats_are_refused_with_the_lines_that_export_the_model(make: Callable[[], bytes], what: str) -> None:
+    with pytest.raises(RefusedVersion) as refused:
+        verify_program(make())
+
+    first, *lines = str(refused.value).splitlines()
+    assert first == f"the program is {what}: export it with"
+    assert [line.strip().split("(")[0] for line in lines] == ["exported = torch.export.export", "torch.export.save"]
+
+
+def test_sample_inputs_are_refused_until_they_are_stripped() -> None:
+    program = export(torch.nn.Linear(3, 1))
+
+    with pytest.raises(RefusedVersion, match="strip_sample_inputs"):
+        verify_program(program)
+    verify_program(strip_sample_inputs(program))
+
+
+def test_a_stripped_program_scores_as_before_also_with_large_weights() -> None:
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(3, 200_000), torch.nn.ReLU(), torch.nn.Linear(200_000, 1))
+    matrix = torch.rand(4, 3)
+    stripped = strip_sample_inputs(export(model))
+
+    loaded = torch.export.load(io.BytesIO(stripped)).module()
+    assert torch.equal(loaded(matrix), model(matrix))
+    assert strip_sample_inputs(stripped) == stripped
+
+
+def test_stripping_keeps_entries_stored_and_aligned() -> None:
+    stripped = strip_sample_inputs(export(torch.nn.Linear(3, 7)))
+    with zipfile.ZipFile(io.BytesIO(stripped)) as archive:
+        entries = archive.infolist()
+
+    assert all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
+    starts = [
+        entry.header_offset + 30 + sum(np.frombuffer(stripped[entry.header_offset + 26 :][:4], dtype="<u2"))
+        for entry in entries
+    ]
+    assert [int(start) % 64 for start in starts] == [0] * len(entries)
+
+
+def test_stripping_what_is_no_archive_is_refused() -> None:
+    with pytest.raises(RefusedVersion, match=r"no torch\.export archive"):
+        strip_sample_inputs(pickle.dumps([]))
+
+
+class Bomb:
+    """Raises in whoever unpickles it."""
+
+    def __reduce__(self) -> tuple[Callable[[int, int], tuple[int, int]], tuple[int, int]]:
+        return divmod, (1, 0)
+
+
+def test_weights_that_torch_would_unpickle_are_refused() -> None:
+    bomb = io.BytesIO()
+    torch.save(Bomb(), bomb)
+
+    def pickled(name: str, content: bytes) -> bytes:
+        if name.endswith("weights/weight_0"):
+            return bomb.getvalue()
+        if not name.endswith("model_weights_config.json"):
+            return content
+        config = json.loads(content)
+        for payload in config["config"].values():
+            payload["use_pickle"] = True
+        return json.dumps(config).encode()
+
+    program = rewritten(a_program(), pickled)
+    with pytest.raises(ZeroDivisionError):  # so the danger is real
+        torch.export.load(io.BytesIO(program))
+    with pytest.raises(RefusedVersion, match="as a pickle: make it a plain parameter or buffer"):
+        verify_program(program)
+
+
+@pytest.mark.parametrize("path", ["opaque_obj_0", "custom_obj_0", "../../data.pkl", "tensor_0/../weight_0"])
+def test_constants_that_are_no_raw_tensors_are_refused(path: str) -> None:
+    constant = {"path_name": path, "is_param": False, "use_pickle": False, "tensor_meta": None}
+
+    def opaque(name: str, content: bytes) -> bytes:
+        return json.dumps({"config": {"c": constant}}).encode() if "constants_config" in name else content
+
+    with pytest.raises(RefusedVersion, match="'c' as a pickle"):
+        verify_program(rewritten(a_program(), opaque))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "data/constants/opaque_obj_0",
+        "data/constants/custom_obj_0",
+        "data/aotinductor/model/wrapper.so",
+        "data/sample_inputs/other.pt",
+        "data/weights/weight_0.pkl",
+        "data.pkl",
+        "extra/notes.txt",
+        "models/other.json",
+    ],
+)
+def test_an_entry_outside_of_the_layout_is_refused(name: str) -> None:
+    with pytest.raises(RefusedVersion, match="may be a pickle or machine code"):
+        verify_program(rewritten(a_program(), same, **{name: b"x"}))
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+@pytest.mark.parametrize("name", ["data/weights/weight_0", "../other/archive_format"])
+def test_an_archive_that_can_be_read_in_two_ways_is_refused(name: str) -> None:
+    with pytest.raises(RefusedVersion, match=r"not as torch\.export wrote it|may be a pickle"):
+        verify_program(rewritten(a_program(), same, **{name: b"pt2"}))
+
+
+@pytest.mark.parametrize("config", [b"", b"[]", b'{"config": {"c": {}}}', b'{"config": {"c": 1}}', b'{"config": [1]}'])
+def test_a_config_that_cannot_be_read_is_refused(config: bytes) -> None:
+    with pytest.raises(RefusedVersion):
+        verify_program(rewritten(a_program(), lambda name, content: config if "config" in name else content))
+
+
+@given(at=st.integers(0, len(a_program()) - 1), byte=st.integers(0, 255))
+def test_a_changed_byte_never_does_worse_than_being_refused(at: int, byte: int) -> None:
+    program = a_program()
+    package = a_package()
+    damaged = replace(package, program=program[:at] + bytes([byte]) + program[at + 1 :])
+
+    if damaged == package:
+        verify(damaged, package.digest)
+    else:
+        with pytest.raises(RefusedVersion, match="damaged"):
+            verify(damaged, package.digest)
+        with suppress(RefusedVersion):  # never anything else
+            verify_program(damaged.program)
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    write(a_package(), tmp_path / "codesearch" / "1")
+
+    assert read(tmp_path / "codesearch" / "1") == a_package()
+    assert [path.name for path in (tmp_path / "codesearch").iterdir()] == ["1"]
+
+
+def test_writing_replaces_what_was_there(tmp_path: Path) -> None:
+    write(a_package(1.0), tmp_path / "1")
+    write(a_package(2.0), tmp_path / "1")
+
+    assert read(tmp_path / "1") == a_package(2.0)
+    assert [path.name for path in tmp_path.iterdir()] == ["1"]
+
+
+def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
+    write(a_package(1.0), tmp_path / "1")
+
+    with pytest.raises(TypeError):
+        write(replace(a_package(2.0), profile_json=None), tmp_path / "1")  # type: ignore[arg-type]
+    assert read(tmp_path / "1") == a_package(1.0)
+    assert [path.name for path in tmp_path.iterdir()] == ["1"]
+
+
+@pytest.mark.parametrize("missing", [PROGRAM_FILE, PROFILE_FILE])
+def test_a_folder_without_a_file_is_refused(tmp_path: Path, missing: str) -> None:
+    write(a_package(), tmp_path / "1")
+    (tmp_path / "1" / missing).unlink()
+
+    with pytest.raises(RefusedVersion, match=f"holds no model version.*{missing}"):
+        read(tmp_path / "1")

@@ -1,0 +1,143 @@
+"""Laws of events: what is written is read, by newer and older readers too; garbage is only refused."""
+
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from registry.contracts.errors import ContractError, CorruptRecord, UnknownSchema
+from registry.contracts.events import (
+    SCHEMA,
+    Click,
+    Event,
+    Exposure,
+    RankingEvent,
+    decode_event,
+    decode_events,
+    encode_event,
+    join_events,
+    split_events,
+)
+from tests.builders import a_click, a_ranking, an_exposure
+
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
+numbers = st.integers(0, 2**53)
+reals = st.floats(allow_nan=False)
+
+
+@st.composite
+def rankings(draw: st.DrawFn) -> RankingEvent:
+    items = tuple(draw(st.lists(texts, max_size=4)))
+    columns = draw(st.integers(0, 3))
+    return RankingEvent(
+        SCHEMA,
+        *(draw(texts), draw(numbers), draw(texts), draw(numbers), draw(texts), draw(numbers)),
+        *(draw(texts), draw(texts), draw(numbers), items),
+        draw(st.binary(min_size=4 * len(items), max_size=4 * len(items))),
+        draw(st.binary(min_size=4 * len(items), max_size=4 * len(items))),
+        draw(texts),
+        draw(st.binary(min_size=4 * len(items) * columns, max_size=4 * len(items) * columns)),
+        *(draw(reals), draw(reals), draw(reals), draw(reals)),
+        degraded=tuple(draw(st.lists(texts, max_size=2))),
+        latency_ms=draw(reals),
+        trace_id=draw(texts),
+    )
+
+
+def feedback(kind: type[Click] | type[Exposure]) -> st.SearchStrategy[Click | Exposure]:
+    places = st.none() | st.integers(1, 1000)
+    return st.builds(kind, st.just(SCHEMA), texts, texts, texts, texts, places, numbers, numbers, st.booleans())
+
+
+events: st.SearchStrategy[Event] = rankings() | feedback(Click) | feedback(Exposure)
+
+
+@given(events)
+def test_an_event_comes_back_as_it_was(event: Event) -> None:
+    assert decode_event(encode_event(event)) == event
+
+
+@given(st.lists(events, max_size=5))
+def test_a_payload_holds_its_events_in_order(given_: list[Event]) -> None:
+    encoded = [encode_event(event) for event in given_]
+    payload = join_events(encoded)
+
+    assert split_events(payload) == encoded
+    assert decode_events(payload) == given_
+
+
+@given(st.binary(max_size=60))
+def test_garbage_is_refused_and_nothing_worse(garbage: bytes) -> None:
+    for read in (decode_event, decode_events):
+        with pytest.raises(ContractError):
+            if read(garbage) == []:  # the empty payload, which garbage may happen to be
+                raise CorruptRecord
+    try:
+        split_events(garbage)
+    except CorruptRecord:
+        return
+
+
+@given(events, st.integers(0, 200), st.integers(0, 255))
+def test_a_changed_byte_is_read_or_refused_and_nothing_worse(event: Event, at: int, byte: int) -> None:
+    encoded = encode_event(event)
+    try:
+        decode_event(encoded[:at] + bytes([byte]) + encoded[at + 1 :])
+    except ContractError:
+        return
+
+
+@given(events, st.integers(0, 200))
+def test_a_cut_event_is_refused(event: Event, length: int) -> None:
+    encoded = encode_event(event)
+
+    with pytest.raises(CorruptRecord):
+        decode_event(encoded[: min(length, len(encoded) - 1)])
+
+
+def as_list(event: Event) -> list[Any]:
+    plain: list[Any] = msgspec.msgpack.decode(encode_event(event))
+    return plain
+
+
+@pytest.mark.parametrize("event", [a_ranking(), a_click(), an_exposure()])
+def test_fields_that_a_newer_writer_adds_are_passed_over(event: Event) -> None:
+    assert decode_event(msgspec.msgpack.encode([*as_list(event), "new", 7])) == event
+
+
+@pytest.mark.parametrize(("event", "added"), [(a_ranking(), 3), (a_click(), 1), (an_exposure(), 1)])
+def test_fields_that_an_older_writer_did_not_know_have_their_defaults(event: Event, added: int) -> None:
+    assert decode_event(msgspec.msgpack.encode(as_list(event)[:-added])) == event
+
+
+@pytest.mark.parametrize("event", [a_ranking(), a_click(), an_exposure()])
+def test_a_newer_schema_is_refused_by_name(event: Event) -> None:
+    tag, _, *rest = as_list(event)
+    newer = msgspec.msgpack.encode([tag, SCHEMA + 1, *rest])
+
+    with pytest.raises(UnknownSchema, match=f"schema {SCHEMA + 1}"):
+        decode_event(newer)
+    with pytest.raises(UnknownSchema):
+        decode_event(msgspec.msgpack.encode([tag, SCHEMA + 1]))  # laid out as we cannot know
+    with pytest.raises(UnknownSchema):
+        decode_events(join_events([newer]))
+    assert split_events(join_events([newer, encode_event(a_click())])) == [newer, encode_event(a_click())]
+
+
+@pytest.mark.parametrize("schema", [0, -1])
+def test_a_schema_that_never_was_is_refused(schema: int) -> None:
+    with pytest.raises(UnknownSchema):
+        decode_event(encode_event(msgspec.structs.replace(a_click(), schema=schema)))
+
+
+def test_arrays_are_shaped_by_the_items() -> None:
+    event = a_ranking(items=("a", "b"), features=np.arange(6, dtype="<f4").tobytes())
+
+    assert event.score_array().tolist() == [2.0, 1.0]
+    assert event.propensity_array().tolist() == [1.0, 1.0]
+    assert event.feature_matrix().tolist() == [[0.0, 1.0, 2.0], [3.0, 4.0, 5.0]]
+    assert a_ranking(features=b"").feature_matrix().shape == (2, 0)
+    assert a_ranking(items=(), features=b"").feature_matrix().shape == (0, 0)

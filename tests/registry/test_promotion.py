@@ -1,0 +1,214 @@
+"""Promotion and rollback, and what a store that is away in between leaves to repair."""
+
+from typing import Any
+
+import pytest
+
+from registry.board import MemoryBoard
+from registry.contracts.errors import ContractError
+from registry.contracts.traffic import TrafficPlan
+from registry.errors import StaleRevision, StoreUnavailable, UnknownVersion
+from registry.promotion import Promoter, challenge, previous_champion, promote
+from registry.store import MemoryStore, StoredVersion
+from registry.traffic_control import MemoryControl, TrafficChange
+from tests.builders import NOW_MS, a_manifest, a_package, a_plan
+
+WORDS: dict[str, Any] = {"who": "ann", "why": "better", "evidence": {"verdict": "passed"}, "now_ms": NOW_MS}
+
+
+def a_stored(version: int) -> StoredVersion:
+    return StoredVersion("codesearch", version, f"{version:064x}", a_manifest(), NOW_MS)
+
+
+def a_history(*champions: int) -> list[TrafficChange]:
+    return [
+        TrafficChange(a_plan(revision=i + 1, champion=champion), NOW_MS + i, "ann", "better", {})
+        for i, champion in enumerate(champions)
+    ]
+
+
+class Places:
+    """A promoter over stores in memory with three versions registered."""
+
+    def __init__(self, board: MemoryBoard | None = None, store: MemoryStore | None = None) -> None:
+        self.board, self.store, self.control = board or MemoryBoard(), store or MemoryStore(), MemoryControl()
+        for scale in (1.0, 2.0, 3.0):
+            self.store.register("codesearch", a_package(scale))
+        self.promoter = Promoter(self.store, self.control, self.board)
+
+    def champions(self) -> tuple[int | None, int | None, int | None]:
+        """As decided, as shown on the board, as the alias says."""
+        plan, shown = self.control.plan("codesearch"), self.board.read().get("codesearch")
+        alias = self.store.aliases("codesearch").get("champion")
+        return plan.champion if plan else None, shown.champion if shown else None, alias
+
+
+def test_the_first_champion_needs_no_plan_before() -> None:
+    assert promote(None, a_stored(7)) == TrafficPlan("codesearch", 1, 7, f"{7:064x}")
+
+
+def test_a_promoted_version_stands_alone() -> None:
+    plan = challenge(a_plan(revision=4), a_stored(2), weight=250, mirror_share=10, salt="second")
+
+    assert (plan.revision, plan.versions()) == (5, {1: f"{1:064x}", 2: f"{2:064x}"})
+    assert promote(plan, a_stored(2)) == a_plan(revision=6, champion=2, salt="second")
+
+
+def test_the_champion_cannot_challenge_itself() -> None:
+    with pytest.raises(ContractError):
+        challenge(a_plan(champion=1), a_stored(1), weight=100, salt="s")
+
+
+@pytest.mark.parametrize(
+    ("champions", "previous"),
+    [
+        ((), None),
+        ((1,), None),
+        ((1, 1, 1), None),
+        ((1, 2), 1),
+        ((1, 2, 2, 3, 3), 2),
+        ((1, 2, 3, 2), 1),  # 3 was rolled back: not to it again
+        ((1, 2, 3, 2, 1), None),
+        ((1, 2, 1, 3), 1),
+    ],
+)
+def test_going_back_undoes_and_never_returns(champions: tuple[int, ...], previous: int | None) -> None:
+    assert previous_champion(a_history(*champions)) == previous
+
+
+def test_a_promotion_is_decided_recorded_shown_and_named() -> None:
+    places = Places()
+    plan = places.promoter.promote("codesearch", 2, **WORDS)
+
+    assert places.champions() == (2, 2, 2)
+    assert plan.champion_digest == a_package(2.0).digest
+    [change] = places.control.history("codesearch")
+    assert (change.plan, change.who, change.why, change.evidence, change.at_ms) == (
+        plan,
+        "ann",
+        "better",
+        {"verdict": "passed"},
+        NOW_MS,
+    )
+
+
+def test_a_version_that_is_not_there_is_not_promoted() -> None:
+    places = Places()
+    with pytest.raises(UnknownVersion):
+        places.promoter.promote("codesearch", 9, **WORDS)
+
+    assert places.champions() == (None, None, None)
+
+
+def test_a_promotion_decided_on_an_older_plan_changes_nothing() -> None:
+    places = Places()
+    places.promoter.promote("codesearch", 1, **WORDS)
+    places.promoter.promote("codesearch", 2, **WORDS)
+
+    with pytest.raises(StaleRevision) as refused:
+        places.promoter.promote("codesearch", 3, expected_revision=1, **WORDS)
+    assert (refused.value.actual, places.champions()) == (2, (2, 2, 2))
+
+
+def test_a_rollback_returns_to_the_champion_before_and_is_a_change_like_any() -> None:
+    places = Places()
+    for version in (1, 2, 3):
+        places.promoter.promote("codesearch", version, **WORDS)
+    places.promoter.rollback("codesearch", **(WORDS | {"why": "slow"}))
+    assert places.champions() == (2, 2, 2)
+    places.promoter.rollback("codesearch", **WORDS)
+    assert places.champions() == (1, 1, 1)
+
+    assert [(c.revision, c.plan.champion) for c in places.control.history("codesearch")] == [
+        *((1, 1), (2, 2), (3, 3)),
+        *((4, 2), (5, 1)),
+    ]
+    with pytest.raises(UnknownVersion, match="had no champion before"):
+        places.promoter.rollback("codesearch", **WORDS)
+
+
+def test_the_challenger_s_alias_follows_the_plan() -> None:
+    places = Places()
+    plan = places.promoter.promote("codesearch", 1, **WORDS)
+    places.promoter.apply(challenge(plan, places.store.get("codesearch", 2), weight=100, salt="s"), **WORDS)
+    assert places.store.aliases("codesearch") == {"champion": 1, "challenger": 2}
+
+    places.promoter.promote("codesearch", 2, **WORDS)
+    assert places.store.aliases("codesearch") == {"champion": 2}
+
+
+class BoardThatMayBeAway(MemoryBoard):
+    away = False
+
+    def publish(self, plan: TrafficPlan) -> None:
+        if self.away:
+            raise StoreUnavailable("Redis is away")
+        super().publish(plan)
+
+
+class StoreThatMayBeAway(MemoryStore):
+    away = False
+
+    def set_alias(self, model: str, alias: str, version: int) -> None:
+        if self.away:
+            raise StoreUnavailable("MLflow is away")
+        super().set_alias(model, alias, version)
+
+
+def test_a_board_that_is_away_hides_the_decision_until_repair() -> None:
+    board = BoardThatMayBeAway()
+    places = Places(board=board)
+    places.promoter.promote("codesearch", 1, **WORDS)
+    board.away = True
+
+    with pytest.raises(StoreUnavailable, match="revision 2 of 'codesearch' is decided and recorded"):
+        places.promoter.promote("codesearch", 2, **WORDS)
+    assert places.champions() == (2, 1, 1)
+    board.away = False
+    places.promoter.repair()
+    places.promoter.repair()
+
+    assert places.champions() == (2, 2, 2)
+    assert len(places.control.history("codesearch")) == 2
+
+
+def test_an_alias_that_could_not_move_moves_at_repair() -> None:
+    store = StoreThatMayBeAway()
+    places = Places(store=store)
+    places.promoter.promote("codesearch", 1, **WORDS)
+    store.away = True
+
+    with pytest.raises(StoreUnavailable, match="is decided and recorded"):
+        places.promoter.promote("codesearch", 2, **WORDS)
+    assert places.champions() == (2, 2, 1)
+    store.away = False
+    places.promoter.repair()
+
+    assert places.champions() == (2, 2, 2)
+
+
+def test_repair_shows_all_plans_before_it_asks_for_aliases() -> None:
+    places = Places()
+    for plan in (a_plan("a-model-gone-from-the-store"), a_plan("codesearch")):
+        places.control.change(plan, expected_revision=0, **WORDS)  # and then the process was killed
+
+    with pytest.raises(UnknownVersion):
+        places.promoter.repair()
+    assert set(places.board.read()) == {"a-model-gone-from-the-store", "codesearch"}
+
+
+def test_a_publisher_who_comes_late_does_not_turn_the_alias_back() -> None:
+    class ControlThatIsOvertaken(MemoryControl):
+        """Another process decides right after every change."""
+
+        def change(self, plan: TrafficPlan, **words: Any) -> TrafficPlan:
+            stored = super().change(plan, **words)
+            later = promote(stored, places.store.get("codesearch", 3))
+            super().change(later, **(words | {"expected_revision": stored.revision}))
+            return stored
+
+    places = Places()
+    places.control = ControlThatIsOvertaken()
+    Promoter(places.store, places.control, places.board).promote("codesearch", 2, **WORDS)
+
+    assert places.champions() == (3, 3, 3)

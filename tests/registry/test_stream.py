@@ -1,0 +1,103 @@
+"""The event stream in memory and on a real Redis, over both of its protocols."""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+import redis
+
+from registry import stream as streams
+from registry.errors import StoreUnavailable
+from registry.stream import MemoryStream, RedisStream
+from tests.conftest import RedisServer
+from tests.suites.streams import Stream, StreamSuite, ids, payloads
+
+
+class TestMemoryStream(StreamSuite):
+    @pytest.fixture
+    def make_stream(self) -> Callable[[], Stream]:
+        return MemoryStream
+
+
+class TestRedisStream(StreamSuite):
+    protocol = 3
+
+    @pytest.fixture
+    def make_stream(self, redis_server: RedisServer) -> Iterator[Callable[[], Stream]]:
+        with redis_server.client(protocol=self.protocol) as client:
+
+            def make() -> Stream:
+                client.flushall()
+                return RedisStream(client)
+
+            yield make
+
+
+class TestRedisStreamOverItsOlderProtocol(TestRedisStream):
+    protocol = 2
+
+
+def test_a_reader_survives_a_wiped_redis(redis_client: redis.Redis) -> None:
+    stream = RedisStream(redis_client)
+    reader = stream.reader("archive", "a")
+    stream.append([b"lost"])
+    reader.read(1, 0)
+    redis_client.flushall()
+
+    assert (reader.read(1, 0), reader.lag(), reader.trim_acknowledged()) == ([], 0, 0)
+    stream.append([b"1"])
+    assert payloads(reader.read(5, 0)) == [b"1"]
+
+
+def test_the_writer_does_not_trim(redis_client: redis.Redis) -> None:
+    stream = RedisStream(redis_client)
+    stream.append([b"%d" % i for i in range(2500)])
+
+    assert redis_client.xlen(streams.EVENT_STREAM) == 2500
+
+
+def test_a_long_lag_is_the_length_of_the_stream(redis_client: redis.Redis) -> None:
+    stream = RedisStream(redis_client)
+    reader = stream.reader("archive", "a")
+    stream.append([b"x"] * (streams.LAG_COUNTED + 7))
+    reader.acknowledge(ids(reader.read(5, 0)))
+    assert reader.lag() == streams.LAG_COUNTED + 7  # 5 of them wait to be trimmed
+    reader.acknowledge(ids(reader.read(5, 0)))
+    assert reader.lag() == streams.LAG_COUNTED - 3
+
+
+def test_entries_that_somebody_deleted_do_not_come_back_for_ever(redis_client: redis.Redis) -> None:
+    stream = RedisStream(redis_client)
+    stream.append([b"1", b"2"])
+    first = stream.reader("archive", "a").read(1, 0)
+    redis_client.xdel(streams.EVENT_STREAM, *ids(first))
+    successor = stream.reader("archive", "a")
+
+    assert payloads(successor.read(5, 0)) == [b"2"]
+    assert successor.lag() == 1
+
+
+def test_entries_that_were_delivered_but_never_arrived_come_again(redis_client: redis.Redis) -> None:
+    stream = RedisStream(redis_client)
+    stream.append([b"1"])
+    reader = stream.reader("archive", "a", claim_idle_s=0)
+    # as after a connection that broke between the server's answer and this reader
+    redis_client.xgroup_create(streams.EVENT_STREAM, "archive", "0")
+    redis_client.xreadgroup("archive", "a", {streams.EVENT_STREAM: ">"})
+
+    assert payloads(reader.read(5, 0)) == [b"1"]
+
+
+def test_an_absent_redis_is_named(absent_redis: redis.Redis) -> None:
+    stream = RedisStream(absent_redis)
+    reader = stream.reader("archive", "a")
+
+    with pytest.raises(StoreUnavailable, match="could not append events"):
+        stream.append([b"1"])
+    with pytest.raises(StoreUnavailable, match="could not read events"):
+        reader.read(1, 0)
+    with pytest.raises(StoreUnavailable, match="could not acknowledge events"):
+        reader.acknowledge(["1-0"])
+    with pytest.raises(StoreUnavailable, match="could not count"):
+        reader.lag()
+    with pytest.raises(StoreUnavailable, match="could not trim"):
+        reader.trim_acknowledged()

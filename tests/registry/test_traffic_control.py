@@ -1,0 +1,68 @@
+"""Traffic control in memory and in SQL."""
+
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from registry.errors import StoreUnavailable
+from registry.traffic_control import MemoryControl, SqlControl, TrafficControl
+from tests.builders import a_plan
+from tests.suites.traffic_controls import TrafficControlSuite, change
+
+
+class TestMemoryControl(TrafficControlSuite):
+    @pytest.fixture
+    def control(self) -> TrafficControl:
+        return MemoryControl()
+
+
+class TestSqlControl(TrafficControlSuite):
+    @pytest.fixture
+    def database(self, tmp_path: Path) -> Path:
+        return tmp_path / "control.db"
+
+    @pytest.fixture
+    def control(self, database: Path) -> Iterator[TrafficControl]:
+        with closing(SqlControl(f"sqlite:///{database}")) as control:
+            yield control
+
+    def test_what_one_process_decides_another_sees(self, control: TrafficControl, database: Path) -> None:
+        change(control, a_plan(), expected=0)
+
+        with closing(SqlControl(f"sqlite:///{database}")) as other:
+            assert other.plan("codesearch") == a_plan()
+
+    def test_plan_and_history_are_written_together_or_not_at_all(self, control: TrafficControl, database: Path) -> None:
+        change(control, a_plan(champion=1), expected=0)
+        with closing(sqlite3.connect(database)) as connection:
+            connection.execute("ALTER TABLE traffic_history RENAME TO away")
+
+        with pytest.raises(StoreUnavailable, match="could not change the traffic plan"):
+            change(control, a_plan(champion=2), expected=1)
+        assert control.plan("codesearch") == a_plan(champion=1)
+
+    def test_a_process_killed_inside_a_change_leaves_the_old_plan_and_no_lock(
+        self, control: TrafficControl, database: Path
+    ) -> None:
+        change(control, a_plan(champion=1), expected=0)
+        killed = (
+            "import os, signal, sqlite3, sys\n"
+            "connection = sqlite3.connect(sys.argv[1])\n"
+            "connection.execute('UPDATE traffic_plans SET revision = 2')\n"
+            "os.kill(os.getpid(), signal.SIGKILL)\n"
+        )
+        ended = subprocess.run([sys.executable, "-c", killed, str(database)], check=False)
+
+        assert ended.returncode == -9
+        assert control.plan("codesearch") == a_plan(champion=1)
+        assert change(control, a_plan(champion=3), expected=1).revision == 2
+
+
+def test_a_database_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
+    with pytest.raises(StoreUnavailable, match="could not open the traffic tables"):
+        SqlControl(f"sqlite:///{tmp_path}/no/such/folder/control.db")
