@@ -33,7 +33,7 @@ app = make_celery(
 def repair() -> None:
     """Board and aliases as the tables say, whatever a crash between the three left behind."""
     try:
-        wiring.promoter(settings).repair()
+        wiring.promoter(settings, wiring.model_store(settings)).repair()
     except RegistryError as error:
         log.warning("could not repair board and aliases, next try in %.0f s: %s", REPAIR_EVERY_S, error)
 

@@ -104,9 +104,9 @@ def train_champion(settings: PlatformSettings, data: DemoData, on_epoch: Progres
     trained = train(data.splits, how, lambda report: on_epoch(report.epoch, how.max_epochs))
     lineage = Lineage(dataset=data.title, dataset_digest=data.splits.train.digest, seed=how.seed)
     package = export_package(trained, data.splits, data.model, lineage, created_ms=time.time_ns() // 1_000_000)
-    promoter = wiring.promoter(settings)
-    version = promoter.store.register(data.model, package)
-    promoter.promote(
+    store = wiring.model_store(settings)
+    version = store.register(data.model, package)
+    wiring.promoter(settings, store).promote(
         data.model,
         version,
         who="sluice demo",

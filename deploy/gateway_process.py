@@ -25,7 +25,7 @@ from serving.gateway.app import build_app
 from serving.gateway.http import HotRoutes
 from serving.journal import Journal
 from serving.permits import Permits
-from serving.plans import PlanWatcher
+from serving.plans import PlanWatcher, Plans
 from serving.rank import Ranker
 from serving.replicas import ReplicaPool
 from serving.settings import GatewaySettings
@@ -39,7 +39,7 @@ def metrics_registry() -> CollectorRegistry:
     if not folder:
         return REGISTRY
     registry = CollectorRegistry()
-    MultiProcessCollector(registry, path=folder)
+    MultiProcessCollector(registry, path=folder)  # type: ignore[no-untyped-call]
     return registry
 
 
@@ -62,10 +62,14 @@ async def _serve(settings: PlatformSettings, mine: GatewaySettings, stop: thread
     pool = ReplicaPool(mine.workers)
     permits = Permits(mine.max_in_flight)
     ranker = Ranker(pool, event_log, ids, permits, mine.log_every)
+
+    def follow(plans: Plans) -> None:
+        loop.call_soon_threadsafe(ranker.follow, plans)
+
     watcher = PlanWatcher(
         RedisBoard(redis_client(settings, 1.0)),
         mine.plan_copy,
-        lambda plans: loop.call_soon_threadsafe(ranker.follow, plans),
+        follow,
     )
     app = build_app(ranker, pool, permits, event_log, metrics_registry, version("sluice"))
 

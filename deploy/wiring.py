@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 
     from registry.cache import VersionCache
     from registry.contracts.manifest import ModelPackage
-    from registry.promotion import Promoter, TrafficControl
+    from registry.promotion import Promoter
     from registry.store import ModelStore
+    from registry.traffic_control import TrafficControl
     from serving.features.host import HostTier
     from serving.scoring import LoadedModel
     from serving.settings import WorkerSettings
@@ -98,7 +99,9 @@ def run_worker(settings: PlatformSettings, stop: threading.Event) -> None:
     worker = Worker(f"worker-{settings.replica}", mine.socket, shelf, tiers, BatchWindow(mine.batch_candidates))
     watcher = PlanWatcher(RedisBoard(redis_client(settings, 1.0)), mine.plan_copy, shelf.follow)
     listener = InvalidationListener(
-        connect=lambda: UnixDomainSocketConnection(path=str(settings.redis_socket), protocol=3, socket_timeout=2.0),
+        connect=lambda: UnixDomainSocketConnection(  # type: ignore[no-untyped-call,abstract]
+            path=str(settings.redis_socket), protocol=3, socket_timeout=2.0
+        ),
         changed=tiers.changed,
         resync=tiers.resync,
     )
@@ -200,17 +203,17 @@ def model_store(settings: PlatformSettings) -> "ModelStore":
 
 def traffic_control(settings: PlatformSettings) -> "TrafficControl":
     """The tables of traffic plans and their history."""
-    from registry.promotion import SqlControl
+    from registry.traffic_control import SqlControl
 
     return SqlControl(f"sqlite:///{settings.control_db}")
 
 
-def promoter(settings: PlatformSettings) -> "Promoter":
+def promoter(settings: PlatformSettings, store: "ModelStore") -> "Promoter":
     """Store, tables and board, moved together."""
     from registry.board import RedisBoard
     from registry.promotion import Promoter
 
-    return Promoter(model_store(settings), traffic_control(settings), RedisBoard(redis_client(settings)))
+    return Promoter(store, traffic_control(settings), RedisBoard(redis_client(settings)))
 
 
 def local_version(settings: PlatformSettings, model: str, version: int, digest: str) -> "ModelPackage":

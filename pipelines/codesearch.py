@@ -6,9 +6,8 @@ leaving it out for all alike keeps a typed question and a test question the same
 
 Columns of the view, by where they come from when a query is served:
 
-- `row`, stored per item: sizes, kind and flags, how widely the bare name is used. How often the
-  module is imported is kept as one flag only: the exact count tells modules apart, and the ranker
-  then learns which modules the train queries came from (validation NDCG@10 -.02).
+- `row`, stored per item: sizes, kind, flags, popularity (how many of the library's modules import
+  its module, and how many use its bare name).
 - `candidate`, made by `search`: BM25 by field, overlaps, and how strongly the list as a whole
   points to the candidate's module and class (which needs the candidates, not the answer).
 - `query`: length and rarity of the question's words.
@@ -39,13 +38,13 @@ CANDIDATES = 100
 FIELDS = ("own_name", "name", "module", "signature", "code", "body", "module_text", "trigrams")
 FOUND_BY = ("own_name", "module", "signature", "code", "body", "module_text", "trigrams")  # best recall on train
 TEXT_FIELDS = ("name", "module", "signature", "code", "body")
-OFTEN_IMPORTED = 20
 
 ROW_COLUMNS = (
     "log_body_tokens",
     "log_code_tokens",
     "log_statements",
     "log_name_uses",
+    "log_module_imports",
     "arguments",
     "depth",
     "is_class",
@@ -53,7 +52,6 @@ ROW_COLUMNS = (
     "is_private",
     "is_decorated",
     "returns_value",
-    "often_imported",
 )
 CANDIDATE_COLUMNS = (
     *(f"bm25_{field}" for field in FIELDS),
@@ -320,6 +318,7 @@ def _rows_of(symbols: Sequence[Symbol], texts: dict[str, list[list[str]]]) -> Ma
             np.log1p(len(code)),
             np.log1p(symbol.statements),
             np.log1p(symbol.name_uses),
+            np.log1p(symbol.module_imports),
             symbol.arguments,
             symbol.depth,
             symbol.kind == "class",
@@ -327,7 +326,6 @@ def _rows_of(symbols: Sequence[Symbol], texts: dict[str, list[list[str]]]) -> Ma
             symbol.name.rpartition(".")[2].startswith("_"),
             symbol.decorated,
             symbol.returns,
-            symbol.module_imports >= OFTEN_IMPORTED,
         )
         for symbol, body, code in zip(symbols, texts["body"], texts["code"], strict=True)
     ]

@@ -13,13 +13,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import cached_property
+from typing import TypeVar
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 MAX_FRAME_BYTES = 256 << 20
+Scalar = TypeVar("Scalar", bound=np.generic)
+
 _PREFIX = struct.Struct("<IB")
+_U64: np.dtype[np.uint64] = np.dtype("<u8")
+_U32: np.dtype[np.uint32] = np.dtype("<u4")
+_U16: np.dtype[np.uint16] = np.dtype("<u2")
+_F32: np.dtype[np.float32] = np.dtype("<f4")
 # number, slot, top_k, candidates, deadline_us, ids_bytes, query columns, candidate columns
 _SCORE = struct.Struct("<IHHIIIHH")
 # number, shown, columns, missing rows, stale rows, tier away (0 or 1), queue_us, features_us, device_us,
@@ -128,11 +135,11 @@ class ScoreRequest:
             raise BrokenFrame("a SCORE frame is shorter than its head")
         number, slot, top_k, candidates, deadline_us, ids_bytes, in_query, in_candidates = _SCORE.unpack_from(body)
         parts = _Parts(body, _SCORE.size)
-        hashes = parts.take(np.dtype("<u8"), candidates)
-        query_columns = parts.take(np.dtype("<u2"), in_query)
-        query_values = parts.take(np.dtype("<f4"), in_query)
-        candidate_columns = parts.take(np.dtype("<u2"), in_candidates)
-        candidate_values = parts.take(np.dtype("<f4"), in_candidates * candidates)
+        hashes = parts.take(_U64, candidates)
+        query_columns = parts.take(_U16, in_query)
+        query_values = parts.take(_F32, in_query)
+        candidate_columns = parts.take(_U16, in_candidates)
+        candidate_values = parts.take(_F32, in_candidates * candidates)
         ids = parts.rest(ids_bytes)
         if not candidates or ids.count(b"\x00") != candidates - 1:
             raise BrokenFrame(f"a SCORE frame has {candidates} candidates and another number of ids")
@@ -202,8 +209,8 @@ class RankedReply:
             raise BrokenFrame("a RANKED frame is shorter than its head")
         number, shown, columns, missing, stale, away, *numbers = _RANKED.unpack_from(body)
         parts = _Parts(body, _RANKED.size)
-        order = parts.take(np.dtype("<u4"), shown)
-        scores = parts.take(np.dtype("<f4"), shown)
+        order = parts.take(_U32, shown)
+        scores = parts.take(_F32, shown)
         features = parts.rest(4 * shown * columns)
         return RankedReply(number, order, scores, features, missing, stale, bool(away), *numbers)
 
@@ -280,7 +287,7 @@ class _Parts:
     def __init__(self, body: bytes, at: int) -> None:
         self._body, self._at = body, at
 
-    def take(self, dtype: "np.dtype[np.generic]", count: int) -> NDArray[np.generic]:
+    def take(self, dtype: "np.dtype[Scalar]", count: int) -> NDArray[Scalar]:
         if len(self._body) - self._at < count * dtype.itemsize:
             raise BrokenFrame("a frame is shorter than its counts say")
         taken = np.frombuffer(self._body, dtype, count, self._at)

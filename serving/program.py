@@ -47,7 +47,8 @@ class TorchProgram:
             scores = self._module(matrix, torch.from_numpy(query_index).to(self._device))
         else:
             scores = self._module(matrix)
-        return scores.reshape(-1).to("cpu", torch.float32).numpy()
+        on_host: NDArray[np.float32] = scores.reshape(-1).to("cpu", torch.float32).numpy()
+        return on_host
 
 
 def takes_query_index(manifest: ModelManifest) -> bool:

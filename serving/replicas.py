@@ -5,6 +5,7 @@ that replica dies with it, the query is sent to another, or waits for one, insid
 """
 
 import asyncio
+import functools
 import itertools
 import logging
 import time
@@ -205,9 +206,10 @@ class ReplicaPool:
 
     async def _keep_connected(self, replica: Replica) -> None:
         while True:
-            link = _Link(replica, self._changed)
             try:
-                await self._loop.create_unix_connection(lambda link=link: link, replica.address)
+                _, link = await self._loop.create_unix_connection(
+                    functools.partial(_Link, replica, self._changed), replica.address
+                )
             except OSError:
                 await asyncio.sleep(RECONNECT_S)
                 continue

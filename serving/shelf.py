@@ -91,10 +91,11 @@ class Shelf(threading.Thread):
 
     def settle(self) -> None:
         """Loads what is wanted and missing, champions first, and drops what has been unwanted for long."""
-        plans, now_s = self._plans, self._clock()
-        for key, digest in self._wanted(plans).items():
+        now_s = self._clock()
+        for key, digest in self._wanted(self._plans).items():
             if self._slot_of(key, digest) is None and self._may_try(key, now_s):
                 self._open(key, digest)
+        plans = self._plans  # a load takes long: a newer plan may want again what the one before did not
         self._drop_unwanted(plans, now_s)
         self._publish(dict(self.stock.slots), plans)
 

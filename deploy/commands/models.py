@@ -121,11 +121,12 @@ def register(
         package = read(folder)
     except OSError as error:
         raise SluiceError(f"{folder}: {error.strerror}", "a folder that pipelines.export wrote") from error
-    promoter = wiring.promoter(_settings())
+    settings = _settings()
+    store = wiring.model_store(settings)
     try:
-        version = promoter.store.register(model, package)
+        version = store.register(model, package)
         if promote:
-            promoter.promote(
+            wiring.promoter(settings, store).promote(
                 model, version, who=_who(), why="sluice models register --promote", evidence={}, now_ms=_now_ms()
             )
     except (RegistryError, ContractError) as error:

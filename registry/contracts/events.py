@@ -132,7 +132,7 @@ def split_events(payload: bytes) -> list[bytes]:
 def decode_event(encoded: bytes) -> Event:
     """Raises CorruptRecord, or UnknownSchema if a newer version wrote it."""
     try:
-        event = _one_decoder.decode(encoded)
+        event: Event = _one_decoder.decode(encoded)
     except msgspec.MsgspecError as error:
         raise _why_undecodable(encoded, error) from error
     if not 1 <= event.schema <= SCHEMA:

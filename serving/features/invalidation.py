@@ -54,9 +54,11 @@ class InvalidationListener(threading.Thread):
 
     def _listen(self, connection: AbstractConnection) -> None:
         try:
-            connection.connect()
-            connection._parser.set_invalidation_push_handler(self._pushed)  # type: ignore[union-attr]
-            connection.send_command("CLIENT", "TRACKING", "ON", "BCAST", "PREFIX", ROW_PREFIX)
+            connection.connect()  # type: ignore[no-untyped-call]
+            connection._parser.set_invalidation_push_handler(self._pushed)
+            connection.send_command(  # type: ignore[no-untyped-call]
+                "CLIENT", "TRACKING", "ON", "BCAST", "PREFIX", ROW_PREFIX
+            )
             connection.read_response()
             self._resync()
             self.listening.set()
@@ -65,7 +67,7 @@ class InvalidationListener(threading.Thread):
                 if connection.can_read(timeout=0.5):
                     connection.read_response(push_request=True)
         finally:
-            connection.disconnect()
+            connection.disconnect()  # type: ignore[no-untyped-call]
 
     def _pushed(self, message: Sequence[object]) -> None:
         keys = message[1] if len(message) > 1 else None

@@ -1,9 +1,9 @@
 """A set-associative slab: rows by 64-bit hash, looked up and placed a batch at a time.
 
 Two candidate sets of eight ways per key (power of two choices, so that sets fill evenly: offered
-nine tenths of its capacity a slab keeps 99 % of that, offered all of it 95 %). A lookup is two gathers and a compare, whatever
-is in the slab; a deletion clears one cell. Eviction inside a key's two sets takes the least
-recently used way.
+nine tenths of its capacity a slab keeps 99 % of that, offered all of it 95 %). A lookup is two
+gathers and a compare, whatever is in the slab; a deletion clears one cell. Eviction inside a key's
+two sets takes the least recently used way.
 
 Source: set-associative caches as in processors; two choices after Azar, Broder, Karlin & Upfal,
 "Balanced Allocations", 1994.

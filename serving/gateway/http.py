@@ -11,9 +11,9 @@ import random
 import re
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any
 
 import msgspec
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from registry.contracts.ids import RankingIds, model_tag
 from serving import metrics
@@ -25,10 +25,6 @@ from serving.settings import GatewaySettings
 
 log = logging.getLogger(__name__)
 
-Scope = dict[str, Any]
-Receive = Callable[[], Awaitable[dict[str, Any]]]
-Send = Callable[[dict[str, Any]], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 RANK_PATH = re.compile(r"/v1/models/([^/]+)/rank")
 FEEDBACK_PATH = "/v1/feedback"
@@ -45,7 +41,7 @@ class HotRoutes:
 
     def __init__(
         self,
-        rest: App,
+        rest: ASGIApp,
         ranker: Ranker,
         event_log: EventLog,
         ids: RankingIds,

@@ -191,6 +191,20 @@ def test_a_kill_while_a_verdict_is_kept_tells_the_same_verdict_again(watched: Wa
     assert first == again
 
 
+def test_a_window_that_was_told_of_stays_closed_after_a_restart(watched: Watched) -> None:
+    watched.write(ten_a_second(100))
+    watched.clock.now_s += 12.0
+    watched.read_all(watched.start())
+    late = events_counter("late")
+
+    monitor = watched.start()
+    watched.write(ten_a_second(20, seed=36))
+    watched.read_all(monitor)
+
+    assert events_counter("late") == late + 20
+    assert watched.counted() == [(0, 100)]
+
+
 def test_what_is_in_a_snapshot_is_acknowledged_and_no_more(watched: Watched) -> None:
     watched.write(ten_a_second(90))
     watched.clock.now_s += 9.0

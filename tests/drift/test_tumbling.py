@@ -96,3 +96,12 @@ def test_models_versions_and_arms_have_windows_of_their_own() -> None:
         absorb(windows, [0], **changes)
 
     assert len(windows) == 4
+
+
+def test_a_clock_that_is_a_little_ahead_takes_no_time_from_stragglers() -> None:
+    windows = open_windows()
+
+    absorb(windows, [500, 1310], now_ms=1050)
+
+    assert spans(windows) == []
+    assert windows.watermark_ms == NOW_MS + 750

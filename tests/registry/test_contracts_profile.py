@@ -1,5 +1,7 @@
 """Laws of reference profiles: every value is in a bin, and confidence ignores how scores are scaled."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -32,9 +34,8 @@ def test_a_bin_holds_what_lies_between_its_edges(values: NDArray[np.float64], bi
     found = describe("x", values, bins)
     inner = [-np.inf, *found.edges, np.inf]
 
-    assert [int(((low <= values) & (values < high)).sum()) for low, high in zip(inner, inner[1:], strict=False)] == [
-        *found.counts
-    ]
+    inside = [int(((low <= values) & (values < high)).sum()) for low, high in pairwise(inner)]
+    assert inside == [*found.counts]
 
 
 @given(columns)
@@ -43,7 +44,7 @@ def test_moments_are_those_of_what_is_present(values: NDArray[np.float64]) -> No
     found = describe("x", values)
 
     if len(present):
-        assert (found.mean, found.std) == (pytest.approx(present.mean()), pytest.approx(present.std()))
+        np.testing.assert_allclose((found.mean, found.std), (present.mean(), present.std()))
         assert (found.minimum, found.maximum) == (present.min(), present.max())
     else:
         assert (found.mean, found.std, found.minimum, found.maximum) == (0.0, 0.0, 0.0, 0.0)
@@ -66,6 +67,12 @@ def test_a_profile_comes_back_as_it_was(seed: int) -> None:
     assert ReferenceProfile.decode(profile.encode()) == profile
 
 
+@pytest.mark.xfail(strict=True, raises=UnicodeDecodeError, reason="msgspec's own error passes through")
+def test_text_that_is_no_utf_8_is_refused() -> None:
+    with pytest.raises(ContractError):
+        ReferenceProfile.decode(b'{"fingerprint": "\xff"}')
+
+
 @given(st.binary(max_size=40))
 def test_garbage_is_refused(garbage: bytes) -> None:
     with pytest.raises(ContractError, match="not a reference profile"):
@@ -75,11 +82,11 @@ def test_garbage_is_refused(garbage: bytes) -> None:
 @st.composite
 def lists_of_scores(draw: st.DrawFn) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """A few lists of several lengths, padded with -inf; scores that float32 moves about exactly enough."""
-    counts = np.array(draw(st.lists(st.integers(1, 8), min_size=1, max_size=5)))
-    scores = np.full((len(counts), counts.max()), -np.inf, dtype=np.float32)
+    counts = draw(st.lists(st.integers(1, 8), min_size=1, max_size=5))
+    scores = np.full((len(counts), max(counts)), -np.inf, dtype=np.float32)
     for i, count in enumerate(counts):
         scores[i, :count] = draw(st.lists(st.integers(-64, 64).map(lambda x: x / 8), min_size=count, max_size=count))
-    return scores, counts
+    return scores, np.array(counts)
 
 
 @given(lists_of_scores(), st.integers(-50, 50))
@@ -102,10 +109,8 @@ def test_confidence_ignores_a_rescaling_that_the_reference_shares(
     np.testing.assert_allclose(after.entropy, before.entropy, atol=1e-9)
 
 
-@given(lists_of_scores(), st.randoms(use_true_random=False))
-def test_confidence_ignores_order_and_padding(
-    lists: tuple[NDArray[np.float32], NDArray[np.int64]], random: object
-) -> None:
+@given(lists_of_scores())
+def test_confidence_ignores_order_and_padding(lists: tuple[NDArray[np.float32], NDArray[np.int64]]) -> None:
     scores, counts = lists
     together = confidences(scores, counts, 1.0)
 

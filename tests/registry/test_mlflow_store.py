@@ -10,6 +10,7 @@ from threading import Event
 
 import pytest
 
+from registry.artefacts import write
 from registry.contracts.manifest import PROGRAM_FILE, Lineage
 from registry.errors import RefusedVersion, StoreUnavailable, UnknownVersion
 from registry.mlflow_store import DIGEST_TAG, MlflowStore
@@ -156,10 +157,11 @@ def test_models_of_others_are_left_alone(store: MlflowStore) -> None:
 
 
 def test_nothing_is_printed(folder: Path) -> None:
+    write(a_package(model="quiet"), folder / "package")
     program = (
-        "import pathlib, sys; from registry.mlflow_store import MlflowStore; from tests.builders import a_package\n"
+        "import pathlib, sys; from registry.artefacts import read; from registry.mlflow_store import MlflowStore\n"
         "folder = pathlib.Path(sys.argv[1]); store = MlflowStore(f'sqlite:///{folder}/quiet.db', folder / 'quiet')\n"
-        "store.package('quiet', store.register('quiet', a_package(model='quiet')))"
+        "store.package('quiet', store.register('quiet', read(folder / 'package')))"
     )
     ran = subprocess.run([sys.executable, "-c", program, str(folder)], capture_output=True, text=True, check=False)
 

@@ -1,13 +1,13 @@
 """The event stream in memory and on a real Redis, over both of its protocols."""
 
+import threading
 from collections.abc import Callable, Iterator
 
 import pytest
 import redis
 
-from registry import stream as streams
 from registry.errors import StoreUnavailable
-from registry.stream import MemoryStream, RedisStream
+from registry.stream import EVENT_STREAM, LAG_COUNTED, MemoryStream, RedisGroupReader, RedisStream, StreamEntry
 from tests.conftest import RedisServer
 from tests.suites.streams import Stream, StreamSuite, ids, payloads
 
@@ -52,28 +52,53 @@ def test_the_writer_does_not_trim(redis_client: redis.Redis) -> None:
     stream = RedisStream(redis_client)
     stream.append([b"%d" % i for i in range(2500)])
 
-    assert redis_client.xlen(streams.EVENT_STREAM) == 2500
+    assert redis_client.xlen(EVENT_STREAM) == 2500
 
 
 def test_a_long_lag_is_the_length_of_the_stream(redis_client: redis.Redis) -> None:
     stream = RedisStream(redis_client)
     reader = stream.reader("archive", "a")
-    stream.append([b"x"] * (streams.LAG_COUNTED + 7))
+    stream.append([b"x"] * (LAG_COUNTED + 7))
     reader.acknowledge(ids(reader.read(5, 0)))
-    assert reader.lag() == streams.LAG_COUNTED + 7  # 5 of them wait to be trimmed
+    assert reader.lag() == LAG_COUNTED + 7  # 5 of them wait to be trimmed
     reader.acknowledge(ids(reader.read(5, 0)))
-    assert reader.lag() == streams.LAG_COUNTED - 3
+    assert reader.lag() == LAG_COUNTED - 3
 
 
 def test_entries_that_somebody_deleted_do_not_come_back_for_ever(redis_client: redis.Redis) -> None:
     stream = RedisStream(redis_client)
     stream.append([b"1", b"2"])
     first = stream.reader("archive", "a").read(1, 0)
-    redis_client.xdel(streams.EVENT_STREAM, *ids(first))
+    redis_client.xdel(EVENT_STREAM, *ids(first))
     successor = stream.reader("archive", "a")
 
     assert payloads(successor.read(5, 0)) == [b"2"]
     assert successor.lag() == 1
+
+
+def test_a_later_look_for_dead_consumers_leaves_out_what_the_reader_holds(redis_client: redis.Redis) -> None:
+    now_s = 0.0
+    reader = RedisGroupReader(redis_client, EVENT_STREAM, "archive", "a", claim_idle_s=0, clock=lambda: now_s)
+    stream = RedisStream(redis_client)
+    stream.append([b"1", b"2"])
+    assert payloads(reader.read(1, 0)) == [b"1"]
+    stream.reader("archive", "dies").read(1, 0)
+    assert reader.read(5, 0) == []
+    now_s = 60.0
+    assert payloads(reader.read(5, 0)) == [b"2"]
+
+
+def test_a_reader_without_entries_waits_in_redis(redis_client: redis.Redis) -> None:
+    stream, found = RedisStream(redis_client), list[StreamEntry]()
+    reader = stream.reader("archive", "a")
+    waiting = threading.Thread(target=lambda: found.extend(reader.read(1, 4.0)))
+    waiting.start()
+    while redis_client.info("clients")["blocked_clients"] == 0:
+        assert waiting.is_alive(), "the reader came back with nothing"
+    stream.append([b"1"])
+    waiting.join()
+
+    assert payloads(found) == [b"1"]
 
 
 def test_entries_that_were_delivered_but_never_arrived_come_again(redis_client: redis.Redis) -> None:
@@ -81,8 +106,8 @@ def test_entries_that_were_delivered_but_never_arrived_come_again(redis_client: 
     stream.append([b"1"])
     reader = stream.reader("archive", "a", claim_idle_s=0)
     # as after a connection that broke between the server's answer and this reader
-    redis_client.xgroup_create(streams.EVENT_STREAM, "archive", "0")
-    redis_client.xreadgroup("archive", "a", {streams.EVENT_STREAM: ">"})
+    redis_client.xgroup_create(EVENT_STREAM, "archive", "0")
+    redis_client.xreadgroup("archive", "a", {EVENT_STREAM: ">"})
 
     assert payloads(reader.read(5, 0)) == [b"1"]
 

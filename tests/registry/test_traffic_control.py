@@ -37,6 +37,13 @@ class TestSqlControl(TrafficControlSuite):
         with closing(SqlControl(f"sqlite:///{database}")) as other:
             assert other.plan("codesearch") == a_plan()
 
+    def test_a_reader_does_not_wait_for_a_writer(self, control: TrafficControl, database: Path) -> None:
+        change(control, a_plan(), expected=0)
+        with closing(sqlite3.connect(database)) as writer:
+            writer.execute("BEGIN EXCLUSIVE")
+
+            assert control.plan("codesearch") == a_plan()
+
     def test_plan_and_history_are_written_together_or_not_at_all(self, control: TrafficControl, database: Path) -> None:
         change(control, a_plan(champion=1), expected=0)
         with closing(sqlite3.connect(database)) as connection:

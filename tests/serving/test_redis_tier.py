@@ -67,9 +67,10 @@ def test_an_absent_redis_is_asked_again_only_after_a_while(tmp_path: Path) -> No
             super().connect()
 
     pool = redis.ConnectionPool(Connection, path=str(tmp_path / "nobody.sock"), retry=Retry(NoBackoff(), 0))
-    now_s = 10.0
+    now_s = 0.0
     tier = RedisTier(redis.Redis(connection_pool=pool), VIEW, retry_after_s=0.5, clock=lambda: now_s)
-    for now_s in (10.0, 10.1, 10.49, 10.5, 10.6, 11.1):
+    for moment_s in (10.0, 10.1, 10.49, 10.5, 10.6, 11.1):
+        now_s = moment_s
         with pytest.raises(TierAway):
             tier.fetch(keys_of("item-1"))
 

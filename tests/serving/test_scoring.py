@@ -1,7 +1,7 @@
 """One batch: scores as if every query were alone, and an honest account of what was missing."""
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 
 import numpy as np
@@ -13,18 +13,22 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
 from registry.contracts.features import Column, FeatureView
-from registry.contracts.ids import hash64
 from registry.contracts.manifest import ModelPackage, TensorSpec
 from registry.contracts.profile import confidences
-from serving.features.memory import MemoryTier
 from serving.frames import FailedReply, FrameBuffer, RankedReply, ScoreRequest
-from serving.program import Program, TorchProgram, warm_up
+from serving.program import TorchProgram, warm_up
 from serving.scoring import LoadedModel, ScoreRefused, check, score_batch, top_of_lists
-from tests.builders import NOW_MS, a_manifest, a_package, a_profile, a_view, exported_program
-
-VIEW = a_view()  # length (row, default 1), match (candidate, default 0.5), query_words (query, default 0)
-LENGTH, MATCH, WORDS = 0, 1, 2
-LENGTHS = {f"item-{i}": np.float32(i * 0.37 - 7) for i in range(40)}
+from tests.builders import NOW_MS, a_manifest, a_package, a_profile, exported_program
+from tests.serving.workbench import (
+    LENGTH,
+    LENGTHS,
+    MATCH,
+    VIEW,
+    WORDS,
+    a_loaded_model,
+    a_request,
+    rows_in_memory,
+)
 
 
 class AboveListMean(torch.nn.Module):
@@ -57,45 +61,16 @@ def listwise() -> TorchProgram:
 PROGRAMS = pytest.mark.parametrize("program", [pointwise, listwise], ids=["pointwise", "listwise"])
 
 
-def loaded_model(
-    program: Program, rows: Mapping[str, float] = LENGTHS, view: FeatureView = VIEW, updated_ms: int = NOW_MS
-) -> LoadedModel:
-    tier = MemoryTier(view, {item: np.array([value], np.float32) for item, value in rows.items()}, updated_ms)
-    return LoadedModel("codesearch", 1, "d", view, program, tier, reference_std=2.0)
+def replies_to(
+    loaded: LoadedModel, requests: Sequence[ScoreRequest], now_ms: int = NOW_MS
+) -> list[RankedReply | FailedReply]:
+    return score_batch(loaded, requests, [0.0] * len(requests), now_ms)
 
 
-def query(
-    items: Sequence[str],
-    in_query: Mapping[int, float] | None = None,
-    in_candidates: Mapping[int, Sequence[float]] | None = None,
-    top_k: int = 100,
-    number: int = 1,
-) -> ScoreRequest:
-    """A request as it comes off the wire; features by place in the matrix."""
-    in_query, in_candidates = in_query or {}, in_candidates or {}
-    values = np.array(list(in_candidates.values()), dtype=np.float32).reshape(len(in_candidates), len(items))
-    return ScoreRequest(
-        number=number,
-        slot=0,
-        top_k=top_k,
-        deadline_us=1_000_000,
-        hashes=np.array([hash64(item) for item in items], dtype=np.uint64),
-        ids="\x00".join(items).encode(),
-        query_columns=np.array(list(in_query), dtype=np.uint16),
-        query_values=np.array(list(in_query.values()), dtype=np.float32),
-        candidate_columns=np.array(list(in_candidates), dtype=np.uint16),
-        candidate_values=values,
-    )
-
-
-def ranked(loaded: LoadedModel, requests: Sequence[ScoreRequest]) -> list[RankedReply]:
-    replies = [reply for reply in replies_to(loaded, requests) if isinstance(reply, RankedReply)]
+def ranked(loaded: LoadedModel, requests: Sequence[ScoreRequest], now_ms: int = NOW_MS) -> list[RankedReply]:
+    replies = [reply for reply in replies_to(loaded, requests, now_ms) if isinstance(reply, RankedReply)]
     assert len(replies) == len(requests)
     return replies
-
-
-def replies_to(loaded: LoadedModel, requests: Sequence[ScoreRequest]) -> list[RankedReply | FailedReply]:
-    return score_batch(loaded, requests, [0.0] * len(requests), NOW_MS)
 
 
 @st.composite
@@ -110,7 +85,7 @@ def batches(draw: st.DrawFn) -> list[ScoreRequest]:
         in_candidates = {MATCH: random.normal(size=size).tolist()}
         if draw(st.booleans()):
             in_candidates[LENGTH] = random.normal(size=size).tolist()
-        requests.append(query(items, in_query, in_candidates, draw(st.integers(1, 40)), number))
+        requests.append(a_request(items, in_query, in_candidates, draw(st.integers(1, 40)), number))
     return requests
 
 
@@ -120,7 +95,7 @@ def batches(draw: st.DrawFn) -> list[ScoreRequest]:
 def test_a_batched_query_is_answered_as_if_it_were_alone(
     program: Callable[[], TorchProgram], requests: list[ScoreRequest]
 ) -> None:
-    loaded = loaded_model(program())
+    loaded = a_loaded_model(program())
 
     for request, together in zip(requests, ranked(loaded, requests), strict=True):
         [alone] = ranked(loaded, [request])
@@ -135,9 +110,9 @@ def test_a_batched_query_is_answered_as_if_it_were_alone(
 
 @PROGRAMS
 def test_a_query_is_not_moved_by_the_largest_numbers_of_its_neighbours(program: Callable[[], TorchProgram]) -> None:
-    loaded = loaded_model(program())
-    request = query(["item-1", "item-2", "unknown"])
-    loud = query(["item-1", "item-2"], in_candidates={MATCH: [1e30, -1e30]})
+    loaded = a_loaded_model(program())
+    request = a_request(["item-1", "item-2", "unknown"])
+    loud = a_request(["item-1", "item-2"], in_candidates={MATCH: [1e30, -1e30]})
     [alone] = ranked(loaded, [request])
 
     together = ranked(loaded, [loud, request, loud])[1]
@@ -163,61 +138,62 @@ def test_the_top_is_the_best_first_and_ties_keep_the_given_order(
 
 
 def test_equal_candidates_come_back_in_the_order_given() -> None:
-    [reply] = ranked(loaded_model(pointwise()), [query(["unknown-c", "unknown-a", "unknown-b"])])
+    [reply] = ranked(a_loaded_model(pointwise()), [a_request(["unknown-c", "unknown-a", "unknown-b"])])
 
     assert reply.order.tolist() == [0, 1, 2]
 
 
 def test_a_reply_says_what_the_model_saw_best_first() -> None:
-    request = query(["item-20", "item-30", "nobody"], {WORDS: 4.0}, {MATCH: [0.1, 0.2, 0.3]}, top_k=2)
+    request = a_request(["item-20", "item-30", "nobody"], {WORDS: 4.0}, {MATCH: [0.1, 0.2, 0.3]}, top_k=2)
 
-    [reply] = ranked(loaded_model(pointwise()), [request])
+    [reply] = ranked(a_loaded_model(pointwise()), [request])
 
     seen = np.frombuffer(reply.features, np.float32).reshape(2, 3)
-    expected = np.array([[LENGTHS["item-30"], 0.2, 4.0], [1.0, 0.3, 4.0]], dtype=np.float32)
+    expected = np.array([[1.0, 0.3, 4.0], [LENGTHS["item-30"], 0.2, 4.0]], dtype=np.float32)
     np.testing.assert_array_equal(seen, expected)
     np.testing.assert_allclose(reply.scores, 1.25 * expected.sum(axis=1), rtol=1e-6)
-    assert reply.order.tolist() == [1, 2]
+    assert reply.order.tolist() == [2, 1]
 
 
 def test_what_a_query_does_not_send_is_the_default() -> None:
-    [reply] = ranked(loaded_model(pointwise()), [query(["nobody"])])
+    [reply] = ranked(a_loaded_model(pointwise()), [a_request(["nobody"])])
 
     assert np.frombuffer(reply.features, np.float32).tolist() == [1.0, 0.5, 0.0]
 
 
 def test_what_a_query_sends_stands_over_the_stored_row() -> None:
-    per_candidate = query(["item-1", "item-2"], in_candidates={LENGTH: [8.0, 9.0]})
-    for_all = query(["item-1", "item-2"], in_query={LENGTH: 5.0}, number=2)
+    per_candidate = a_request(["item-1", "item-2"], in_candidates={LENGTH: [8.0, 9.0]})
+    for_all = a_request(["item-1", "item-2"], in_query={LENGTH: 5.0}, number=2)
 
-    one, other = ranked(loaded_model(pointwise()), [per_candidate, for_all])
+    one, other = ranked(a_loaded_model(pointwise()), [per_candidate, for_all])
 
     assert np.frombuffer(one.features, np.float32)[0::3].tolist() == [9.0, 8.0]
     assert np.frombuffer(other.features, np.float32)[0::3].tolist() == [5.0, 5.0]
 
 
 def test_missing_rows_are_counted_per_query() -> None:
-    requests = [query(["item-1", "item-2"]), query(["nobody", "item-3", "none"]), query(["nobody"])]
+    requests = [a_request(["item-1", "item-2"]), a_request(["nobody", "item-3", "none"]), a_request(["nobody"])]
 
-    assert [reply.missing_rows for reply in ranked(loaded_model(pointwise()), requests)] == [0, 2, 1]
+    assert [reply.missing_rows for reply in ranked(a_loaded_model(pointwise()), requests)] == [0, 2, 1]
 
 
 @pytest.mark.parametrize(("age_ms", "stale"), [(59_000, 0), (60_000, 0), (60_001, 2)])
 def test_rows_past_their_freshness_are_counted_and_missing_ones_are_not_stale(age_ms: int, stale: int) -> None:
     view = FeatureView("functions", "function", (Column("length", freshness_s=60), *VIEW.columns[1:]))
-    loaded = loaded_model(pointwise(), view=view, updated_ms=NOW_MS - age_ms)
+    loaded = a_loaded_model(pointwise(), view=view)
 
-    [reply] = ranked(loaded, [query(["item-1", "nobody", "item-2"])])
+    [reply] = ranked(loaded, [a_request(["item-1", "nobody", "item-2"])], NOW_MS + age_ms)
 
     assert (reply.stale_rows, reply.missing_rows) == (stale, 1)
 
 
-@pytest.mark.parametrize("company", [[], [query(["item-1", "nobody"], number=2)]])
+@pytest.mark.parametrize("company", [[], [a_request(["item-1", "nobody"], number=2)]])
 def test_a_query_that_brings_its_rows_misses_none_and_has_no_stale_ones(company: list[ScoreRequest]) -> None:
     view = FeatureView("functions", "function", (Column("length", freshness_s=60), *VIEW.columns[1:]))
-    loaded = loaded_model(pointwise(), view=view, updated_ms=NOW_MS - 99_000)
+    loaded = a_loaded_model(pointwise(), view=view)
 
-    reply = ranked(loaded, [query(["item-1", "nobody"], in_candidates={LENGTH: [3.0, 2.0]}), *company])[0]
+    query = a_request(["item-1", "nobody"], in_candidates={LENGTH: [3.0, 2.0]})
+    reply = ranked(loaded, [query, *company], NOW_MS + 99_000)[0]
 
     assert (reply.stale_rows, reply.missing_rows) == (0, 0)
     assert np.frombuffer(reply.features, np.float32)[0::3].tolist() == [3.0, 2.0]
@@ -226,15 +202,17 @@ def test_a_query_that_brings_its_rows_misses_none_and_has_no_stale_ones(company:
 def test_a_view_without_stored_columns_needs_no_rows() -> None:
     view = FeatureView("pairs", "pair", (Column("a", "candidate"), Column("b", "candidate"), Column("c", "query")))
 
-    [reply] = ranked(loaded_model(pointwise(), rows={}, view=view), [query(["x", "y"], {2: 1.0}, {0: [1.0, 2.0]})])
+    loaded = a_loaded_model(pointwise(), rows_in_memory({}, view), view)
+
+    [reply] = ranked(loaded, [a_request(["x", "y"], {2: 1.0}, {0: [1.0, 2.0]})])
 
     assert (reply.order.tolist(), reply.missing_rows) == ([1, 0], 0)
 
 
 def test_a_query_without_finite_scores_fails_alone() -> None:
-    loaded = loaded_model(pointwise())
-    good = query(["item-1", "item-2"])
-    overflowing = query(["item-1", "item-2"], in_candidates={MATCH: [3e38, 1.0], LENGTH: [3e38, 1.0]}, number=7)
+    loaded = a_loaded_model(pointwise())
+    good = a_request(["item-1", "item-2"])
+    overflowing = a_request(["item-1", "item-2"], in_candidates={MATCH: [3e38, 1.0], LENGTH: [3e38, 1.0]}, number=7)
     [alone] = ranked(loaded, [good])
 
     before, failed, after = replies_to(loaded, [good, overflowing, good])
@@ -249,10 +227,10 @@ def test_a_query_without_finite_scores_fails_alone() -> None:
 
 
 def test_a_reply_with_the_largest_finite_scores_fits_its_frame() -> None:
-    loaded = loaded_model(TorchProgram(a_package(scale=1.0), "cpu"))
+    loaded = a_loaded_model(TorchProgram(a_package(scale=1.0), "cpu"))
     loaded.reference_std = 1e-3
 
-    [reply] = ranked(loaded, [query(["item-1", "item-2"], in_candidates={MATCH: [3e38, -3e38]})])
+    [reply] = ranked(loaded, [a_request(["item-1", "item-2"], in_candidates={MATCH: [3e38, -3e38]})])
     [(_, body)] = FrameBuffer().feed(reply.encode())
 
     assert RankedReply.decode(body).margin == pytest.approx(6e41)
@@ -261,7 +239,7 @@ def test_a_reply_with_the_largest_finite_scores_fits_its_frame() -> None:
 @settings(max_examples=30)
 @given(requests=batches())
 def test_confidence_is_that_of_the_list_alone(requests: list[ScoreRequest]) -> None:
-    loaded = loaded_model(pointwise())
+    loaded = a_loaded_model(pointwise())
 
     for request, reply in zip(requests, ranked(loaded, requests), strict=True):
         request.top_k = 100
@@ -277,17 +255,17 @@ def test_stages_are_timed_apart() -> None:
     ticks = itertools.count()
 
     [reply] = score_batch(
-        loaded_model(pointwise()), [query(["item-1"])], [250.0], NOW_MS, clock=lambda: 2.0 ** next(ticks)
+        a_loaded_model(pointwise()), [a_request(["item-1"])], [250.0], NOW_MS, clock=lambda: 2.0 ** next(ticks)
     )
 
     assert isinstance(reply, RankedReply)
     assert (reply.queue_us, reply.features_us, reply.device_us) == (250.0, 1e6, 2e6)
 
 
-@pytest.mark.parametrize("request_", [query(["a"], in_query={3: 1.0}), query(["a"], in_candidates={9: [1.0]})])
+@pytest.mark.parametrize("request_", [a_request(["a"], in_query={3: 1.0}), a_request(["a"], in_candidates={9: [1.0]})])
 def test_a_column_that_the_view_does_not_have_is_refused(request_: ScoreRequest) -> None:
     with pytest.raises(ScoreRefused, match=r"column \d: model 'codesearch' has 3 columns"):
-        check(loaded_model(pointwise()), request_)
+        check(a_loaded_model(pointwise()), request_)
 
 
 @PROGRAMS
