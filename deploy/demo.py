@@ -3,6 +3,7 @@
 Every step can be repeated: what is there already and fits is reused.
 """
 
+import dataclasses
 import math
 import threading
 import time
@@ -18,6 +19,7 @@ from deploy.errors import NotReady, NotRunning, SluiceError
 from deploy.replay import Replayer, ServedList
 from deploy.settings import PlatformSettings
 from pipelines.archive import Archive
+from pipelines.click_ndcg import evidence
 from pipelines.dataset import DatasetSplits, RankingDataset
 from pipelines.ndcg import mean_ndcg
 from registry.contracts.errors import ContractError
@@ -42,7 +44,8 @@ class DemoData:
 
 @dataclass(frozen=True, slots=True)
 class DemoReport:
-    """What came of it. archived_rankings: of `queries`, found in the Parquet archive at the end."""
+    """What came of it. archived_rankings: of `queries`, found in the Parquet archive at the end.
+    click_ndcg: computed from the archive alone, over the simulated clicks of this replay."""
 
     model: str
     version: int
@@ -58,6 +61,7 @@ class DemoReport:
     clicks: int
     archived_rankings: int
     archived_clicks: int
+    click_ndcg: float
 
     @property
     def agrees(self) -> bool:
@@ -75,8 +79,7 @@ def ingest(settings: PlatformSettings, data: DemoData, on_rows: Progress) -> int
     stored = data.splits.stored_rows()
     total = len(stored.item_ids)
     client = wiring.redis_client(settings)
-    now_ms = time.time_ns() // 1_000_000
-    write_rows(client, view, stored.item_ids, stored.values, now_ms, lambda done: on_rows(done, total))
+    write_rows(client, view, stored.item_ids, stored.values, _now_ms(), lambda done: on_rows(done, total))
     return total
 
 
@@ -102,17 +105,27 @@ def train_champion(settings: PlatformSettings, data: DemoData, on_epoch: Progres
 
     how = TrainSettings()
     trained = train(data.splits, how, lambda report: on_epoch(report.epoch, how.max_epochs))
-    lineage = Lineage(dataset=data.title, dataset_digest=data.splits.train.digest, seed=how.seed)
-    package = export_package(trained, data.splits, data.model, lineage, created_ms=time.time_ns() // 1_000_000)
     store = wiring.model_store(settings)
+    run_id = store.record_training(
+        data.model,
+        data.title,
+        params=dataclasses.asdict(how),
+        curves={
+            "loss": [report.loss for report in trained.epochs],
+            "validation_ndcg@10": [report.validation_ndcg for report in trained.epochs],
+        },
+        now_ms=_now_ms(),
+    )
+    lineage = Lineage(dataset=data.title, dataset_digest=data.splits.train.digest, seed=how.seed, run_id=run_id)
+    package = export_package(trained, data.splits, data.model, lineage, created_ms=_now_ms())
     version = store.register(data.model, package)
     wiring.promoter(settings, store).promote(
         data.model,
         version,
         who="sluice demo",
         why="first ranker of this data",
-        evidence={"test_ndcg@10": package.manifest.metrics.get("test_ndcg@10")},
-        now_ms=time.time_ns() // 1_000_000,
+        evidence={"metrics": package.manifest.metrics, "run_id": run_id},
+        now_ms=_now_ms(),
     )
     return version, package
 
@@ -144,6 +157,7 @@ def replay(
     Raises SluiceError if a query fails.
     """
     test = data.splits.test
+    began_ms = _now_ms()
     answered = 0
     lock = threading.Lock()
 
@@ -158,6 +172,7 @@ def replay(
     if strangers := {answer.version for answer in served} - {version}:
         raise SluiceError(f"versions {sorted(strangers)} answered, not {version}", "sluice status")
     found = wait_until_archived(settings, data.model, served)
+    clicked = evidence(Archive(settings.archive_folder), data.model, began_ms, _now_ms() + 1)
     ndcgs = np.array([answer.ndcg for answer in served])
     latencies = np.array([answer.latency_ms for answer in served])
     return DemoReport(
@@ -175,6 +190,7 @@ def replay(
         clicks=sum(answer.clicks for answer in served),
         archived_rankings=found[0],
         archived_clicks=found[1],
+        click_ndcg=next((arm.mean for arm in clicked.arms if arm.version == version and arm.simulated), math.nan),
     )
 
 
@@ -201,7 +217,7 @@ def wait_until_archived(settings: PlatformSettings, model: str, served: Sequence
 
 def archived(archive: Archive, model: str, ranking_ids: set[str]) -> tuple[int, int]:
     """Rankings and feedback events of these ids, each counted once."""
-    now_ms = time.time_ns() // 1_000_000
+    now_ms = _now_ms()
     since_ms = now_ms - 3_600_000
     rankings = archive.rankings(model, since_ms, now_ms + 60_000).column("ranking_id").to_pylist()
     feedback = archive.feedback(model, since_ms, now_ms + 60_000).column("ranking_id").to_pylist()
@@ -218,3 +234,7 @@ def default_model_name(path: Path | None) -> str:
         return "codesearch"
     kept = "".join(letter if letter.isascii() and letter.isalnum() else "-" for letter in path.stem.lower())
     return kept.strip("-")[:64] or "judged"
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

@@ -25,7 +25,7 @@ from serving.gateway.app import build_app
 from serving.gateway.http import HotRoutes
 from serving.journal import Journal
 from serving.permits import Permits
-from serving.plans import PlanWatcher, Plans
+from serving.plans import Plans, PlanWatcher
 from serving.rank import Ranker
 from serving.replicas import ReplicaPool
 from serving.settings import GatewaySettings

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from registry.cache import VersionCache
     from registry.contracts.manifest import ModelPackage
+    from registry.mlflow_store import MlflowStore
     from registry.promotion import Promoter
     from registry.store import ModelStore
     from registry.traffic_control import TrafficControl
@@ -194,7 +195,7 @@ def run_monitor(settings: PlatformSettings, stop: threading.Event) -> None:
     Monitor(reader, profile_of, reports.write, MonitorSettings(), settings.journal_folder / "monitor.windows").run(stop)
 
 
-def model_store(settings: PlatformSettings) -> "ModelStore":
+def model_store(settings: PlatformSettings) -> "MlflowStore":
     """The registry of versions. Slow to import: never in the gateway or a worker."""
     from registry.mlflow_store import MlflowStore
 

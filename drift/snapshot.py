@@ -9,6 +9,7 @@ import xxhash
 from drift.atomic_file import replace_file
 from drift.errors import UnreadableSnapshot
 from drift.windows import WindowState
+from registry.contracts.errors import UNDECODABLE
 
 SCHEMA = 1
 REMEMBERED = 1 << 16
@@ -66,7 +67,7 @@ def load(path: Path) -> Snapshot | None:
         found = msgspec.msgpack.decode(path.read_bytes(), type=Snapshot)
     except FileNotFoundError:
         return None
-    except msgspec.MsgspecError as error:
+    except UNDECODABLE as error:
         raise UnreadableSnapshot(f"{path} is no snapshot of the drift monitor: {error}") from error
     if found.schema != SCHEMA:
         raise UnreadableSnapshot(f"{path} has schema {found.schema}: this code reads {SCHEMA}")

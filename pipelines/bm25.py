@@ -39,8 +39,9 @@ def count_tokens(texts: Sequence[Sequence[str]], terms: Mapping[str, int]) -> sp
 
 def inverse_frequency(counts: sparse.csr_array) -> NDArray[np.float32]:
     """How much a term tells, shape (terms,): ln(1 + (texts - having + .5) / (having + .5))."""
-    having = np.bincount(counts.indices, minlength=counts.shape[1])
-    return np.log1p((counts.shape[0] - having + 0.5) / (having + 0.5)).astype(np.float32)
+    having = np.bincount(counts.indices, minlength=counts.shape[1]).astype(np.float64)
+    texts = int(counts.shape[0])
+    return np.log1p((texts - having + 0.5) / (having + 0.5)).astype(np.float32)
 
 
 def bm25_weights(counts: sparse.csr_array) -> sparse.csr_array:

@@ -40,7 +40,7 @@ class ClickModel:
         >>> ClickModel(eta=1.0).examination(2).tolist()
         [1.0, 0.5]
         """
-        return np.arange(1, shown + 1) ** -self.eta
+        return np.power(np.arange(1, shown + 1, dtype=np.float64), -self.eta)
 
     def attraction(self, labels: ArrayLike) -> NDArray[np.float64]:
         """Probability that a user who looks at it clicks an item. Same shape as labels.
@@ -49,7 +49,7 @@ class ClickModel:
         [0.1, 1.0]
         """
         graded = np.minimum(np.asarray(labels, dtype=np.float64), self.max_label)
-        worth = (np.exp2(graded) - 1) / (np.exp2(self.max_label) - 1)
+        worth: NDArray[np.float64] = (np.exp2(graded) - 1) / (2**self.max_label - 1)
         return self.noise + (1 - self.noise) * worth
 
 

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from pipelines.bm25 import bm25_weights, count_tokens, inverse_frequency, vocabulary
+from pipelines.code_fields import FIELDS, ROW_COLUMNS, rows_of, texts_of
 from pipelines.errors import DataRefused
 from pipelines.stdlib_source import Symbol
 from pipelines.tokens import tokenise, trigrams
@@ -35,24 +36,9 @@ Matrix = NDArray[np.float32]
 
 CANDIDATES = 100
 
-FIELDS = ("own_name", "name", "module", "signature", "code", "body", "module_text", "trigrams")
 FOUND_BY = ("own_name", "module", "signature", "code", "body", "module_text", "trigrams")  # best recall on train
 TEXT_FIELDS = ("name", "module", "signature", "code", "body")
 
-ROW_COLUMNS = (
-    "log_body_tokens",
-    "log_code_tokens",
-    "log_statements",
-    "log_name_uses",
-    "log_module_imports",
-    "arguments",
-    "depth",
-    "is_class",
-    "is_method",
-    "is_private",
-    "is_decorated",
-    "returns_value",
-)
 CANDIDATE_COLUMNS = (
     *(f"bm25_{field}" for field in FIELDS),
     "bm25",
@@ -136,13 +122,13 @@ class CodeSearchIndex:
         """The index of these definitions. Raises DataRefused if there are none."""
         if not symbols:
             raise DataRefused("no documented definition to index: expected the source of some modules")
-        texts = _texts_of(symbols)
+        texts = texts_of(symbols)
         words = {field: text for field, text in texts.items() if field != "trigrams"}
         terms = vocabulary(text for field in words.values() for text in field)
         trigram_terms = vocabulary(texts["trigrams"])
         return CodeSearchIndex(
             items=tuple(_indexed(symbol) for symbol in symbols),
-            rows=_rows_of(symbols, texts),
+            rows=rows_of(symbols, texts),
             weights={
                 field: bm25_weights(count_tokens(text, trigram_terms if field == "trigrams" else terms))
                 for field, text in texts.items()
@@ -258,7 +244,8 @@ class CodeSearchIndex:
     @cached_property
     def _present(self) -> dict[str, sparse.csr_array]:
         """Which term is in which item, 1 or 0, (terms, items)."""
-        whole = sum((_present(self.weights[field]) for field in TEXT_FIELDS[1:]), _present(self.weights["name"]))
+        first, *others = (_present(self.weights[field]) for field in TEXT_FIELDS)
+        whole = sum(others, start=first)
         return {
             "own_name": _present(self.weights["own_name"]),
             "name": _present(self.weights["name"]),
@@ -272,7 +259,8 @@ class CodeSearchIndex:
 
     @cached_property
     def _own_name_tokens(self) -> Matrix:
-        return np.maximum(self._present["own_name"].sum(axis=0), 1).astype(np.float32)
+        tokens: Matrix = np.maximum(self._present["own_name"].sum(axis=0), 1).astype(np.float32)
+        return tokens
 
     @cached_property
     def modules(self) -> NDArray[np.int64]:
@@ -293,43 +281,6 @@ def _indexed(symbol: Symbol) -> IndexedItem:
     return IndexedItem(
         symbol.name, symbol.module, symbol.scope, symbol.signature, symbol.summary, symbol.file, symbol.line
     )
-
-
-def _texts_of(symbols: Sequence[Symbol]) -> dict[str, list[list[str]]]:
-    """The tokens of each field of each candidate, by field."""
-    names = [tokenise(symbol.name.removeprefix(symbol.module)) for symbol in symbols]
-    return {
-        "own_name": [tokenise(symbol.name.rpartition(".")[2]) for symbol in symbols],
-        "name": names,
-        "module": [tokenise(symbol.module) for symbol in symbols],
-        "signature": [tokenise(symbol.signature) for symbol in symbols],
-        "code": [tokenise(" ".join(symbol.identifiers)) for symbol in symbols],
-        "body": [tokenise(symbol.body) for symbol in symbols],
-        "module_text": [tokenise(symbol.module_text) for symbol in symbols],
-        "trigrams": [trigrams(name) for name in names],
-    }
-
-
-def _rows_of(symbols: Sequence[Symbol], texts: dict[str, list[list[str]]]) -> Matrix:
-    """Float32 (items, `row` columns)."""
-    rows = [
-        (
-            np.log1p(len(body)),
-            np.log1p(len(code)),
-            np.log1p(symbol.statements),
-            np.log1p(symbol.name_uses),
-            np.log1p(symbol.module_imports),
-            symbol.arguments,
-            symbol.depth,
-            symbol.kind == "class",
-            symbol.kind == "method",
-            symbol.name.rpartition(".")[2].startswith("_"),
-            symbol.decorated,
-            symbol.returns,
-        )
-        for symbol, body, code in zip(symbols, texts["body"], texts["code"], strict=True)
-    ]
-    return np.array(rows, dtype=np.float32)
 
 
 def _present(matrix: sparse.csr_array) -> sparse.csr_array:

@@ -92,12 +92,11 @@ class RankingDataset:
     def digest(self) -> str:
         """SHA-256 of the content, 64 hex characters; the name does not count."""
         total = hashlib.sha256(self.view.fingerprint.encode())
-        texts = (self.query_ids, self.item_ids, self.query_texts)
-        arrays = (self.features, self.labels, self.offsets)
-        for part in (*map(msgspec.json.encode, texts), *(np.ascontiguousarray(array) for array in arrays)):
-            raw = memoryview(part).cast("B")
-            total.update(raw.nbytes.to_bytes(8, "big"))
-            total.update(raw)
+        for array in (self.features, self.labels, self.offsets):
+            total.update(str(array.shape).encode())
+            total.update(np.ascontiguousarray(array))
+        for texts in (self.query_ids, self.item_ids, self.query_texts):
+            total.update(msgspec.json.encode(texts))
         return total.hexdigest()
 
     def lists(self) -> Iterator[JudgedList]:
@@ -236,7 +235,8 @@ def rows_of_lists(offsets: NDArray[np.int64], lists: NDArray[np.int64]) -> NDArr
     """
     sizes = np.diff(offsets)[lists]
     starts = np.cumsum(sizes) - sizes
-    return np.arange(sizes.sum(), dtype=np.int64) + np.repeat(offsets[lists] - starts, sizes)
+    rows: NDArray[np.int64] = np.arange(int(sizes.sum())) + np.repeat(offsets[lists] - starts, sizes)
+    return rows
 
 
 def _repeated(values: Sequence[str], times: NDArray[np.int64]) -> pa.DictionaryArray:

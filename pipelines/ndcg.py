@@ -87,7 +87,8 @@ def _dcg(gains: Floats, scores: Floats, offsets: NDArray[np.int64], k: int) -> F
     order = np.lexsort((-scores, list_of))  # stable, so ties keep the given order
     position = np.arange(len(gains)) - np.repeat(offsets[:-1], sizes)
     discounted = np.where(position < k, gains[order] / np.log2(position + 2), 0.0)
-    return np.bincount(list_of, weights=discounted, minlength=len(sizes))
+    sums: Floats = np.bincount(list_of, weights=discounted, minlength=len(sizes)).astype(np.float64)
+    return sums
 
 
 def _report(reached: Floats, ideal: Floats, definition: MetricDefinition) -> NdcgReport:

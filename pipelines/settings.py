@@ -21,8 +21,8 @@ class TrainSettings:
     learning_rate: float = 0.001
     weight_decay: float = 0.1
     lists_per_step: int = 32
-    max_epochs: int = 40
-    patience_epochs: int = 6
+    max_epochs: int = 30
+    patience_epochs: int = 5
     seed: int = 0
     device: str = "auto"
 

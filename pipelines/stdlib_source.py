@@ -27,7 +27,8 @@ class Symbol:
     """One documented definition.
 
     name: qualified, e.g. `gzip.GzipFile.readline`. scope: the class or function around it, its own
-    name for one that stands in a module. signature: what follows the name. summary: the docstring's first sentence; body: the rest.
+    name for a class or for one that stands in a module. signature: what follows the name. summary:
+    the docstring's first sentence; body: the rest.
     identifiers: names used in the code of a function, empty for a class. module_text: the module's
     docstring. file: below the library's root. arguments, statements and depth are counts;
     module_imports and name_uses count the modules that import its module and use its bare name.

@@ -118,7 +118,8 @@ def _first_refused(text: bytes, line: int) -> str:
             continue
         match = _LINE.fullmatch(raw)
         if match is None:
-            return f"{number}: expected `label qid:ID 1:value 2:value ...`, found {raw.strip()[:60].decode('utf-8', 'replace')!r}"
+            found = raw.strip()[:60].decode("utf-8", "replace")
+            return f"{number}: expected `label qid:ID 1:value 2:value ...`, found {found!r}"
         label, _, qid, pairs, _ = match.groups()
         if not _is_number(label) or not 0 <= float(label) < np.inf:
             return f"{number}: label {label.decode('utf-8', 'replace')!r}: expected a finite number >= 0"

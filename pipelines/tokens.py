@@ -6,10 +6,11 @@ from functools import lru_cache
 
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")
 
-# Words that stand in most docstrings and tell none apart.
-STOP_WORDS = frozenset(
-    ["a", "an", "and", "are", "as", "at", "be", "by", "for", "from", "has", "have", "if", "in", "into", "is", "it", "its", "may", "not", "of", "on", "or", "self", "that", "the", "then", "this", "to", "was", "when", "which", "will", "with"]
+_IN_MOST_DOCSTRINGS = (
+    "a an and are as at be by for from has have if in into is it its may not of on or self that the"
+    " then this to was when which will with"
 )
+STOP_WORDS = frozenset(_IN_MOST_DOCSTRINGS.split())
 
 
 def tokenise(text: str) -> list[str]:

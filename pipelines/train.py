@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from pipelines.dataset import DatasetSplits, RankingDataset, rows_of_lists
@@ -97,15 +98,15 @@ def train(
     return TrainedRanker(model.cpu().eval(), settings, tuple(reports))
 
 
-def score(model: MlpRanker, dataset: RankingDataset) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
+def score(model: MlpRanker, dataset: RankingDataset) -> NDArray[np.float32]:
     """Scores of every candidate, shape (candidates,), by the model as it is (dropout off)."""
     device = model.mean.device
     was_training = model.training
     model.eval()
     with torch.no_grad():
-        parts = [model(part.to(device)).cpu() for part in torch.from_numpy(dataset.features).split(SCORED_ROWS)]
+        parts = [model(part.to(device)).cpu() for part in torch.split(torch.from_numpy(dataset.features), SCORED_ROWS)]
     model.train(was_training)
-    scores: np.ndarray[tuple[int], np.dtype[np.float32]] = torch.cat(parts).numpy()
+    scores: NDArray[np.float32] = torch.cat(parts).numpy()
     return scores
 
 
@@ -126,7 +127,7 @@ class _Lists:
 
     features: Tensor
     target: Tensor
-    offsets: np.ndarray[tuple[int], np.dtype[np.int64]]
+    offsets: NDArray[np.int64]
 
     @staticmethod
     def of(dataset: RankingDataset, device: torch.device) -> "_Lists":
@@ -144,15 +145,18 @@ class _Lists:
             np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64),
         )
 
-    def loss(self, model: MlpRanker, chosen: np.ndarray[tuple[int], np.dtype[np.int64]]) -> Tensor:
+    def loss(self, model: MlpRanker, chosen: NDArray[np.int64]) -> Tensor:
         """Of these lists."""
         sizes = np.diff(self.offsets)[chosen]
         rows = torch.from_numpy(rows_of_lists(self.offsets, chosen)).to(self.target.device)
         list_of = np.repeat(np.arange(len(chosen)), sizes)
         place = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-        where = (torch.from_numpy(array).to(rows.device) for array in (list_of, place))
         return listnet_loss(
-            model(self.features[rows]), self.target[rows], *where, shape=(len(chosen), int(sizes.max()))
+            model(self.features[rows]),
+            self.target[rows],
+            torch.from_numpy(list_of).to(rows.device),
+            torch.from_numpy(place).to(rows.device),
+            (len(chosen), int(sizes.max())),
         )
 
 

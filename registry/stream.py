@@ -186,7 +186,7 @@ class RedisGroupReader:
         while self._own_after is not None:
             rows = self._read_group(self._own_after, max_entries, None)
             self._own_after = rows[-1][0].decode() if rows else None
-            if found := self._known(rows):
+            if found := self._not_held(self._entries(rows)):
                 return found
         return []
 
@@ -204,13 +204,13 @@ class RedisGroupReader:
             )
             if self._claim_from == b"0-0":
                 self._claim_at_s = self._clock() + max(self._claim_idle_s / 2, 1.0)
-            if found := self._known(rows):
+            if found := self._not_held(self._entries(rows)):
                 return found
         return []
 
     def _new(self, max_entries: int, wait_s: float) -> list[StreamEntry]:
         block_ms = max(1, int(wait_s * 1000)) if wait_s > 0 else None  # 0 would wait for ever
-        return self._known(self._read_group(">", max_entries, block_ms))
+        return self._entries(self._read_group(">", max_entries, block_ms))
 
     def _read_group(self, after: str, max_entries: int, block_ms: int | None) -> list[Any]:
         streams: Any = self._in_group(
@@ -222,12 +222,15 @@ class RedisGroupReader:
             streams = [(name, pages[0]) for name, pages in streams.items()]
         return list(streams[0][1]) if streams else []
 
-    def _known(self, rows: Sequence[Any]) -> list[StreamEntry]:
-        """The rows as entries, without those this reader holds or that are gone from the stream."""
+    def _entries(self, rows: Sequence[Any]) -> list[StreamEntry]:
+        """The rows as entries; what is gone from the stream is left out and acknowledged."""
         gone = [row[0] for row in rows if row[0] is not None and not row[1]]
         if gone:
             self._client.xack(self._stream, self._group, *gone)
-        entries = [StreamEntry(row[0].decode(), row[1][_FIELD]) for row in rows if row[1]]
+        return [StreamEntry(row[0].decode(), row[1][_FIELD]) for row in rows if row[1]]
+
+    def _not_held(self, entries: Sequence[StreamEntry]) -> list[StreamEntry]:
+        """Those delivered before, to whomever, that this reader does not have in hand."""
         return [entry for entry in entries if entry.entry_id not in self._held]
 
     def _in_group(self, command: Callable[[], T]) -> T:

@@ -4,6 +4,7 @@
 RankingError              500  INTERNAL
   QueryRefused            400  INVALID_ARGUMENT    names the field and the rule
     UnknownModel          404  NOT_FOUND
+    WrongMethod           405  UNIMPLEMENTED
     BodyTooLarge          413  INVALID_ARGUMENT
     WrongContentType      415  INVALID_ARGUMENT
   Overloaded              429  RESOURCE_EXHAUSTED  no permit; carries retry_after_s
@@ -32,6 +33,12 @@ class UnknownModel(QueryRefused):
     """No traffic plan names this model."""
 
     status = 404
+
+
+class WrongMethod(QueryRefused):
+    """The route takes POST."""
+
+    status = 405
 
 
 class BodyTooLarge(QueryRefused):

@@ -19,6 +19,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from registry.contracts.errors import UNDECODABLE
+
 MAX_FRAME_BYTES = 256 << 20
 Scalar = TypeVar("Scalar", bound=np.generic)
 
@@ -245,7 +247,7 @@ def decode_state(body: bytes) -> WorkerState:
     """Raises BrokenFrame if it is none."""
     try:
         return msgspec.msgpack.decode(body, type=WorkerState)
-    except msgspec.MsgspecError as error:
+    except UNDECODABLE as error:
         raise BrokenFrame(f"not a worker's state: {error}") from error
 
 

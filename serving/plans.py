@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 
 from registry.board import PlanBoard
-from registry.contracts.errors import ContractError
+from registry.contracts.errors import UNDECODABLE, ContractError
 from registry.contracts.traffic import TrafficPlan
 from registry.errors import RegistryError
 
@@ -87,7 +87,7 @@ class PlanWatcher(threading.Thread):
             return msgspec.json.decode(self._copy.read_bytes(), type=dict[str, TrafficPlan])
         except FileNotFoundError:
             return {}
-        except msgspec.MsgspecError as error:
+        except UNDECODABLE as error:
             log.warning("left out the unreadable copy of the plans: %s", error)
             return {}
 

@@ -65,10 +65,10 @@ def a_manifest(view: FeatureView | None = None, **changes: Any) -> ModelManifest
 
 
 @cache
-def a_program(scale: float = 1.0, listwise: bool = False, columns: int = 3, hidden: int = 0) -> bytes:
+def a_program(scale: float = 1.0, listwise: bool = False, columns: int = 3) -> bytes:
     """An exported program: the score is `scale` times the sum of a row.
 
-    listwise: takes `query_index` too and subtracts it from the score. hidden: floats of dead weight.
+    listwise: takes `query_index` too and subtracts it from the score.
     """
     import torch
 
@@ -76,10 +76,9 @@ def a_program(scale: float = 1.0, listwise: bool = False, columns: int = 3, hidd
         def __init__(self) -> None:
             super().__init__()
             self.weights = torch.nn.Parameter(torch.full((columns,), scale))
-            self.ballast = torch.nn.Parameter(torch.arange(max(hidden, 1), dtype=torch.float32))
 
         def forward(self, features: torch.Tensor) -> torch.Tensor:
-            return features @ self.weights + 0.0 * self.ballast[-1]
+            return features @ self.weights
 
     class ListwiseSum(torch.nn.Module):
         def __init__(self) -> None:

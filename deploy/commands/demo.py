@@ -139,6 +139,7 @@ def _tell(console: Console, settings: PlatformSettings, found: "DemoData", repor
     table.add_row("lists with a relevant candidate", f"{report.counted} of {report.queries}")
     table.add_row("latency p50 / p95 / p99", f"{report.p50_ms:.1f} / {report.p95_ms:.1f} / {report.p99_ms:.1f} ms")
     table.add_row("clicks sent (simulated from the labels)", str(report.clicks))
+    table.add_row("click-NDCG@10 from the archive (simulated)", f"{report.click_ndcg:.6f}")
     table.add_row("rankings in the archive", f"{report.archived_rankings} of {report.queries}")
     table.add_row("clicks in the archive", f"{report.archived_clicks} of {report.clicks}")
     table.add_row("all of this took", f"{took_s:.0f} s")

@@ -8,6 +8,11 @@ ContractError          ValueError; the gateway answers 400, other processes coun
 ```
 """
 
+import msgspec
+
+UNDECODABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+"""What msgspec raises on bytes that are not what they should be; the last two are not its own."""
+
 
 class ContractError(ValueError):
     """A record does not fit what the rooms agreed on."""

@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from registry.contracts.errors import ContractError, CorruptRecord, UnknownSchema
+from registry.contracts.errors import UNDECODABLE, ContractError, CorruptRecord, UnknownSchema
 
 SCHEMA = 1
 
@@ -125,7 +125,7 @@ def split_events(payload: bytes) -> list[bytes]:
     """The encoded events of a payload. Raises CorruptRecord if it is none."""
     try:
         return [bytes(raw) for raw in _raw_decoder.decode(payload)]
-    except msgspec.DecodeError as error:
+    except UNDECODABLE as error:
         raise CorruptRecord(f"not a payload of events: {error}") from error
 
 
@@ -133,7 +133,7 @@ def decode_event(encoded: bytes) -> Event:
     """Raises CorruptRecord, or UnknownSchema if a newer version wrote it."""
     try:
         event: Event = _one_decoder.decode(encoded)
-    except msgspec.MsgspecError as error:
+    except UNDECODABLE as error:
         raise _why_undecodable(encoded, error) from error
     if not 1 <= event.schema <= SCHEMA:
         raise UnknownSchema(f"event schema {event.schema}: this code reads 1 to {SCHEMA}")
@@ -145,7 +145,7 @@ def decode_events(payload: bytes) -> list[Event]:
     so readers that must go on use `split_events` and count what they leave out."""
     try:
         events = _decoder.decode(payload)
-    except msgspec.MsgspecError as error:
+    except UNDECODABLE as error:
         raise CorruptRecord(f"not a payload of events: {error}") from error
     for event in events:
         if not 1 <= event.schema <= SCHEMA:
@@ -153,10 +153,10 @@ def decode_events(payload: bytes) -> list[Event]:
     return events
 
 
-def _why_undecodable(encoded: bytes, error: msgspec.MsgspecError) -> ContractError:
+def _why_undecodable(encoded: bytes, error: Exception) -> ContractError:
     try:
         head = _head_decoder.decode(encoded)
-    except msgspec.MsgspecError:
+    except UNDECODABLE:
         return CorruptRecord(f"not an event: {error}")
     if len(head) > 1 and isinstance(head[1], int) and head[1] > SCHEMA:
         return UnknownSchema(f"event schema {head[1]}: this code reads 1 to {SCHEMA}")

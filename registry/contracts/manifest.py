@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from registry.contracts.errors import ContractError
+from registry.contracts.errors import UNDECODABLE, ContractError
 from registry.contracts.features import FeatureView
 from registry.contracts.profile import ReferenceProfile
 
@@ -105,7 +105,7 @@ class ModelManifest(msgspec.Struct, frozen=True):
         """Raises ContractError naming what does not fit."""
         try:
             return msgspec.json.decode(raw, type=ModelManifest)
-        except msgspec.MsgspecError as error:
+        except UNDECODABLE as error:
             raise ContractError(f"not a model manifest: {error}") from error
 
 

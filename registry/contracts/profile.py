@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from registry.contracts.errors import ContractError
+from registry.contracts.errors import UNDECODABLE, ContractError
 
 
 class Distribution(msgspec.Struct, frozen=True):
@@ -58,7 +58,7 @@ class ReferenceProfile(msgspec.Struct, frozen=True):
         """Raises ContractError naming what does not fit."""
         try:
             return msgspec.json.decode(raw, type=ReferenceProfile)
-        except msgspec.MsgspecError as error:
+        except UNDECODABLE as error:
             raise ContractError(f"not a reference profile: {error}") from error
 
 

@@ -4,7 +4,7 @@ from typing import Literal
 
 import msgspec
 
-from registry.contracts.errors import ContractError
+from registry.contracts.errors import UNDECODABLE, ContractError
 from registry.contracts.ids import hash64
 
 Arm = Literal["champion", "challenger"]
@@ -78,5 +78,5 @@ class TrafficPlan(msgspec.Struct, frozen=True):
         """Raises ContractError naming what does not fit."""
         try:
             return msgspec.json.decode(raw, type=TrafficPlan)
-        except msgspec.MsgspecError as error:
+        except UNDECODABLE as error:
             raise ContractError(f"not a traffic plan: {error}") from error

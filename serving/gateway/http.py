@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from registry.contracts.ids import RankingIds, model_tag
 from serving import metrics
-from serving.errors import BodyTooLarge, QueryRefused, RankingError, WrongContentType
+from serving.errors import BodyTooLarge, QueryRefused, RankingError, WrongContentType, WrongMethod
 from serving.event_log import EventLog
 from serving.gateway.schema import read_feedback, read_rank, write_ranking
 from serving.rank import Ranker
@@ -53,7 +53,7 @@ class HotRoutes:
         self._settings, self._random, self._wall_ms = settings, random, wall_ms
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["method"] == "POST":
+        if scope["type"] == "http":
             path = scope["path"]
             if path == FEEDBACK_PATH:
                 await self._answer(self._feedback, "", scope, receive, send)
@@ -73,22 +73,26 @@ class HotRoutes:
     ) -> None:
         headers = dict(scope["headers"])
         trace_id = self._trace_id(headers.get(b"traceparent", b""))
-        retry_after: list[tuple[bytes, bytes]] = []
+        hints: list[tuple[bytes, bytes]] = []
         try:
+            if scope["method"] != "POST":
+                raise WrongMethod(f"{scope['method']} {scope['path']}: expected POST")
             status, body = await route(model, await self._body(headers, receive), trace_id)
         except ClientLeft:
             return
         except RankingError as error:
             status, body = error.status, msgspec.json.encode({"error": str(error)})
             if error.retry_after_s is not None:
-                retry_after = [(b"retry-after", b"%d" % max(1, round(error.retry_after_s)))]
+                hints = [(b"retry-after", b"%d" % max(1, round(error.retry_after_s)))]
+            elif isinstance(error, WrongMethod):
+                hints = [(b"allow", b"POST")]
             if status >= 500:
                 log.warning("%d: %s", status, error, extra={"trace_id": trace_id, "path": scope["path"]})
         except Exception:
             log.exception("a bug answered with 500", extra={"trace_id": trace_id, "path": scope["path"]})
             status, body = 500, b'{"error":"internal error, see the gateway\'s log"}'
         length = (b"content-length", b"%d" % len(body))
-        await send({"type": "http.response.start", "status": status, "headers": [_JSON, length, *retry_after]})
+        await send({"type": "http.response.start", "status": status, "headers": [_JSON, length, *hints]})
         await send({"type": "http.response.body", "body": body})
 
     async def _rank(self, model: str, body: bytes, trace_id: str) -> tuple[int, bytes]:

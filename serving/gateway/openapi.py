@@ -24,6 +24,7 @@ _ERRORS = {
     "413": "The body is larger than the gateway takes.",
     "415": "The body is not application/json.",
     "429": "All permits are out: come back after Retry-After seconds.",
+    "500": "The model failed on this query, or a bug did; the log says more.",
     "503": "No replica can answer (rank), or events cannot be kept now (feedback).",
 }
 

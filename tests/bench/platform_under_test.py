@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import itertools
 import os
 import tempfile
 import time
@@ -35,7 +36,7 @@ def ltr_package(model: str, seed: int) -> ModelPackage:
     torch.manual_seed(seed)
     widths = (COLUMNS, *HIDDEN)
     layers: list[torch.nn.Module] = []
-    for wide, narrow in zip(widths, widths[1:], strict=False):
+    for wide, narrow in itertools.pairwise(widths):
         layers += [torch.nn.Linear(wide, narrow), torch.nn.ReLU()]
 
     class Ranker(torch.nn.Module):

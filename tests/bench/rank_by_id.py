@@ -1,4 +1,4 @@
-"""`python tests/bench/rank_by_id.py`: what `/v1/models/{model}/rank` costs, beside the bare forward pass.
+"""`python -m tests.bench.rank_by_id`: what `/v1/models/{model}/rank` costs, beside the bare forward pass.
 
 100 candidates by id, top_k 10, everything on: routing, permits, metrics, event log, archive. All
 server processes on one core, the generator on another; the floor is the same exported program
@@ -11,18 +11,13 @@ import json
 import os
 import platform as machine
 import statistics
-import sys
 import time
-from pathlib import Path
 
 import numpy as np
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2])]
-
-from load import Measured, hardware, measure, post, pss_mb
-from platform_under_test import COLUMNS, data_plane, ltr_package
-
 from registry.contracts.manifest import ModelPackage
+from tests.bench.load import Measured, hardware, measure, post, pss_mb
+from tests.bench.platform_under_test import COLUMNS, data_plane, ltr_package
 
 SERVER_CORE, GENERATOR_CORE = 0, 1
 VERSIONS = ("torch", "numpy", "uvicorn", "uvloop", "fastapi", "redis")
@@ -107,7 +102,8 @@ def main() -> None:
         memory = {process.name: pss_mb(process.pid) for process in state.processes if process.pid}
     floor = statistics.median(floors)
     print(
-        "| concurrency | queries/s | of the floor | p50 ms | p99 ms | server CPU us/query | beyond the forward pass | wrong |"
+        "| concurrency | queries/s | of the floor | p50 ms | p99 ms "
+        "| server CPU us/query | beyond the forward pass | wrong |"
     )
     print("|---:|---:|---:|---:|---:|---:|---:|---:|")
     for concurrency, measured in cells.items():

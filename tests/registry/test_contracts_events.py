@@ -71,12 +71,16 @@ def test_a_payload_holds_its_events_in_order(given_: list[Event]) -> None:
     assert decode_events(payload) == given_
 
 
-@pytest.mark.xfail(strict=True, raises=(UnicodeDecodeError, RecursionError), reason="msgspec's own errors pass through")
-@pytest.mark.parametrize("garbage", [b"\x91\xa1\xff", b"\x91" * 100_000], ids=["no UTF-8", "deep"])
-@pytest.mark.parametrize("read", [decode_event, lambda event: decode_events(join_events([event]))])
-def test_text_that_is_none_and_endless_nesting_are_refused(
-    read: Callable[[bytes], object], garbage: bytes
-) -> None:
+@pytest.mark.parametrize(
+    ("read", "garbage"),
+    [
+        (decode_event, b"\x91\xa1\xff"),
+        (decode_events, join_events([b"\x91\xa1\xff"])),
+        (decode_event, b"\x91" * 100_000),
+    ],
+    ids=["an event with text that is no UTF-8", "a payload with such an event", "endless nesting"],
+)
+def test_what_msgspec_does_not_call_an_error_is_refused(read: Callable[[bytes], object], garbage: bytes) -> None:
     with pytest.raises(CorruptRecord):
         read(garbage)
 
@@ -94,7 +98,7 @@ def test_garbage_is_refused_and_nothing_worse(garbage: bytes) -> None:
 @given(events, st.integers(0, 200), st.integers(0, 255))
 def test_a_changed_byte_is_read_or_refused_and_nothing_worse(event: Event, at: int, byte: int) -> None:
     encoded = encode_event(event)
-    with suppress(ContractError, UnicodeDecodeError):
+    with suppress(ContractError):
         decode_event(encoded[:at] + bytes([byte]) + encoded[at + 1 :])
 
 

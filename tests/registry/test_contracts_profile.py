@@ -67,7 +67,6 @@ def test_a_profile_comes_back_as_it_was(seed: int) -> None:
     assert ReferenceProfile.decode(profile.encode()) == profile
 
 
-@pytest.mark.xfail(strict=True, raises=UnicodeDecodeError, reason="msgspec's own error passes through")
 def test_text_that_is_no_utf_8_is_refused() -> None:
     with pytest.raises(ContractError):
         ReferenceProfile.decode(b'{"fingerprint": "\xff"}')

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from prometheus_client import REGISTRY
 
-from registry.contracts.events import Event, decode_events
+from registry.contracts.events import Click, Event, Exposure, decode_events
 from registry.errors import StoreUnavailable
 from registry.stream import MemoryStream, StreamWriter
 from serving.errors import EventLogFull
@@ -64,7 +64,8 @@ def test_everything_logged_arrives_in_order(opened: Opened) -> None:
     log = opened(stream)
     events: list[Event] = []
     for i in range(50):
-        ranking, feedback = a_ranking(f"r{i}"), [a_click(f"c{i}", f"r{i}"), an_exposure(f"x{i}", f"r{i}")]
+        ranking = a_ranking(f"r{i}")
+        feedback: list[Click | Exposure] = [a_click(f"c{i}", f"r{i}"), an_exposure(f"x{i}", f"r{i}")]
         log.ranked(ranking)
         log.feedback(feedback)
         events += [ranking, *feedback]

@@ -50,7 +50,9 @@ def ear(redis_server: RedisServer, redis_client: redis.Redis) -> Iterator[Ear]:
     """The ear of a listener that is listening to the (empty) server."""
     ear = Ear()
     listener = InvalidationListener(
-        lambda: UnixDomainSocketConnection(path=str(redis_server.socket), protocol=3, socket_timeout=2.0),
+        lambda: UnixDomainSocketConnection(  # type: ignore[abstract, no-untyped-call]
+            path=str(redis_server.socket), protocol=3, socket_timeout=2.0
+        ),
         ear.changed,
         ear.resync,
         retry_s=0.01,

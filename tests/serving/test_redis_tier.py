@@ -64,7 +64,7 @@ def test_an_absent_redis_is_asked_again_only_after_a_while(tmp_path: Path) -> No
     class Connection(redis.UnixDomainSocketConnection):
         def connect(self) -> None:
             asked.append(now_s)
-            super().connect()
+            super().connect()  # type: ignore[no-untyped-call]
 
     pool = redis.ConnectionPool(Connection, path=str(tmp_path / "nobody.sock"), retry=Retry(NoBackoff(), 0))
     now_s = 0.0

@@ -425,7 +425,9 @@ def test_an_update_in_redis_is_in_the_scores(redis_server: RedisServer, redis_cl
     with a_replica(tier=tier) as replica, a_caller(replica.address) as caller:
         replica.tiers.of(VIEW.name, VIEW.fingerprint, lambda: tier)
         listener = InvalidationListener(
-            lambda: UnixDomainSocketConnection(path=str(redis_server.socket), protocol=3, socket_timeout=2.0),
+            lambda: UnixDomainSocketConnection(  # type: ignore[abstract, no-untyped-call]
+                path=str(redis_server.socket), protocol=3, socket_timeout=2.0
+            ),
             replica.tiers.changed,
             replica.tiers.resync,
         )

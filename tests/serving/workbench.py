@@ -40,7 +40,8 @@ class SumOfFeatures:
         self.batches.append(int(query_index[-1]) + 1)
         if (features == POISON).any():
             raise ZeroDivisionError("poison")
-        return features.sum(axis=1)
+        scores: NDArray[np.float32] = features.sum(axis=1)
+        return scores
 
 
 class Held:

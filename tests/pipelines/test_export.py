@@ -1,0 +1,102 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from pipelines.dataset import DatasetSplits
+from pipelines.errors import ExportRefused
+from pipelines.export import export_package, load_scorer, offline_scores
+from pipelines.ndcg import mean_ndcg
+from pipelines.ranker import MlpRanker
+from pipelines.settings import TrainSettings
+from pipelines.train import TrainedRanker, score, train
+from registry.artefacts import verify
+from registry.contracts.features import Column, FeatureView
+from registry.contracts.manifest import JUDGED_NDCG, Lineage, ModelPackage
+from tests.pipelines.judged_data import splits
+
+SETTINGS = TrainSettings(hidden=(8,), learning_rate=0.02, lists_per_step=8, max_epochs=3, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def data() -> DatasetSplits:
+    return splits()
+
+
+@pytest.fixture(scope="module")
+def trained(data: DatasetSplits) -> TrainedRanker:
+    return train(data, SETTINGS)
+
+
+@pytest.fixture(scope="module")
+def package(data: DatasetSplits, trained: TrainedRanker) -> ModelPackage:
+    lineage = Lineage("made-up", data.train.digest)
+    return export_package(trained, data, "made-up", lineage, created_ms=1_767_225_600_000)
+
+
+def test_the_package_passes_the_registrys_verification(package: ModelPackage) -> None:
+    manifest = verify(package, package.digest)
+
+    assert (manifest.inputs[0].name, manifest.inputs[0].shape) == ("features", (-1, 3))
+    assert (manifest.outputs[0].name, manifest.outputs[0].shape) == ("scores", (-1,))
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 100, 100_000])
+def test_the_program_scores_any_number_of_rows_as_the_model_does(
+    package: ModelPackage, trained: TrainedRanker, rows: int
+) -> None:
+    features = np.random.default_rng(rows).normal(100, 50, size=(rows, 3)).astype(np.float32)
+    features[::7, 0] = np.nan
+    with torch.no_grad():
+        expected = trained.model(torch.from_numpy(features)).numpy()
+
+    np.testing.assert_allclose(load_scorer(package.program)(features), expected, rtol=1e-6, atol=1e-6)
+
+
+def test_offline_scores_are_the_models_scores(
+    package: ModelPackage, trained: TrainedRanker, data: DatasetSplits
+) -> None:
+    np.testing.assert_allclose(offline_scores(package, data.test), score(trained.model, data.test), atol=1e-5)
+
+
+def test_the_manifests_figures_are_those_of_the_offline_scores(package: ModelPackage, data: DatasetSplits) -> None:
+    for split, part in (("validation", data.validation), ("test", data.test)):
+        measured = mean_ndcg(part.labels, offline_scores(package, part), part.offsets, JUDGED_NDCG).mean
+
+        assert package.manifest.metrics[f"{split}_ndcg@10"] == measured
+
+
+def test_the_profile_is_of_what_the_version_shows(package: ModelPackage, data: DatasetSplits) -> None:
+    profile = package.profile
+    lists = [*data.train.lists(), *data.validation.lists()]
+    shown = sum(min(10, len(judged.labels)) for judged in lists)
+
+    assert profile.lists == len(lists) == profile.margin.count == profile.entropy.count
+    assert [feature.count for feature in profile.features] == [shown] * 3
+    assert profile.scores.count == len(data.train.labels) + len(data.validation.labels)
+    # the telling column is higher among what is shown than among all
+    assert profile.features[0].mean > data.train.features[:, 0].mean()
+    assert 0 <= profile.entropy.minimum <= profile.entropy.maximum <= 1
+
+
+def test_a_dataset_of_another_view_is_refused(package: ModelPackage, data: DatasetSplits) -> None:
+    other = FeatureView("other", "item", tuple(Column(name) for name in "abc"))
+
+    with pytest.raises(ExportRefused, match="feature view"):
+        offline_scores(package, replace(data.test, view=other))
+
+
+class _ForgetfulRanker(MlpRanker):
+    """Scores differently while it is traced: what an export that bakes in a branch would do."""
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        scores = super().forward(features)
+        return scores + 1 if torch.compiler.is_exporting() else scores
+
+
+def test_a_program_that_scores_otherwise_than_its_model_is_refused(data: DatasetSplits) -> None:
+    model = _ForgetfulRanker(torch.zeros(3), hidden=(4,))
+
+    with pytest.raises(ExportRefused, match="differs from the model by 1"):
+        export_package(TrainedRanker(model, SETTINGS, ()), data, "made-up", Lineage("d", "0"), created_ms=0)
