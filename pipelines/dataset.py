@@ -94,7 +94,7 @@ class RankingDataset:
         total = hashlib.sha256(self.view.fingerprint.encode())
         for array in (self.features, self.labels, self.offsets):
             total.update(str(array.shape).encode())
-            total.update(np.ascontiguousarray(array))
+            total.update(np.ascontiguousarray(array).data)
         for texts in (self.query_ids, self.item_ids, self.query_texts):
             total.update(msgspec.json.encode(texts))
         return total.hexdigest()

@@ -12,7 +12,8 @@ class TrainSettings:
     step does not see.
     lists_per_step: lists in one gradient step. patience_epochs: stop after so many without a
     better validation NDCG. seed: of weights, order and dropout. device: `cpu`, `cuda` or `auto`
-    (cuda if there is one).
+    (cuda if there is one). threads: of the CPU; for models of this size one is fastest, and several
+    wait for each other where serving shares the machine (5 x slower, seen on two busy cores).
     """
 
     hidden: tuple[int, ...] = (64, 32)
@@ -25,6 +26,7 @@ class TrainSettings:
     patience_epochs: int = 5
     seed: int = 0
     device: str = "auto"
+    threads: int = 1
 
     def __post_init__(self) -> None:
         for rule, holds in {
@@ -36,6 +38,7 @@ class TrainSettings:
             f"lists_per_step={self.lists_per_step}: expected >= 1": self.lists_per_step >= 1,
             f"max_epochs={self.max_epochs}: expected >= 1": self.max_epochs >= 1,
             f"patience_epochs={self.patience_epochs}: expected >= 1": self.patience_epochs >= 1,
+            f"threads={self.threads}: expected 1 to 256": 1 <= self.threads <= 256,
             f"device={self.device!r}: expected auto, cpu or cuda": self.device in ("auto", "cpu", "cuda"),
         }.items():
             if not holds:

@@ -69,7 +69,7 @@ def train(
     TrainingDiverged if the loss is no longer a number.
     """
     device = _device(settings.device)
-    with _repeatable(settings.seed, device):
+    with _repeatable(settings, device):
         model = _fresh_model(splits.train, settings, parent).to(device)
         lists = _Lists.of(splits.train, device)
         optimiser = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
@@ -206,16 +206,19 @@ def _device(name: str) -> torch.device:
 
 
 @contextmanager
-def _repeatable(seed: int, device: torch.device) -> Iterator[None]:
-    """Seeded, with deterministic kernels on the CPU, leaving torch's global state as it was.
+def _repeatable(settings: TrainSettings, device: torch.device) -> Iterator[None]:
+    """Seeded, with deterministic kernels and a fixed number of threads on the CPU, leaving torch's
+    global state as it was.
 
     On CUDA the seed is the same but cuBLAS may differ in the last bits from run to run.
     """
-    strict = torch.are_deterministic_algorithms_enabled()
+    strict, threads = torch.are_deterministic_algorithms_enabled(), torch.get_num_threads()
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
+        torch.manual_seed(settings.seed)
+        torch.set_num_threads(settings.threads)
         torch.use_deterministic_algorithms(device.type == "cpu")
         try:
             yield
         finally:
             torch.use_deterministic_algorithms(strict)
+            torch.set_num_threads(threads)

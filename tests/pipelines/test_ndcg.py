@@ -12,10 +12,11 @@ from pipelines.ndcg import mean_ndcg, ndcg_at_k, ndcg_of_served
 from registry.contracts.manifest import CLICK_NDCG, JUDGED_NDCG, MetricDefinition
 
 LABELS = st.integers(0, 4).map(float)
+Pairs = list[tuple[float, float]]  # label and score
 LISTS = st.lists(st.tuples(LABELS, st.integers(-50, 50).map(float)), min_size=1, max_size=20)
 
 
-def split(pairs: list[tuple[float, float]]) -> tuple[np.ndarray, np.ndarray]:
+def split(pairs: Pairs) -> tuple[np.ndarray, np.ndarray]:
     labels, scores = zip(*pairs, strict=True)
     return np.array(labels), np.array(scores)
 
@@ -59,14 +60,14 @@ def test_it_is_lightgbms_where_every_list_has_something_relevant() -> None:
 
 
 @given(LISTS, st.integers(-1000, 1000), st.integers(1, 12))
-def test_a_shift_of_all_scores_changes_nothing(pairs: list[tuple[float, float]], shift: int, k: int) -> None:
+def test_a_shift_of_all_scores_changes_nothing(pairs: Pairs, shift: int, k: int) -> None:
     labels, scores = split(pairs)
 
     np.testing.assert_equal(ndcg_at_k(labels, scores + shift, k), ndcg_at_k(labels, scores, k))
 
 
 @given(LISTS, st.integers(1, 12))
-def test_it_lies_between_0_and_1_or_nothing_is_relevant(pairs: list[tuple[float, float]], k: int) -> None:
+def test_it_lies_between_0_and_1_or_nothing_is_relevant(pairs: Pairs, k: int) -> None:
     labels, scores = split(pairs)
     value = ndcg_at_k(labels, scores, k)
 
@@ -74,7 +75,7 @@ def test_it_lies_between_0_and_1_or_nothing_is_relevant(pairs: list[tuple[float,
 
 
 @given(LISTS, st.integers(1, 12), st.randoms())
-def test_items_of_equal_label_can_change_places(pairs: list[tuple[float, float]], k: int, random: Random) -> None:
+def test_items_of_equal_label_can_change_places(pairs: Pairs, k: int, random: Random) -> None:
     labels, scores = split(pairs)
     distinct = scores + np.arange(len(scores)) / 100  # between tied items the order would matter
     swapped = distinct.copy()
@@ -86,9 +87,7 @@ def test_items_of_equal_label_can_change_places(pairs: list[tuple[float, float]]
 
 
 @given(st.lists(LISTS, min_size=1, max_size=6), st.sampled_from([JUDGED_NDCG, CLICK_NDCG, MetricDefinition(k=3)]))
-def test_lists_in_a_batch_count_as_each_alone(
-    lists: list[list[tuple[float, float]]], definition: MetricDefinition
-) -> None:
+def test_lists_in_a_batch_count_as_each_alone(lists: list[Pairs], definition: MetricDefinition) -> None:
     parts = [split(pairs) for pairs in lists]
     offsets = np.concatenate([[0], np.cumsum([len(labels) for labels, _ in parts])])
     labels, scores = (np.concatenate(whole) for whole in zip(*parts, strict=True))
@@ -101,7 +100,7 @@ def test_lists_in_a_batch_count_as_each_alone(
 
 
 @given(LISTS, st.integers(1, 12))
-def test_a_served_top_k_counts_as_the_whole_ranking(pairs: list[tuple[float, float]], k: int) -> None:
+def test_a_served_top_k_counts_as_the_whole_ranking(pairs: Pairs, k: int) -> None:
     labels, scores = split(pairs)
     definition = MetricDefinition(k=k)
     served = labels[np.argsort(-scores, kind="stable")[:k]]

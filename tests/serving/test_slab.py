@@ -89,18 +89,21 @@ def test_sets_fill_evenly(seed: int, offered: float, kept: float) -> None:
     assert slab.size == len(keys) - slab.evictions
 
 
-def test_an_eviction_takes_what_was_not_used_for_longest() -> None:
-    slab = Slab(16, COLUMNS)  # two sets: every key may stand in at most two of them
-    resident = [key << 1 for key in range(1, 2 * WAYS + 1)]
-    for key in resident:
-        place(slab, [key])
-    held = [key for key in resident if slab.find(hashes_of([key]))[0] >= 0]
-    used, unused = held[: len(held) // 2], held[len(held) // 2 :]
-    slab.find(hashes_of(used))
-    for newcomer in range(1001, 1001 + len(unused) // 2):
+def test_an_eviction_takes_the_least_recently_used_of_both_sets() -> None:
+    newcomers = np.random.default_rng(5).integers(1, 2**64 - 1, 200, dtype=np.uint64).tolist()
+    taken_from_the_unused_set = 0
+    for newcomer in newcomers:
+        slab = Slab(2 * WAYS, COLUMNS)
+        for key in range(1, 4 * WAYS):
+            place(slab, [key << 40 | key])
+        resident = hashes_of([key << 40 | key for key in range(1, 4 * WAYS)])
+        cells = slab.find(resident)
+        slab.find(resident[(cells >= 0) & (cells < WAYS)])  # the first set is used once more, the second is not
         place(slab, [newcomer])
+        taken_from_the_unused_set += int(slab.find(hashes_of([newcomer]))[0] >= WAYS)
 
-    assert (slab.find(hashes_of(used)) >= 0).all()
+    # of two sets a quarter of all keys may stand in the first alone: all others go to the second
+    assert taken_from_the_unused_set / len(newcomers) == pytest.approx(0.75, abs=0.1)
 
 
 def test_a_row_that_is_used_all_the_time_outlives_any_number_of_newcomers() -> None:
@@ -116,13 +119,14 @@ def test_a_row_that_is_used_all_the_time_outlives_any_number_of_newcomers() -> N
 
 def test_a_batch_larger_than_the_slab_leaves_it_consistent() -> None:
     slab = Slab(16, COLUMNS)
+    place(slab, list(range(1, 17)), value=-1.0)  # some are held when the batch comes, and evicted by it
     keys = list(range(1, 101))
-    slab.place(
-        hashes_of(keys), np.repeat(np.array(keys, dtype=np.float32)[:, None], 2, axis=1), np.array(keys, np.uint64)
-    )
+    values = np.repeat(np.array(keys, dtype=np.float32)[:, None], COLUMNS, axis=1)
+
+    slab.place(hashes_of(keys), values, hashes_of(keys))
+
     cells = slab.find(hashes_of(keys))
     survivors = [(key, cell) for key, cell in zip(keys, cells.tolist(), strict=True) if cell >= 0]
-
     assert len(survivors) == slab.size <= slab.capacity
     assert all(slab.values[cell].tolist() == [key, key] for key, cell in survivors)
 
