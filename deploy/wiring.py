@@ -41,8 +41,12 @@ FETCH_TIMEOUT_S = 120.0
 def redis_client(settings: PlatformSettings, timeout_s: float = REDIS_TIMEOUT_S) -> "redis.Redis":
     """A client of the platform's Redis; bytes in, bytes out."""
     import redis
+    from redis.backoff import NoBackoff
+    from redis.retry import Retry
 
-    return redis.Redis(unix_socket_path=str(settings.redis_socket), socket_timeout=timeout_s)
+    # one more try, at once: redis-py's own ten with growing pauses would hold up whoever asked for seconds
+    retry = Retry(NoBackoff(), 1)
+    return redis.Redis(unix_socket_path=str(settings.redis_socket), socket_timeout=timeout_s, retry=retry)
 
 
 def ranking_secret(settings: PlatformSettings) -> bytes:

@@ -190,7 +190,7 @@ def _view(name: str, parts: dict[str, _Part]) -> FeatureView:
 
 def _view_name(name: str) -> str:
     """Part of every Redis key: letters, digits, '-' and '_' only."""
-    return "".join(char if char.isalnum() or char in "-_" else "-" for char in name)
+    return "".join(char if char.isascii() and (char.isalnum() or char in "-_") else "-" for char in name)[:64]
 
 
 def _dataset(name: str, view: FeatureView, part: _Part) -> RankingDataset:

@@ -57,7 +57,7 @@ class Journal:
         fresh = size < _HEADER_BYTES + _ENTRY.size
         if fresh:
             size = _HEADER_BYTES + (capacity_bytes + 7) // 8 * 8
-            os.truncate(self._file, size)
+            os.posix_fallocate(self._file, 0, size)  # a full disk is an error now, not a crash later
         self._map = mmap.mmap(self._file, size)
         self._end = size
         self._lock = threading.Lock()

@@ -1,5 +1,8 @@
 """A permit before everything else: what cannot be worked on now is refused now."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from serving import metrics
 from serving.errors import Overloaded
 
@@ -8,9 +11,10 @@ class Permits:
     """A bound on queries in flight. A refused client learns when to come back.
 
     >>> permits = Permits(1)
-    >>> permits.take(); permits.taken
+    >>> with permits.one():
+    ...     permits.taken
     1
-    >>> permits.give_back(); permits.taken
+    >>> permits.taken
     0
     """
 
@@ -18,15 +22,16 @@ class Permits:
         self._limit, self._retry_after_s = limit, retry_after_s
         self.taken = 0
 
-    def take(self) -> None:
-        """Raises Overloaded if none is left."""
+    @contextmanager
+    def one(self) -> Iterator[None]:
+        """Holds one permit. Raises Overloaded if none is left."""
         if self.taken >= self._limit:
             raise Overloaded(f"{self._limit} queries are in flight: slow down", self._retry_after_s)
         self.taken += 1
-
-    def give_back(self) -> None:
-        """Ends what `take` began."""
-        self.taken -= 1
+        try:
+            yield
+        finally:
+            self.taken -= 1
 
     def publish(self) -> None:
         """The gauge; once a second is enough."""

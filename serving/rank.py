@@ -82,14 +82,24 @@ class Ranker:
         self._stages = {
             stage: metrics.STAGE_SECONDS.labels(stage) for stage in ("queue", "features", "device", "hop", "total")
         }
-        self.plans: Plans = {}
+        self._wanted: Plans = {}
+        self.plans: dict[str, TrafficPlan] = {}
+        pool.watch(self.adopt)
 
     def follow(self, plans: Plans) -> None:
-        """Takes new plans; the next query is routed by them."""
-        self.plans = plans
+        """Takes new plans; each is adopted as soon as it can be served."""
+        self._wanted = plans
         self._tags = {model: model_tag(model) for model in plans}
-        for model, plan in plans.items():
-            metrics.PLAN_REVISION.labels(model).set(plan.revision)
+        self.adopt()
+
+    def adopt(self) -> None:
+        """Routes by every wanted plan whose versions some replica holds, warm. Until then the plan
+        before it stays: no query waits for a swap. A model's first plan is adopted at once."""
+        for model, plan in self._wanted.items():
+            if plan != self.plans.get(model) and (model not in self.plans or self._pool.holds(plan)):
+                self.plans[model] = plan
+                metrics.PLAN_REVISION.labels(model).set(plan.revision)
+                log.info("routing %s by revision %d, champion %d", model, plan.revision, plan.champion)
 
     def model_of(self, tag: int) -> str | None:
         """The model with this tag in its ranking ids."""
@@ -98,16 +108,14 @@ class Ranker:
     async def rank(self, query: RankQuery) -> Ranking:
         """One answer, logged. Raises RankingError, having logged no exposure."""
         arm: Arm | str = ""
-        self._permits.take()
         try:
-            plan = self._plan(query.model)
-            arm = plan.arm_of(query.unit) if query.unit else "champion"
-            ranking = await self._answer(query, plan, arm)
+            with self._permits.one():
+                plan = self._plan(query.model)
+                arm = plan.arm_of(query.unit) if query.unit else "champion"
+                ranking = await self._answer(query, plan, arm)
         except RankingError as error:
             metrics.ANSWERS.labels(query.model if query.model in self.plans else "", arm, error.status).inc()
             raise
-        finally:
-            self._permits.give_back()
         metrics.ANSWERS.labels(query.model, arm, 200).inc()
         return ranking
 

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from registry.contracts.traffic import TrafficPlan
 from serving import metrics
 from serving.errors import DeadlineExceeded, QueryRefused, RankingError, ReplicaLost, ReplicaUnhealthy
 from serving.frames import (
@@ -122,6 +123,7 @@ class ReplicaPool:
         self._tasks: list[asyncio.Task[None]] = []
         self._news: asyncio.Future[None] | None = None
         self._flush_armed = False
+        self._watchers: list[Callable[[], None]] = []
 
     async def start(self) -> None:
         """Begins to connect; does not wait for it."""
@@ -143,6 +145,20 @@ class ReplicaPool:
     def ready(self) -> bool:
         """Whether some replica holds every champion."""
         return any(replica.state.ready for replica in self.replicas)
+
+    def watch(self, changed: Callable[[], None]) -> None:
+        """Calls `changed` whenever a replica came, went, or holds something else."""
+        self._watchers.append(changed)
+
+    def holds(self, plan: TrafficPlan) -> bool:
+        """Whether every version of the plan is loaded somewhere, with the digest decided on."""
+        return all(
+            any(
+                (loaded := replica.held.get((plan.model, version))) is not None and loaded.digest == digest
+                for replica in self.replicas
+            )
+            for version, digest in plan.versions().items()
+        )
 
     def holder(self, model: str, version: int) -> tuple[Replica, LoadedVersion] | None:
         """The least busy replica that holds the version."""
@@ -229,6 +245,8 @@ class ReplicaPool:
 
     def _changed(self) -> None:
         metrics.REPLICAS.set(sum(replica.state.ready for replica in self.replicas))
+        for watcher in self._watchers:
+            watcher()
         if self._news is not None and not self._news.done():
             self._news.set_result(None)
         self._news = self._loop.create_future()

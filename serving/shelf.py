@@ -69,6 +69,7 @@ class Shelf(threading.Thread):
         self._next_slot = 0
         self._unwanted_since_s: dict[int, float] = {}
         self._failures: dict[VersionKey, _Failure] = {}
+        self._served: set[str] = set()  # models with their champion, or with the one before it
         self.stock = Stock()
 
     def follow(self, plans: Mapping[str, TrafficPlan]) -> None:
@@ -119,9 +120,11 @@ class Shelf(threading.Thread):
 
     def _drop_unwanted(self, plans: Mapping[str, TrafficPlan], now_s: float) -> None:
         wanted = self._wanted(plans)
+        incomplete = {key[0] for key, digest in wanted.items() if self._slot_of(key, digest) is None}
         kept = dict(self.stock.slots)
         for slot, loaded in self.stock.slots.items():
-            if wanted.get((loaded.model, loaded.version)) == loaded.digest:
+            # what is to replace it is not there yet: gateways still route to it
+            if loaded.model in incomplete or wanted.get((loaded.model, loaded.version)) == loaded.digest:
                 self._unwanted_since_s.pop(slot, None)
             elif now_s - self._unwanted_since_s.setdefault(slot, now_s) >= self._unload_after_s:
                 log.info("unloaded %s@%d from slot %d", loaded.model, loaded.version, slot)
@@ -131,8 +134,13 @@ class Shelf(threading.Thread):
 
     def _publish(self, slots: dict[int, LoadedModel], plans: Mapping[str, TrafficPlan]) -> None:
         held = {(loaded.model, loaded.version, loaded.digest) for loaded in slots.values()}
-        champions = {(plan.model, plan.champion, plan.champion_digest) for plan in plans.values()}
-        stock = Stock(slots, ready=bool(champions) and champions <= held)
+        self._served = {
+            plan.model
+            for plan in plans.values()
+            if (plan.model, plan.champion, plan.champion_digest) in held
+            or (plan.model in self._served and any(loaded.model == plan.model for loaded in slots.values()))
+        }
+        stock = Stock(slots, ready=bool(plans) and self._served == set(plans))
         if (stock.slots.keys(), stock.ready) != (self.stock.slots.keys(), self.stock.ready):
             self.stock = stock
             self._changed()

@@ -14,6 +14,7 @@ key of `row_key`. The fingerprint makes a row of another layout a miss instead o
 """
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -28,6 +29,7 @@ from registry.contracts.errors import ContractError, CorruptRecord
 Source = Literal["row", "query", "candidate"]
 StorageType = Literal["float32", "float16", "int16", "uint8"]
 
+_VIEW_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 ROW_HEADER = np.dtype([("fingerprint", "S8"), ("updated_ms", "<u8")])
 
 
@@ -49,7 +51,8 @@ class Column(msgspec.Struct, frozen=True):
 class FeatureView:
     """The columns of a model's input matrix, in order.
 
-    Raises ContractError on an empty view, a repeated or empty name, or a default that is not
+    Raises ContractError on a name that is not 1 to 64 of letters, digits, '.', '_' and '-' (it is
+    part of row keys), on an empty view, a repeated or empty column name, or a default that is not
     finite or not exact in the column's storage type.
     """
 
@@ -58,6 +61,8 @@ class FeatureView:
     columns: tuple[Column, ...]
 
     def __post_init__(self) -> None:
+        if not _VIEW_NAME.fullmatch(self.name):
+            raise ContractError(f"feature view {self.name!r}: expected 1 to 64 of letters, digits, '.', '_' and '-'")
         if not self.columns:
             raise ContractError(f"feature view {self.name!r} has no columns: expected at least one")
         names = [column.name for column in self.columns]

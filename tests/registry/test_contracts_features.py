@@ -35,7 +35,7 @@ def columns(draw: st.DrawFn) -> Column:
 
 views = st.builds(
     FeatureView,
-    name=st.text(max_size=8),
+    name=st.from_regex(r"[A-Za-z0-9._-]{1,64}", fullmatch=True),
     entity=st.text(max_size=8),
     columns=st.lists(columns(), min_size=1, max_size=6, unique_by=lambda column: column.name).map(tuple),
 )
@@ -163,6 +163,12 @@ def test_rows_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
 def test_a_view_that_makes_no_sense_is_refused(given_columns: tuple[Column, ...], rule: str) -> None:
     with pytest.raises(ContractError, match=rule):
         FeatureView("v", "e", given_columns)
+
+
+@pytest.mark.parametrize("name", ["", "a:b", "a b", "a" * 65, "é"])
+def test_a_view_with_a_name_that_cannot_be_in_a_key_is_refused(name: str) -> None:
+    with pytest.raises(ContractError, match="expected 1 to 64"):
+        FeatureView(name, "e", (Column("c"),))
 
 
 @pytest.mark.parametrize("plain", [{}, {"name": "v", "entity": "e", "columns": [{"name": 1}]}, {"columns": 3}])

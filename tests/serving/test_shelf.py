@@ -203,3 +203,13 @@ def test_gateways_are_told_what_is_held_and_what_its_columns_are(bench: Bench) -
     assert (loaded.slot, loaded.model, loaded.version) == (0, "codesearch", 1)
     assert loaded.columns == ("length", "match", "query_words")
     assert loaded.sources == ("row", "candidate", "query")
+
+
+def test_an_old_champion_stays_as_long_as_the_new_one_cannot_be_loaded(bench: Bench) -> None:
+    bench.follow(a_plan(revision=1, champion=1))
+    bench.broken = {"codesearch@2"}
+    bench.follow(a_plan(revision=2, champion=2))
+
+    bench.after(10 * UNLOAD_AFTER_S)
+
+    assert (bench.held, bench.ready) == (["codesearch@1"], True)
