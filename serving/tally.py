@@ -1,0 +1,69 @@
+"""Metrics for the hot path: counted in plain Python, handed to prometheus_client now and then.
+
+In multiprocess mode an `observe` packs three numbers into a memory-mapped file, some 3 us; five
+stages of a query would cost more than routing it. A tally costs a tenth of that, and is at most
+one flush behind.
+"""
+
+from bisect import bisect_left
+
+from prometheus_client import Counter, Histogram
+
+FLUSH_EVERY_S = 0.5
+
+_all: list["CounterTally | HistogramTally"] = []
+
+
+class CounterTally:
+    """A counter's child, buffered. One thread increments it."""
+
+    __slots__ = ("_child", "_pending")
+
+    def __init__(self, child: Counter) -> None:
+        self._child, self._pending = child, 0.0
+        _all.append(self)
+
+    def inc(self, amount: float = 1.0) -> None:
+        """As `Counter.inc`."""
+        self._pending += amount
+
+    def flush(self) -> None:
+        """Hands over what was counted since the last time."""
+        pending, self._pending = self._pending, 0.0
+        if pending:
+            self._child.inc(pending)
+
+
+class HistogramTally:
+    """A histogram's child, buffered. One thread observes it."""
+
+    __slots__ = ("_bounds", "_child", "_counts", "_sum")
+
+    def __init__(self, child: Histogram) -> None:
+        self._child = child
+        self._bounds: list[float] = list(child._upper_bounds)
+        self._counts = [0] * len(self._bounds)
+        self._sum = 0.0
+        _all.append(self)
+
+    def observe(self, value: float) -> None:
+        """As `Histogram.observe`."""
+        self._counts[bisect_left(self._bounds, value)] += 1
+        self._sum += value
+
+    def flush(self) -> None:
+        """Hands over what was observed since the last time."""
+        counts, self._counts = self._counts, [0] * len(self._bounds)
+        total, self._sum = self._sum, 0.0
+        if any(counts):
+            # prometheus_client can observe a value, but not add a histogram: hence its inner parts
+            self._child._sum.inc(total)
+            for bucket, count in zip(self._child._buckets, counts, strict=True):
+                if count:
+                    bucket.inc(count)
+
+
+def flush() -> None:
+    """Hands over everything; for a timer, and for whoever is about to read the metrics."""
+    for tally in _all:
+        tally.flush()
