@@ -20,9 +20,11 @@ from deploy.wiring import ranking_secret, redis_client
 from registry.board import RedisBoard
 from registry.contracts.ids import RankingIds
 from registry.stream import RedisStream
+from serving import tally
 from serving.event_log import EventLog
 from serving.gateway.app import build_app
 from serving.gateway.http import HotRoutes
+from serving.gateway.protocol import protocol_with
 from serving.journal import Journal
 from serving.permits import Permits
 from serving.plans import Plans, PlanWatcher
@@ -89,7 +91,8 @@ async def _serve(settings: PlatformSettings, mine: GatewaySettings, stop: thread
         uvicorn.Config(
             routes,
             loop="uvloop",
-            http="httptools",
+            http=protocol_with(routes),
+            proxy_headers=False,
             ws="none",
             lifespan="on",
             access_log=False,
@@ -116,5 +119,6 @@ def _listen(host: str, port: int) -> socket.socket:
 async def _end_when(stop: threading.Event, server: uvicorn.Server, permits: Permits) -> None:
     while not stop.is_set():
         permits.publish()
-        await asyncio.sleep(0.1)
+        tally.flush()
+        await asyncio.sleep(tally.FLUSH_EVERY_S)
     server.should_exit = True

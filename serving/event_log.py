@@ -14,6 +14,7 @@ from registry.stream import StreamWriter
 from serving import metrics
 from serving.errors import EventLogFull
 from serving.journal import Journal, JournalFull
+from serving.tally import CounterTally
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +37,7 @@ class EventLog(threading.Thread):
         self._some = threading.Event()
         self._stop_asked = threading.Event()
         self._away = False
-        self._logged = {kind: metrics.EVENTS_LOGGED.labels(name) for kind, name in _KINDS.items()}
+        self._logged = {kind: CounterTally(metrics.EVENTS_LOGGED.labels(name)) for kind, name in _KINDS.items()}
 
     @property
     def backlog(self) -> int:

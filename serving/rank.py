@@ -1,5 +1,6 @@
 """The use case: permit, route, score, log, answer. No HTTP, no sockets, no torch."""
 
+import functools
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -18,6 +19,7 @@ from serving.frames import LoadedVersion, RankedReply, ScoreRequest
 from serving.permits import Permits
 from serving.plans import Plans
 from serving.replicas import ReplicaPool
+from serving.tally import CounterTally, HistogramTally
 
 log = logging.getLogger(__name__)
 
@@ -80,8 +82,10 @@ class Ranker:
         self._degraded_noted_s = float("-inf")
         self._tags: dict[str, int] = {}
         self._stages = {
-            stage: metrics.STAGE_SECONDS.labels(stage) for stage in ("queue", "features", "device", "hop", "total")
+            stage: HistogramTally(metrics.STAGE_SECONDS.labels(stage))
+            for stage in ("queue", "features", "device", "hop", "total")
         }
+        self._answers: dict[tuple[str, str], CounterTally] = {}
         self._wanted: Plans = {}
         self.plans: dict[str, TrafficPlan] = {}
         pool.watch(self.adopt)
@@ -116,7 +120,7 @@ class Ranker:
         except RankingError as error:
             metrics.ANSWERS.labels(query.model if query.model in self.plans else "", arm, error.status).inc()
             raise
-        metrics.ANSWERS.labels(query.model, arm, 200).inc()
+        self._count_answer(query.model, arm)
         return ranking
 
     async def _answer(self, query: RankQuery, plan: TrafficPlan, arm: Arm) -> Ranking:
@@ -144,7 +148,7 @@ class Ranker:
                 candidates=len(query.item_ids),
                 items=tuple(items),
                 scores=reply.scores.tobytes(),
-                propensities=np.ones(len(items), dtype="<f4").tobytes(),
+                propensities=certain(len(items)),
                 fingerprint=loaded.fingerprint,
                 features=reply.features,
                 score_mean=reply.score_mean,
@@ -169,6 +173,12 @@ class Ranker:
             degraded=degraded,
             stages_ms=stages_ms,
         )
+
+    def _count_answer(self, model: str, arm: str) -> None:
+        tally = self._answers.get((model, arm))
+        if tally is None:
+            tally = self._answers[model, arm] = CounterTally(metrics.ANSWERS.labels(model, arm, 200))
+        tally.inc()
 
     def _plan(self, model: str) -> TrafficPlan:
         plan = self.plans.get(model)
@@ -210,6 +220,12 @@ class Ranker:
             )
 
 
+@functools.cache
+def certain(shown: int) -> bytes:
+    """Propensities where nothing was left to chance: ones, float32."""
+    return np.ones(shown, dtype="<f4").tobytes()
+
+
 def build_request(query: RankQuery, loaded: LoadedVersion) -> ScoreRequest:
     """The query in the loaded version's terms.
 
@@ -242,7 +258,6 @@ def build_request(query: RankQuery, loaded: LoadedVersion) -> ScoreRequest:
 def reasons(reply: RankedReply, query: RankQuery, loaded: LoadedVersion) -> tuple[str, ...]:
     """What the answer had to do without, most serious first."""
     candidates = len(query.item_ids)
-    sent = (query.query_features or {}).keys() | (query.candidate_features or {}).keys()
     found = []
     if reply.tier_away:
         found.append("features_away")
@@ -250,6 +265,7 @@ def reasons(reply: RankedReply, query: RankQuery, loaded: LoadedVersion) -> tupl
         found.append(f"missing_rows:{reply.missing_rows}/{candidates}")
     if reply.stale_rows:
         found.append(f"stale_rows:{reply.stale_rows}/{candidates}")
-    if absent := [column for column in loaded.sent if column not in sent]:
+    in_query, in_candidates = query.query_features or (), query.candidate_features or ()
+    if absent := [column for column in loaded.sent if column not in in_query and column not in in_candidates]:
         found.append(f"absent_columns:{','.join(absent)}")
     return tuple(found)

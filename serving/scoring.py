@@ -17,6 +17,7 @@ from serving import metrics
 from serving.features.tier import RowKeys, Rows, RowTier
 from serving.frames import FailedReply, RankedReply, ScoreRequest
 from serving.program import Program
+from serving.tally import HistogramTally
 
 NEVER_STALE_MS = np.iinfo(np.uint64).max  # when a row that came with its query was updated
 
@@ -34,9 +35,11 @@ class LoadedModel:
     reference_std: float
     row_columns: NDArray[np.intp] = field(init=False)
     freshness_ms: float | None = field(init=False)
+    batch_candidates: HistogramTally = field(init=False)
 
     def __post_init__(self) -> None:
         self.row_columns = self.view.positions("row")
+        self.batch_candidates = HistogramTally(metrics.BATCH_CANDIDATES.labels(self.model))
         limits = [column.freshness_s for column in self.view.of_source("row")]
         bounded = [limit for limit in limits if limit is not None]
         self.freshness_ms = min(bounded) * 1000 if bounded else None
@@ -95,10 +98,13 @@ def assemble(
 ) -> Assembled:
     """The model's input for a batch: stored rows, then what came with each query over them."""
     total = int(counts.sum())
-    matrix = np.empty((total, len(loaded.view.columns)), dtype=np.float32)
-    matrix[:] = loaded.view.defaults
     rows = _stored(loaded, requests, total)
-    matrix[:, loaded.row_columns] = rows.values
+    if len(loaded.row_columns) == len(loaded.view.columns):
+        matrix = rows.values
+    else:
+        matrix = np.empty((total, len(loaded.view.columns)), dtype=np.float32)
+        matrix[:] = loaded.view.defaults
+        matrix[:, loaded.row_columns] = rows.values
     start = 0
     for request in requests:
         part = matrix[start : start + request.candidates]
@@ -115,14 +121,18 @@ def assemble(
 
 
 def _stored(loaded: LoadedModel, requests: Sequence[ScoreRequest], total: int) -> Rows:
-    """The batch's stored rows; none are fetched for a query that brought all their columns."""
-    wanted = set(loaded.row_columns.tolist())
-    if not wanted:
+    """The batch's stored rows, the caller's to write on; none are fetched for a query that brought
+    all their columns."""
+    width = len(loaded.row_columns)
+    if not width:
         return Rows(np.empty((total, 0), dtype=np.float32), np.full(total, NEVER_STALE_MS))
-    self_contained = [wanted <= set(request.candidate_columns.tolist()) for request in requests]
+    self_contained = [
+        len(request.candidate_columns) >= width and bool(np.isin(loaded.row_columns, request.candidate_columns).all())
+        for request in requests
+    ]
     if not any(self_contained):
         return loaded.tier.fetch(RowKeys.join([RowKeys(request.hashes, request.ids) for request in requests]))
-    values = np.zeros((total, len(wanted)), dtype=np.float32)
+    values = np.zeros((total, width), dtype=np.float32)
     rows = Rows(values, np.full(total, NEVER_STALE_MS))
     start = 0
     for request, complete in zip(requests, self_contained, strict=True):

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
-from serving import metrics
+from serving import tally
 from serving.batching import BatchWindow, Pending
 from serving.features.host import HostTier
 from serving.frames import (
@@ -114,7 +114,11 @@ class Worker:
 
     def run(self, stop: threading.Event) -> None:
         """Serves until stopped, then answers what waits and closes."""
+        flush_at_s = self._clock()
         while not stop.is_set():
+            if self._clock() >= flush_at_s:
+                tally.flush()
+                flush_at_s = self._clock() + tally.FLUSH_EVERY_S
             self._turn(0.0 if self._waiting else IDLE_S)
         self._selector.unregister(self._listener)
         self._listener.close()
@@ -229,7 +233,7 @@ class Worker:
         """Scores together; if that fails, one by one, so that a poisonous query fails alone."""
         requests = [pending.payload[1] for pending in fitting]
         queue_us = [(now_s - pending.arrived_s) * 1e6 for pending in fitting]
-        metrics.BATCH_CANDIDATES.labels(loaded.model).observe(sum(request.candidates for request in requests))
+        loaded.batch_candidates.observe(sum(request.candidates for request in requests))
         try:
             return score_batch(loaded, requests, queue_us, self._wall_ms())
         except Exception as error:  # a program may raise anything; the next batch may be fine

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from serving import metrics
 from serving.features.slab import Slab
 from serving.features.tier import RowKeys, Rows, RowTier, TierAway
+from serving.tally import CounterTally
 
 
 class HostTier:
@@ -21,8 +22,8 @@ class HostTier:
         self._slow = slow
         self._defaults = defaults
         self._slab = Slab(rows, len(defaults))
-        self._hits = metrics.TIER_LOOKUPS.labels(name, "hit")
-        self._misses = metrics.TIER_LOOKUPS.labels(name, "miss")
+        self._hits = CounterTally(metrics.TIER_LOOKUPS.labels(name, "hit"))
+        self._misses = CounterTally(metrics.TIER_LOOKUPS.labels(name, "miss"))
         self._held = metrics.TIER_ROWS.labels(name)
 
     @property

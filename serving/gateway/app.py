@@ -9,6 +9,7 @@ from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from starlette.exceptions import HTTPException
 
+from serving import tally
 from serving.event_log import EventLog
 from serving.gateway.openapi import with_hot_routes
 from serving.permits import Permits
@@ -51,7 +52,8 @@ def build_app(
         return JSONResponse({"ready": pool.ready}, 200 if pool.ready else 503)
 
     @app.get("/metrics", summary="Prometheus metrics of all processes", response_class=Response)
-    def metrics() -> Response:
+    async def metrics() -> Response:
+        tally.flush()
         return Response(generate_latest(metrics_registry()), media_type=CONTENT_TYPE_LATEST)
 
     @app.get("/v1/status", summary="Plans, replicas, permits and the event log, as this gateway sees them")

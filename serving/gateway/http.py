@@ -6,11 +6,14 @@
 Everything else goes to the FastAPI application behind.
 """
 
+import contextlib
+import functools
 import logging
 import random
 import re
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 
 import msgspec
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -26,10 +29,26 @@ from serving.settings import GatewaySettings
 log = logging.getLogger(__name__)
 
 
-RANK_PATH = re.compile(r"/v1/models/([^/]+)/rank")
+MODELS_PREFIX, RANK_SUFFIX = "/v1/models/", "/rank"
 FEEDBACK_PATH = "/v1/feedback"
 _TRACEPARENT = re.compile(rb"00-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 _JSON = (b"content-type", b"application/json")
+
+
+Headers = Mapping[bytes, bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """hints: headers beside type and length."""
+
+    status: int
+    body: bytes
+    hints: tuple[tuple[bytes, bytes], ...] = ()
+
+
+Route = Callable[[bytes, str], Awaitable[Answer]]
+"""From a body and a trace id to an answer. Raises RankingError."""
 
 
 class ClientLeft(Exception):
@@ -55,55 +74,56 @@ class HotRoutes:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             path = scope["path"]
-            if path == FEEDBACK_PATH:
-                await self._answer(self._feedback, "", scope, receive, send)
-                return
-            if found := RANK_PATH.fullmatch(path):
-                await self._answer(self._rank, found[1], scope, receive, send)
+            if (route := self.route_of(path)) is not None:
+                headers = dict(scope["headers"])
+                with contextlib.suppress(ClientLeft):
+                    answer = await self.answer(
+                        route, scope["method"], path, headers, lambda: self._body(headers, receive)
+                    )
+                    sent = [_JSON, (b"content-length", b"%d" % len(answer.body)), *answer.hints]
+                    await send({"type": "http.response.start", "status": answer.status, "headers": sent})
+                    await send({"type": "http.response.body", "body": answer.body})
                 return
         await self._rest(scope, receive, send)
 
-    async def _answer(
-        self,
-        route: Callable[[str, bytes, str], Awaitable[tuple[int, bytes]]],
-        model: str,
-        scope: Scope,
-        receive: Receive,
-        send: Send,
-    ) -> None:
-        headers = dict(scope["headers"])
-        trace_id = self._trace_id(headers.get(b"traceparent", b""))
-        hints: list[tuple[bytes, bytes]] = []
-        try:
-            if scope["method"] != "POST":
-                raise WrongMethod(f"{scope['method']} {scope['path']}: expected POST")
-            status, body = await route(model, await self._body(headers, receive), trace_id)
-        except ClientLeft:
-            return
-        except RankingError as error:
-            status, body = error.status, msgspec.json.encode({"error": str(error)})
-            if error.retry_after_s is not None:
-                hints = [(b"retry-after", b"%d" % max(1, round(error.retry_after_s)))]
-            elif isinstance(error, WrongMethod):
-                hints = [(b"allow", b"POST")]
-            if status >= 500:
-                log.warning("%d: %s", status, error, extra={"trace_id": trace_id, "path": scope["path"]})
-        except Exception:
-            log.exception("a bug answered with 500", extra={"trace_id": trace_id, "path": scope["path"]})
-            status, body = 500, b'{"error":"internal error, see the gateway\'s log"}'
-        length = (b"content-length", b"%d" % len(body))
-        await send({"type": "http.response.start", "status": status, "headers": [_JSON, length, *hints]})
-        await send({"type": "http.response.body", "body": body})
+    def route_of(self, path: str) -> Route | None:
+        """The hot route with this path, if there is one."""
+        if path == FEEDBACK_PATH:
+            return self._feedback
+        if path.startswith(MODELS_PREFIX) and path.endswith(RANK_SUFFIX):
+            model = path[len(MODELS_PREFIX) : -len(RANK_SUFFIX)]
+            if model and "/" not in model:
+                return functools.partial(self._rank, model)
+        return None
 
-    async def _rank(self, model: str, body: bytes, trace_id: str) -> tuple[int, bytes]:
+    async def answer(
+        self, route: Route, method: str, path: str, headers: Headers, body: Callable[[], Awaitable[bytes]]
+    ) -> Answer:
+        """What a request gets; whatever happens it gets something. Raises ClientLeft if nobody waits."""
+        trace_id = self._trace_id(headers.get(b"traceparent", b""))
+        try:
+            if method != "POST":
+                raise WrongMethod(f"{method} {path}: expected POST")
+            return await route(await body(), trace_id)
+        except RankingError as error:
+            if error.status >= 500:
+                log.warning("%d: %s", error.status, error, extra={"trace_id": trace_id, "path": path})
+            return Answer(error.status, msgspec.json.encode({"error": str(error)}), _hint(error))
+        except ClientLeft:
+            raise
+        except Exception:
+            log.exception("a bug answered with 500", extra={"trace_id": trace_id, "path": path})
+            return Answer(500, b'{"error":"internal error, see the gateway\'s log"}')
+
+    async def _rank(self, model: str, body: bytes, trace_id: str) -> Answer:
         try:
             query = read_rank(model, body, self._settings, trace_id)
         except QueryRefused:
             metrics.ANSWERS.labels(model if model in self._ranker.plans else "", "", 400).inc()
             raise
-        return 200, write_ranking(await self._ranker.rank(query))
+        return Answer(200, write_ranking(await self._ranker.rank(query)))
 
-    async def _feedback(self, _: str, body: bytes, trace_id: str) -> tuple[int, bytes]:
+    async def _feedback(self, body: bytes, trace_id: str) -> Answer:
         models = {model_tag(model): model for model in self._ranker.plans}
         try:
             events = read_feedback(body, self._settings, self._ids, models, self._wall_ms())
@@ -113,18 +133,25 @@ class HotRoutes:
         self._event_log.feedback(events)
         for event in events:
             metrics.FEEDBACK.labels(type(event).__name__.lower(), "accepted").inc()
-        return 202, msgspec.json.encode({"accepted": len(events)})
+        return Answer(202, msgspec.json.encode({"accepted": len(events)}))
 
-    async def _body(self, headers: dict[bytes, bytes], receive: Receive) -> bytes:
-        """The request's body. Raises WrongContentType, BodyTooLarge or ClientLeft."""
-        content_type = headers.get(b"content-type", b"").split(b";")[0].strip().lower()
+    def check_head(self, headers: Headers) -> None:
+        """Raises WrongContentType or BodyTooLarge before a byte of the body is read."""
+        content_type = headers.get(b"content-type", b"")
         if content_type != b"application/json":
-            given = content_type.decode(errors="replace")[:64] or "none"
-            raise WrongContentType(f"content-type={given}: expected application/json")
+            bare = content_type.split(b";")[0].strip().lower()
+            if bare != b"application/json":
+                given = bare.decode(errors="replace")[:64] or "none"
+                raise WrongContentType(f"content-type={given}: expected application/json")
         limit = self._settings.max_body_bytes
         declared = headers.get(b"content-length", b"0")
         if not declared.isdigit() or int(declared) > limit:
             raise BodyTooLarge(f"body: {declared.decode(errors='replace')[:32]} bytes, expected at most {limit}")
+
+    async def _body(self, headers: Headers, receive: Receive) -> bytes:
+        """The request's body. Raises WrongContentType, BodyTooLarge or ClientLeft."""
+        self.check_head(headers)
+        limit = self._settings.max_body_bytes
         parts: list[bytes] = []
         size, more = 0, True
         while more:
@@ -144,3 +171,9 @@ class HotRoutes:
         if found := _TRACEPARENT.fullmatch(traceparent):
             return found[1].decode()
         return f"{self._random.getrandbits(128):032x}"
+
+
+def _hint(error: RankingError) -> tuple[tuple[bytes, bytes], ...]:
+    if error.retry_after_s is not None:
+        return ((b"retry-after", b"%d" % max(1, round(error.retry_after_s))),)
+    return ((b"allow", b"POST"),) if isinstance(error, WrongMethod) else ()

@@ -29,8 +29,12 @@ HIDDEN = (512, 256, 128)
 READY_WITHIN_S = 60.0
 
 
-def ltr_package(model: str, seed: int) -> ModelPackage:
-    """The peers' model: an MLP 136 > 512 > 256 > 128 > 1 over stored columns, with random weights."""
+def ltr_package(model: str, seed: int, null: bool = False) -> ModelPackage:
+    """The peers' model: an MLP 136 > 512 > 256 > 128 > 1 over stored columns, with random weights.
+
+    null: no forward pass, the first column is the score; what serving costs when an accelerator
+    does the arithmetic.
+    """
     import torch
 
     torch.manual_seed(seed)
@@ -45,8 +49,8 @@ def ltr_package(model: str, seed: int) -> ModelPackage:
             self.layers = torch.nn.Sequential(*layers, torch.nn.Linear(HIDDEN[-1], 1))
 
         def forward(self, features: torch.Tensor) -> torch.Tensor:
-            scores: torch.Tensor = self.layers(features)
-            return scores[:, 0]
+            scores: torch.Tensor = features if null else self.layers(features)
+            return scores[:, 0].clone()
 
     rows = torch.export.Dim("rows", min=1)
     exported = torch.export.export(Ranker().eval(), (torch.zeros(4, COLUMNS),), dynamic_shapes={"features": {0: rows}})

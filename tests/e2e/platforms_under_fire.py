@@ -73,11 +73,8 @@ class Platform:
         until(lambda: self._status().get("ready"), "the model to be warm")
 
     def kill(self, name: str) -> int:
-        """kill -9 of a process, by its own pid; waits until it is gone. Returns the pid."""
-        state = read_state(self.settings)
-        assert state is not None
-        pid = next(process.pid for process in state.processes if process.name == name)
-        assert pid is not None
+        """kill -9 of a process, once it is there, by its own pid; waits until it is gone. Returns the pid."""
+        pid = until(lambda: self._pid(name), f"{name} to run")
         os.kill(pid, signal.SIGKILL)
         until(lambda: not Path(f"/proc/{pid}").exists() or _is_zombie(pid), f"{name} to be gone")
         return pid
@@ -108,6 +105,10 @@ class Platform:
         if self.supervisor.poll() is None:
             self.supervisor.terminate()
         self.supervisor.wait(PATIENCE_S)
+
+    def _pid(self, name: str) -> int | None:
+        state = read_state(self.settings)
+        return next((p.pid for p in state.processes if p.name == name and p.ready), None) if state else None
 
     def _status(self) -> Any:
         try:

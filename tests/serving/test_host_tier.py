@@ -14,6 +14,7 @@ from redis.backoff import ConstantBackoff, NoBackoff
 from redis.retry import Retry
 
 from registry.contracts.ids import hash64
+from serving import tally
 from serving.features.host import HostTier
 from serving.features.memory import MemoryTier
 from serving.features.redis import RedisTier
@@ -92,6 +93,7 @@ class TestHostTierOverRedis(TierSuite):
     def test_hits_and_misses_are_counted(self) -> None:
         def lookups(outcome: str) -> float:
             labels = {"view": VIEW.name, "outcome": outcome}
+            tally.flush()
             return REGISTRY.get_sample_value("serving_tier_lookups_total", labels) or 0.0
 
         tier = self.make_tier(STORED)
