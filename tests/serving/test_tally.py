@@ -4,10 +4,14 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 
 from serving.tally import CounterTally, HistogramTally
 
-BUCKETS = (0.1, 1.0, 10.0)
+BUCKETS = (0.125, 1.0, 10.0)
 
 
-@given(st.lists(st.lists(st.sampled_from([0.0, 0.05, 0.1, 0.5, 1.0, 9.0, 10.0, 11.0, 1e9]), max_size=5), max_size=4))
+@given(
+    st.lists(
+        st.lists(st.sampled_from([0.0, 0.0625, 0.125, 0.5, 1.0, 9.0, 10.0, 11.0, 2.0**30]), max_size=5), max_size=4
+    )
+)
 def test_a_flushed_tally_exports_what_direct_observation_does(flushes: list[list[float]]) -> None:
     direct, tallied = CollectorRegistry(), CollectorRegistry()
     observed = Histogram("h", "a histogram", buckets=BUCKETS, registry=direct)
