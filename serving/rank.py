@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from registry.contracts.events import SCHEMA, RankingEvent
-from registry.contracts.ids import RankingIds, hash64, model_tag
+from registry.contracts.ids import RankingIds, hashes_of, model_tag
 from registry.contracts.traffic import Arm, TrafficPlan
 from serving import metrics
 from serving.errors import QueryRefused, RankingError, UnknownModel
@@ -24,6 +24,7 @@ from serving.tally import CounterTally, HistogramTally
 log = logging.getLogger(__name__)
 
 DEGRADED_NOTED_EVERY_S = 1.0
+STAGES = ("queue", "features", "device", "hop", "total")
 NO_COLUMNS = np.empty(0, dtype=np.uint16)
 NO_VALUES = np.empty(0, dtype=np.float32)
 
@@ -81,10 +82,7 @@ class Ranker:
         self._answered = 0
         self._degraded_noted_s = float("-inf")
         self._tags: dict[str, int] = {}
-        self._stages = {
-            stage: HistogramTally(metrics.STAGE_SECONDS.labels(stage))
-            for stage in ("queue", "features", "device", "hop", "total")
-        }
+        self._stages = [HistogramTally(metrics.STAGE_SECONDS.labels(stage)) for stage in STAGES]
         self._answers: dict[tuple[str, str], CounterTally] = {}
         self._wanted: Plans = {}
         self.plans: dict[str, TrafficPlan] = {}
@@ -189,16 +187,18 @@ class Ranker:
 
     def _observe(self, reply: RankedReply, total_s: float) -> dict[str, float]:
         inside_s = (reply.queue_us + reply.features_us + reply.device_us) / 1e6
-        seconds = {
-            "queue": reply.queue_us / 1e6,
-            "features": reply.features_us / 1e6,
-            "device": reply.device_us / 1e6,
-            "hop": max(0.0, total_s - inside_s),
-            "total": total_s,
-        }
-        for stage, value in seconds.items():
-            self._stages[stage].observe(value)
-        return {stage: round(value * 1000, 3) for stage, value in seconds.items()}
+        seconds = (
+            reply.queue_us / 1e6,
+            reply.features_us / 1e6,
+            reply.device_us / 1e6,
+            max(0.0, total_s - inside_s),
+            total_s,
+        )
+        stages_ms = {}
+        for stage, tally, value in zip(STAGES, self._stages, seconds, strict=True):
+            tally.observe(value)
+            stages_ms[stage] = int(value * 1e6) / 1000
+        return stages_ms
 
     def _note(
         self, query: RankQuery, ranking_id: str, version: int, degraded: tuple[str, ...], stages_ms: dict[str, float]
@@ -246,7 +246,7 @@ def build_request(query: RankQuery, loaded: LoadedVersion) -> ScoreRequest:
         slot=loaded.slot,
         top_k=query.top_k,
         deadline_us=0,
-        hashes=np.fromiter(map(hash64, query.ids_blob.split(b"\x00")), dtype=np.uint64, count=len(query.item_ids)),
+        hashes=hashes_of(query.ids_blob, len(query.item_ids)),
         ids=query.ids_blob,
         query_columns=np.array(query_columns, dtype=np.uint16) if in_query else NO_COLUMNS,
         query_values=np.array(list(in_query.values()), dtype=np.float32) if in_query else NO_VALUES,

@@ -1,7 +1,9 @@
 """`sluice demo` as a user runs it, on a small judged file: every process of the platform, MLflow and Celery too."""
 
+import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -67,3 +69,21 @@ def test_the_demo_trains_serves_and_measures_and_a_second_run_reuses_what_is_the
     assert "train, register, promote" not in again.stdout
     assert figure(again.stdout, "NDCG@10, measured from what was served") == served
     assert sluice(home, "status").returncode == 4
+
+    assert sluice(home, "up", "--detach").returncode == 0
+    try:
+        listed = json.loads(sluice(home, "models", "list", "--json").stdout)
+        assert [(row["model"], row["version"], row["aliases"]) for row in listed] == [("small", 1, ["champion"])]
+        shown = json.loads(sluice(home, "models", "show", "small", "--json").stdout)
+        assert shown["digest"] == listed[0]["digest"]
+        assert [change["who"] for change in shown["history"]] == ["sluice demo"]
+        package = home / "versions" / "small" / "1"
+        assert "registered small@1" in sluice(home, "models", "register", "small", str(package)).stdout
+        shutil.copytree(package, tampered := tmp_path / "tampered")
+        (tampered / "profile.json").write_bytes(b"{}")
+        refused = sluice(home, "models", "register", "small", str(tampered))
+        assert (refused.returncode, refused.stdout) == (1, "")
+        assert refused.stderr.startswith("error: ")
+        assert refused.stderr.count("\n") == 1
+    finally:
+        assert sluice(home, "down").returncode == 0

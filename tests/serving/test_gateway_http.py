@@ -373,13 +373,13 @@ def test_feedback_is_accepted_and_logged_as_it_was_sent(replica: Replica) -> Non
 
 
 BAD_FEEDBACK: dict[str, tuple[Callable[[Gateway], dict[str, Any]], str, str]] = {
-    "unknown ranking": (lambda g: {"ranking_id": "0" * 40}, "ranking_id", "no ranking of this installation"),
+    "unknown ranking": (lambda g: {"ranking_id": "0" * 50}, "ranking_id", "no ranking of this installation"),
     "tampered ranking": (
         lambda g: {"ranking_id": an_id(g)[:-1] + ("0" if an_id(g)[-1] == "1" else "1")},
         "ranking_id",
         "no ranking of this installation",
     ),
-    "malformed ranking": (lambda g: {"ranking_id": "r1"}, "ranking_id", "40 characters"),
+    "malformed ranking": (lambda g: {"ranking_id": "r1"}, "ranking_id", "50 digits"),
     "another model's": (lambda g: {"ranking_id": an_id(g, "nobody")}, "ranking_id", "not served here"),
     "old ranking": (lambda g: {"ranking_id": an_id(g, issued_ms=NOW_MS - 31 * DAY_MS)}, "ranking_id", "30 days"),
     "ranking to come": (lambda g: {"ranking_id": an_id(g, issued_ms=NOW_MS + DAY_MS)}, "ranking_id", "from the past"),
