@@ -51,7 +51,8 @@ def verify(package: ModelPackage, digest: str) -> ModelManifest:
     """The manifest of a package that may be stored or loaded.
 
     Raises RefusedVersion if the digest is another one, the feature view or the profile does not
-    have the manifest's fingerprint, or the program is unsafe (see `verify_program`).
+    have the manifest's fingerprint, or the program is unsafe (see `verify_program`); a model that
+    runs elsewhere has none.
     """
     if package.digest != digest:
         raise RefusedVersion(
@@ -59,7 +60,8 @@ def verify(package: ModelPackage, digest: str) -> ModelManifest:
         )
     try:
         manifest, profile = package.manifest, package.profile
-        manifest.feature_view()
+        if manifest.ranks:
+            manifest.feature_view()
     except ContractError as error:
         raise RefusedVersion(str(error)) from error
     if profile.fingerprint != manifest.fingerprint:
@@ -67,7 +69,10 @@ def verify(package: ModelPackage, digest: str) -> ModelManifest:
             f"the reference profile is of feature view {profile.fingerprint}, the model of "
             f"{manifest.fingerprint}: fit the profile on the model's own view"
         )
-    verify_program(package.program)
+    if manifest.remote is None:
+        verify_program(package.program)
+    elif package.program:
+        raise RefusedVersion(f"the model runs on {manifest.remote.server!r}: expected an empty program beside it")
     return manifest
 
 

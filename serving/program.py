@@ -1,9 +1,11 @@
 """The native backend: an exported torch program, loaded once, warmed, run on one device.
 
-Nothing here knows of queries; a program takes a matrix and gives a score per row.
+Nothing here knows of queries; a program takes a matrix and gives a score per row, or takes the
+tensors of its manifest and gives those.
 """
 
 import io
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -11,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from registry.contracts.manifest import ModelManifest, ModelPackage
+from serving.tensors import Tensor
 
 WARM_UP_ROWS = (1, 2, 7, 100, 1000)
 
@@ -26,6 +29,10 @@ class Program(Protocol):
         """
         ...
 
+    def run(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+        """All outputs, in the manifest's order. inputs: checked, all of them, in the manifest's order."""
+        ...
+
 
 class TorchProgram:
     """A program exported by `torch.export`. The package must have been verified before."""
@@ -35,6 +42,7 @@ class TorchProgram:
         # inputs were checked against the manifest: the guards would check every call again
         self._module = exported.module(check_guards=False).to(device)
         self._device = torch.device(device)
+        self._outputs = package.manifest.outputs
         self._listwise = takes_query_index(package.manifest)
 
     @torch.inference_mode()
@@ -49,6 +57,17 @@ class TorchProgram:
             scores = self._module(matrix)
         on_host: NDArray[np.float32] = scores.reshape(-1).to("cpu", torch.float32).numpy()
         return on_host
+
+    @torch.inference_mode()
+    def run(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+        """See `Program`."""
+        arguments = [torch.from_numpy(tensor.array().copy()).to(self._device) for tensor in inputs]
+        results = self._module(*arguments)
+        given = results if isinstance(results, tuple | list) else (results,)
+        return [
+            Tensor.of(spec.name, spec.datatype, result.cpu().numpy())
+            for spec, result in zip(self._outputs, given, strict=True)
+        ]
 
 
 def takes_query_index(manifest: ModelManifest) -> bool:

@@ -51,6 +51,19 @@ class TensorSpec(msgspec.Struct, frozen=True):
     shape: tuple[int, ...]
 
 
+class RemoteModel(msgspec.Struct, frozen=True):
+    """A model that a remote inference server runs; such a version has an empty program.
+
+    server: name of the server in the platform's settings (an address would not survive a move).
+    model: its name there; version: there, empty for the server's own choice.
+    """
+
+    server: str
+    model: str
+    version: str = ""
+    kind: Literal["triton"] = "triton"
+
+
 class Lineage(msgspec.Struct, frozen=True):
     """Where a version comes from.
 
@@ -70,8 +83,12 @@ class Lineage(msgspec.Struct, frozen=True):
 class ModelManifest(msgspec.Struct, frozen=True):
     """The contract of one version.
 
-    view: its feature view in plain form, see `feature_view`. metrics: offline figures under
+    view: its feature view in plain form, see `feature_view`; empty, with an empty fingerprint,
+    for a model that takes tensors only and is not asked to rank. metrics: offline figures under
     `metric`, by name ("ndcg@10" and the like).
+    batchable: dimension 0 of every input and output counts rows, and rows of different requests
+    may share a forward pass (an input named `query_index` keeps their lists apart).
+    remote: where the model runs if not here.
     """
 
     model: str
@@ -84,10 +101,19 @@ class ModelManifest(msgspec.Struct, frozen=True):
     lineage: Lineage
     created_ms: int
     description: str = ""
+    batchable: bool = True
+    remote: RemoteModel | None = None
     schema: int = 1
 
+    @property
+    def ranks(self) -> bool:
+        """Whether the model has a feature view, so that `/rank` can ask it."""
+        return bool(self.view)
+
     def feature_view(self) -> FeatureView:
-        """Raises ContractError if the view's fingerprint is not the manifest's."""
+        """Raises ContractError if there is none, or its fingerprint is not the manifest's."""
+        if not self.ranks:
+            raise ContractError(f"model {self.model!r} has no feature view: it takes tensors only")
         view = FeatureView.from_json(self.view)
         if view.fingerprint != self.fingerprint:
             raise ContractError(

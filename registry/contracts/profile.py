@@ -62,6 +62,12 @@ class ReferenceProfile(msgspec.Struct, frozen=True):
             raise ContractError(f"not a reference profile: {error}") from error
 
 
+def no_profile() -> ReferenceProfile:
+    """Of a model without a feature view: nothing was profiled, nothing is compared."""
+    nothing = Distribution("", 0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, (), (0,))
+    return ReferenceProfile("", "none: the model takes tensors only", 0, (), nothing, nothing, nothing)
+
+
 def describe(name: str, values: NDArray[np.float32] | NDArray[np.float64], bins: int = 10) -> Distribution:
     """A distribution with bins of equal mass, NaN counting as missing.
 

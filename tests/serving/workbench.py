@@ -19,6 +19,7 @@ from serving.frames import ScoreRequest
 from serving.program import Program
 from serving.scoring import LoadedModel
 from serving.shelf import Shelf
+from serving.tensors import Tensor
 from serving.worker import Tiers, Worker
 from tests.builders import NOW_MS, a_plan, a_view
 
@@ -43,6 +44,11 @@ class SumOfFeatures:
         scores: NDArray[np.float32] = features.sum(axis=1)
         return scores
 
+    def run(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+        """See `serving.program.Program`."""
+        features = inputs[0].array()
+        return [Tensor.of("scores", "FP32", self.score(features, np.zeros(len(features), dtype=np.int64)))]
+
 
 class Held:
     """A program that works on its first batch until it is let go."""
@@ -56,6 +62,12 @@ class Held:
         self.working.set()
         assert self.let_go.wait(PATIENCE_S)
         return self._program.score(features, query_index)
+
+    def run(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+        """See `serving.program.Program`."""
+        self.working.set()
+        assert self.let_go.wait(PATIENCE_S)
+        return self._program.run(inputs)
 
 
 def rows_in_memory(lengths: Mapping[str, float] = LENGTHS, view: FeatureView = VIEW) -> MemoryTier:
