@@ -61,7 +61,7 @@ class TritonProgram:
         self, manifest: ModelManifest, remote: RemoteModel, signature: Signature, connection: TritonConnection
     ) -> None:
         self._manifest, self._remote, self._connection = manifest, remote, connection
-        self._max_rows = signature.max_rows
+        self._signature = signature
         self._outputs = {spec.name: spec for spec in manifest.outputs}
         self._named = f"model {remote.model!r} on server {remote.server!r}"
         self.platform = f"triton_{signature.platform}"
@@ -111,15 +111,15 @@ class TritonProgram:
 
     def _pieces(self, inputs: Sequence[Tensor]) -> list[Sequence[Tensor]]:
         rows = inputs[0].shape[0] if inputs and inputs[0].shape else 0
-        if not self._max_rows or rows <= self._max_rows:
+        if not self._signature.max_rows or rows <= self._signature.max_rows:
             return [inputs]
         index = next((tensor for tensor in inputs if tensor.name == QUERY_INDEX), None)
         lists = None if index is None else index.array().reshape(-1)
-        bounds = piece_bounds(rows, self._max_rows, lists)
+        bounds = piece_bounds(rows, self._signature.max_rows, lists)
         if bounds is None:
             raise QueryRefused(
-                f"a list has more candidates than the {self._max_rows} rows that {self._named} takes at once: "
-                "send fewer, or raise max_batch_size there"
+                f"a list has more candidates than the {self._signature.max_rows} rows that {self._named} "
+                "takes at once: send fewer, or raise max_batch_size there"
             )
         return [[slice_rows(tensor, start, stop) for tensor in inputs] for start, stop in bounds]
 
