@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from serving import tally
+from serving.batch_times import BatchTimes
 from serving.batching import BatchWindow, Pending
 from serving.features.host import HostTier
 from serving.frames import (
@@ -28,6 +29,7 @@ from serving.frames import (
     encode_state,
 )
 from serving.scoring import LoadedModel, ScoreRefused, check, score_batch
+from serving.shares import Shares
 from serving.shelf import Shelf
 
 log = logging.getLogger(__name__)
@@ -93,7 +95,9 @@ class Worker:
         window: BatchWindow,
         clock: Callable[[], float] = time.monotonic,
         wall_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        shares: Shares | None = None,
     ) -> None:
+        self._shares, self._times = shares or Shares(), BatchTimes()
         self._replica, self._shelf, self._tiers, self._window = replica, shelf, tiers, window
         self._clock, self._wall_ms = clock, wall_ms
         self._waiting: list[Pending[int, tuple[_Connection, ScoreRequest]]] = []
@@ -174,7 +178,7 @@ class Worker:
         if not received:
             self._close(connection)
             return
-        now_s = self._clock()
+        now_s, slots = self._clock(), self._shelf.stock.slots
         try:
             for kind, body in connection.frames.feed(received):
                 if kind is not Kind.SCORE:
@@ -183,10 +187,11 @@ class Worker:
                 self._waiting.append(
                     Pending(
                         key=request.slot,
-                        candidates=request.candidates,
+                        rows=request.candidates,
                         arrived_s=now_s,
                         deadline_s=now_s + request.deadline_us / 1e6,
                         payload=(connection, request),
+                        model=slots[request.slot].model if request.slot in slots else "",
                     )
                 )
         except BrokenFrame as error:
@@ -196,15 +201,21 @@ class Worker:
     def _score_next(self) -> None:
         self._tiers.apply_changes()
         now_s = self._clock()
-        batch = self._window.take(self._waiting, now_s)
+        batch = self._window.take(self._waiting, now_s, self._shares, self._times)
         self._waiting = batch.left
         for late in batch.expired:
             connection, request = late.payload
             self._reply(connection, FailedReply(request.number, 504, "the deadline passed in the worker's queue"))
-        live = [pending for pending in batch.taken if not pending.payload[0].closed]
-        if live:
-            self._score(self._shelf.stock.slots.get(live[0].key), live, now_s)
-        for connection in {pending.payload[0] for pending in (*batch.taken, *batch.expired)}:
+        for hopeless in batch.hopeless:
+            connection, request = hopeless.payload
+            self._reply(connection, FailedReply(request.number, 504, _too_late(hopeless, now_s, self._times)))
+        if batch.taken:
+            self._score(self._shelf.stock.slots.get(batch.taken[0].key), batch.taken, now_s)
+            rows = sum([pending.rows for pending in batch.taken])
+            ended_s = self._clock()
+            self._shares.charge(batch.taken[0].model, rows)
+            self._times.of(batch.taken[0].key).observe(rows, ended_s - now_s, ended_s)
+        for connection in {pending.payload[0] for pending in (*batch.taken, *batch.expired, *batch.hopeless)}:
             self._flush(connection)
 
     def _score(
@@ -264,9 +275,18 @@ class Worker:
     def _close(self, connection: _Connection) -> None:
         if not connection.closed:
             connection.closed = True
+            self._waiting = [pending for pending in self._waiting if pending.payload[0] is not connection]
             self._connections.discard(connection)
             self._selector.unregister(connection.channel)
             connection.channel.close()
+
+
+def _too_late(pending: Pending[int, tuple[_Connection, ScoreRequest]], now_s: float, times: BatchTimes) -> str:
+    expected_ms = times.of(pending.key).expected_s(pending.rows, now_s) * 1000
+    return (
+        f"deadline_ms: {(pending.deadline_s - now_s) * 1000:.1f} ms were left in the worker's queue, "
+        f"{pending.rows} rows take {expected_ms:.1f} ms"
+    )
 
 
 def _listen(socket_path: str) -> socket.socket:
