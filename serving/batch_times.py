@@ -1,12 +1,13 @@
 """How long a batch takes, learned from those that ran: what a deadline is held against."""
 
-from collections.abc import Hashable
+from collections.abc import Collection
 from dataclasses import dataclass
 
 MEMORY = 32  # batches: an older one weighs less than e**-1
 LEAST_BATCHES = 8
 FRESH_S = 2.0
 OUTLIER = 4.0
+MOST_WRONG = 0.5
 
 Line = tuple[float, float]
 """Seconds of a batch apart from its rows, and seconds of a row."""
@@ -18,16 +19,18 @@ UNKNOWN: Line = (0.0, 0.0)
 class BatchTime:
     """Seconds of a batch as a line over its rows, fitted by least squares that forget.
 
-    Knows nothing (`expected_s` is 0, so nothing is refused) before `LEAST_BATCHES` batches, and
-    again when the last one is older than `FRESH_S`: a worker that refused everything would
-    otherwise never learn that it has become faster. A batch counts for at most `OUTLIER` times
-    what was expected of it, so that one pause of the process does not condemn the queries after.
+    Knows nothing (`expected_s` is 0, so nothing is refused) before `LEAST_BATCHES` batches; again
+    when the last one is older than `FRESH_S`, since a worker that refused everything would never
+    learn that it has become faster; and while it is wrong by more than half on average, as for a
+    model whose time rows do not tell. A batch counts for at most `OUTLIER` times what was expected
+    of it, so that one pause of the process does not condemn the queries after.
     """
 
     batches: int = 0
     fixed_s: float = 0.0
     per_row_s: float = 0.0
     last_s: float = 0.0
+    wrong_by: float = 0.0  # share of the larger of expected and measured, a moving average
     _weight: float = 0.0
     _rows: float = 0.0
     _seconds: float = 0.0
@@ -37,7 +40,10 @@ class BatchTime:
     def observe(self, rows: int, took_s: float, now_s: float) -> None:
         """A batch of so many rows took so long and ended now."""
         if self.batches >= LEAST_BATCHES:
-            took_s = min(took_s, OUTLIER * (self.fixed_s + self.per_row_s * rows))
+            foreseen_s = self.fixed_s + self.per_row_s * rows
+            took_s = min(took_s, OUTLIER * foreseen_s)
+            if (larger_s := max(took_s, foreseen_s)) > 0:
+                self.wrong_by += (abs(took_s - foreseen_s) / larger_s - self.wrong_by) * 4 / MEMORY
         keep = 1.0 - 1.0 / MEMORY
         self._weight = self._weight * keep + 1.0
         self._rows = self._rows * keep + rows
@@ -54,7 +60,7 @@ class BatchTime:
 
     def line(self, now_s: float) -> Line:
         """What `expected_s` reads from; UNKNOWN if it knows nothing."""
-        if self.batches < LEAST_BATCHES or now_s - self.last_s > FRESH_S:
+        if self.batches < LEAST_BATCHES or now_s - self.last_s > FRESH_S or self.wrong_by > MOST_WRONG:
             return UNKNOWN
         return self.fixed_s, self.per_row_s
 
@@ -72,18 +78,18 @@ class BatchTime:
 
 
 class BatchTimes:
-    """One `BatchTime` for every key that may share a batch."""
+    """One `BatchTime` for every slot, a loaded version of a worker."""
 
     def __init__(self) -> None:
-        self._of: dict[Hashable, BatchTime] = {}
+        self._of: dict[int, BatchTime] = {}
 
-    def of(self, key: Hashable) -> BatchTime:
-        """What is known of this key's batches."""
-        found = self._of.get(key)
+    def of(self, slot: int) -> BatchTime:
+        """What is known of this slot's batches."""
+        found = self._of.get(slot)
         if found is None:
-            found = self._of[key] = BatchTime()
+            found = self._of[slot] = BatchTime()
         return found
 
-    def forget(self, key: Hashable) -> None:
-        """The key will not come again: its version was unloaded."""
-        self._of.pop(key, None)
+    def keep(self, slots: Collection[int]) -> None:
+        """Forgets all others: a slot never comes again."""
+        self._of = {slot: known for slot, known in self._of.items() if slot in slots}

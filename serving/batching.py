@@ -29,8 +29,8 @@ class Pending(Generic[Key, Payload]):
 
     key: only queries of one key share a batch: a loaded version, and for tensors the shape of a row.
     rows: what it adds to a forward pass: its candidates, or dimension 0 of its tensors.
-    model: whose share of the device it uses. priority: 0 is normal, smaller is sooner.
-    alone: shares no batch, since the model is not batchable.
+    model: whose share of the device it uses. slot: the loaded version, whose batch times count.
+    priority: 0 is normal, smaller is sooner. alone: shares no batch: the model is not batchable.
     """
 
     key: Key
@@ -39,6 +39,7 @@ class Pending(Generic[Key, Payload]):
     deadline_s: float
     payload: Payload
     model: str = ""
+    slot: int = 0
     priority: int = 0
     alone: bool = False
 
@@ -97,8 +98,9 @@ class BatchWindow:
         keys = {pending.key for pending in waiting}
         rows = [pending.rows for pending in waiting]
         tightest_s = min([pending.deadline_s for pending in waiting])
-        lines = {key: times.of(key).line(now_s) if times is not None else UNKNOWN for key in keys}
-        if len(keys) == 1 and self._is_one_batch(waiting, sum(rows), tightest_s - now_s, lines[waiting[0].key]):
+        slots = {pending.slot for pending in waiting} if len(keys) > 1 else (waiting[0].slot,)
+        lines = {slot: times.of(slot).line(now_s) if times is not None else UNKNOWN for slot in slots}
+        if len(keys) == 1 and self._is_one_batch(waiting, sum(rows), tightest_s - now_s, lines[waiting[0].slot]):
             batch.taken.extend(waiting)
             return batch
         slowest_s = max([fixed_s + per_row_s * max(rows) for fixed_s, per_row_s in lines.values()])
@@ -106,7 +108,7 @@ class BatchWindow:
         if not live:
             return batch
         queue = self._of_the_most_urgent(live, shares)
-        taken = self._fill(queue, now_s, lines[queue[0].key])
+        taken = self._fill(queue, now_s, lines[queue[0].slot])
         if len(taken) == len(queue) and self._may_wait(taken, now_s):
             taken = []
         ids = set(map(id, taken))
@@ -164,12 +166,12 @@ class BatchWindow:
 
 
 def _sort_out(
-    batch: Batch[Key, Payload], waiting: Sequence[Pending[Key, Payload]], now_s: float, lines: Mapping[Key, Line]
+    batch: Batch[Key, Payload], waiting: Sequence[Pending[Key, Payload]], now_s: float, lines: Mapping[int, Line]
 ) -> list[Pending[Key, Payload]]:
     """Those who can still be answered in time; the others go into the batch's refused ones."""
     live = []
     for pending in waiting:
-        fixed_s, per_row_s = lines[pending.key]
+        fixed_s, per_row_s = lines[pending.slot]
         if pending.deadline_s <= now_s:
             batch.expired.append(pending)
         elif now_s + SURE * (fixed_s + per_row_s * pending.rows) > pending.deadline_s:

@@ -71,11 +71,19 @@ def test_more_rows_never_take_less_and_nothing_takes_less_than_no_time(batches: 
     assert expected_s[0] >= 0.0
 
 
-def test_keys_are_learned_apart_and_a_forgotten_one_begins_again() -> None:
+def test_slots_are_learned_apart_and_a_forgotten_one_begins_again() -> None:
     times = BatchTimes()
     for _ in range(LEAST_BATCHES):
-        times.of("a").observe(100, 0.01, now_s=10.0)
+        times.of(1).observe(100, 0.01, now_s=10.0)
 
-    assert times.of("a").expected_s(100, 10.0) > 0.0 == times.of("b").expected_s(100, 10.0)
-    times.forget("a")
-    assert times.of("a").expected_s(100, 10.0) == 0.0
+    assert times.of(1).expected_s(100, 10.0) > 0.0 == times.of(2).expected_s(100, 10.0)
+    times.keep([2])
+    assert times.of(1).expected_s(100, 10.0) == 0.0
+
+
+def test_a_model_whose_time_does_not_follow_its_rows_is_not_guessed_at() -> None:
+    time = BatchTime()
+    for batch in range(3 * MEMORY):
+        time.observe(1, 0.001 if batch % 2 else 0.1, now_s=10.0)
+
+    assert time.expected_s(1, now_s=10.0) == 0.0

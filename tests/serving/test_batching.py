@@ -9,6 +9,7 @@ from serving.batching import SURE, Batch, BatchWindow, Pending
 from serving.shares import Shares
 
 Query = Pending[str, int]
+SLOTS = {"a": 1, "b": 2, "c": 3}
 
 
 def pending(
@@ -20,19 +21,19 @@ def pending(
     priority: int = 0,
     alone: bool = False,
 ) -> Query:
-    return Pending(key, rows, arrived_s, deadline_s, number, model=f"model {key}", priority=priority, alone=alone)
+    return Pending(key, rows, arrived_s, deadline_s, number, f"model {key}", SLOTS[key], priority, alone)
 
 
 def numbers(queries: list[Query]) -> list[int]:
     return [query.payload for query in queries]
 
 
-def learnt(fixed_s: float, per_row_s: float, now_s: float, keys: str = "abc") -> BatchTimes:
+def learnt(fixed_s: float, per_row_s: float, now_s: float) -> BatchTimes:
     """What a worker knows whose batches always took so long."""
     times = BatchTimes()
-    for key in keys:
+    for slot in SLOTS.values():
         for rows in range(1, 2 * LEAST_BATCHES):
-            times.of(key).observe(rows, fixed_s + per_row_s * rows, now_s)
+            times.of(slot).observe(rows, fixed_s + per_row_s * rows, now_s)
     return times
 
 
@@ -87,7 +88,7 @@ def test_what_cannot_be_in_time_even_alone_and_only_that_is_hopeless(
     batch = window.take(waiting, 20.0, Shares(), times)
 
     def expected_s(query: Query) -> float:
-        return times.of(query.key).expected_s(query.rows, 20.0)
+        return times.of(query.slot).expected_s(query.rows, 20.0)
 
     live = [query for query in waiting if query.deadline_s > 20.0]
     assert numbers(batch.hopeless) == [q.payload for q in live if 20.0 + SURE * expected_s(q) > q.deadline_s]
@@ -100,7 +101,7 @@ def test_nobody_in_a_shared_batch_is_made_late_by_the_others(
     taken = window.take(waiting, 20.0, Shares(), times).taken
 
     if len(taken) > 1:
-        expected_s = times.of(taken[0].key).expected_s(sum(query.rows for query in taken), 20.0)
+        expected_s = times.of(taken[0].slot).expected_s(sum(query.rows for query in taken), 20.0)
         assert all(20.0 + expected_s <= query.deadline_s for query in taken)
 
 
