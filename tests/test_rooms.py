@@ -20,6 +20,7 @@ WORKSHOPS = ("serving", "drift", "pipelines")
 FORBIDDEN_NAMES = {"utils", "util", "common", "helpers", "misc"}
 TORCH_MAY_STAND_IN = {
     "serving/program.py",
+    "serving/footprint.py",
     "pipelines/ranker.py",
     "pipelines/train.py",
     "pipelines/export.py",
