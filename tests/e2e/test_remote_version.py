@@ -52,7 +52,7 @@ def test_a_remote_version_ranks_goes_and_comes_back_with_its_server(tmp_path: Pa
             with GatewayClient(platform.settings.gateway_url) as gateway:
                 assert _ranked(gateway) == ["item-4", "item-3", "item-2"]
                 triton.kill()
-                with pytest.raises(SluiceError, match=r"503.*is it running"):
+                with pytest.raises(SluiceError, match=r"gave 50[34]"):
                     _ranked(gateway)
                 triton.start()
                 until(lambda: _answers(gateway), "the server to be asked again")
@@ -71,7 +71,7 @@ def _serve(platform: Platform, package: ModelPackage) -> None:
 
 
 def _ranked(gateway: GatewayClient) -> list[str]:
-    body = {"candidates": ["item-2", "item-4", "item-3"], "deadline_ms": 5000}
+    body = {"candidates": ["item-2", "item-4", "item-3"], "deadline_ms": 2000}
     return [item["id"] for item in gateway.post(f"/v1/models/{MODEL}/rank", body)["items"]]
 
 
