@@ -20,6 +20,11 @@ WORKSHOPS = ("serving", "drift", "pipelines")
 FORBIDDEN_NAMES = {"utils", "util", "common", "helpers", "misc"}
 TORCH_MAY_STAND_IN = {
     "serving/program.py",
+    "serving/device/compiled.py",
+    "serving/device/flat.py",
+    "serving/device/opening.py",
+    "serving/device/precision.py",
+    "serving/device/tensors.py",
     "pipelines/ranker.py",
     "pipelines/train.py",
     "pipelines/export.py",
