@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from registry.store import ModelStore
     from registry.traffic_control import TrafficControl
     from serving.features.host import HostTier
-    from serving.scoring import LoadedModel
+    from serving.loaded import LoadedProgram
     from serving.settings import WorkerSettings
     from serving.worker import Tiers
 
@@ -125,30 +125,44 @@ def open_version(
     model: str,
     version: int,
     digest: str,
-) -> "LoadedModel":
+) -> "LoadedProgram":
     """A version, verified, loaded and warm."""
     from registry.artefacts import read
     from serving.features.host import HostTier
     from serving.features.redis import RedisTier
+    from serving.loaded import LoadedProgram
     from serving.program import TorchProgram, warm_up
     from serving.scoring import LoadedModel
 
     package = read(cache.get(model, version, digest))
     manifest = package.manifest
+    program = TorchProgram(package, mine.device)
+    if not manifest.ranks:
+        return LoadedProgram(
+            model=model,
+            version=version,
+            digest=digest,
+            program=program,
+            inputs=manifest.inputs,
+            outputs=manifest.outputs,
+            batchable=manifest.batchable,
+        )
     view = manifest.feature_view()
 
     def host_tier() -> "HostTier":
         defaults = view.defaults[view.positions("row")]
         return HostTier(view.name, RedisTier(rows, view), mine.slab_rows, defaults)
 
-    program = TorchProgram(package, mine.device)
     warm_up(program, len(view.columns))
     return LoadedModel(
         model=model,
         version=version,
         digest=digest,
-        view=view,
         program=program,
+        inputs=manifest.inputs,
+        outputs=manifest.outputs,
+        batchable=manifest.batchable,
+        view=view,
         tier=tiers.of(view.name, view.fingerprint, host_tier),
         reference_std=package.profile.scores.std,
     )

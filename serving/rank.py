@@ -112,7 +112,7 @@ class Ranker:
         arm: Arm | str = ""
         try:
             with self._permits.one():
-                plan = self._plan(query.model)
+                plan = self.plan_of(query.model)
                 arm = plan.arm_of(query.unit) if query.unit else "champion"
                 ranking = await self._answer(query, plan, arm)
         except RankingError as error:
@@ -178,7 +178,8 @@ class Ranker:
             tally = self._answers[model, arm] = CounterTally(metrics.ANSWERS.labels(model, arm, 200))
         tally.inc()
 
-    def _plan(self, model: str) -> TrafficPlan:
+    def plan_of(self, model: str) -> TrafficPlan:
+        """The plan that the model's queries are routed by now. Raises UnknownModel."""
         plan = self.plans.get(model)
         if plan is None:
             known = ", ".join(sorted(self.plans)) or "none yet, see `sluice models register`"
@@ -229,8 +230,12 @@ def certain(shown: int) -> bytes:
 def build_request(query: RankQuery, loaded: LoadedVersion) -> ScoreRequest:
     """The query in the loaded version's terms.
 
-    Raises QueryRefused if it names a column that the version has not.
+    Raises QueryRefused if it names a column that the version has not, or the version cannot rank.
     """
+    if not loaded.ranks:
+        raise QueryRefused(
+            f"{loaded.model}@{loaded.version} has no feature view: send tensors to /v2/models/{loaded.model}/infer"
+        )
     in_query = query.query_features or {}
     in_candidates = query.candidate_features or {}
     try:

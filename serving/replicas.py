@@ -8,12 +8,16 @@ import asyncio
 import functools
 import itertools
 import logging
+import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
+from registry.contracts.manifest import TensorSpec
 from registry.contracts.traffic import TrafficPlan
 from serving import metrics
+from serving.arena import Arena
 from serving.errors import DeadlineExceeded, QueryRefused, RankingError, ReplicaLost, ReplicaUnhealthy
 from serving.frames import (
     BrokenFrame,
@@ -25,26 +29,40 @@ from serving.frames import (
     ScoreRequest,
     WorkerState,
     decode_state,
+    encode_arena,
+    encode_cancel,
 )
+from serving.statistics import VersionStatistics, decode_statistics
+from serving.tensor_frames import INLINE, InferredReply, InferRequest, block_bytes
 
 log = logging.getLogger(__name__)
 
+ARENA_BYTES = 64 << 20
+WORTH_A_BLOCK_BYTES = 4096
 RECONNECT_S = 0.05
 SWEEP_S = 0.01
 NO_STATE = WorkerState("", 0, False, ())
 _NUMBERS = 1 << 32
 
 
+Request = TypeVar("Request", ScoreRequest, InferRequest)
+
+
 @dataclass(slots=True)
 class _Outstanding:
-    answer: "asyncio.Future[RankedReply]"
+    """answer: of the kind that the request asks for. block: start and size in the arena, if it has one."""
+
+    answer: "asyncio.Future[Any]"
     candidates: int
     deadline_s: float
+    outputs: Sequence[TensorSpec] = ()
+    block: tuple[int, int] | None = None
 
 
 @dataclass(slots=True)
 class Replica:
-    """One worker as this gateway sees it. held: loaded version by (model, version)."""
+    """One worker as this gateway sees it. held: loaded version by (model, version). arena: None
+    for a worker on another machine."""
 
     address: str
     state: WorkerState = NO_STATE
@@ -53,6 +71,8 @@ class Replica:
     candidates: int = 0
     transport: asyncio.Transport | None = None
     unsent: list[bytes] = field(default_factory=list)
+    arena: Arena | None = None
+    statistics: list[VersionStatistics] = field(default_factory=list)
 
     def __repr__(self) -> str:
         condition = "LOST" if self.transport is None else "READY" if self.state.ready else "LOADING"
@@ -77,10 +97,20 @@ class _Link(asyncio.Protocol):
                     ranked = RankedReply.decode(body)
                     if (waiting := self._done(ranked.number)) is not None:
                         waiting.set_result(ranked)
+                elif kind is Kind.INFERRED:
+                    arena = self._replica.arena
+                    inferred = InferredReply.decode(body, self._asked, arena.memory if arena else None)
+                    if inferred.start != INLINE:  # the block is given back now
+                        for _, tensor in inferred.outputs:
+                            tensor.data = bytes(tensor.data)
+                    if (waiting := self._done(inferred.number)) is not None:
+                        waiting.set_result(inferred)
                 elif kind is Kind.FAILED:
                     failed = FailedReply.decode(body)
                     if (waiting := self._done(failed.number)) is not None:
                         waiting.set_exception(_as_error(failed))
+                elif kind is Kind.STATISTICS:
+                    self._replica.statistics = decode_statistics(body)
                 elif kind is Kind.STATE:
                     self._replica.state = state = decode_state(body)
                     self._replica.held = {(loaded.model, loaded.version): loaded for loaded in state.versions}
@@ -94,6 +124,9 @@ class _Link(asyncio.Protocol):
         replica = self._replica
         replica.transport, replica.state, replica.held, replica.candidates = None, NO_STATE, {}, 0
         replica.unsent.clear()
+        if replica.arena is not None:
+            replica.arena.close()
+            replica.arena = None
         outstanding, replica.outstanding = replica.outstanding, {}
         for waiting in outstanding.values():
             if not waiting.answer.done():
@@ -101,11 +134,19 @@ class _Link(asyncio.Protocol):
         self.lost.set_result(None)
         self._changed()
 
-    def _done(self, number: int) -> "asyncio.Future[RankedReply] | None":
+    def _asked(self, number: int) -> tuple[Sequence[TensorSpec], int]:
+        waiting = self._replica.outstanding.get(number)
+        if waiting is None:
+            raise BrokenFrame(f"an answer to request {number}, which was not asked")
+        return waiting.outputs, waiting.block[1] if waiting.block else 0
+
+    def _done(self, number: int) -> "asyncio.Future[Any] | None":
         waiting = self._replica.outstanding.pop(number, None)
         if waiting is None:
             return None
         self._replica.candidates -= waiting.candidates
+        if waiting.block is not None and self._replica.arena is not None:
+            self._replica.arena.give(*waiting.block)
         return None if waiting.answer.done() else waiting.answer
 
 
@@ -113,11 +154,17 @@ class ReplicaPool:
     """All replicas of a gateway.
 
     addresses: Unix socket paths. Must be started in the loop that uses it. clock: seconds; not the
-    loop's, which uvloop reads once a turn and in whole milliseconds.
+    loop's, which uvloop reads once a turn and in whole milliseconds. arena_bytes: for tensors on
+    their way to one replica; what finds no room goes over the socket.
     """
 
-    def __init__(self, addresses: tuple[str, ...], clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
+    def __init__(
+        self,
+        addresses: tuple[str, ...],
+        clock: Callable[[], float] = time.monotonic,
+        arena_bytes: int = ARENA_BYTES,
+    ) -> None:
+        self._clock, self._arena_bytes = clock, arena_bytes
         self.replicas = [Replica(address) for address in addresses]
         self._numbers = itertools.count(1)
         self._tasks: list[asyncio.Task[None]] = []
@@ -189,6 +236,21 @@ class ReplicaPool:
         build: makes the request for a loaded version; called again if the query must be sent
         again. Raises RankingError.
         """
+        return await self._ask(model, version, deadline_s, build)
+
+    async def infer(
+        self, model: str, version: int, deadline_s: float, build: Callable[[LoadedVersion], InferRequest]
+    ) -> tuple[InferredReply, LoadedVersion]:
+        """The worker's answer to a tensor request; see `score`."""
+        return await self._ask(model, version, deadline_s, build)
+
+    def statistics(self) -> list[VersionStatistics]:
+        """What the replicas last told."""
+        return [one for replica in self.replicas for one in replica.statistics]
+
+    async def _ask(
+        self, model: str, version: int, deadline_s: float, build: Callable[[LoadedVersion], Request]
+    ) -> tuple[Any, LoadedVersion]:
         while True:
             replica, loaded = self.holder(model, version) or await self.wait_for_holder(model, version, deadline_s)
             request = build(loaded)
@@ -196,21 +258,40 @@ class ReplicaPool:
             request.number = next(self._numbers) % _NUMBERS
             request.deadline_us = max(0, min(_NUMBERS - 1, int((deadline_s - self._clock()) * 1e6)))
             try:
-                return await self._send(replica, request, deadline_s), loaded
+                return await self._send(replica, loaded, request, deadline_s), loaded
             except ReplicaLost:
                 metrics.RETRIES.inc()
                 if self._clock() >= deadline_s:
                     raise
+            except asyncio.CancelledError:
+                self._post(replica, encode_cancel(request.number))
+                raise
 
-    def _send(self, replica: Replica, request: ScoreRequest, deadline_s: float) -> "asyncio.Future[RankedReply]":
-        answer: asyncio.Future[RankedReply] = self._loop.create_future()
-        replica.outstanding[request.number] = _Outstanding(answer, request.candidates, deadline_s)
-        replica.candidates += request.candidates
-        replica.unsent.append(request.encode())
+    def _send(
+        self, replica: Replica, loaded: LoadedVersion, request: ScoreRequest | InferRequest, deadline_s: float
+    ) -> "asyncio.Future[Any]":
+        answer: asyncio.Future[Any] = self._loop.create_future()
+        if isinstance(request, InferRequest):
+            waiting = _Outstanding(answer, _load(request, loaded), deadline_s, loaded.outputs)
+            size = block_bytes(request.inputs)
+            if replica.arena is not None and size >= WORTH_A_BLOCK_BYTES:
+                start = replica.arena.take(size)
+                if start is not None:
+                    request.place(replica.arena.memory, start, size)
+                    waiting.block = (start, size)
+        else:
+            waiting = _Outstanding(answer, request.candidates, deadline_s)
+        replica.outstanding[request.number] = waiting
+        replica.candidates += waiting.candidates
+        self._post(replica, request.encode())
+        return answer
+
+    def _post(self, replica: Replica, frame: bytes) -> None:
+        """Sends a frame with those of this loop tick."""
+        replica.unsent.append(frame)
         if not self._flush_armed:
             self._flush_armed = True
             self._loop.call_soon(self._flush)
-        return answer
 
     def _flush(self) -> None:
         """One write per replica for all frames of this loop tick."""
@@ -223,8 +304,9 @@ class ReplicaPool:
     async def _keep_connected(self, replica: Replica) -> None:
         while True:
             try:
+                channel = await self._connect(replica)
                 _, link = await self._loop.create_unix_connection(
-                    functools.partial(_Link, replica, self._changed), replica.address
+                    functools.partial(_Link, replica, self._changed), sock=channel
                 )
             except OSError:
                 await asyncio.sleep(RECONNECT_S)
@@ -232,6 +314,20 @@ class ReplicaPool:
             log.info("connected to replica %s", replica.address)
             await asyncio.shield(link.lost)
             log.warning("lost replica %s", replica.address)
+
+    async def _connect(self, replica: Replica) -> socket.socket:
+        """A connection whose first frame has brought the arena."""
+        channel = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        channel.setblocking(False)
+        try:
+            await self._loop.sock_connect(channel, replica.address)
+            replica.arena = Arena(self._arena_bytes)
+            # the first bytes on a fresh socket: they fit
+            socket.send_fds(channel, [encode_arena(self._arena_bytes)], [replica.arena.file])
+        except OSError:
+            channel.close()
+            raise
+        return channel
 
     async def _sweep(self) -> None:
         """Fails what is past its deadline; one timer for all queries costs nothing per query."""
@@ -250,6 +346,12 @@ class ReplicaPool:
         if self._news is not None and not self._news.done():
             self._news.set_result(None)
         self._news = self._loop.create_future()
+
+
+def _load(request: InferRequest, loaded: LoadedVersion) -> int:
+    """What a tensor request adds to a replica's load, in candidates."""
+    shape = request.inputs[0].shape if request.inputs else ()
+    return max(1, shape[0]) if loaded.batchable and shape else 1
 
 
 def _as_error(failed: FailedReply) -> RankingError:

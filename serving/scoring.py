@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,34 +16,37 @@ from registry.contracts.features import FeatureView
 from registry.contracts.profile import confidences
 from serving import metrics
 from serving.features.tier import RowKeys, Rows, RowTier
-from serving.frames import FailedReply, RankedReply, ScoreRequest
-from serving.program import Program
-from serving.tally import HistogramTally
+from serving.frames import FailedReply, LoadedVersion, RankedReply, ScoreRequest
+from serving.loaded import LoadedProgram
 
 NEVER_STALE_MS = np.iinfo(np.uint64).max  # when a row that came with its query was updated
 
 
-@dataclass(slots=True)
-class LoadedModel:
-    """A version that is ready to score. reference_std: of its scores when it was made."""
+@dataclass(slots=True, kw_only=True)
+class LoadedModel(LoadedProgram):
+    """A version that is ready to rank. reference_std: of its scores when it was made."""
 
-    model: str
-    version: int
-    digest: str
     view: FeatureView
-    program: Program
     tier: RowTier
     reference_std: float
     row_columns: NDArray[np.intp] = field(init=False)
     freshness_ms: float | None = field(init=False)
-    batch_candidates: HistogramTally = field(init=False)
 
     def __post_init__(self) -> None:
+        LoadedProgram.__post_init__(self)
         self.row_columns = self.view.positions("row")
-        self.batch_candidates = HistogramTally(metrics.BATCH_CANDIDATES.labels(self.model))
         limits = [column.freshness_s for column in self.view.of_source("row")]
         bounded = [limit for limit in limits if limit is not None]
         self.freshness_ms = min(bounded) * 1000 if bounded else None
+
+    def describe(self, slot: int) -> LoadedVersion:
+        """What gateways are told."""
+        return msgspec.structs.replace(
+            LoadedProgram.describe(self, slot),
+            fingerprint=self.view.fingerprint,
+            columns=tuple(column.name for column in self.view.columns),
+            sources=tuple(column.source for column in self.view.columns),
+        )
 
 
 class ScoreRefused(Exception):

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 from registry.contracts.traffic import TrafficPlan
 from serving import metrics
-from serving.frames import LoadedVersion, WorkerState
-from serving.scoring import LoadedModel
+from serving.frames import WorkerState
+from serving.loaded import LoadedProgram
 
 log = logging.getLogger(__name__)
 
@@ -21,23 +21,12 @@ MAX_RETRY_S = 30.0
 class Stock:
     """What is on the shelf at one moment. slots never change their meaning."""
 
-    slots: Mapping[int, LoadedModel] = field(default_factory=dict)
+    slots: Mapping[int, LoadedProgram] = field(default_factory=dict)
     ready: bool = False
 
     def state(self, replica: str, pid: int) -> WorkerState:
         """What gateways are told."""
-        versions = tuple(
-            LoadedVersion(
-                slot=slot,
-                model=loaded.model,
-                version=loaded.version,
-                digest=loaded.digest,
-                fingerprint=loaded.view.fingerprint,
-                columns=tuple(column.name for column in loaded.view.columns),
-                sources=tuple(column.source for column in loaded.view.columns),
-            )
-            for slot, loaded in sorted(self.slots.items())
-        )
+        versions = tuple(loaded.describe(slot) for slot, loaded in sorted(self.slots.items()))
         return WorkerState(replica, pid, self.ready, versions)
 
 
@@ -56,7 +45,7 @@ class Shelf(threading.Thread):
 
     def __init__(
         self,
-        load: Callable[[str, int, str], LoadedModel],
+        load: Callable[[str, int, str], LoadedProgram],
         changed: Callable[[], None],
         unload_after_s: float,
         clock: Callable[[], float] = time.monotonic,
@@ -132,7 +121,7 @@ class Shelf(threading.Thread):
         if kept != self.stock.slots:
             self._publish(kept, plans)
 
-    def _publish(self, slots: dict[int, LoadedModel], plans: Mapping[str, TrafficPlan]) -> None:
+    def _publish(self, slots: dict[int, LoadedProgram], plans: Mapping[str, TrafficPlan]) -> None:
         held = {(loaded.model, loaded.version, loaded.digest) for loaded in slots.values()}
         self._served = {
             plan.model

@@ -12,27 +12,33 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 
+from registry.contracts.manifest import TensorSpec
 from serving import tally
+from serving.arena import attach
 from serving.batching import BatchWindow, Pending
+from serving.execution import UNLOADED, Reply, answer_batch
 from serving.features.host import HostTier
 from serving.frames import (
     BrokenFrame,
     FailedReply,
     FrameBuffer,
     Kind,
-    RankedReply,
     ScoreRequest,
+    decode_arena,
+    decode_cancel,
     encode_state,
 )
-from serving.scoring import LoadedModel, ScoreRefused, check, score_batch
 from serving.shelf import Shelf
+from serving.statistics import encode_statistics
+from serving.tensor_batch import batch_key, rows_of
+from serving.tensor_frames import InferredReply, InferRequest
 
 log = logging.getLogger(__name__)
 
-RECEIVE_BYTES = 1 << 20
+RECEIVE_BYTES = 1 << 18
 IDLE_S = 0.25
 
 
@@ -69,13 +75,19 @@ class Tiers:
 
 
 class _Connection:
-    """One gateway."""
+    """One gateway. memory: its arena, once it has sent one."""
 
     def __init__(self, channel: socket.socket) -> None:
         self.channel = channel
         self.frames = FrameBuffer()
         self.outgoing = bytearray()
         self.closed = False
+        self.greeted = False
+        self.memory: memoryview | None = None
+
+
+Request = ScoreRequest | InferRequest
+Waiting = Pending[Hashable, tuple[_Connection, Request]]
 
 
 class Worker:
@@ -96,10 +108,12 @@ class Worker:
     ) -> None:
         self._replica, self._shelf, self._tiers, self._window = replica, shelf, tiers, window
         self._clock, self._wall_ms = clock, wall_ms
-        self._waiting: list[Pending[int, tuple[_Connection, ScoreRequest]]] = []
+        self._waiting: list[Waiting] = []
+        self._received = bytearray(RECEIVE_BYTES)
         self._selector = selectors.DefaultSelector()
         self._connections: set[_Connection] = set()
         self._told_stock = shelf.stock
+        self._told_executions = 0
         self._wake_reader, self._wake_writer = socket.socketpair()
         for end in (self._wake_reader, self._wake_writer):
             end.setblocking(False)
@@ -118,6 +132,7 @@ class Worker:
         while not stop.is_set():
             if self._clock() >= flush_at_s:
                 tally.flush()
+                self._tell_statistics()
                 flush_at_s = self._clock() + tally.FLUSH_EVERY_S
             self._turn(0.0 if self._waiting else IDLE_S)
         self._selector.unregister(self._listener)
@@ -164,34 +179,87 @@ class Worker:
         connection.outgoing += encode_state(self._told_stock.state(self._replica, os.getpid()))
         self._flush(connection)
 
+    def _tell_statistics(self) -> None:
+        """What every version has done, to every gateway, if it is news."""
+        counted = [loaded.statistics for loaded in self._told_stock.slots.values()]
+        executions = sum(one.executions for one in counted)
+        if executions != self._told_executions:
+            self._told_executions = executions
+            for connection in list(self._connections):
+                connection.outgoing += encode_statistics(counted)
+                self._flush(connection)
+
     def _receive(self, connection: _Connection) -> None:
+        files: list[int] = []
         try:
-            received = connection.channel.recv(RECEIVE_BYTES)
+            if connection.greeted:
+                size = connection.channel.recv_into(self._received)
+            else:
+                connection.greeted = True
+                data, files, _, _ = socket.recv_fds(connection.channel, RECEIVE_BYTES, 1)
+                size = len(data)
+                self._received[:size] = data
         except BlockingIOError:
             return
         except OSError:
-            received = b""
-        if not received:
+            size = 0
+        if not size:
             self._close(connection)
             return
         now_s = self._clock()
         try:
-            for kind, body in connection.frames.feed(received):
-                if kind is not Kind.SCORE:
+            for kind, body in connection.frames.feed(bytes(memoryview(self._received)[:size])):
+                if kind is Kind.SCORE:
+                    ranking = ScoreRequest.decode(body)
+                    self._wait(connection, ranking, ranking.slot, ranking.candidates, now_s)
+                elif kind is Kind.INFER:
+                    self._take_tensors(connection, body, now_s)
+                elif kind is Kind.CANCEL:
+                    self._cancel(connection, decode_cancel(body))
+                elif kind is Kind.ARENA and files:
+                    connection.memory = attach(files.pop(), decode_arena(body))
+                else:
                     raise BrokenFrame(f"a gateway sent a {kind.name} frame")
-                request = ScoreRequest.decode(body)
-                self._waiting.append(
-                    Pending(
-                        key=request.slot,
-                        candidates=request.candidates,
-                        arrived_s=now_s,
-                        deadline_s=now_s + request.deadline_us / 1e6,
-                        payload=(connection, request),
-                    )
-                )
-        except BrokenFrame as error:
+        except (BrokenFrame, OSError, ValueError) as error:
             log.error("closed a gateway's connection: %s", error)
             self._close(connection)
+        finally:
+            for file in files:
+                os.close(file)
+
+    def _wait(self, connection: _Connection, request: Request, key: Hashable, rows: int, now_s: float) -> None:
+        self._waiting.append(
+            Pending(
+                key=key,
+                candidates=rows,
+                arrived_s=now_s,
+                deadline_s=now_s + request.deadline_us / 1e6,
+                payload=(connection, request),
+            )
+        )
+
+    def _take_tensors(self, connection: _Connection, body: bytes, now_s: float) -> None:
+        slots = self._told_stock.slots
+
+        def specs_of(slot: int) -> Sequence[TensorSpec] | None:
+            return slots[slot].inputs if slot in slots else None
+
+        request = InferRequest.decode(body, specs_of, connection.memory)
+        loaded = slots.get(request.slot)
+        if loaded is None:
+            self._reply(connection, FailedReply(request.number, 503, UNLOADED))
+            self._flush(connection)
+        else:
+            self._wait(connection, request, batch_key(loaded, request), rows_of(loaded, request), now_s)
+
+    def _cancel(self, connection: _Connection, number: int) -> None:
+        """The caller left: what still waits is answered, because the gateway keeps its block until then."""
+        for pending in self._waiting:
+            if pending.payload[0] is connection and pending.payload[1].number == number:
+                self._waiting.remove(pending)
+                self._reply(connection, FailedReply(number, 499, "the caller left"))
+                self._flush(connection)
+                return
 
     def _score_next(self) -> None:
         self._tiers.apply_changes()
@@ -203,48 +271,24 @@ class Worker:
             self._reply(connection, FailedReply(request.number, 504, "the deadline passed in the worker's queue"))
         live = [pending for pending in batch.taken if not pending.payload[0].closed]
         if live:
-            self._score(self._shelf.stock.slots.get(live[0].key), live, now_s)
+            self._answer(live, now_s)
         for connection in {pending.payload[0] for pending in (*batch.taken, *batch.expired)}:
             self._flush(connection)
 
-    def _score(
-        self, loaded: LoadedModel | None, live: list[Pending[int, tuple[_Connection, ScoreRequest]]], now_s: float
-    ) -> None:
-        """Answers every query of a batch, one way or the other: the worker never dies of a query."""
-        fitting: list[Pending[int, tuple[_Connection, ScoreRequest]]] = []
-        for pending in live:
-            connection, request = pending.payload
-            try:
-                if loaded is None:
-                    self._reply(connection, FailedReply(request.number, 503, "the version was unloaded"))
-                else:
-                    check(loaded, request)
-                    fitting.append(pending)
-            except ScoreRefused as refused:
-                self._reply(connection, FailedReply(request.number, 400, str(refused)))
-        if loaded is None or not fitting:
-            return
-        for pending, reply in zip(fitting, self._ranked(loaded, fitting, now_s), strict=True):
+    def _answer(self, live: list[Waiting], now_s: float) -> None:
+        """Answers every request of a batch, one way or the other: the worker never dies of one."""
+        requests = [pending.payload[1] for pending in live]
+        queue_us = [(now_s - pending.arrived_s) * 1e6 for pending in live]
+        loaded = self._shelf.stock.slots.get(requests[0].slot)
+        for pending, reply in zip(live, answer_batch(loaded, requests, queue_us, self._wall_ms()), strict=True):
             self._reply(pending.payload[0], reply)
 
-    def _ranked(
-        self, loaded: LoadedModel, fitting: list[Pending[int, tuple[_Connection, ScoreRequest]]], now_s: float
-    ) -> list[RankedReply | FailedReply]:
-        """Scores together; if that fails, one by one, so that a poisonous query fails alone."""
-        requests = [pending.payload[1] for pending in fitting]
-        queue_us = [(now_s - pending.arrived_s) * 1e6 for pending in fitting]
-        loaded.batch_candidates.observe(sum(request.candidates for request in requests))
-        try:
-            return score_batch(loaded, requests, queue_us, self._wall_ms())
-        except Exception as error:  # a program may raise anything; the next batch may be fine
-            if len(fitting) > 1:
-                return [self._ranked(loaded, [pending], now_s)[0] for pending in fitting]
-            log.exception("a query of %s@%d failed", loaded.model, loaded.version)
-            return [FailedReply(requests[0].number, 500, f"{loaded.model}@{loaded.version} failed: {error}")]
-
     @staticmethod
-    def _reply(connection: _Connection, reply: RankedReply | FailedReply) -> None:
-        connection.outgoing += reply.encode()
+    def _reply(connection: _Connection, reply: Reply) -> None:
+        if isinstance(reply, InferredReply):
+            connection.outgoing += reply.encode(connection.memory)
+        else:
+            connection.outgoing += reply.encode()
 
     def _flush(self, connection: _Connection) -> None:
         if connection.closed or not connection.outgoing:

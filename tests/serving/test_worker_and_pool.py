@@ -30,6 +30,7 @@ from serving.frames import (
     ScoreRequest,
     WorkerState,
     decode_state,
+    encode_arena,
     encode_state,
 )
 from serving.replicas import Replica as SeenReplica
@@ -353,6 +354,7 @@ async def dies_with_its_first_query(address: str, state: WorkerState) -> asyncio
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(encode_state(state))
+        await reader.readexactly(len(encode_arena(0)))
         await reader.read(1)
         writer.close()
         server.close()  # and does not come back

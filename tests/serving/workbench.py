@@ -1,5 +1,6 @@
 """What serving's tests work with: a program without torch, queries for it, a real worker in a thread."""
 
+import random
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -10,13 +11,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from registry.contracts.features import FeatureView
-from registry.contracts.ids import hash64
+from registry.contracts.ids import RankingIds, hash64
+from registry.contracts.manifest import TensorSpec
 from registry.contracts.traffic import TrafficPlan
+from registry.stream import MemoryStream
 from serving.batching import BatchWindow
+from serving.event_log import EventLog
 from serving.features.memory import MemoryTier
 from serving.features.tier import RowTier
 from serving.frames import ScoreRequest
+from serving.journal import Journal
+from serving.permits import Permits
 from serving.program import Program
+from serving.rank import Ranker
+from serving.replicas import ReplicaPool
 from serving.scoring import LoadedModel
 from serving.shelf import Shelf
 from serving.tensors import Tensor
@@ -85,7 +93,15 @@ def a_loaded_model(
 ) -> LoadedModel:
     """A version as the shelf holds it: the sum of features over LENGTHS, unless told otherwise."""
     return LoadedModel(
-        model, version, digest, view, program or SumOfFeatures(), tier or rows_in_memory(view=view), reference_std=2.0
+        model=model,
+        version=version,
+        digest=digest,
+        program=program or SumOfFeatures(),
+        inputs=(TensorSpec("features", "FP32", (-1, len(view.columns))),),
+        outputs=(TensorSpec("scores", "FP32", (-1,)),),
+        view=view,
+        tier=tier or rows_in_memory(view=view),
+        reference_std=2.0,
     )
 
 
@@ -176,3 +192,13 @@ def a_replica(
             yield replica
         finally:
             replica.stop()
+
+
+@contextmanager
+def a_ranker(pool: ReplicaPool, plan: TrafficPlan) -> Iterator[Ranker]:
+    """A ranker that routes by the plan and logs into memory."""
+    with tempfile.TemporaryDirectory() as folder, Journal(Path(folder) / "events", 1 << 20) as journal:
+        ids = RankingIds(b"a secret of 24 bytes....", random.Random(1))
+        ranker = Ranker(pool, EventLog(journal, MemoryStream()), ids, Permits(64), log_every=100)
+        ranker.follow({plan.model: plan})
+        yield ranker
