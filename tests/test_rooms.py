@@ -21,6 +21,12 @@ FORBIDDEN_NAMES = {"utils", "util", "common", "helpers", "misc"}
 TORCH_MAY_STAND_IN = {
     "serving/program.py",
     "serving/device/compiled.py",
+    "serving/device/graphs.py",
+    "serving/device/lists.py",
+    "serving/device/ranker.py",
+    "serving/device/staging.py",
+    "serving/device/streams.py",
+    "serving/features/device.py",
     "serving/device/flat.py",
     "serving/device/opening.py",
     "serving/device/precision.py",
