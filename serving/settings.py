@@ -13,6 +13,8 @@ def _require(holds: bool, key: str, value: object, rule: str) -> None:
 class GatewaySettings:
     """workers: socket paths of the replicas. journal_bytes: room for events while Redis is away.
 
+    max_body_bytes: of our own routes; max_infer_bytes: of tensor requests, after decompression too;
+    max_json_bytes: of the JSON in them, whose parsing needs several times that.
     default_deadline_ms: for queries that name none; max_deadline_ms: the most one may ask for.
     log_every: one of so many answers is logged at INFO; of degraded ones, one a second besides.
     """
@@ -23,6 +25,8 @@ class GatewaySettings:
     max_in_flight: int = 512
     max_candidates: int = 2000
     max_body_bytes: int = 4 << 20
+    max_infer_bytes: int = 64 << 20
+    max_json_bytes: int = 8 << 20
     max_feedback_events: int = 1000
     default_deadline_ms: int = 1000
     max_deadline_ms: int = 60_000
@@ -34,6 +38,13 @@ class GatewaySettings:
         _require(1 <= self.max_in_flight <= 65536, "gateway.max_in_flight", self.max_in_flight, "1 to 65536")
         _require(1 <= self.max_candidates <= 65535, "gateway.max_candidates", self.max_candidates, "1 to 65535")
         _require(self.max_body_bytes >= 1024, "gateway.max_body_bytes", self.max_body_bytes, "at least 1024")
+        _require(self.max_infer_bytes >= 1024, "gateway.max_infer_bytes", self.max_infer_bytes, "at least 1024")
+        _require(
+            1024 <= self.max_json_bytes <= self.max_infer_bytes,
+            "gateway.max_json_bytes",
+            self.max_json_bytes,
+            f"1024 <= bytes <= max_infer_bytes ({self.max_infer_bytes})",
+        )
         _require(
             1 <= self.default_deadline_ms <= self.max_deadline_ms,
             "gateway.default_deadline_ms",
