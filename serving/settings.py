@@ -15,6 +15,7 @@ class GatewaySettings:
 
     max_body_bytes: of our own routes; max_infer_bytes: of tensor requests, after decompression too;
     max_json_bytes: of the JSON in them, whose parsing needs several times that.
+    arena_bytes: memory shared with each worker for tensors on their way.
     default_deadline_ms: for queries that name none; max_deadline_ms: the most one may ask for.
     log_every: one of so many answers is logged at INFO; of degraded ones, one a second besides.
     """
@@ -31,6 +32,7 @@ class GatewaySettings:
     default_deadline_ms: int = 1000
     max_deadline_ms: int = 60_000
     journal_bytes: int = 64 << 20
+    arena_bytes: int = 64 << 20
     log_every: int = 100
 
     def __post_init__(self) -> None:
@@ -45,6 +47,7 @@ class GatewaySettings:
             self.max_json_bytes,
             f"1024 <= bytes <= max_infer_bytes ({self.max_infer_bytes})",
         )
+        _require(self.arena_bytes >= 4096, "gateway.arena_bytes", self.arena_bytes, "at least 4096")
         _require(
             1 <= self.default_deadline_ms <= self.max_deadline_ms,
             "gateway.default_deadline_ms",
