@@ -1,6 +1,7 @@
 """What serving can be told. Every value is checked when the process starts."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 
@@ -62,7 +63,8 @@ class WorkerSettings:
     """socket: where gateways connect. slab_rows: rows kept in host memory per feature view.
 
     batch_candidates: rows in one forward pass. redis_timeout_s: the most a batch waits for rows.
-    unload_after_s: how long a version that no plan names stays warm.
+    unload_after_s: how long a version that no plan names stays warm. triton_servers: addresses
+    (host:port, gRPC) of the servers that versions may run on, by name.
     """
 
     socket: str
@@ -73,6 +75,7 @@ class WorkerSettings:
     batch_candidates: int = 4096
     redis_timeout_s: float = 0.25
     unload_after_s: float = 30.0
+    triton_servers: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         _require(1 <= self.threads <= 256, "worker.threads", self.threads, "1 to 256")
