@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -80,17 +81,25 @@ def run_worker(settings: PlatformSettings, stop: threading.Event) -> None:
     from redis.connection import UnixDomainSocketConnection
 
     from registry.board import RedisBoard
+    from registry.contracts.replicas import ReplicaRecord
+    from registry.replica_board import RedisReplicaBoard
     from serving.batching import BatchWindow
+    from serving.budget import MemoryBudget, parse_budgets, parse_bytes
     from serving.features.invalidation import InvalidationListener
     from serving.plans import PlanWatcher
+    from serving.registration import Registration
     from serving.settings import WorkerSettings
+    from serving.shares import Shares, parse_weights
     from serving.shelf import Shelf
     from serving.worker import Tiers, Worker
 
     mine = WorkerSettings(
-        socket=str(settings.worker_sockets[settings.replica]),
+        address=settings.worker_addresses[settings.replica],
         plan_copy=settings.versions_folder / f"plans-worker-{settings.replica}.json",
         threads=settings.torch_threads,
+        model_bytes=parse_budgets(settings.model_budgets),
+        device_bytes=parse_bytes(settings.device_memory) if settings.device_memory else None,
+        model_weights=parse_weights(settings.model_weights),
     )
     torch.set_num_threads(mine.threads)
     tiers = Tiers()
@@ -100,9 +109,26 @@ def run_worker(settings: PlatformSettings, stop: threading.Event) -> None:
         load=lambda model, version, digest: open_version(cache, tiers, rows, mine, model, version, digest),
         changed=lambda: worker.wake(),
         unload_after_s=mine.unload_after_s,
+        budget=MemoryBudget(mine.model_bytes, mine.device_bytes),
     )
-    worker = Worker(f"worker-{settings.replica}", mine.socket, shelf, tiers, BatchWindow(mine.batch_candidates))
-    watcher = PlanWatcher(RedisBoard(redis_client(settings, 1.0)), mine.plan_copy, shelf.follow)
+    name = f"worker-{settings.replica}"
+    board = RedisBoard(redis_client(settings, 1.0))
+    watcher = PlanWatcher(board, mine.plan_copy, shelf.follow, hold_back=shelf.hold_back)
+    record = ReplicaRecord(
+        mine.address, name, mine.device, os.getpid(), time.time_ns() // 1_000_000, mine.batch_candidates
+    )
+    registration = Registration(
+        RedisReplicaBoard(redis_client(settings, 1.0)), record, mine.heartbeat_s, mine.heartbeat_ttl_s
+    )
+    worker = Worker(
+        name,
+        mine.address,
+        shelf,
+        tiers,
+        BatchWindow(mine.batch_candidates),
+        shares=Shares(mine.model_weights),
+        draining=registration.drain,
+    )
     listener = InvalidationListener(
         connect=lambda: UnixDomainSocketConnection(  # type: ignore[no-untyped-call,abstract]
             path=str(settings.redis_socket), protocol=3, socket_timeout=2.0
@@ -110,10 +136,10 @@ def run_worker(settings: PlatformSettings, stop: threading.Event) -> None:
         changed=tiers.changed,
         resync=tiers.resync,
     )
-    for thread in (watcher, shelf, listener):
+    for thread in (watcher, shelf, listener, registration):
         thread.start()
     worker.run(stop)
-    for thread in (watcher, shelf, listener):
+    for thread in (watcher, shelf, listener, registration):
         thread.stop()
 
 
