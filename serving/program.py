@@ -21,16 +21,23 @@ WARM_UP_ROWS = (1, 2, 7, 100, 1000)
 class Program(Protocol):
     """What scores rows: the native torch program, or a remote server's model."""
 
-    def score(self, features: NDArray[np.float32], query_index: NDArray[np.int64]) -> NDArray[np.float32]:
+    def score(
+        self, features: NDArray[np.float32], query_index: NDArray[np.int64], timeout_s: float | None = None
+    ) -> NDArray[np.float32]:
         """One score per row.
 
         features: float32 (rows, columns), in the feature view's order. query_index: int64
         (rows,), ascending: rows of one query share a number; a pointwise model ignores it.
+        timeout_s: nobody waits for the answer after that; None: for as long as it takes. A program
+        that waits for others raises DeadlineExceeded then, one that computes goes on.
         """
         ...
 
-    def run(self, inputs: Sequence[Tensor]) -> list[Tensor]:
-        """All outputs, in the manifest's order. inputs: checked, all of them, in the manifest's order."""
+    def run(self, inputs: Sequence[Tensor], timeout_s: float | None = None) -> list[Tensor]:
+        """All outputs, in the manifest's order.
+
+        inputs: checked, all of them, in the manifest's order. timeout_s: as in `score`.
+        """
         ...
 
 
@@ -46,8 +53,10 @@ class TorchProgram:
         self._listwise = takes_query_index(package.manifest)
 
     @torch.inference_mode()
-    def score(self, features: NDArray[np.float32], query_index: NDArray[np.int64]) -> NDArray[np.float32]:
-        """See `Program`."""
+    def score(
+        self, features: NDArray[np.float32], query_index: NDArray[np.int64], timeout_s: float | None = None
+    ) -> NDArray[np.float32]:
+        """See `Program`; a forward pass cannot be stopped."""
         matrix = torch.from_numpy(features)
         if self._device.type != "cpu":
             matrix = matrix.pin_memory().to(self._device, non_blocking=True)
@@ -59,8 +68,8 @@ class TorchProgram:
         return on_host
 
     @torch.inference_mode()
-    def run(self, inputs: Sequence[Tensor]) -> list[Tensor]:
-        """See `Program`."""
+    def run(self, inputs: Sequence[Tensor], timeout_s: float | None = None) -> list[Tensor]:
+        """See `Program`; a forward pass cannot be stopped."""
         arguments = [torch.from_numpy(tensor.array().copy()).to(self._device) for tensor in inputs]
         results = self._module(*arguments)
         given = results if isinstance(results, tuple | list) else (results,)

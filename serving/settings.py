@@ -59,6 +59,7 @@ class WorkerSettings:
     unload_after_s: how long a version that no plan names stays warm. model_bytes: memory of the
     device by model; device_bytes: all of it. model_weights: shares of the device's time.
     heartbeat_s, heartbeat_ttl_s: how often the worker announces itself, and how long that counts.
+    triton_servers: addresses (host:port, gRPC) of the servers that versions may run on, by name.
     """
 
     address: str
@@ -74,6 +75,7 @@ class WorkerSettings:
     model_weights: Mapping[str, float] = field(default_factory=dict)
     heartbeat_s: float = 1.0
     heartbeat_ttl_s: float = 5.0
+    triton_servers: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         _require(1 <= self.threads <= 256, "worker.threads", self.threads, "1 to 256")

@@ -17,7 +17,7 @@ import numpy as np
 
 from registry.contracts.manifest import ModelPackage
 from tests.bench.load import Measured, cpu_s, hardware, measure, post, pss_mb
-from tests.bench.platform_under_test import COLUMNS, data_plane, ltr_package
+from tests.bench.platform_under_test import COLUMNS, data_plane, ltr_package, platform_pids
 
 SERVER_CORE, GENERATOR_CORE = 0, 1
 VERSIONS = ("torch", "numpy", "uvicorn", "uvloop", "fastapi", "redis")
@@ -84,8 +84,8 @@ def main() -> None:
     print(f"{told.candidates} candidates by id of {told.items} items (Zipf 1.0), {COLUMNS} stored columns, top_k 10\n")
     cells: dict[int, list[Measured]] = {1: [], 8: [], 32: []}
     floors = []
-    with data_plane(package, items, values, SERVER_CORE) as (settings, state):
-        pids = [process.pid for process in state.processes if process.pid]
+    with data_plane([package], SERVER_CORE, items, values) as (settings, state):
+        pids = platform_pids(state)
         by_process: dict[str, list[float]] = {process.name: [] for process in state.processes if process.pid}
         for _ in range(told.rounds):
             for concurrency, measured in cells.items():
