@@ -155,9 +155,9 @@ class Replica:
         self.start()
         self.follow(plan)
 
-    def follow(self, plan: TrafficPlan) -> None:
-        """Loads what the plan names."""
-        self.shelf.follow({plan.model: plan})
+    def follow(self, *plans: TrafficPlan) -> None:
+        """Loads what the plans name."""
+        self.shelf.follow({plan.model: plan for plan in plans})
         self.shelf.settle()
 
     def start(self) -> None:
@@ -182,16 +182,19 @@ def a_replica(
     plan: TrafficPlan | None = None,
     window: BatchWindow | None = None,
     clock: Callable[[], float] = lambda: 0.0,
+    load: Callable[[str, int, str], LoadedModel] | None = None,
+    address: str | None = None,
 ) -> Iterator[Replica]:
-    """A replica that holds what the plan names, every version with this program and tier."""
+    """A replica that holds what the plan names, every version with this program and tier unless
+    `load` says otherwise."""
 
-    def load(model: str, version: int, digest: str) -> LoadedModel:
+    def load_alike(model: str, version: int, digest: str) -> LoadedModel:
         return a_loaded_model(program, tier, version=version, digest=digest, model=model)
 
     # not tmp_path: the path of a Unix socket may have 107 bytes at most
     with tempfile.TemporaryDirectory(prefix="sluice-", dir="/tmp") as folder:
-        address = str(Path(folder) / "worker.sock")
-        replica = Replica(address, load, plan or a_plan(), window or BatchWindow(4096), clock)
+        address = address or str(Path(folder) / "worker.sock")
+        replica = Replica(address, load or load_alike, plan or a_plan(), window or BatchWindow(4096), clock)
         try:
             yield replica
         finally:
