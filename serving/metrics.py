@@ -35,6 +35,9 @@ STALE_ROWS = Counter("serving_stale_rows", "Candidates whose row is past its fre
 REFUSED_ROWS = Counter("serving_refused_rows", "Stored rows of another layout, treated as missing.", ["view"])
 TIER_LOOKUPS = Counter("serving_tier_lookups", "Row lookups in the host slab.", ["view", "outcome"])
 TIER_ROWS = Gauge("serving_tier_rows", "Rows held in the host slab.", ["view"], multiprocess_mode="livesum")
+MODEL_BYTES = Gauge(
+    "serving_model_bytes", "Device memory of a model's loaded versions.", ["model"], multiprocess_mode="livesum"
+)
 FAILED_LOADS = Counter("serving_failed_loads", "Versions that could not be loaded.", ["model"])
 
 DEVICE_LOOKUPS = Counter("serving_device_tier_lookups", "Row lookups in device memory.", ["view", "outcome"])

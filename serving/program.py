@@ -30,16 +30,23 @@ SCORES = "scores"
 class Program(Protocol):
     """What scores rows: the native torch program, or a remote server's model."""
 
-    def score(self, features: NDArray[np.float32], query_index: NDArray[np.int64]) -> NDArray[np.float32]:
+    def score(
+        self, features: NDArray[np.float32], query_index: NDArray[np.int64], timeout_s: float | None = None
+    ) -> NDArray[np.float32]:
         """One score per row.
 
         features: float32 (rows, columns), in the feature view's order. query_index: int64
         (rows,), ascending: rows of one query share a number; a pointwise model ignores it.
+        timeout_s: nobody waits for the answer after that; None: for as long as it takes. A program
+        that waits for others raises DeadlineExceeded then, one that computes goes on.
         """
         ...
 
-    def run(self, inputs: Sequence[Tensor]) -> list[Tensor]:
-        """All outputs, in the manifest's order. inputs: checked, all of them, in the manifest's order."""
+    def run(self, inputs: Sequence[Tensor], timeout_s: float | None = None) -> list[Tensor]:
+        """All outputs, in the manifest's order.
+
+        inputs: checked, all of them, in the manifest's order. timeout_s: as in `score`.
+        """
         ...
 
 
@@ -74,8 +81,10 @@ class TorchProgram:
             call = compiled(program, call, compile, manifest.model, self._sample(), precision)
         self._call = call
 
-    def score(self, features: NDArray[np.float32], query_index: NDArray[np.int64]) -> NDArray[np.float32]:
-        """See `Program`."""
+    def score(
+        self, features: NDArray[np.float32], query_index: NDArray[np.int64], timeout_s: float | None = None
+    ) -> NDArray[np.float32]:
+        """See `Program`; a forward pass cannot be stopped."""
         with torch.inference_mode():
             matrix = torch.from_numpy(features)
             index = torch.from_numpy(query_index) if self.listwise else None
@@ -99,8 +108,11 @@ class TorchProgram:
         scores: torch.Tensor = results[self._score_place]
         return scores.reshape(-1)
 
-    def run(self, inputs: Sequence[Tensor]) -> list[Tensor]:
-        """See `Program`. Raises QueryRefused, naming the tensor, if the model cannot take these shapes."""
+    def run(self, inputs: Sequence[Tensor], timeout_s: float | None = None) -> list[Tensor]:
+        """See `Program`; a forward pass cannot be stopped.
+
+        Raises QueryRefused, naming the tensor, if the model cannot take these shapes.
+        """
         parts: list[torch.Tensor] = []
         names: list[str] = []
         for tensor in inputs:

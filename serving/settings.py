@@ -1,6 +1,7 @@
 """What serving can be told. Every value is checked when the process starts."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 
@@ -13,7 +14,8 @@ def _require(holds: bool, key: str, value: object, rule: str) -> None:
 class GatewaySettings:
     """workers: socket paths of the replicas. journal_bytes: room for events while Redis is away.
 
-    max_body_bytes: of our own routes; max_infer_bytes: of tensor requests, after decompression too.
+    max_body_bytes: of our own routes; max_infer_bytes: of tensor requests, after decompression too;
+    max_json_bytes: of the JSON in them, whose parsing needs several times that.
     arena_bytes: memory shared with each worker for tensors on their way.
     default_deadline_ms: for queries that name none; max_deadline_ms: the most one may ask for.
     log_every: one of so many answers is logged at INFO; of degraded ones, one a second besides.
@@ -26,6 +28,7 @@ class GatewaySettings:
     max_candidates: int = 2000
     max_body_bytes: int = 4 << 20
     max_infer_bytes: int = 64 << 20
+    max_json_bytes: int = 8 << 20
     max_feedback_events: int = 1000
     default_deadline_ms: int = 1000
     max_deadline_ms: int = 60_000
@@ -39,6 +42,12 @@ class GatewaySettings:
         _require(1 <= self.max_candidates <= 65535, "gateway.max_candidates", self.max_candidates, "1 to 65535")
         _require(self.max_body_bytes >= 1024, "gateway.max_body_bytes", self.max_body_bytes, "at least 1024")
         _require(self.max_infer_bytes >= 1024, "gateway.max_infer_bytes", self.max_infer_bytes, "at least 1024")
+        _require(
+            1024 <= self.max_json_bytes <= self.max_infer_bytes,
+            "gateway.max_json_bytes",
+            self.max_json_bytes,
+            f"1024 <= bytes <= max_infer_bytes ({self.max_infer_bytes})",
+        )
         _require(self.arena_bytes >= 4096, "gateway.arena_bytes", self.arena_bytes, "at least 4096")
         _require(
             1 <= self.default_deadline_ms <= self.max_deadline_ms,
@@ -51,13 +60,17 @@ class GatewaySettings:
 
 @dataclass(frozen=True, slots=True)
 class WorkerSettings:
-    """socket: where gateways connect. slab_rows: rows kept in host memory per feature view.
+    """address: where gateways connect, see `addresses`. slab_rows: rows kept in host memory per
+    feature view.
 
     batch_candidates: rows in one forward pass. redis_timeout_s: the most a batch waits for rows.
-    unload_after_s: how long a version that no plan names stays warm.
+    unload_after_s: how long a version that no plan names stays warm. model_bytes: memory of the
+    device by model; device_bytes: all of it. model_weights: shares of the device's time.
+    heartbeat_s, heartbeat_ttl_s: how often the worker announces itself, and how long that counts.
+    triton_servers: addresses (host:port, gRPC) of the servers that versions may run on, by name.
     """
 
-    socket: str
+    address: str
     plan_copy: Path
     device: str = "cpu"
     threads: int = 1
@@ -65,9 +78,21 @@ class WorkerSettings:
     batch_candidates: int = 4096
     redis_timeout_s: float = 0.25
     unload_after_s: float = 30.0
+    model_bytes: Mapping[str, int] = field(default_factory=dict)
+    device_bytes: int | None = None
+    model_weights: Mapping[str, float] = field(default_factory=dict)
+    heartbeat_s: float = 1.0
+    heartbeat_ttl_s: float = 5.0
+    triton_servers: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         _require(1 <= self.threads <= 256, "worker.threads", self.threads, "1 to 256")
         _require(self.slab_rows >= 16, "worker.slab_rows", self.slab_rows, "at least 16")
         _require(self.batch_candidates >= 1, "worker.batch_candidates", self.batch_candidates, "at least 1")
         _require(0 < self.redis_timeout_s <= 10, "worker.redis_timeout_s", self.redis_timeout_s, "0 < s <= 10")
+        _require(
+            0 < 2 * self.heartbeat_s <= self.heartbeat_ttl_s,
+            "worker.heartbeat_ttl_s",
+            self.heartbeat_ttl_s,
+            f"at least two heartbeats of {self.heartbeat_s} s",
+        )
