@@ -1,6 +1,7 @@
 """Versions that run on a real tritonserver, alone and behind a real worker."""
 
 import asyncio
+import socket
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 from registry.contracts.features import Column, FeatureView
 from registry.contracts.manifest import ModelManifest, ModelPackage, RemoteModel, TensorSpec
 from serving.errors import DeadlineExceeded, QueryRefused, RankingError, RemoteUnfit, ReplicaUnhealthy
-from serving.frames import RankedReply
+from serving.frames import FailedReply, FrameBuffer, Kind, RankedReply
 from serving.program import TorchProgram
 from serving.replicas import ReplicaPool
 from serving.tensors import DATATYPES, DTYPES, Tensor, join_bytes
@@ -261,6 +262,22 @@ def test_a_model_that_takes_too_long_is_given_up_at_the_time_limit(triton: Trito
         program.score(slow, np.zeros(2, dtype=np.int64), timeout_s=0.2)  # it works for three seconds
     with pytest.raises(DeadlineExceeded, match="no time left"):
         program.score(slow, np.zeros(2, dtype=np.int64), timeout_s=0.0)
+
+
+def test_a_worker_gives_a_batch_up_at_its_deadline(triton: TritonServer) -> None:
+    slow = a_request(["item-1"], {WORDS: 1.0}, {MATCH: [300.0]}, deadline_us=500_000)
+    with a_replica(opened(triton)) as replica, socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as channel:
+        channel.settimeout(PATIENCE_S)
+        channel.connect(replica.address)
+        channel.sendall(slow.encode())
+        frames = FrameBuffer()
+        replies: list[FailedReply] = []
+        while not replies:
+            received = frames.feed(channel.recv(1 << 16))
+            replies += [FailedReply.decode(body) for kind, body in received if kind is Kind.FAILED]
+
+    assert replies[0].status == 504
+    assert "Triton server 'gpu-a'" in replies[0].message  # not the gateway, not the queue
 
 
 def test_what_the_model_cannot_do_fails_alone_and_the_worker_goes_on(triton: TritonServer) -> None:
