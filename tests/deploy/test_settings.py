@@ -32,6 +32,21 @@ def test_an_empty_variable_counts_as_not_set():
     assert PlatformSettings.from_environment({"SLUICE_GATEWAY_PORT": " "}).gateway_port == 8700
 
 
+def test_triton_servers_are_addresses_by_name():
+    told = {"SLUICE_TRITON_SERVERS": "gpu-a=10.0.0.5:8001, b=triton.internal:9001"}
+
+    settings = PlatformSettings.from_environment(told)
+
+    assert settings.triton_addresses == {"gpu-a": "10.0.0.5:8001", "b": "triton.internal:9001"}
+    assert PlatformSettings.from_environment(settings.to_environment()) == settings
+
+
+@pytest.mark.parametrize("told", ["gpu-a", "gpu-a=host", "a=h:0", "a=h:70000", "a=h:1,a=h:2", "a=http://h:1", "=h:1"])
+def test_a_triton_server_that_is_no_address_is_told_with_the_rule(told: str):
+    with pytest.raises(SettingsError, match=r"SLUICE_TRITON_SERVERS=.*: expected name=host:port"):
+        PlatformSettings.from_environment({"SLUICE_TRITON_SERVERS": told})
+
+
 @given(
     settings=st.builds(
         PlatformSettings,
