@@ -8,8 +8,9 @@ from typing import Any, Protocol
 
 from registry.contracts.manifest import TensorSpec
 from serving.arena import Arena
-from serving.errors import DeadlineExceeded, QueryRefused, RankingError, ReplicaLost
+from serving.errors import DeadlineExceeded, QueryRefused, RankingError, ReplicaLost, ReplicaUnhealthy
 from serving.frames import (
+    REMOTE_AWAY,
     BrokenFrame,
     FailedReply,
     FrameBuffer,
@@ -160,11 +161,19 @@ class Link(asyncio.Protocol):
         if self._outcomes is not None:
             if status < 500:
                 self._outcomes.succeeded(replica.address, replica.heard_s - waiting.sent_s, replica.heard_s)
-            elif status != 503:  # unloaded meanwhile, or a remote server is away: not the replica's fault
+            elif status not in (
+                503,
+                REMOTE_AWAY,
+            ):  # unloaded meanwhile, or a remote server is away: not the replica's fault
                 self._outcomes.failed(replica.address, replica.heard_s)
         return None if waiting.answer.done() else waiting.answer
 
 
 def _as_error(failed: FailedReply) -> RankingError:
-    kinds: dict[int, type[RankingError]] = {400: QueryRefused, 503: ReplicaLost, 504: DeadlineExceeded}
+    kinds: dict[int, type[RankingError]] = {
+        400: QueryRefused,
+        REMOTE_AWAY: ReplicaUnhealthy,
+        503: ReplicaLost,
+        504: DeadlineExceeded,
+    }
     return kinds.get(failed.status, RankingError)(failed.message)
