@@ -21,7 +21,7 @@ from serving.arena import attach
 from serving.batch_times import BatchTimes
 from serving.batching import BatchWindow, Pending
 from serving.drain import DrainRule
-from serving.execution import UNLOADED, Reply, answer_batch
+from serving.execution import UNLOADED, Reply, Started, start_batch
 from serving.features.host import HostTier
 from serving.frames import (
     BrokenFrame,
@@ -120,6 +120,7 @@ class Worker:
         self._replica, self._shelf, self._tiers, self._window = replica, shelf, tiers, window
         self._clock, self._wall_ms = clock, wall_ms
         self._waiting: list[Waiting] = []
+        self._under_way: tuple[list[Waiting], Started, float] | None = None
         self._received = bytearray(RECEIVE_BYTES)
         self._selector = selectors.DefaultSelector()
         self._connections: set[_Connection] = set()
@@ -145,7 +146,7 @@ class Worker:
                 tally.flush()
                 self._tell_statistics()
                 flush_at_s = self._clock() + tally.FLUSH_EVERY_S
-            self._turn(0.0 if self._waiting else IDLE_S)
+            self._turn(0.0 if self._waiting or self._under_way else IDLE_S)
         self._drain()
         for connection in list(self._connections):
             connection.channel.setblocking(True)
@@ -165,12 +166,14 @@ class Worker:
         self._drains, began_s = True, self._clock()
         for connection in list(self._connections):
             self._tell_state(connection)
-        while self._connections and not self._drain_rule.is_over(
-            began_s, self._received_s, len(self._waiting), self._clock()
-        ):
-            self._turn(0.0 if self._waiting else self._drain_rule.quiet_s / 4)
+        while self._connections:
+            unanswered = len(self._waiting) + (self._under_way is not None)
+            if self._drain_rule.is_over(began_s, self._received_s, unanswered, self._clock()):
+                break
+            self._turn(0.0 if unanswered else self._drain_rule.quiet_s / 4)
         while self._waiting:
             self._score_next()
+        self._finish()
 
     def _turn(self, wait_s: float) -> None:
         for key, ready in self._selector.select(wait_s):
@@ -190,6 +193,8 @@ class Worker:
                 self._tell_state(connection)
         if self._waiting:
             self._score_next()
+        else:
+            self._finish()
 
     def _accept(self) -> None:
         channel, _ = self._listener.accept()
@@ -308,20 +313,36 @@ class Worker:
             connection, request = hopeless.payload
             self._reply(connection, FailedReply(request.number, 504, _too_late(hopeless, now_s, self._times)))
         if batch.taken:
-            self._answer(batch.taken, now_s)
-            rows, ended_s = sum([pending.rows for pending in batch.taken]), self._clock()
-            self._shares.charge(batch.taken[0].model, rows)
-            self._times.of(batch.taken[0].slot).observe(rows, ended_s - now_s, ended_s)
-        for connection in {pending.payload[0] for pending in (*batch.taken, *batch.expired, *batch.hopeless)}:
+            self._start(batch.taken, now_s)
+        for connection in {pending.payload[0] for pending in (*batch.expired, *batch.hopeless)}:
             self._flush(connection)
 
-    def _answer(self, live: list[Waiting], now_s: float) -> None:
-        """Answers every request of a batch, one way or the other: the worker never dies of one."""
-        requests = [pending.payload[1] for pending in live]
-        queue_us = [(now_s - pending.arrived_s) * 1e6 for pending in live]
+    def _start(self, taken: list[Waiting], now_s: float) -> None:
+        """Gives a batch to its version, and only then finishes the one before: the device goes on
+        computing while the host prepares."""
+        requests = [pending.payload[1] for pending in taken]
+        queue_us = [(now_s - pending.arrived_s) * 1e6 for pending in taken]
         loaded = self._shelf.stock.at(requests[0].slot)
-        for pending, reply in zip(live, answer_batch(loaded, requests, queue_us, self._wall_ms()), strict=True):
+        timeout_s = max([pending.deadline_s for pending in taken]) - now_s
+        started = start_batch(loaded, requests, queue_us, self._wall_ms(), timeout_s)
+        self._shares.charge(taken[0].model, sum([pending.rows for pending in taken]))
+        self._finish()
+        self._under_way = (taken, started, now_s)
+        if not started.under_way:
+            self._finish()
+
+    def _finish(self) -> None:
+        """Answers the batch under way, if there is one."""
+        if self._under_way is None:
+            return
+        taken, started, began_s = self._under_way
+        self._under_way = None
+        for pending, reply in zip(taken, started.finish(), strict=True):
             self._reply(pending.payload[0], reply)
+        ended_s = self._clock()
+        self._times.of(taken[0].slot).observe(sum([pending.rows for pending in taken]), ended_s - began_s, ended_s)
+        for connection in {pending.payload[0] for pending in taken}:
+            self._flush(connection)
 
     @staticmethod
     def _reply(connection: _Connection, reply: Reply) -> None:

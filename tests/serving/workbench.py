@@ -44,7 +44,9 @@ class SumOfFeatures:
     def __init__(self) -> None:
         self.batches: list[int] = []
 
-    def score(self, features: NDArray[np.float32], query_index: NDArray[np.int64]) -> NDArray[np.float32]:
+    def score(
+        self, features: NDArray[np.float32], query_index: NDArray[np.int64], timeout_s: float | None = None
+    ) -> NDArray[np.float32]:
         """See `serving.program.Program`."""
         self.batches.append(int(query_index[-1]) + 1)
         if (features == POISON).any():
@@ -52,7 +54,7 @@ class SumOfFeatures:
         scores: NDArray[np.float32] = features.sum(axis=1)
         return scores
 
-    def run(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+    def run(self, inputs: Sequence[Tensor], timeout_s: float | None = None) -> list[Tensor]:
         """See `serving.program.Program`."""
         features = inputs[0].array()
         return [Tensor.of("scores", "FP32", self.score(features, np.zeros(len(features), dtype=np.int64)))]
@@ -65,17 +67,19 @@ class Held:
         self._program = program
         self.working, self.let_go = threading.Event(), threading.Event()
 
-    def score(self, features: NDArray[np.float32], query_index: NDArray[np.int64]) -> NDArray[np.float32]:
+    def score(
+        self, features: NDArray[np.float32], query_index: NDArray[np.int64], timeout_s: float | None = None
+    ) -> NDArray[np.float32]:
         """See `serving.program.Program`."""
         self.working.set()
         assert self.let_go.wait(PATIENCE_S)
-        return self._program.score(features, query_index)
+        return self._program.score(features, query_index, timeout_s)
 
-    def run(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+    def run(self, inputs: Sequence[Tensor], timeout_s: float | None = None) -> list[Tensor]:
         """See `serving.program.Program`."""
         self.working.set()
         assert self.let_go.wait(PATIENCE_S)
-        return self._program.run(inputs)
+        return self._program.run(inputs, timeout_s)
 
 
 def rows_in_memory(lengths: Mapping[str, float] = LENGTHS, view: FeatureView = VIEW) -> MemoryTier:
