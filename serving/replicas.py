@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from registry.contracts.traffic import TrafficPlan
 from serving import metrics
-from serving.addresses import parse_address
+from serving.addresses import check_peer, parse_address
 from serving.arena import Arena
 from serving.balance import choose
 from serving.errors import DeadlineExceeded, ReplicaLost, ReplicaUnhealthy
@@ -264,6 +264,7 @@ class ReplicaPool:
         channel = address.socket()
         try:
             await self._loop.sock_connect(channel, address.target)
+            check_peer(channel)
             if not address.passes_descriptors:
                 return channel
             replica.arena = Arena(self._arena_bytes)
