@@ -34,6 +34,8 @@ from serving.settings import GatewaySettings
 from tests.builders import a_plan
 from tests.serving.workbench import PATIENCE_S
 
+MAX_CANDIDATES = 2000
+
 
 @dataclass
 class RunningGateway:
@@ -41,6 +43,7 @@ class RunningGateway:
 
     port: int
     permits: Permits
+    ranker: Ranker
     pool: ReplicaPool
     event_log: EventLog
     stream: MemoryStream
@@ -82,7 +85,9 @@ def a_running_gateway(
     failures: list[BaseException] = []
 
     async def serve(folder: str, journal: Journal) -> None:
-        settings = GatewaySettings(Path(folder) / "events", Path(folder) / "plans.json", (address,))
+        settings = GatewaySettings(
+            Path(folder) / "events", Path(folder) / "plans.json", (address,), max_candidates=MAX_CANDIDATES
+        )
         stream = MemoryStream()
         event_log = EventLog(journal, stream)
         ids = RankingIds(b"a secret of 24 bytes....", random.Random(1))
@@ -105,7 +110,7 @@ def a_running_gateway(
         while not server.started:
             await asyncio.sleep(0.001)
         port = server.servers[0].sockets[0].getsockname()[1]
-        made.append(RunningGateway(port, permits, pool, event_log, stream))
+        made.append(RunningGateway(port, permits, ranker, pool, event_log, stream))
         loop = asyncio.get_running_loop()
         stop.append(lambda: loop.call_soon_threadsafe(setattr, server, "should_exit", True) and None)
         started.set()

@@ -1,11 +1,12 @@
 """A gateway and a worker with real exported programs, and requests for them in tritonclient's words."""
 
+import asyncio
 import http.client
 import io
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -62,10 +63,9 @@ def every_datatype() -> LoadedProgram:
 
 @dataclass
 class Served:
-    """A running gateway, and what it was told to hold or not."""
+    """A running gateway."""
 
     gateway: RunningGateway
-    told: list[tuple[str, bool]] = field(default_factory=list)
 
     def client(self) -> InferenceServerClient:
         """The unmodified one."""
@@ -75,16 +75,20 @@ class Served:
 @contextmanager
 def serve(version: LoadedProgram, plan: TrafficPlan, regions: Regions | None = None) -> Iterator[Served]:
     """A gateway and a worker that holds the version. regions: None for shared memory off."""
-    told: list[tuple[str, bool]] = []
+    running: list[RunningGateway] = []
 
     async def control(model: str, wanted: bool) -> None:
-        told.append((model, wanted))
+        held_back = frozenset[str]() if wanted else frozenset({model})
+        running[0].ranker.held_back = held_back
+        replica.shelf.hold_back(held_back)
+        await asyncio.to_thread(replica.shelf.settle)
 
     with tempfile.TemporaryDirectory(prefix="sluice-", dir="/tmp") as folder:
         replica = Replica(str(Path(folder) / "worker.sock"), lambda *_: version, plan, BatchWindow(4096), lambda: 0.0)
         try:
             with a_running_gateway(replica.address, plan, regions, control) as gateway:
-                yield Served(gateway, told)
+                running.append(gateway)
+                yield Served(gateway)
         finally:
             replica.stop()
 

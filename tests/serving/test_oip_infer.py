@@ -14,6 +14,7 @@ from tritonclient.http import InferenceServerClient, InferInput
 from tritonclient.utils import InferenceServerException
 
 from serving.tensors import DATATYPES
+from tests.serving.http_gateway import MAX_CANDIDATES
 from tests.serving.oip_gateway import EVERY, PLAN, ROWS, Served, check, every_datatype, inputs_of, matrices, post, serve
 from tests.serving.oip_tensors import NUMPY, an_output, as_input, same
 from tests.serving.test_infer import two_inputs
@@ -159,7 +160,7 @@ def test_the_asyncio_client_works(served: Served) -> None:
             [inputs_of()[0], as_input("left", "FP32", np.zeros((2, 4), np.float32))],
             r"\[400\] input 'left'.*\[2, 4\]",
         ),
-        ("tensors", "", inputs_of(rows=2001), r"\[400\].*2001"),
+        ("tensors", "", inputs_of(rows=MAX_CANDIDATES + 1), rf"\[400\].*{MAX_CANDIDATES + 1}"),
         ("tensors", "", [*inputs_of(), inputs_of()[0]], r"\[400\] input 'right': given twice"),
     ],
 )

@@ -10,7 +10,8 @@ from tritonclient.grpc import model_config_pb2
 from tritonclient.http import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
-from tests.serving.oip_gateway import EVERY, PLAN, Served, every_datatype, inputs_of, post, serve
+from tests.serving.http_gateway import MAX_CANDIDATES
+from tests.serving.oip_gateway import EVERY, PLAN, Served, check, every_datatype, inputs_of, post, serve
 from tests.serving.test_infer import two_inputs
 from tests.serving.workbench import PATIENCE_S
 
@@ -58,7 +59,7 @@ def test_metadata_and_configuration_are_the_manifests(client: InferenceServerCli
     assert (metadata["name"], metadata["versions"]) == ("tensors", ["1"])
     assert metadata["inputs"][0] == {"name": "left", "datatype": "FP32", "shape": [-1, 3]}
     assert [one["name"] for one in metadata["outputs"]] == ["sum", "larger"]
-    assert config["max_batch_size"] == 2000
+    assert config["max_batch_size"] == MAX_CANDIDATES
     assert config["input"][0] == {"name": "left", "data_type": "TYPE_FP32", "dims": [3]}
     assert config["output"][1] == {"name": "larger", "data_type": "TYPE_INT32", "dims": [3]}
 
@@ -90,13 +91,22 @@ def test_statistics_count_what_was_answered(client: InferenceServerClient, serve
     assert sum(batch["compute_infer"]["count"] for batch in stats["batch_stats"]) == stats["execution_count"]
 
 
-def test_the_repository_tells_and_is_told(client: InferenceServerClient, served: Served) -> None:
-    assert client.get_model_repository_index() == [{"name": "tensors", "version": "1", "state": "READY", "reason": ""}]
+def test_a_model_is_unloaded_and_loaded_again_when_told(client: InferenceServerClient) -> None:
+    held = {"name": "tensors", "version": "1", "state": "READY", "reason": ""}
+    assert client.get_model_repository_index() == [held]
 
     client.unload_model("tensors")
-    client.load_model("tensors")
+    assert client.get_model_repository_index() == [{**held, "state": "UNAVAILABLE", "reason": "unloaded"}]
+    assert not client.is_model_ready("tensors")
+    with pytest.raises(InferenceServerException, match=r"\[\d+\].*tensors"):
+        client.infer("tensors", inputs_of())
 
-    assert served.told == [("tensors", False), ("tensors", True)]
+    client.load_model("tensors")
+    assert client.get_model_repository_index() == [held]
+    check(client.infer("tensors", inputs_of()))
+
+
+def test_what_cannot_be_loaded_is_refused(client: InferenceServerClient) -> None:
     with pytest.raises(InferenceServerException, match=r"\[404\].*nobody"):
         client.load_model("nobody")
     with pytest.raises(InferenceServerException, match=r"\[501\].*registry"):
