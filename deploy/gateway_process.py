@@ -61,7 +61,7 @@ async def _serve(settings: PlatformSettings, mine: GatewaySettings, stop: thread
     source = random.SystemRandom()
     ids = RankingIds(ranking_secret(settings), random.Random(source.getrandbits(256)))
     event_log = EventLog(Journal(mine.journal, mine.journal_bytes), RedisStream(redis_client(settings)))
-    pool = ReplicaPool(mine.workers)
+    pool = ReplicaPool(mine.workers, arena_bytes=mine.arena_bytes)
     permits = Permits(mine.max_in_flight)
     ranker = Ranker(pool, event_log, ids, permits, mine.log_every)
 

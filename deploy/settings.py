@@ -9,6 +9,7 @@ import difflib
 import hashlib
 import logging
 import os
+import re
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ logger = logging.getLogger(__name__)
 PREFIX = "SLUICE_"
 MAX_REPLICAS = 64
 SOCKET_PATH_BYTES = 107  # sun_path is 108 bytes and ends with a zero
+_TRITON_SERVER = re.compile(r"(?P<name>[A-Za-z0-9._-]{1,64})=(?P<address>[^\s=,/]+:(?P<port>\d{1,5}))")
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 _TRUE = ("1", "true", "yes", "on")
 _FALSE = ("0", "false", "no", "off")
@@ -37,6 +39,8 @@ class PlatformSettings:
     gateways, workers: how many processes of each.
     torch_threads: of one worker. with_*: leave these processes out with 0.
     replica: which of several like processes this one is, from 0.
+    triton_servers: where versions may run that do not run here, "name=host:port,other=host:port"
+    of gRPC front ends, see `triton_addresses`.
     Raises SettingsError, naming key, value and rule.
     """
 
@@ -51,6 +55,7 @@ class PlatformSettings:
     with_archiver: bool = True
     with_monitor: bool = True
     with_celery: bool = True
+    triton_servers: str = ""
     log_level: str = "INFO"
     replica: int = 0
 
@@ -70,6 +75,7 @@ class PlatformSettings:
         for key in ("gateways", "workers"):
             _require(1 <= getattr(self, key) <= MAX_REPLICAS, key, getattr(self, key), f"1 to {MAX_REPLICAS}")
         _require(1 <= self.torch_threads <= 256, "torch_threads", self.torch_threads, "1 to 256")
+        self.triton_addresses  # noqa: B018 - raises if it cannot be read
         _require(self.log_level in _LEVELS, "log_level", self.log_level, f"one of {', '.join(_LEVELS)}")
         _require(0 <= self.replica < MAX_REPLICAS, "replica", self.replica, f"0 to {MAX_REPLICAS - 1}")
 
@@ -88,6 +94,18 @@ class PlatformSettings:
     def gateway_url(self) -> str:
         """Where a client on this machine finds the gateway."""
         return f"http://{url_host(self.gateway_host)}:{self.gateway_port}"
+
+    @property
+    def triton_addresses(self) -> dict[str, str]:
+        """host:port by server name, of `triton_servers`."""
+        rule = "name=host:port, separated by commas, each name once"
+        addresses: dict[str, str] = {}
+        for told in filter(None, self.triton_servers.split(",")):
+            found = _TRITON_SERVER.fullmatch(told.strip())
+            if not found or found["name"] in addresses or not 1 <= int(found["port"]) <= 65535:
+                raise SettingsError(_key("triton_servers"), self.triton_servers, rule)
+            addresses[found["name"]] = found["address"]
+        return addresses
 
     @property
     def mlflow_url(self) -> str:

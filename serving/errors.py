@@ -74,6 +74,10 @@ class ReplicaLost(ReplicaUnhealthy):
     """The connection to the replica broke while it held the query."""
 
 
+class RemoteUnfit(ReplicaUnhealthy):
+    """The model on the remote server is gone, or is not what was registered."""
+
+
 class EventLogFull(ReplicaUnhealthy):
     """The journal has no room: what cannot be kept is not accepted."""
 

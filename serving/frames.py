@@ -91,13 +91,23 @@ class LoadedVersion(msgspec.Struct, frozen=True, array_like=True, dict=True):
         return tuple(c for c, source in zip(self.columns, self.sources, strict=True) if source != "row")
 
 
+class FailedVersion(msgspec.Struct, frozen=True, array_like=True):
+    """A version that plans name and the worker does not hold, and why."""
+
+    model: str
+    version: int
+    reason: str
+
+
 class WorkerState(msgspec.Struct, frozen=True, array_like=True):
-    """ready: every champion that the plans name is loaded and warm."""
+    """ready: every champion that the plans name is loaded and warm. versions: for queries to come;
+    a worker that drains names none."""
 
     replica: str
     pid: int
     ready: bool
     versions: tuple[LoadedVersion, ...]
+    failures: tuple[FailedVersion, ...] = ()
 
 
 @dataclass(slots=True)

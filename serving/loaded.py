@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from registry.contracts.manifest import TensorSpec
 from serving import metrics
+from serving.footprint import NOTHING, Footprint
 from serving.frames import LoadedVersion
 from serving.program import Program
 from serving.statistics import VersionStatistics
@@ -16,6 +17,7 @@ class LoadedProgram:
     """A version that takes tensors. `scoring.LoadedModel` is one that ranks as well.
 
     inputs, outputs, batchable: as in the manifest. platform: what runs it, in the protocol's words.
+    footprint: what it takes of the device's memory.
     """
 
     model: str
@@ -26,6 +28,7 @@ class LoadedProgram:
     outputs: Sequence[TensorSpec] = ()
     batchable: bool = True
     platform: str = "pytorch_export"
+    footprint: Footprint = NOTHING
     statistics: VersionStatistics = field(init=False)
     batch_candidates: HistogramTally = field(init=False)
 

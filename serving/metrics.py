@@ -36,4 +36,24 @@ STALE_ROWS = Counter("serving_stale_rows", "Candidates whose row is past its fre
 REFUSED_ROWS = Counter("serving_refused_rows", "Stored rows of another layout, treated as missing.", ["view"])
 TIER_LOOKUPS = Counter("serving_tier_lookups", "Row lookups in the host slab.", ["view", "outcome"])
 TIER_ROWS = Gauge("serving_tier_rows", "Rows held in the host slab.", ["view"], multiprocess_mode="livesum")
+MODEL_BYTES = Gauge(
+    "serving_model_bytes", "Device memory of a model's loaded versions.", ["model"], multiprocess_mode="livesum"
+)
 FAILED_LOADS = Counter("serving_failed_loads", "Versions that could not be loaded.", ["model"])
+
+DEVICE_LOOKUPS = Counter("serving_device_tier_lookups", "Row lookups in device memory.", ["view", "outcome"])
+DEVICE_ROWS = Gauge(
+    "serving_device_tier_rows", "Rows resident in device memory.", ["view"], multiprocess_mode="livesum"
+)
+PRECISION_FALLBACKS = Counter(
+    "serving_precision_fallbacks", "Versions served in float32 because a lower precision ranked otherwise.", ["model"]
+)
+COMPILE_FALLBACKS = Counter("serving_compile_fallbacks", "Versions served as exported: compiling failed.", ["model"])
+GRAPH_FALLBACKS = Counter("serving_graph_fallbacks", "Row counts that no captured graph serves.", ["model", "reason"])
+GRAPH_PASSES = Counter("serving_graph_passes", "Forward passes, by whether a graph was replayed.", ["model", "how"])
+
+DEVICE_MEMORY = Gauge("serving_device_memory_bytes", "Memory of a device.", ["device", "kind"])
+DEVICE_BUSY = Gauge("serving_device_utilisation_ratio", "Share of the last moment in which a kernel ran.", ["device"])
+DEVICE_POWER = Gauge("serving_device_power_watts", "Power that a device draws.", ["device"])
+DEVICE_TEMPERATURE = Gauge("serving_device_temperature_celsius", "Temperature of a device.", ["device"])
+DEVICE_CLOCK = Gauge("serving_device_sm_clock_hertz", "Clock of a device's multiprocessors.", ["device"])

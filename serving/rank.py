@@ -82,7 +82,7 @@ class Ranker:
         self._answered = 0
         self._degraded_noted_s = float("-inf")
         self._tags: dict[str, int] = {}
-        self._stages = [HistogramTally(metrics.STAGE_SECONDS.labels(stage)) for stage in STAGES]
+        self._stages = [HistogramTally(metrics.STAGE_SECONDS.labels(stage)).observe for stage in STAGES]
         self._answers: dict[tuple[str, str], CounterTally] = {}
         self._wanted: Plans = {}
         self.plans: dict[str, TrafficPlan] = {}
@@ -187,17 +187,12 @@ class Ranker:
         return plan
 
     def _observe(self, reply: RankedReply, total_s: float) -> dict[str, float]:
-        inside_s = (reply.queue_us + reply.features_us + reply.device_us) / 1e6
-        seconds = (
-            reply.queue_us / 1e6,
-            reply.features_us / 1e6,
-            reply.device_us / 1e6,
-            max(0.0, total_s - inside_s),
-            total_s,
-        )
+        queue_s, features_s, device_s = reply.queue_us / 1e6, reply.features_us / 1e6, reply.device_us / 1e6
+        hop_s = max(0.0, total_s - queue_s - features_s - device_s)
+        seconds = (queue_s, features_s, device_s, hop_s, total_s)
         stages_ms = {}
-        for stage, tally, value in zip(STAGES, self._stages, seconds, strict=True):
-            tally.observe(value)
+        for stage, observe, value in zip(STAGES, self._stages, seconds, strict=True):
+            observe(value)
             stages_ms[stage] = int(value * 1e6) / 1000
         return stages_ms
 

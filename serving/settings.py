@@ -1,6 +1,7 @@
 """What serving can be told. Every value is checked when the process starts."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 
@@ -13,6 +14,8 @@ def _require(holds: bool, key: str, value: object, rule: str) -> None:
 class GatewaySettings:
     """workers: socket paths of the replicas. journal_bytes: room for events while Redis is away.
 
+    max_body_bytes: of our own routes; max_infer_bytes: of tensor requests, after decompression too.
+    arena_bytes: memory shared with each worker for tensors on their way.
     default_deadline_ms: for queries that name none; max_deadline_ms: the most one may ask for.
     log_every: one of so many answers is logged at INFO; of degraded ones, one a second besides.
     """
@@ -23,10 +26,12 @@ class GatewaySettings:
     max_in_flight: int = 512
     max_candidates: int = 2000
     max_body_bytes: int = 4 << 20
+    max_infer_bytes: int = 64 << 20
     max_feedback_events: int = 1000
     default_deadline_ms: int = 1000
     max_deadline_ms: int = 60_000
     journal_bytes: int = 64 << 20
+    arena_bytes: int = 64 << 20
     log_every: int = 100
 
     def __post_init__(self) -> None:
@@ -34,6 +39,8 @@ class GatewaySettings:
         _require(1 <= self.max_in_flight <= 65536, "gateway.max_in_flight", self.max_in_flight, "1 to 65536")
         _require(1 <= self.max_candidates <= 65535, "gateway.max_candidates", self.max_candidates, "1 to 65535")
         _require(self.max_body_bytes >= 1024, "gateway.max_body_bytes", self.max_body_bytes, "at least 1024")
+        _require(self.max_infer_bytes >= 1024, "gateway.max_infer_bytes", self.max_infer_bytes, "at least 1024")
+        _require(self.arena_bytes >= 4096, "gateway.arena_bytes", self.arena_bytes, "at least 4096")
         _require(
             1 <= self.default_deadline_ms <= self.max_deadline_ms,
             "gateway.default_deadline_ms",
@@ -78,7 +85,8 @@ class WorkerSettings:
     """socket: where gateways connect. slab_rows: rows kept in host memory per feature view.
 
     batch_candidates: rows in one forward pass. redis_timeout_s: the most a batch waits for rows.
-    unload_after_s: how long a version that no plan names stays warm.
+    unload_after_s: how long a version that no plan names stays warm. triton_servers: addresses
+    (host:port, gRPC) of the servers that versions may run on, by name.
     """
 
     socket: str
@@ -89,6 +97,7 @@ class WorkerSettings:
     batch_candidates: int = 4096
     redis_timeout_s: float = 0.25
     unload_after_s: float = 30.0
+    triton_servers: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         _require(1 <= self.threads <= 256, "worker.threads", self.threads, "1 to 256")

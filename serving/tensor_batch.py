@@ -22,9 +22,9 @@ class BatchBroken(Exception):
 
 
 def batch_key(loaded: LoadedProgram, request: InferRequest) -> Hashable:
-    """Requests with equal keys may share a forward pass."""
+    """Requests with equal keys may share a forward pass, if the version is batchable."""
     if not loaded.batchable:
-        return request  # equal to itself alone
+        return (request.slot,)
     return (request.slot, *(tensor.shape[1:] for tensor in request.inputs))
 
 

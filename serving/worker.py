@@ -18,6 +18,7 @@ from pathlib import Path
 from registry.contracts.manifest import TensorSpec
 from serving import tally
 from serving.arena import attach
+from serving.batch_times import BatchTimes
 from serving.batching import BatchWindow, Pending
 from serving.execution import UNLOADED, Reply, answer_batch
 from serving.features.host import HostTier
@@ -31,6 +32,7 @@ from serving.frames import (
     decode_cancel,
     encode_state,
 )
+from serving.shares import Shares
 from serving.shelf import Shelf
 from serving.statistics import encode_statistics
 from serving.tensor_batch import batch_key, rows_of
@@ -94,6 +96,7 @@ class Worker:
     """A replica behind a Unix socket.
 
     replica: its name in states and logs. wall_ms: the clock that row ages are compared with.
+    shares: how models share the device.
     """
 
     def __init__(
@@ -105,7 +108,9 @@ class Worker:
         window: BatchWindow,
         clock: Callable[[], float] = time.monotonic,
         wall_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        shares: Shares | None = None,
     ) -> None:
+        self._shares, self._times = shares or Shares(), BatchTimes()
         self._replica, self._shelf, self._tiers, self._window = replica, shelf, tiers, window
         self._clock, self._wall_ms = clock, wall_ms
         self._waiting: list[Waiting] = []
@@ -162,6 +167,7 @@ class Worker:
                     self._flush(key.data)
         if self._shelf.stock is not self._told_stock:
             self._told_stock = self._shelf.stock
+            self._times.keep(self._told_stock.slots)
             for connection in list(self._connections):
                 self._tell_state(connection)
         if self._waiting:
@@ -211,7 +217,7 @@ class Worker:
             for kind, body in connection.frames.feed(bytes(memoryview(self._received)[:size])):
                 if kind is Kind.SCORE:
                     ranking = ScoreRequest.decode(body)
-                    self._wait(connection, ranking, ranking.slot, ranking.candidates, now_s)
+                    self._wait(connection, ranking, 0, ranking.slot, ranking.candidates, now_s)
                 elif kind is Kind.INFER:
                     self._take_tensors(connection, body, now_s)
                 elif kind is Kind.CANCEL:
@@ -227,14 +233,21 @@ class Worker:
             for file in files:
                 os.close(file)
 
-    def _wait(self, connection: _Connection, request: Request, key: Hashable, rows: int, now_s: float) -> None:
+    def _wait(
+        self, connection: _Connection, request: Request, priority: int, key: Hashable, rows: int, now_s: float
+    ) -> None:
+        loaded = self._told_stock.slots.get(request.slot)
         self._waiting.append(
             Pending(
                 key=key,
-                candidates=rows,
+                rows=rows,
                 arrived_s=now_s,
                 deadline_s=now_s + request.deadline_us / 1e6,
                 payload=(connection, request),
+                model=loaded.model if loaded is not None else "",
+                slot=request.slot,
+                priority=priority,
+                alone=loaded is not None and not loaded.batchable,
             )
         )
 
@@ -250,7 +263,8 @@ class Worker:
             self._reply(connection, FailedReply(request.number, 503, UNLOADED))
             self._flush(connection)
         else:
-            self._wait(connection, request, batch_key(loaded, request), rows_of(loaded, request), now_s)
+            key, rows = batch_key(loaded, request), rows_of(loaded, request)
+            self._wait(connection, request, request.priority, key, rows, now_s)
 
     def _cancel(self, connection: _Connection, number: int) -> None:
         """The caller left: what still waits is answered, because the gateway keeps its block until then."""
@@ -264,15 +278,20 @@ class Worker:
     def _score_next(self) -> None:
         self._tiers.apply_changes()
         now_s = self._clock()
-        batch = self._window.take(self._waiting, now_s)
+        batch = self._window.take(self._waiting, now_s, self._shares, self._times)
         self._waiting = batch.left
         for late in batch.expired:
             connection, request = late.payload
             self._reply(connection, FailedReply(request.number, 504, "the deadline passed in the worker's queue"))
-        live = [pending for pending in batch.taken if not pending.payload[0].closed]
-        if live:
-            self._answer(live, now_s)
-        for connection in {pending.payload[0] for pending in (*batch.taken, *batch.expired)}:
+        for hopeless in batch.hopeless:
+            connection, request = hopeless.payload
+            self._reply(connection, FailedReply(request.number, 504, _too_late(hopeless, now_s, self._times)))
+        if batch.taken:
+            self._answer(batch.taken, now_s)
+            rows, ended_s = sum([pending.rows for pending in batch.taken]), self._clock()
+            self._shares.charge(batch.taken[0].model, rows)
+            self._times.of(batch.taken[0].slot).observe(rows, ended_s - now_s, ended_s)
+        for connection in {pending.payload[0] for pending in (*batch.taken, *batch.expired, *batch.hopeless)}:
             self._flush(connection)
 
     def _answer(self, live: list[Waiting], now_s: float) -> None:
@@ -308,9 +327,18 @@ class Worker:
     def _close(self, connection: _Connection) -> None:
         if not connection.closed:
             connection.closed = True
+            self._waiting = [pending for pending in self._waiting if pending.payload[0] is not connection]
             self._connections.discard(connection)
             self._selector.unregister(connection.channel)
             connection.channel.close()
+
+
+def _too_late(pending: Waiting, now_s: float, times: BatchTimes) -> str:
+    expected_ms = times.of(pending.slot).expected_s(pending.rows, now_s) * 1000
+    return (
+        f"deadline_ms: {(pending.deadline_s - now_s) * 1000:.1f} ms were left in the worker's queue, "
+        f"{pending.rows} rows take {expected_ms:.1f} ms"
+    )
 
 
 def _listen(socket_path: str) -> socket.socket:

@@ -19,6 +19,7 @@ from serving.settings import GatewaySettings
 MAX_RANKING_AGE_MS = 30 * 24 * 3600 * 1000
 CLOCK_SKEW_MS = 60_000
 MAX_POSITION = 65535
+CONTROL_BYTES = bytes([*range(0x20), 0x7F])
 
 
 class QueryBody(msgspec.Struct, forbid_unknown_fields=True):
@@ -104,7 +105,7 @@ def read_rank(model: str, body: bytes, settings: GatewaySettings, trace_id: str)
     if not 1 <= deadline_ms <= settings.max_deadline_ms:
         raise QueryRefused(f"deadline_ms={deadline_ms}: expected 1 to {settings.max_deadline_ms}")
     for field, value in (("unit", parsed.unit), ("query.id", parsed.query.id)):
-        if value:
+        if value and not (value.isprintable() and len(value) <= MAX_ID_CHARS):  # a short look first
             _check(field, value)
     if parsed.query.features:
         _finite("query.features", np.array(list(parsed.query.features.values())), list(parsed.query.features))
@@ -207,11 +208,16 @@ def _ids_blob(ids: list[str]) -> bytes:
         seen: set[str] = set()
         repeated = next(item for item in ids if item in seen or seen.add(item))  # type: ignore[func-returns-value]
         raise QueryRefused(f"candidates: {repeated!r} stands there twice, expected distinct ids")
-    # printable text has no control characters and no lone surrogates; other text may be fine, too
-    if "" in distinct or max(map(len, ids)) > MAX_ID_CHARS or not "".join(ids).isprintable():
+    try:
+        blob = "\x00".join(ids).encode()
+    except UnicodeEncodeError:
+        blob = b"\x00" * len(ids)  # the loop says which
+    # in UTF-8 these bytes are control characters and nothing else; the separators are the only ones allowed
+    controls = len(blob) - len(blob.translate(None, CONTROL_BYTES))
+    if controls != len(ids) - 1 or "" in distinct or max(map(len, ids)) > MAX_ID_CHARS:
         for i, item in enumerate(ids):
             _check(f"candidates[{i}]", item)
-    return "\x00".join(ids).encode()
+    return blob
 
 
 def _check(field: str, value: str) -> None:
