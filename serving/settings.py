@@ -14,7 +14,8 @@ def _require(holds: bool, key: str, value: object, rule: str) -> None:
 class GatewaySettings:
     """workers: socket paths of the replicas. journal_bytes: room for events while Redis is away.
 
-    max_body_bytes: of our own routes; max_infer_bytes: of tensor requests, after decompression too.
+    max_body_bytes: of our own routes; max_infer_bytes: of tensor requests, after decompression too;
+    max_json_bytes: of the JSON in them, whose parsing needs several times that.
     arena_bytes: memory shared with each worker for tensors on their way.
     default_deadline_ms: for queries that name none; max_deadline_ms: the most one may ask for.
     log_every: one of so many answers is logged at INFO; of degraded ones, one a second besides.
@@ -27,6 +28,7 @@ class GatewaySettings:
     max_candidates: int = 2000
     max_body_bytes: int = 4 << 20
     max_infer_bytes: int = 64 << 20
+    max_json_bytes: int = 8 << 20
     max_feedback_events: int = 1000
     default_deadline_ms: int = 1000
     max_deadline_ms: int = 60_000
@@ -40,6 +42,12 @@ class GatewaySettings:
         _require(1 <= self.max_candidates <= 65535, "gateway.max_candidates", self.max_candidates, "1 to 65535")
         _require(self.max_body_bytes >= 1024, "gateway.max_body_bytes", self.max_body_bytes, "at least 1024")
         _require(self.max_infer_bytes >= 1024, "gateway.max_infer_bytes", self.max_infer_bytes, "at least 1024")
+        _require(
+            1024 <= self.max_json_bytes <= self.max_infer_bytes,
+            "gateway.max_json_bytes",
+            self.max_json_bytes,
+            f"1024 <= bytes <= max_infer_bytes ({self.max_infer_bytes})",
+        )
         _require(self.arena_bytes >= 4096, "gateway.arena_bytes", self.arena_bytes, "at least 4096")
         _require(
             1 <= self.default_deadline_ms <= self.max_deadline_ms,
