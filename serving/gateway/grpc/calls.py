@@ -11,7 +11,7 @@ from enum import IntEnum
 from typing import Protocol
 from urllib.parse import quote
 
-from serving.errors import DeadlineExceeded, QueryRefused, RankingError
+from serving.errors import DeadlineExceeded, RankingError
 
 MAX_STATUS_BYTES = 4096
 _PRINTABLE = "".join(map(chr, range(0x20, 0x7F))).replace("%", "")
@@ -41,12 +41,6 @@ _CODES = {
 }
 
 
-class NotServed(RankingError):
-    """A method, or something of a call, that this server does not serve."""
-
-    status = 501
-
-
 @dataclass(frozen=True, slots=True)
 class Status:
     """How a call ends. fields: trailing metadata beside code and message."""
@@ -59,8 +53,8 @@ class Status:
     def of(error: RankingError) -> "Status":
         """The status that an error becomes; the message is what HTTP says, too.
 
-        >>> Status.of(QueryRefused("top_k=0: expected at least 1")).code.name
-        'INVALID_ARGUMENT'
+        >>> Status.of(DeadlineExceeded("too late")).code.name
+        'DEADLINE_EXCEEDED'
         """
         code = _CODES.get(error.status, Code.INVALID_ARGUMENT if error.status < 500 else Code.INTERNAL)
         after_s = error.retry_after_s
@@ -103,12 +97,11 @@ class Call:
     clock: Callable[[], float] = time.monotonic
 
     def deadline_ms(self, asked_ms: int | None, default_ms: int, limit_ms: int) -> int:
-        """How long the answer may take: what the request asks for and the call's deadline allow.
+        """How long the answer may take: what the request asks for and the call's deadline allow, at
+        most `limit_ms`, or the default if neither says anything.
 
-        Raises DeadlineExceeded if there is no time left, QueryRefused if it asks for more than `limit_ms`.
+        Raises DeadlineExceeded if there is no time left.
         """
-        if asked_ms is not None and not 1 <= asked_ms <= limit_ms:
-            raise QueryRefused(f"deadline_ms={asked_ms}: expected 1 to {limit_ms}")
         if self.deadline_s is None:
             return default_ms if asked_ms is None else asked_ms
         left_ms = int((self.deadline_s - self.clock()) * 1000)

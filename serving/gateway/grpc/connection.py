@@ -108,7 +108,7 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See asyncio.Protocol."""
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is none by its class
-        self._preface_timer = self.loop.call_later(PREFACE_WITHIN_S, transport.abort)
+        self._preface_timer = self.loop.call_later(PREFACE_WITHIN_S, self._transport.abort)
         told = {
             MAX_CONCURRENT_STREAMS: self._settings.max_streams,
             INITIAL_WINDOW_SIZE: STREAM_WINDOW,

@@ -13,7 +13,7 @@ from serving.gateway.grpc.calls import BUG, OK, Answer, Call, Converse, Status
 from serving.gateway.grpc.fields import field_block
 from serving.gateway.grpc.frames import END_HEADERS, END_STREAM, HEADERS, Reason, frame, reset, window_update
 from serving.gateway.grpc.heads import RequestHead
-from serving.gateway.grpc.messages import ENCODINGS, MessageBuffer, framed
+from serving.gateway.grpc.messages import ENCODINGS, IDENTITY, MessageBuffer, Received, packed, prefixed, unpacked
 from serving.gateway.grpc.outbox import Outbox
 
 log = logging.getLogger(__name__)
@@ -26,7 +26,7 @@ _CONTENT = (b"content-type", b"application/grpc")
 _ACCEPTED = (b"grpc-accept-encoding", b",".join(ENCODINGS))
 _OK_TRAILERS = field_block(OK.trailers())
 _HEADS = {encoding: field_block([_CONTENT, (b"grpc-encoding", encoding)], b"200") for encoding in ENCODINGS}
-_HEADS[b"identity"] = field_block([_CONTENT], b"200")
+_HEADS[IDENTITY] = field_block([_CONTENT], b"200")
 _TOO_LATE = Status.of(DeadlineExceeded("the call's deadline passed"))
 
 
@@ -53,7 +53,8 @@ class Exchange:
         self.number, self.head = number, head
         self.task: asyncio.Task[None] | None = None
         self._line = line
-        self._buffer = MessageBuffer(head.encoding, max_bytes)
+        self._max_bytes = max_bytes
+        self._buffer = MessageBuffer(max_bytes)
         self._outgoing = line.outbox.open(number, self._sent)
         self._unreturned_bytes = 0  # of the stream's window
         self._client_done = False
@@ -113,7 +114,7 @@ class Exchange:
         self._line.write(frame(HEADERS, END_HEADERS | END_STREAM, self.number, field_block([], http_status)))
         self._all_sent()
 
-    def _received(self, message: bytes | memoryview) -> None:
+    def _received(self, message: Received) -> None:
         raise NotImplementedError
 
     def _received_all(self) -> None:
@@ -185,9 +186,9 @@ class UnaryExchange(Exchange):
     def __init__(self, line: Line, number: int, head: RequestHead, max_bytes: int, answer: Answer) -> None:
         super().__init__(line, number, head, max_bytes)
         self._answer = answer
-        self._message: bytes | memoryview | None = None
+        self._message: Received | None = None
 
-    def _received(self, message: bytes | memoryview) -> None:
+    def _received(self, message: Received) -> None:
         if self._message is not None:
             raise QueryRefused("body: more than one message")
         self._message = message
@@ -198,17 +199,22 @@ class UnaryExchange(Exchange):
         self.task = self._line.loop.create_task(self._run(self._message))
         self._message = None
 
-    async def _run(self, message: bytes | memoryview) -> None:
-        call = self._line.call_of(self.head)
+    async def _run(self, received: Received) -> None:
+        call, head = self._line.call_of(self.head), self.head
         try:
+            flag, message = received
+            if flag:
+                message = await unpacked(received, head.encoding, self._max_bytes)
             answer = await self._answer(call, message)
+            plain = head.answer_encoding == IDENTITY
+            sent = prefixed(answer) if plain else await packed(answer, head.answer_encoding)
         except Exception as error:
             self._failed(error, call)
             return
         if not self._over and self._status is None:
             self._status = OK
             last = frame(HEADERS, END_HEADERS | END_STREAM, self.number, _OK_TRAILERS)
-            self._line.outbox.send(self._outgoing, self._head(), framed(answer, self.head.answer_encoding), last)
+            self._line.outbox.send(self._outgoing, self._head(), sent, last)
 
 
 class StreamingExchange(Exchange):
@@ -216,7 +222,7 @@ class StreamingExchange(Exchange):
 
     def __init__(self, line: Line, number: int, head: RequestHead, max_bytes: int, converse: Converse) -> None:
         super().__init__(line, number, head, max_bytes)
-        self._waiting: deque[bytes | memoryview] = deque()
+        self._waiting: deque[Received] = deque()
         self._waiting_bytes = 0
         self._arrival: asyncio.Future[None] | None = None
         self._departure: asyncio.Future[None] | None = None
@@ -234,16 +240,17 @@ class StreamingExchange(Exchange):
                 return None
             self._arrival = self._line.loop.create_future()
             await self._arrival
-        message = self._waiting.popleft()
-        self._waiting_bytes -= len(message)
+        received = self._waiting.popleft()
+        self._waiting_bytes -= len(received[1])
         self._return_window()
-        return message
+        return await unpacked(received, self.head.encoding, self._max_bytes)
 
     async def send(self, message: bytes) -> None:
         """See Conversation."""
+        sent = await packed(message, self.head.answer_encoding)
         if self._over or self._status is not None:
             return
-        self._line.outbox.send(self._outgoing, self._head(), framed(message, self.head.answer_encoding))
+        self._line.outbox.send(self._outgoing, self._head(), sent)
         while self._outgoing.unsent_bytes > ROOM_FOR_MESSAGES:
             self._departure = self._line.loop.create_future()
             await self._departure
@@ -251,9 +258,9 @@ class StreamingExchange(Exchange):
     def _room(self) -> bool:
         return self._waiting_bytes < ROOM_FOR_MESSAGES
 
-    def _received(self, message: bytes | memoryview) -> None:
+    def _received(self, message: Received) -> None:
         self._waiting.append(message)
-        self._waiting_bytes += len(message)
+        self._waiting_bytes += len(message[1])
         _wake(self._arrival)
 
     def _received_all(self) -> None:

@@ -15,10 +15,11 @@ Head = TypeVar("Head")
 
 MAX_KNOWN = 64
 _NO_INDEXING, _STATUS_200 = b"\x00", b"\x88"
+_SIZE_UPDATE_MASK, _SIZE_UPDATE = 0xE0, 0x20  # how a block begins that changes the table's size (RFC 7541, 6.3)
 
 
 class _WatchedTable(HeaderTable):
-    """Knows whether a block changed it: until then the same bytes mean the same fields."""
+    """Knows whether a block added to it: until then the same bytes mean the same fields."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -28,16 +29,6 @@ class _WatchedTable(HeaderTable):
         """See HeaderTable."""
         self.changed = True
         super().add(name, value)
-
-    @property
-    def maxsize(self) -> int:
-        """See HeaderTable."""
-        return self._maxsize
-
-    @maxsize.setter
-    def maxsize(self, newmax: int) -> None:
-        self.changed = True
-        HeaderTable.maxsize.__set__(self, newmax)
 
 
 class FieldReader(Generic[Head]):
@@ -59,7 +50,7 @@ class FieldReader(Generic[Head]):
         known = self._known.get(block)
         if known is not None:
             return known
-        self._table.changed = False
+        self._table.changed = block[:1] != b"" and block[0] & _SIZE_UPDATE_MASK == _SIZE_UPDATE
         try:
             fields = [(bytes(name), bytes(value)) for name, value in self._decoder.decode(block, raw=True)]
         except OversizedHeaderListError as error:

@@ -7,8 +7,8 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from serving.errors import QueryRefused, RankingError
-from serving.gateway.grpc.calls import Method, Methods, NotServed
+from serving.errors import NotServed, QueryRefused, RankingError
+from serving.gateway.grpc.calls import Method, Methods
 from serving.gateway.grpc.messages import ENCODINGS
 
 _CONTENT_TYPE = re.compile(rb"application/grpc(\+proto)?(;.*)?")

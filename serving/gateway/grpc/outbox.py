@@ -45,8 +45,8 @@ class Outbox:
     >>> outbox = Outbox(written.append)
     >>> stream = outbox.open(1, sent=lambda: None)
     >>> outbox.send(stream, b"", bytes(70_000), b"(end)")
-    >>> sum(map(len, written)), stream.unsent_bytes  # five frames' heads and the default window
-    (65580, 4465)
+    >>> sum(map(len, written)), stream.unsent_bytes  # four frames' heads and the default window
+    (65571, 4465)
     >>> outbox.grant(0, 10_000); outbox.grant(1, 10_000)
     >>> written[-1], stream.idle
     (b'(end)', True)
