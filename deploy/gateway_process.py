@@ -50,7 +50,7 @@ def serve_gateway(settings: PlatformSettings, stop: threading.Event) -> None:
     mine = GatewaySettings(
         journal=settings.journal_folder / f"gateway-{settings.replica}.journal",
         plan_copy=settings.versions_folder / f"plans-gateway-{settings.replica}.json",
-        workers=tuple(map(str, settings.worker_sockets)),
+        workers=settings.worker_addresses,
     )
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_serve(settings, mine, stop))

@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 
-import numpy as np
+import msgspec
 
 from registry.contracts.features import FeatureView
 from registry.contracts.manifest import JUDGED_NDCG, Lineage, ModelManifest, ModelPackage, RemoteModel
-from registry.contracts.profile import ReferenceProfile, describe, no_profile
+from registry.contracts.profile import no_profile
 
 
 def remote_package(
@@ -41,18 +41,8 @@ def remote_package(
         remote=remote,
     )
     check_signature(manifest, remote, signature)
-    return ModelPackage.of(b"", manifest, _unknown(view) if view else no_profile())
-
-
-def _unknown(view: FeatureView) -> ReferenceProfile:
-    """Of a ranker whose training data nobody has: every quantity is there and none was ever seen."""
-    nothing = np.empty(0)
-    return ReferenceProfile(
-        fingerprint=view.fingerprint,
-        population="none: the model was trained elsewhere",
-        lists=0,
-        features=tuple(describe(column.name, nothing) for column in view.columns),
-        scores=describe("scores", nothing),
-        margin=describe("margin", nothing),
-        entropy=describe("entropy", nothing),
+    # nobody has what it was trained on: its drift is `errored`, as nothing can be compared
+    profile = msgspec.structs.replace(
+        no_profile(), fingerprint=manifest.fingerprint, population="none: the model was trained elsewhere"
     )
+    return ModelPackage.of(b"", manifest, profile)

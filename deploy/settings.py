@@ -17,6 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from deploy.errors import SettingsError
+from serving.addresses import TcpAddress, UnixAddress
+from serving.budget import parse_budgets, parse_bytes
+from serving.shares import parse_weights
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +40,12 @@ class PlatformSettings:
     home: the data folder; absolute.
     gateway_port, mlflow_port: 0 picks a free one, see `home.claim_ports`.
     gateways, workers: how many processes of each.
+    worker_host: interface that workers listen on and gateways of other machines reach, from port
+    worker_port upwards; empty: Unix sockets. Workers ask nobody who he is: a private network only.
+    model_budgets: memory of a device by model, `search=2GB,ads=500MB`; device_memory: all of it,
+    shared by the models without a budget; empty: not limited. model_weights: shares of a device's
+    time, `search=2,ads=1`; 1 if not named. repository_control: whether clients may load and unload
+    models by API.
     torch_threads: of one worker. with_*: leave these processes out with 0.
     replica: which of several like processes this one is, from 0.
     triton_servers: where versions may run that do not run here, "name=host:port,other=host:port"
@@ -49,6 +58,12 @@ class PlatformSettings:
     gateway_port: int = 8700
     gateways: int = 1
     workers: int = 1
+    worker_host: str = ""
+    worker_port: int = 8710
+    model_budgets: str = ""
+    device_memory: str = ""
+    model_weights: str = ""
+    repository_control: bool = False
     mlflow_port: int = 8701
     torch_threads: int = 1
     with_mlflow: bool = True
@@ -64,6 +79,21 @@ class PlatformSettings:
         _require(not self.home.exists() or self.home.is_dir(), "home", self.home, "a folder")
         _require("\n" not in str(self.home), "home", repr(str(self.home)), "a path without line breaks")
         _require(bool(self.gateway_host.strip()), "gateway_host", self.gateway_host, "an address to listen on")
+        _require(1 <= self.worker_port <= 65535 - MAX_REPLICAS, "worker_port", self.worker_port, "a port")
+        for key, parse in (
+            ("model_budgets", parse_budgets),
+            ("device_memory", parse_bytes),
+            ("model_weights", parse_weights),
+        ):
+            if text := getattr(self, key):
+                try:
+                    parse(text)
+                except ValueError as error:
+                    raise SettingsError(_key(key), text, str(error).rpartition("expected ")[2]) from error
+        if self.device_memory:
+            promised = sum(parse_budgets(self.model_budgets).values())
+            rule = f"at most the device's memory, {self.device_memory}, for all models together"
+            _require(promised <= parse_bytes(self.device_memory), "model_budgets", self.model_budgets, rule)
         for key in ("gateway_port", "mlflow_port"):
             _require(0 <= getattr(self, key) <= 65535, key, getattr(self, key), "a port, or 0 for a free one")
         _require(
@@ -203,8 +233,15 @@ class PlatformSettings:
         return self.sockets_folder / "redis.sock"
 
     @property
+    def worker_addresses(self) -> tuple[str, ...]:
+        """Where gateways find this machine's workers, by replica."""
+        if not self.worker_host:
+            return tuple(str(UnixAddress(str(path))) for path in self.worker_sockets)
+        return tuple(str(TcpAddress(self.worker_host, self.worker_port + i)) for i in range(self.workers))
+
+    @property
     def worker_sockets(self) -> tuple[Path, ...]:
-        """Where the workers listen, by replica."""
+        """Where the workers listen, by replica, if they listen on Unix sockets."""
         return tuple(self.sockets_folder / f"worker-{replica}.sock" for replica in range(self.workers))
 
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,6 +37,7 @@ log = logging.getLogger(__name__)
 Builder = Callable[[PlatformSettings, threading.Event], None]
 REDIS_TIMEOUT_S = 5.0
 FETCH_TIMEOUT_S = 120.0
+SLAB_ROW_BYTES = 24  # of a row in the host slab, beside its values: key, age, last use
 
 
 def redis_client(settings: PlatformSettings, timeout_s: float = REDIS_TIMEOUT_S) -> "redis.Redis":
@@ -80,17 +82,25 @@ def run_worker(settings: PlatformSettings, stop: threading.Event) -> None:
     from redis.connection import UnixDomainSocketConnection
 
     from registry.board import RedisBoard
+    from registry.contracts.replicas import ReplicaRecord
+    from registry.replica_board import RedisReplicaBoard
     from serving.batching import BatchWindow
+    from serving.budget import MemoryBudget, parse_budgets, parse_bytes
     from serving.features.invalidation import InvalidationListener
     from serving.plans import PlanWatcher
+    from serving.registration import Registration
     from serving.settings import WorkerSettings
+    from serving.shares import Shares, parse_weights
     from serving.shelf import Shelf
     from serving.worker import Tiers, Worker
 
     mine = WorkerSettings(
-        socket=str(settings.worker_sockets[settings.replica]),
+        address=settings.worker_addresses[settings.replica],
         plan_copy=settings.versions_folder / f"plans-worker-{settings.replica}.json",
         threads=settings.torch_threads,
+        model_bytes=parse_budgets(settings.model_budgets),
+        device_bytes=parse_bytes(settings.device_memory) if settings.device_memory else None,
+        model_weights=parse_weights(settings.model_weights),
         triton_servers=settings.triton_addresses,
     )
     torch.set_num_threads(mine.threads)
@@ -101,9 +111,26 @@ def run_worker(settings: PlatformSettings, stop: threading.Event) -> None:
         load=lambda model, version, digest: open_version(cache, tiers, rows, mine, model, version, digest),
         changed=lambda: worker.wake(),
         unload_after_s=mine.unload_after_s,
+        budget=MemoryBudget(mine.model_bytes, mine.device_bytes),
     )
-    worker = Worker(f"worker-{settings.replica}", mine.socket, shelf, tiers, BatchWindow(mine.batch_candidates))
-    watcher = PlanWatcher(RedisBoard(redis_client(settings, 1.0)), mine.plan_copy, shelf.follow)
+    name = f"worker-{settings.replica}"
+    board = RedisBoard(redis_client(settings, 1.0))
+    watcher = PlanWatcher(board, mine.plan_copy, shelf.follow, hold_back=shelf.hold_back)
+    record = ReplicaRecord(
+        mine.address, name, mine.device, os.getpid(), time.time_ns() // 1_000_000, mine.batch_candidates
+    )
+    registration = Registration(
+        RedisReplicaBoard(redis_client(settings, 1.0)), record, mine.heartbeat_s, mine.heartbeat_ttl_s
+    )
+    worker = Worker(
+        name,
+        mine.address,
+        shelf,
+        tiers,
+        BatchWindow(mine.batch_candidates),
+        shares=Shares(mine.model_weights),
+        draining=registration.drain,
+    )
     listener = InvalidationListener(
         connect=lambda: UnixDomainSocketConnection(  # type: ignore[no-untyped-call,abstract]
             path=str(settings.redis_socket), protocol=3, socket_timeout=2.0
@@ -111,10 +138,10 @@ def run_worker(settings: PlatformSettings, stop: threading.Event) -> None:
         changed=tiers.changed,
         resync=tiers.resync,
     )
-    for thread in (watcher, shelf, listener):
+    for thread in (watcher, shelf, listener, registration):
         thread.start()
     worker.run(stop)
-    for thread in (watcher, shelf, listener):
+    for thread in (watcher, shelf, listener, registration):
         thread.stop()
 
 
@@ -131,6 +158,7 @@ def open_version(
     from registry.artefacts import read
     from serving.features.host import HostTier
     from serving.features.redis import RedisTier
+    from serving.footprint import Footprint, PeakMemory
     from serving.loaded import LoadedProgram
     from serving.program import Program, TorchProgram, warm_up
     from serving.scoring import LoadedModel
@@ -155,6 +183,7 @@ def open_version(
             outputs=manifest.outputs,
             batchable=manifest.batchable,
             platform=platform,
+            footprint=Footprint(len(package.program)),
         )
     view = manifest.feature_view()
 
@@ -162,7 +191,9 @@ def open_version(
         defaults = view.defaults[view.positions("row")]
         return HostTier(view.name, RedisTier(rows, view), mine.slab_rows, defaults)
 
-    warm_up(program, len(view.columns))
+    with PeakMemory(mine.device) as memory:
+        warm_up(program, len(view.columns))
+    slab_bytes = mine.slab_rows * (4 * len(view.positions("row")) + SLAB_ROW_BYTES)
     return LoadedModel(
         model=model,
         version=version,
@@ -172,6 +203,9 @@ def open_version(
         outputs=manifest.outputs,
         batchable=manifest.batchable,
         platform=platform,
+        footprint=Footprint(
+            len(package.program), memory.bytes if manifest.remote is None else 0, {view.fingerprint: slab_bytes}
+        ),
         view=view,
         tier=tiers.of(view.name, view.fingerprint, host_tier),
         reference_std=package.profile.scores.std,

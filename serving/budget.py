@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from serving.by_model import parse_by_model
 from serving.footprint import Footprint, together
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30}
@@ -22,19 +23,13 @@ def parse_bytes(text: str) -> int:
     return int(float(found[1]) * _UNITS[found[2].upper()])
 
 
-def parse_by_model(text: str) -> dict[str, str]:
-    """What a setting says of each model. Raises ValueError.
+def parse_budgets(text: str) -> dict[str, int]:
+    """Bytes by model. Raises ValueError.
 
-    >>> parse_by_model("search=2GB, ads=500MB")
-    {'search': '2GB', 'ads': '500MB'}
+    >>> parse_budgets("search=2GB, ads=500MB")
+    {'search': 2000000000, 'ads': 500000000}
     """
-    told: dict[str, str] = {}
-    for part in filter(None, (part.strip() for part in text.split(","))):
-        model, equals, value = (word.strip() for word in part.partition("="))
-        if not (model and equals and value) or model in told:
-            raise ValueError(f"{part!r}: expected model=value, every model once, with commas between")
-        told[model] = value
-    return told
+    return {model: parse_bytes(size) for model, size in parse_by_model(text).items()}
 
 
 @dataclass(frozen=True, slots=True)

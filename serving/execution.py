@@ -2,7 +2,8 @@
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import cast
 
 from serving.errors import RankingError
@@ -20,68 +21,108 @@ WORTH_A_BLOCK_BYTES = 16 << 10
 """Smaller outputs travel in the frame: a copy more is cheaper than a page more."""
 
 
-def answer_batch(
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A batch that was given to its version. finish: waits for it and gives the replies, in the order
+    of the requests; never raises. under_way: the device still works, so that another batch may be
+    started before this one is finished."""
+
+    finish: Callable[[], Sequence[Reply]]
+    under_way: bool
+
+
+def start_batch(
     loaded: LoadedProgram | None,
     requests: Sequence[ScoreRequest | InferRequest],
     queue_us: Sequence[float],
     now_ms: int,
-) -> Sequence[Reply]:
-    """Replies in the order of the requests, which are of one kind and for this version. Never raises."""
+    timeout_s: float | None = None,
+) -> Started:
+    """Starts a batch of requests of one kind, all for this version. Never raises.
+
+    timeout_s: nobody waits longer for any of them.
+    """
     if loaded is None:
-        return [FailedReply(request.number, 503, UNLOADED) for request in requests]
+        return _done([FailedReply(request.number, 503, UNLOADED) for request in requests])
     loaded.statistics.last_ms = now_ms
     if isinstance(requests[0], InferRequest):
-        return _infer(loaded, cast(Sequence[InferRequest], requests), queue_us)
+        return _done(_infer(loaded, cast(Sequence[InferRequest], requests), queue_us, timeout_s))
     rankings = cast(Sequence[ScoreRequest], requests)
     if not isinstance(loaded, LoadedModel):
         message = f"{loaded.model}@{loaded.version} has no feature view: send it tensors"
-        return [FailedReply(request.number, 400, message) for request in rankings]
-    return _rank(loaded, rankings, queue_us, now_ms)
+        return _done([FailedReply(request.number, 400, message) for request in rankings])
+    return _Ranking(loaded, rankings, queue_us, now_ms, timeout_s).start()
 
 
-def _rank(
-    loaded: LoadedModel, requests: Sequence[ScoreRequest], queue_us: Sequence[float], now_ms: int
-) -> list[RankedReply | FailedReply]:
-    try:
-        for request in requests:
-            check(loaded, request)
-        rows = sum(request.candidates for request in requests)
-        replies = score_batch(loaded, requests, queue_us, now_ms)
-    except ScoreRefused as refused:
-        if len(requests) == 1:
-            return [FailedReply(requests[0].number, 400, str(refused))]
-        return _one_by_one(loaded, requests, queue_us, now_ms)
-    except Exception as error:  # a program may raise anything; the next batch may be fine
-        if len(requests) == 1:
-            return [_failed(loaded, requests[0].number, error)]
-        return _one_by_one(loaded, requests, queue_us, now_ms)
-    loaded.batch_candidates.observe(rows)
-    ranked = [reply for reply in replies if isinstance(reply, RankedReply)]
-    gather_us, device_us = (ranked[0].features_us, ranked[0].device_us) if ranked else (0.0, 0.0)
-    loaded.statistics.batch(len(requests), len(replies) - len(ranked), rows, sum(queue_us), gather_us, device_us)
-    return replies
+def _done(replies: Sequence[Reply]) -> Started:
+    return Started(lambda: replies, under_way=False)
 
 
-def _one_by_one(
-    loaded: LoadedModel, requests: Sequence[ScoreRequest], queue_us: Sequence[float], now_ms: int
-) -> list[RankedReply | FailedReply]:
-    return [
-        _rank(loaded, [request], [waited_us], now_ms)[0] for request, waited_us in zip(requests, queue_us, strict=True)
-    ]
+@dataclass(slots=True)
+class _Ranking:
+    """Queries of one batch; if they fail together each is tried alone."""
+
+    loaded: LoadedModel
+    requests: Sequence[ScoreRequest]
+    queue_us: Sequence[float]
+    now_ms: int
+    timeout_s: float | None
+
+    def start(self) -> Started:
+        loaded, requests = self.loaded, self.requests
+        try:
+            for request in requests:
+                check(loaded, request)
+            if loaded.ranker is None:
+                replies = score_batch(loaded, requests, self.queue_us, self.now_ms, timeout_s=self.timeout_s)
+                return _done(self._count(replies))
+            submitted = loaded.ranker.submit(requests, self.queue_us, self.now_ms)
+        except Exception as error:  # a program may raise anything; the next batch may be fine
+            return _done(self._without(error))
+
+        def finish() -> Sequence[Reply]:
+            try:
+                return self._count(submitted.replies())
+            except Exception as error:  # as above
+                return self._without(error)
+
+        return Started(finish, under_way=True)
+
+    def _without(self, error: Exception) -> list[RankedReply | FailedReply]:
+        """What the queries get when the batch failed."""
+        if len(self.requests) == 1:
+            if isinstance(error, ScoreRefused):
+                return [FailedReply(self.requests[0].number, 400, str(error))]
+            return [_failed(self.loaded, self.requests[0].number, error)]
+        replies: list[RankedReply | FailedReply] = []
+        for request, waited_us in zip(self.requests, self.queue_us, strict=True):
+            alone = _Ranking(self.loaded, [request], [waited_us], self.now_ms, self.timeout_s)
+            replies += cast(list[RankedReply | FailedReply], alone.start().finish())
+        return replies
+
+    def _count(self, replies: list[RankedReply | FailedReply]) -> list[RankedReply | FailedReply]:
+        rows = sum([request.candidates for request in self.requests])
+        self.loaded.batch_candidates.observe(rows)
+        ranked = [reply for reply in replies if isinstance(reply, RankedReply)]
+        gather_us, device_us = (ranked[0].features_us, ranked[0].device_us) if ranked else (0.0, 0.0)
+        failed = len(replies) - len(ranked)
+        self.loaded.statistics.batch(len(replies), failed, rows, sum(self.queue_us), gather_us, device_us)
+        return replies
 
 
 def _infer(
-    loaded: LoadedProgram, requests: Sequence[InferRequest], queue_us: Sequence[float]
+    loaded: LoadedProgram, requests: Sequence[InferRequest], queue_us: Sequence[float], timeout_s: float | None
 ) -> list[InferredReply | FailedReply]:
     began_s = time.perf_counter()
     try:
-        outputs = run_batch(loaded, requests)
+        outputs = run_batch(loaded, requests, timeout_s)
     except Exception as error:  # as above
         if len(requests) == 1:
             loaded.statistics.batch(1, 1, 0, 0.0, 0.0, (time.perf_counter() - began_s) * 1e6)
             return [_failed(loaded, requests[0].number, error)]
         return [
-            _infer(loaded, [request], [waited_us])[0] for request, waited_us in zip(requests, queue_us, strict=True)
+            _infer(loaded, [request], [waited_us], timeout_s)[0]
+            for request, waited_us in zip(requests, queue_us, strict=True)
         ]
     device_us = (time.perf_counter() - began_s) * 1e6
     rows = sum(tensors[0].shape[0] if tensors and tensors[0].shape else 1 for tensors in outputs)

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from registry.contracts.manifest import TensorSpec
 from registry.contracts.traffic import TrafficPlan
 from serving import metrics
+from serving.addresses import parse_address
 from serving.arena import Arena
 from serving.errors import DeadlineExceeded, QueryRefused, RankingError, ReplicaLost, ReplicaUnhealthy
 from serving.frames import (
@@ -153,7 +154,7 @@ class _Link(asyncio.Protocol):
 class ReplicaPool:
     """All replicas of a gateway.
 
-    addresses: Unix socket paths. Must be started in the loop that uses it. clock: seconds; not the
+    addresses: as in `addresses`. Must be started in the loop that uses it. clock: seconds; not the
     loop's, which uvloop reads once a turn and in whole milliseconds. arena_bytes: for tensors on
     their way to one replica; what finds no room goes over the socket.
     """
@@ -305,9 +306,7 @@ class ReplicaPool:
         while True:
             try:
                 channel = await self._connect(replica)
-                _, link = await self._loop.create_unix_connection(
-                    functools.partial(_Link, replica, self._changed), sock=channel
-                )
+                link = await self._link(replica, channel)
             except OSError:
                 await asyncio.sleep(RECONNECT_S)
                 continue
@@ -315,12 +314,20 @@ class ReplicaPool:
             await asyncio.shield(link.lost)
             log.warning("lost replica %s", replica.address)
 
+    async def _link(self, replica: Replica, channel: socket.socket) -> _Link:
+        make = functools.partial(_Link, replica, self._changed)
+        if channel.family == socket.AF_UNIX:
+            return (await self._loop.create_unix_connection(make, sock=channel))[1]
+        return (await self._loop.create_connection(make, sock=channel))[1]
+
     async def _connect(self, replica: Replica) -> socket.socket:
-        """A connection whose first frame has brought the arena."""
-        channel = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        channel.setblocking(False)
+        """A connection; on one machine its first frame has brought the arena."""
+        address = parse_address(replica.address)
+        channel = address.socket()
         try:
-            await self._loop.sock_connect(channel, replica.address)
+            await self._loop.sock_connect(channel, address.target)
+            if not address.passes_descriptors:
+                return channel
             replica.arena = Arena(self._arena_bytes)
             # the first bytes on a fresh socket: they fit
             socket.send_fds(channel, [encode_arena(self._arena_bytes)], [replica.arena.file])

@@ -7,6 +7,7 @@ ties keep the order in which the candidates were given.
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
@@ -19,16 +20,21 @@ from serving.features.tier import RowKeys, Rows, RowTier
 from serving.frames import FailedReply, LoadedVersion, RankedReply, ScoreRequest
 from serving.loaded import LoadedProgram
 
+if TYPE_CHECKING:
+    from serving.batch_ranker import BatchRanker
+
 NEVER_STALE_MS = np.iinfo(np.uint64).max  # when a row that came with its query was updated
 
 
 @dataclass(slots=True, kw_only=True)
 class LoadedModel(LoadedProgram):
-    """A version that is ready to rank. reference_std: of its scores when it was made."""
+    """A version that is ready to rank. reference_std: of its scores when it was made. ranker: ranks its
+    batches on a device; None: `score_batch` does, on the host."""
 
     view: FeatureView
     tier: RowTier
     reference_std: float
+    ranker: "BatchRanker | None" = None
     row_columns: NDArray[np.intp] = field(init=False)
     freshness_ms: float | None = field(init=False)
 
@@ -77,8 +83,9 @@ def score_batch(
     queue_us: Sequence[float],
     now_ms: int,
     clock: Callable[[], float] = time.perf_counter,
+    timeout_s: float | None = None,
 ) -> list[RankedReply | FailedReply]:
-    """Ranks every query of a batch. requests: checked, all for this version.
+    """Ranks every query of a batch. requests: checked, all for this version. timeout_s: see `Program.score`.
 
     Returns replies in the order of the requests. A query whose scores are not finite fails alone.
     """
@@ -87,7 +94,7 @@ def score_batch(
     assembled = assemble(loaded, requests, counts, now_ms)
     gathered = clock()
     query_index = np.repeat(np.arange(len(requests)), counts)
-    scores = loaded.program.score(assembled.matrix, query_index)
+    scores = loaded.program.score(assembled.matrix, query_index, timeout_s)
     computed = clock()
     replies = _replies(loaded, requests, counts, scores, assembled)
     features_us, device_us = (gathered - began) * 1e6, (computed - gathered) * 1e6

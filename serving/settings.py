@@ -82,14 +82,17 @@ class GrpcSettings:
 
 @dataclass(frozen=True, slots=True)
 class WorkerSettings:
-    """socket: where gateways connect. slab_rows: rows kept in host memory per feature view.
+    """address: where gateways connect, see `addresses`. slab_rows: rows kept in host memory per
+    feature view.
 
     batch_candidates: rows in one forward pass. redis_timeout_s: the most a batch waits for rows.
-    unload_after_s: how long a version that no plan names stays warm. triton_servers: addresses
-    (host:port, gRPC) of the servers that versions may run on, by name.
+    unload_after_s: how long a version that no plan names stays warm. model_bytes: memory of the
+    device by model; device_bytes: all of it. model_weights: shares of the device's time.
+    heartbeat_s, heartbeat_ttl_s: how often the worker announces itself, and how long that counts.
+    triton_servers: addresses (host:port, gRPC) of the servers that versions may run on, by name.
     """
 
-    socket: str
+    address: str
     plan_copy: Path
     device: str = "cpu"
     threads: int = 1
@@ -97,6 +100,11 @@ class WorkerSettings:
     batch_candidates: int = 4096
     redis_timeout_s: float = 0.25
     unload_after_s: float = 30.0
+    model_bytes: Mapping[str, int] = field(default_factory=dict)
+    device_bytes: int | None = None
+    model_weights: Mapping[str, float] = field(default_factory=dict)
+    heartbeat_s: float = 1.0
+    heartbeat_ttl_s: float = 5.0
     triton_servers: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -104,3 +112,9 @@ class WorkerSettings:
         _require(self.slab_rows >= 16, "worker.slab_rows", self.slab_rows, "at least 16")
         _require(self.batch_candidates >= 1, "worker.batch_candidates", self.batch_candidates, "at least 1")
         _require(0 < self.redis_timeout_s <= 10, "worker.redis_timeout_s", self.redis_timeout_s, "0 < s <= 10")
+        _require(
+            0 < 2 * self.heartbeat_s <= self.heartbeat_ttl_s,
+            "worker.heartbeat_ttl_s",
+            self.heartbeat_ttl_s,
+            f"at least two heartbeats of {self.heartbeat_s} s",
+        )

@@ -2,6 +2,26 @@
 
 from collections.abc import Collection, Mapping
 
+from serving.by_model import parse_by_model
+
+
+def parse_weights(text: str) -> dict[str, float]:
+    """Weights by model. Raises ValueError.
+
+    >>> parse_weights("search=2, ads=0.5")
+    {'search': 2.0, 'ads': 0.5}
+    """
+    weights = {}
+    for model, value in parse_by_model(text).items():
+        try:
+            weight = float(value)
+        except ValueError:
+            weight = 0.0
+        if not 0 < weight < float("inf"):
+            raise ValueError(f"{model}={value}: expected a weight above 0 for every model, as search=2,ads=1")
+        weights[model] = weight
+    return weights
+
 
 class Shares:
     """Start-time fair queuing over models: the one that has had least for its weight is next.

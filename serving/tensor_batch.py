@@ -35,18 +35,20 @@ def rows_of(loaded: LoadedProgram, request: InferRequest) -> int:
     return 1
 
 
-def run_batch(loaded: LoadedProgram, requests: Sequence[InferRequest]) -> list[list[Tensor]]:
-    """Every request's outputs, all of the manifest's, in its order.
+def run_batch(
+    loaded: LoadedProgram, requests: Sequence[InferRequest], timeout_s: float | None = None
+) -> list[list[Tensor]]:
+    """Every request's outputs, all of the manifest's, in its order. timeout_s: see `Program.run`.
 
     Raises BatchBroken, and whatever the program raises.
     """
     if len(requests) == 1:
-        outputs = loaded.program.run(requests[0].inputs)
+        outputs = loaded.program.run(requests[0].inputs, timeout_s)
         _check_count(loaded, outputs)
         return [outputs]
     counts = [request.inputs[0].shape[0] for request in requests]
     inputs = [_join([request.inputs[place] for request in requests]) for place in range(len(loaded.inputs))]
-    outputs = loaded.program.run(inputs)
+    outputs = loaded.program.run(inputs, timeout_s)
     _check_count(loaded, outputs)
     parts = [_split(output, counts) for output in outputs]
     return [list(of_request) for of_request in zip(*parts, strict=True)]

@@ -18,7 +18,14 @@ from serving.errors import QueryRefused, RankingError, RemoteUnfit
 from serving.tensor_rows import joined_rows, slice_rows
 from serving.tensors import DTYPES, Tensor, check_tensor
 from serving.triton_connection import TritonConnection
-from serving.triton_signature import QUERY_INDEX, Signature, check_signature, features_input, read_signature
+from serving.triton_signature import (
+    QUERY_INDEX,
+    Signature,
+    check_signature,
+    features_input,
+    read_signature,
+    scores_place,
+)
 
 
 def open_remote(manifest: ModelManifest, servers: Mapping[str, str]) -> "TritonProgram":
@@ -67,6 +74,7 @@ class TritonProgram:
         self.platform = f"triton_{signature.platform}"
         if manifest.ranks:
             self._features = features_input(manifest)
+            self._score_place = scores_place(manifest)
 
     def close(self) -> None:
         """Ends the connections."""
@@ -84,7 +92,7 @@ class TritonProgram:
                 inputs.append(Tensor.of(spec.name, spec.datatype, lists))
             else:
                 inputs.append(Tensor.of(spec.name, spec.datatype, matrix))
-        scores = self.run(inputs, timeout_s)[0].array().reshape(-1).astype(np.float32)
+        scores = self.run(inputs, timeout_s)[self._score_place].array().reshape(-1).astype(np.float32)
         if len(scores) != len(features):
             raise RankingError(f"{self._named} gave {len(scores)} scores for {len(features)} rows")
         return scores

@@ -4,9 +4,10 @@ gRPC's own connecting makes a server that is back usable within a second, and a 
 away fail at once: calls do not wait for a connection.
 """
 
+import time
 from collections.abc import Sequence
 from itertools import cycle
-from typing import Any, TypeVar
+from typing import Any
 
 import grpc
 from tritonclient.grpc import service_pb2, service_pb2_grpc
@@ -40,8 +41,6 @@ _HINTS = {
     grpc.StatusCode.UNAVAILABLE: "is it running, and is its address in SLUICE_TRITON_SERVERS right?",
     grpc.StatusCode.NOT_FOUND: "load the model there",
 }
-
-Answer = TypeVar("Answer")
 
 
 class TritonConnection:
@@ -80,17 +79,36 @@ class TritonConnection:
             raise DeadlineExceeded(f"no time left to ask {self._where}")
         for request in requests:
             request.parameters["timeout"].int64_param = int(limit_s * 1e6)
+        until_s = time.monotonic() + limit_s
         try:
             if len(requests) == 1:
-                return [next(self._turns).ModelInfer(requests[0], timeout=limit_s)]
+                return [self._in_turn(requests[0], until_s)]
             calls = [next(self._turns).ModelInfer.future(request, timeout=limit_s) for request in requests]
             try:
-                return [call.result() for call in calls]
+                return [self._result(call, request, until_s) for call, request in zip(calls, requests, strict=True)]
             finally:
                 for call in calls:
                     call.cancel()  # nothing to a call that is over
         except grpc.RpcError as error:
             raise self._translated(error) from error
+
+    def _result(self, call: Any, request: Any, until_s: float) -> Any:
+        try:
+            return call.result()
+        except grpc.RpcError as error:
+            if error.code() is not grpc.StatusCode.UNAVAILABLE:
+                raise
+            return self._in_turn(request, until_s)
+
+    def _in_turn(self, request: Any, until_s: float) -> Any:
+        """From the first channel that is connected: when a server is back, some notice sooner."""
+        for last in (*[False] * (len(self._stubs) - 1), True):
+            try:
+                return next(self._turns).ModelInfer(request, timeout=until_s - time.monotonic())
+            except grpc.RpcError as error:
+                if last or error.code() is not grpc.StatusCode.UNAVAILABLE:
+                    raise
+        raise AssertionError("a connection has at least one channel")
 
     def _translated(self, error: grpc.RpcError) -> RankingError:
         code = error.code()

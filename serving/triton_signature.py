@@ -12,6 +12,7 @@ from serving.tensors import DATATYPES
 from serving.triton_connection import TritonConnection
 
 QUERY_INDEX = "query_index"
+SCORES = "scores"
 FLOATS = ("FP32", "FP16", "FP64")
 
 
@@ -70,6 +71,12 @@ def features_input(manifest: ModelManifest) -> TensorSpec:
     return next(spec for spec in manifest.inputs if spec.name != QUERY_INDEX)
 
 
+def scores_place(manifest: ModelManifest) -> int:
+    """Which output has a ranker's scores: the one of that name, or the first."""
+    names = [spec.name for spec in manifest.outputs]
+    return names.index(SCORES) if SCORES in names else 0
+
+
 def _specs(listed: Any) -> tuple[TensorSpec, ...]:
     return tuple(TensorSpec(one.name, one.datatype, tuple(one.shape)) for one in listed)
 
@@ -115,6 +122,6 @@ def _ranker_flaws(manifest: ModelManifest) -> list[str]:
         for spec in manifest.inputs
         if spec.name == QUERY_INDEX and spec.datatype != "INT64"
     ]
-    if not manifest.outputs or manifest.outputs[0].datatype not in FLOATS:
-        wrong.append("a ranker's first output is its scores, a float a row")
+    if not manifest.outputs or manifest.outputs[scores_place(manifest)].datatype not in FLOATS:
+        wrong.append("a ranker's scores, a float a row, are its output 'scores', or its first")
     return wrong

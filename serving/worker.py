@@ -13,14 +13,15 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
-from pathlib import Path
 
 from registry.contracts.manifest import TensorSpec
 from serving import tally
+from serving.addresses import parse_address
 from serving.arena import attach
 from serving.batch_times import BatchTimes
 from serving.batching import BatchWindow, Pending
-from serving.execution import UNLOADED, Reply, answer_batch
+from serving.drain import DrainRule
+from serving.execution import UNLOADED, Reply, Started, start_batch
 from serving.features.host import HostTier
 from serving.frames import (
     BrokenFrame,
@@ -28,6 +29,7 @@ from serving.frames import (
     FrameBuffer,
     Kind,
     ScoreRequest,
+    WorkerState,
     decode_arena,
     decode_cancel,
     encode_state,
@@ -93,27 +95,32 @@ Waiting = Pending[Hashable, tuple[_Connection, Request]]
 
 
 class Worker:
-    """A replica behind a Unix socket.
+    """A replica at an address (`addresses`).
 
     replica: its name in states and logs. wall_ms: the clock that row ages are compared with.
-    shares: how models share the device.
+    shares: how models share the device. draining: called when it is told to stop, before it drains.
     """
 
     def __init__(
         self,
         replica: str,
-        socket_path: str,
+        address: str,
         shelf: Shelf,
         tiers: Tiers,
         window: BatchWindow,
         clock: Callable[[], float] = time.monotonic,
         wall_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
         shares: Shares | None = None,
+        draining: Callable[[], None] = lambda: None,
+        drain: DrainRule | None = None,
     ) -> None:
+        self._draining, self._drain_rule = draining, drain or DrainRule()
+        self._drains, self._received_s = False, float("-inf")
         self._shares, self._times = shares or Shares(), BatchTimes()
         self._replica, self._shelf, self._tiers, self._window = replica, shelf, tiers, window
         self._clock, self._wall_ms = clock, wall_ms
         self._waiting: list[Waiting] = []
+        self._under_way: tuple[list[Waiting], Started, float] | None = None
         self._received = bytearray(RECEIVE_BYTES)
         self._selector = selectors.DefaultSelector()
         self._connections: set[_Connection] = set()
@@ -123,7 +130,7 @@ class Worker:
         for end in (self._wake_reader, self._wake_writer):
             end.setblocking(False)
         self._selector.register(self._wake_reader, selectors.EVENT_READ, None)
-        self._listener = _listen(socket_path)
+        self._listener = parse_address(address).listen()
         self._selector.register(self._listener, selectors.EVENT_READ, None)
 
     def wake(self) -> None:
@@ -132,18 +139,15 @@ class Worker:
             self._wake_writer.send(b"!")
 
     def run(self, stop: threading.Event) -> None:
-        """Serves until stopped, then answers what waits and closes."""
+        """Serves until stopped, then drains and closes."""
         flush_at_s = self._clock()
         while not stop.is_set():
             if self._clock() >= flush_at_s:
                 tally.flush()
                 self._tell_statistics()
                 flush_at_s = self._clock() + tally.FLUSH_EVERY_S
-            self._turn(0.0 if self._waiting else IDLE_S)
-        self._selector.unregister(self._listener)
-        self._listener.close()
-        while self._waiting:  # nothing more is read: a busy gateway would keep it here for ever
-            self._score_next()
+            self._turn(0.0 if self._waiting or self._under_way else IDLE_S)
+        self._drain()
         for connection in list(self._connections):
             connection.channel.setblocking(True)
             connection.channel.settimeout(1.0)
@@ -153,6 +157,22 @@ class Worker:
         self._selector.close()
         self._wake_reader.close()
         self._wake_writer.close()
+
+    def _drain(self) -> None:
+        """Tells gateways to send no more, and answers what they had sent."""
+        self._draining()
+        self._selector.unregister(self._listener)
+        self._listener.close()
+        self._drains, began_s = True, self._clock()
+        for connection in list(self._connections):
+            self._tell_state(connection)
+        while self._connections and not self._drain_rule.is_over(
+            began_s, self._received_s, len(self._waiting), self._clock()
+        ):
+            self._turn(0.0 if self._waiting or self._under_way else self._drain_rule.quiet_s / 4)
+        while self._waiting:
+            self._score_next()
+        self._finish()
 
     def _turn(self, wait_s: float) -> None:
         for key, ready in self._selector.select(wait_s):
@@ -167,11 +187,13 @@ class Worker:
                     self._flush(key.data)
         if self._shelf.stock is not self._told_stock:
             self._told_stock = self._shelf.stock
-            self._times.keep(self._told_stock.slots)
+            self._times.keep({*self._told_stock.slots, *self._told_stock.leaving})
             for connection in list(self._connections):
                 self._tell_state(connection)
         if self._waiting:
             self._score_next()
+        else:
+            self._finish()
 
     def _accept(self) -> None:
         channel, _ = self._listener.accept()
@@ -182,7 +204,10 @@ class Worker:
         self._tell_state(connection)
 
     def _tell_state(self, connection: _Connection) -> None:
-        connection.outgoing += encode_state(self._told_stock.state(self._replica, os.getpid()))
+        state = self._told_stock.state(self._replica, os.getpid())
+        if self._drains:  # without versions: no query to come finds it, those under way are answered
+            state = WorkerState(state.replica, state.pid, False, ())
+        connection.outgoing += encode_state(state)
         self._flush(connection)
 
     def _tell_statistics(self) -> None:
@@ -212,7 +237,7 @@ class Worker:
         if not size:
             self._close(connection)
             return
-        now_s = self._clock()
+        self._received_s = now_s = self._clock()
         try:
             for kind, body in connection.frames.feed(bytes(memoryview(self._received)[:size])):
                 if kind is Kind.SCORE:
@@ -236,7 +261,7 @@ class Worker:
     def _wait(
         self, connection: _Connection, request: Request, priority: int, key: Hashable, rows: int, now_s: float
     ) -> None:
-        loaded = self._told_stock.slots.get(request.slot)
+        loaded = self._told_stock.at(request.slot)
         self._waiting.append(
             Pending(
                 key=key,
@@ -252,13 +277,13 @@ class Worker:
         )
 
     def _take_tensors(self, connection: _Connection, body: bytes, now_s: float) -> None:
-        slots = self._told_stock.slots
+        stock = self._told_stock
 
         def specs_of(slot: int) -> Sequence[TensorSpec] | None:
-            return slots[slot].inputs if slot in slots else None
+            return held.inputs if (held := stock.at(slot)) is not None else None
 
         request = InferRequest.decode(body, specs_of, connection.memory)
-        loaded = slots.get(request.slot)
+        loaded = stock.at(request.slot)
         if loaded is None:
             self._reply(connection, FailedReply(request.number, 503, UNLOADED))
             self._flush(connection)
@@ -287,20 +312,36 @@ class Worker:
             connection, request = hopeless.payload
             self._reply(connection, FailedReply(request.number, 504, _too_late(hopeless, now_s, self._times)))
         if batch.taken:
-            self._answer(batch.taken, now_s)
-            rows, ended_s = sum([pending.rows for pending in batch.taken]), self._clock()
-            self._shares.charge(batch.taken[0].model, rows)
-            self._times.of(batch.taken[0].slot).observe(rows, ended_s - now_s, ended_s)
-        for connection in {pending.payload[0] for pending in (*batch.taken, *batch.expired, *batch.hopeless)}:
+            self._start(batch.taken, now_s)
+        for connection in {pending.payload[0] for pending in (*batch.expired, *batch.hopeless)}:
             self._flush(connection)
 
-    def _answer(self, live: list[Waiting], now_s: float) -> None:
-        """Answers every request of a batch, one way or the other: the worker never dies of one."""
-        requests = [pending.payload[1] for pending in live]
-        queue_us = [(now_s - pending.arrived_s) * 1e6 for pending in live]
-        loaded = self._shelf.stock.slots.get(requests[0].slot)
-        for pending, reply in zip(live, answer_batch(loaded, requests, queue_us, self._wall_ms()), strict=True):
+    def _start(self, taken: list[Waiting], now_s: float) -> None:
+        """Gives a batch to its version, and only then finishes the one before: the device goes on
+        computing while the host prepares."""
+        requests = [pending.payload[1] for pending in taken]
+        queue_us = [(now_s - pending.arrived_s) * 1e6 for pending in taken]
+        loaded = self._shelf.stock.at(requests[0].slot)
+        timeout_s = max([pending.deadline_s for pending in taken]) - now_s
+        started = start_batch(loaded, requests, queue_us, self._wall_ms(), timeout_s)
+        self._shares.charge(taken[0].model, sum([pending.rows for pending in taken]))
+        self._finish()
+        self._under_way = (taken, started, now_s)
+        if not started.under_way:
+            self._finish()
+
+    def _finish(self) -> None:
+        """Answers the batch under way, if there is one."""
+        if self._under_way is None:
+            return
+        taken, started, began_s = self._under_way
+        self._under_way = None
+        for pending, reply in zip(taken, started.finish(), strict=True):
             self._reply(pending.payload[0], reply)
+        ended_s = self._clock()
+        self._times.of(taken[0].slot).observe(sum([pending.rows for pending in taken]), ended_s - began_s, ended_s)
+        for connection in {pending.payload[0] for pending in taken}:
+            self._flush(connection)
 
     @staticmethod
     def _reply(connection: _Connection, reply: Reply) -> None:
@@ -339,17 +380,3 @@ def _too_late(pending: Waiting, now_s: float, times: BatchTimes) -> str:
         f"deadline_ms: {(pending.deadline_s - now_s) * 1000:.1f} ms were left in the worker's queue, "
         f"{pending.rows} rows take {expected_ms:.1f} ms"
     )
-
-
-def _listen(socket_path: str) -> socket.socket:
-    """A listening socket that only this user may open; takes the place of a dead worker's."""
-    Path(socket_path).unlink(missing_ok=True)
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    before = os.umask(0o177)
-    try:
-        listener.bind(socket_path)
-    finally:
-        os.umask(before)
-    listener.listen(128)
-    listener.setblocking(False)
-    return listener

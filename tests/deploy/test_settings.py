@@ -57,6 +57,18 @@ def test_children_read_the_same_settings(settings: PlatformSettings):
         ("SLUICE_GATEWAY_PORT", "--1", "SLUICE_GATEWAY_PORT=--1: expected a whole number"),
         ("SLUICE_MLFLOW_PORT", "8700", "SLUICE_MLFLOW_PORT=8700: expected another port than the gateway's"),
         ("SLUICE_WORKERS", "0", "SLUICE_WORKERS=0: expected 1 to 64"),
+        ("SLUICE_WORKER_PORT", "0", "SLUICE_WORKER_PORT=0: expected a port"),
+        (
+            "SLUICE_MODEL_BUDGETS",
+            "search=2XB",
+            "SLUICE_MODEL_BUDGETS=search=2XB: expected a size as 500MB, 2GB or 1.5GiB",
+        ),
+        ("SLUICE_DEVICE_MEMORY", "much", "SLUICE_DEVICE_MEMORY=much: expected a size as 500MB, 2GB or 1.5GiB"),
+        (
+            "SLUICE_MODEL_WEIGHTS",
+            "search=0",
+            "SLUICE_MODEL_WEIGHTS=search=0: expected a weight above 0 for every model, as search=2,ads=1",
+        ),
         ("SLUICE_WITH_CELERY", "maybe", "SLUICE_WITH_CELERY=maybe: expected 1 or 0"),
         ("SLUICE_LOG_LEVEL", "loud", "SLUICE_LOG_LEVEL=loud: expected one of DEBUG, INFO, WARNING, ERROR"),
         ("SLUICE_HOME", __file__, f"SLUICE_HOME={__file__}: expected a folder"),
@@ -83,6 +95,19 @@ def test_a_socket_path_always_fits_an_address(length: int):
     paths = (settings.redis_socket, *settings.worker_sockets)
     assert all(len(bytes(path)) <= SOCKET_PATH_BYTES for path in paths)
     assert len(set(paths)) == 65
+
+
+def test_no_more_memory_is_promised_than_there_is():
+    with pytest.raises(SettingsError, match="expected at most the device's memory, 2GB, for all models together"):
+        PlatformSettings(HOME, device_memory="2GB", model_budgets="a=1GB,b=1.5GB")
+
+
+def test_workers_are_found_on_unix_sockets_or_on_ports_of_a_host():
+    local = PlatformSettings(HOME, workers=2)
+    fleet = replace(local, worker_host="10.0.0.7", worker_port=9000)
+
+    assert local.worker_addresses == ("unix:/data/sluice/run/worker-0.sock", "unix:/data/sluice/run/worker-1.sock")
+    assert fleet.worker_addresses == ("tcp:10.0.0.7:9000", "tcp:10.0.0.7:9001")
 
 
 def test_long_homes_do_not_share_their_sockets():

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.budget import MemoryBudget, parse_by_model, parse_bytes
+from serving.budget import MemoryBudget, parse_bytes
+from serving.by_model import parse_by_model
 from serving.footprint import Footprint, PeakMemory, together
 
 MODELS = ["a", "b", "c", "d"]

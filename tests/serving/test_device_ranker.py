@@ -23,7 +23,7 @@ from serving.frames import FailedReply, RankedReply, ScoreRequest
 from serving.program import TorchProgram
 from serving.scoring import LoadedModel
 from tests.builders import NOW_MS
-from tests.models import a_ranker, model_view
+from tests.models import UNGUARDED, a_ranker, model_view
 from tests.serving.devices import ShuffledDevice
 from tests.serving.workbench import a_request
 
@@ -203,19 +203,31 @@ def test_a_clear_forgets_the_rows_of_the_device_and_of_the_host() -> None:
     assert np.frombuffer(reply.features, np.float32)[:STORED].tolist() == [5.0] * STORED
 
 
-@pytest.mark.parametrize("kind", ["mlp", "list_attention"])
+@pytest.mark.parametrize("kind", ["mlp", UNGUARDED])
 def test_a_query_without_finite_scores_fails_alone(kind: str) -> None:
     bench = Workbench(kind)
     good = a_request(["item-1", "item-2", "item-3"])
     bad = a_request(["item-4", "item-5"], in_candidates={STORED: [float("nan"), 1.0]}, number=9)
-    bad = bad if kind == "mlp" else a_request(["item-4"], in_candidates={STORED: [0.5]}, number=9)
-    expected = bench.host.submit([good, bad, good], [0.0] * 3, NOW_MS).replies()
+    [alone] = bench.host.submit([good], [0.0], NOW_MS).replies()
 
-    found = bench.ranker.submit([good, bad, good], [0.0] * 3, NOW_MS).replies()
+    before, failed, after = bench.ranker.submit([good, bad, good], [0.0] * 3, NOW_MS).replies()
 
-    assert_alike(found, expected)
-    if kind == "mlp":
-        assert [type(reply) for reply in found] == [RankedReply, FailedReply, RankedReply]
+    assert isinstance(failed, FailedReply)
+    assert (failed.number, failed.status) == (9, 500)
+    assert "not finite" in failed.message
+    assert_alike([before, after], [alone, alone])
+
+
+def test_padding_does_not_carry_an_earlier_batch_into_the_next() -> None:
+    bench = Workbench(UNGUARDED)
+    items = [f"item-{i}" for i in range(30)]
+    nan = a_request(items, in_candidates={column: [float("nan")] * 30 for column in range(COLUMNS)})
+    good = a_request(items[:3])
+    bench.ranker.submit([nan], [0.0], NOW_MS).replies()
+
+    found = bench.ranker.submit([good], [0.0], NOW_MS).replies()
+
+    assert_alike(found, bench.host.submit([good], [0.0], NOW_MS).replies())
 
 
 def test_a_program_that_raises_leaves_the_ranker_as_it_was() -> None:

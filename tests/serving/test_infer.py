@@ -255,10 +255,10 @@ def test_a_program_that_fails_fails_its_own_request_only() -> None:
             self._program = program
             self.score = program.score
 
-        def run(self, inputs: Any) -> Any:
+        def run(self, inputs: Any, timeout_s: float | None = None) -> Any:
             if (inputs[0].array() == 666).any():
                 raise ZeroDivisionError("poison")
-            return self._program.run(inputs)
+            return self._program.run(inputs, timeout_s)
 
     poison = a_query(inputs=[tensor(name, np.full((2, 3), 666.0)) for name in ("left", "right")])
 

@@ -283,7 +283,9 @@ def test_a_program_that_gives_no_finite_score_per_row_does_not_warm_up() -> None
         def __init__(self, answer: float, extra: int) -> None:
             self.answer, self.extra = answer, extra
 
-        def score(self, features: NDArray[np.float32], query_index: NDArray[np.int64]) -> NDArray[np.float32]:
+        def score(
+            self, features: NDArray[np.float32], query_index: NDArray[np.int64], timeout_s: float | None = None
+        ) -> NDArray[np.float32]:
             return np.full(len(features) + self.extra, self.answer, dtype=np.float32)
 
     for broken in (Constant(float("nan"), 0), Constant(1.0, 1)):

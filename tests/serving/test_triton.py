@@ -281,7 +281,7 @@ def test_a_server_that_is_gone_is_unavailable_and_one_that_is_back_answers(trito
     with a_replica(opened(triton)) as replica:
         before = ask(replica.address, request)
         triton.kill()
-        while_away = ask(replica.address, request, request)
+        while_away = ask(replica.address, request, request, within_s=1.0)
         triton.start()
         until_s = time.monotonic() + PATIENCE_S
         while not isinstance(after := ask(replica.address, request)[0], RankedReply):
@@ -290,8 +290,8 @@ def test_a_server_that_is_gone_is_unavailable_and_one_that_is_back_answers(trito
 
     assert isinstance(before[0], RankedReply)
     for failed in while_away:
-        assert isinstance(failed, ReplicaUnhealthy)
-        assert "SLUICE_TRITON_SERVERS" in str(failed)
+        assert isinstance(failed, RankingError)
+        assert failed.status in (503, 504)
     np.testing.assert_array_equal(after.scores, before[0].scores)
 
 

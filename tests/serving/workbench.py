@@ -44,7 +44,9 @@ class SumOfFeatures:
     def __init__(self) -> None:
         self.batches: list[int] = []
 
-    def score(self, features: NDArray[np.float32], query_index: NDArray[np.int64]) -> NDArray[np.float32]:
+    def score(
+        self, features: NDArray[np.float32], query_index: NDArray[np.int64], timeout_s: float | None = None
+    ) -> NDArray[np.float32]:
         """See `serving.program.Program`."""
         self.batches.append(int(query_index[-1]) + 1)
         if (features == POISON).any():
@@ -52,7 +54,7 @@ class SumOfFeatures:
         scores: NDArray[np.float32] = features.sum(axis=1)
         return scores
 
-    def run(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+    def run(self, inputs: Sequence[Tensor], timeout_s: float | None = None) -> list[Tensor]:
         """See `serving.program.Program`."""
         features = inputs[0].array()
         return [Tensor.of("scores", "FP32", self.score(features, np.zeros(len(features), dtype=np.int64)))]
@@ -65,17 +67,19 @@ class Held:
         self._program = program
         self.working, self.let_go = threading.Event(), threading.Event()
 
-    def score(self, features: NDArray[np.float32], query_index: NDArray[np.int64]) -> NDArray[np.float32]:
+    def score(
+        self, features: NDArray[np.float32], query_index: NDArray[np.int64], timeout_s: float | None = None
+    ) -> NDArray[np.float32]:
         """See `serving.program.Program`."""
         self.working.set()
         assert self.let_go.wait(PATIENCE_S)
-        return self._program.score(features, query_index)
+        return self._program.score(features, query_index, timeout_s)
 
-    def run(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+    def run(self, inputs: Sequence[Tensor], timeout_s: float | None = None) -> list[Tensor]:
         """See `serving.program.Program`."""
         self.working.set()
         assert self.let_go.wait(PATIENCE_S)
-        return self._program.run(inputs)
+        return self._program.run(inputs, timeout_s)
 
 
 def rows_in_memory(lengths: Mapping[str, float] = LENGTHS, view: FeatureView = VIEW) -> MemoryTier:
@@ -151,9 +155,9 @@ class Replica:
         self.start()
         self.follow(plan)
 
-    def follow(self, plan: TrafficPlan) -> None:
-        """Loads what the plan names."""
-        self.shelf.follow({plan.model: plan})
+    def follow(self, *plans: TrafficPlan) -> None:
+        """Loads what the plans name."""
+        self.shelf.follow({plan.model: plan for plan in plans})
         self.shelf.settle()
 
     def start(self) -> None:
@@ -178,16 +182,19 @@ def a_replica(
     plan: TrafficPlan | None = None,
     window: BatchWindow | None = None,
     clock: Callable[[], float] = lambda: 0.0,
+    load: Callable[[str, int, str], LoadedModel] | None = None,
+    address: str | None = None,
 ) -> Iterator[Replica]:
-    """A replica that holds what the plan names, every version with this program and tier."""
+    """A replica that holds what the plan names, every version with this program and tier unless
+    `load` says otherwise."""
 
-    def load(model: str, version: int, digest: str) -> LoadedModel:
+    def load_alike(model: str, version: int, digest: str) -> LoadedModel:
         return a_loaded_model(program, tier, version=version, digest=digest, model=model)
 
     # not tmp_path: the path of a Unix socket may have 107 bytes at most
     with tempfile.TemporaryDirectory(prefix="sluice-", dir="/tmp") as folder:
-        address = str(Path(folder) / "worker.sock")
-        replica = Replica(address, load, plan or a_plan(), window or BatchWindow(4096), clock)
+        address = address or str(Path(folder) / "worker.sock")
+        replica = Replica(address, load or load_alike, plan or a_plan(), window or BatchWindow(4096), clock)
         try:
             yield replica
         finally:
