@@ -45,7 +45,8 @@ class PlatformSettings:
     model_budgets: memory of a device by model, `search=2GB,ads=500MB`; device_memory: all of it,
     shared by the models without a budget; empty: not limited. model_weights: shares of a device's
     time, `search=2,ads=1`; 1 if not named. repository_control: whether clients may load and unload
-    models by API.
+    models by API. shared_memory_regions: whether clients on this machine may register shared memory,
+    which is read and written in the gateway's name.
     torch_threads: of one worker. with_*: leave these processes out with 0.
     replica: which of several like processes this one is, from 0.
     triton_servers: where versions may run that do not run here, "name=host:port,other=host:port"
@@ -64,6 +65,7 @@ class PlatformSettings:
     device_memory: str = ""
     model_weights: str = ""
     repository_control: bool = False
+    shared_memory_regions: bool = False
     mlflow_port: int = 8701
     torch_threads: int = 1
     with_mlflow: bool = True

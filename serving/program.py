@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from registry.contracts.manifest import ModelManifest, ModelPackage
 from serving.device.compiled import compiled
-from serving.device.flat import FlatProgram, UnfitProgram, load_flat, shape_refusal
+from serving.device.flat import FlatProgram, Size, UnfitProgram, load_flat, shape_refusal
 from serving.device.precision import Call, forward_in
 from serving.device.tensors import from_torch, parts_of, to_torch
 from serving.errors import QueryRefused
@@ -78,7 +78,7 @@ class TorchProgram:
         self._features_first = manifest.inputs[0].name != QUERY_INDEX
         call = forward_in(program, precision, self.device)
         if compile != "none":
-            call = compiled(program, call, compile, manifest.model, self._sample())
+            call = compiled(program, call, compile, manifest.model, self._sample(), precision)
         self._call = call
 
     def score(
@@ -136,12 +136,17 @@ class TorchProgram:
                 for spec in self._outputs
             ]
 
-    def _sample(self) -> list[torch.Tensor]:
-        """Arguments of two in every dynamic dimension, for a compiler to look at."""
+    def _sample(self) -> list[torch.Tensor | int]:
+        """Arguments of two in every dynamic dimension, or as many as it must have, for a compiler to look at."""
+        bounds = self._program.bounds
+
+        def size_of(size: Size) -> int:
+            return size if isinstance(size, int) else max(2, bounds.get(size, (None, None))[0] or 2)
+
         return [
-            torch.zeros([size if isinstance(size, int) else 2 for size in argument.sizes], dtype=argument.dtype).to(
-                self.device
-            )
+            2
+            if argument.is_number
+            else torch.zeros([size_of(size) for size in argument.sizes], dtype=argument.dtype, device=self.device)
             for argument in self._program.arguments
         ]
 

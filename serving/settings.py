@@ -25,7 +25,7 @@ class GatewaySettings:
     plan_copy: Path
     workers: tuple[str, ...]
     max_in_flight: int = 512
-    max_candidates: int = 2000
+    max_candidates: int = 10_000
     max_body_bytes: int = 4 << 20
     max_infer_bytes: int = 64 << 20
     max_json_bytes: int = 8 << 20

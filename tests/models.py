@@ -9,6 +9,7 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
+import msgspec
 import numpy as np
 import torch
 from torch import nn
@@ -16,7 +17,7 @@ from torch import nn
 from registry.artefacts import strip_sample_inputs
 from registry.contracts.features import Column, FeatureView
 from registry.contracts.manifest import ModelManifest, ModelPackage, TensorSpec
-from registry.contracts.profile import ReferenceProfile, describe
+from registry.contracts.profile import ReferenceProfile, describe, no_profile
 from tests.builders import a_manifest
 
 COLUMNS = 24
@@ -140,12 +141,9 @@ def tensor_package(
     program: bytes, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...], **changes: Any
 ) -> ModelPackage:
     """A version that takes tensors and ranks nothing."""
-    from registry.contracts.profile import no_profile
-
-    manifest: ModelManifest = a_manifest(
-        model="tensors", inputs=inputs, outputs=outputs, view={}, fingerprint="", **changes
-    )
-    return ModelPackage.of(program, manifest, no_profile())
+    manifest: ModelManifest = a_manifest(model="tensors", inputs=inputs, outputs=outputs, **changes)
+    viewless = msgspec.structs.replace(manifest, view={}, fingerprint="")
+    return ModelPackage.of(program, viewless, no_profile())
 
 
 def exported(module: nn.Module, inputs: tuple[Any, ...], dynamic_shapes: Any) -> bytes:

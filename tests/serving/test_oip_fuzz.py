@@ -4,9 +4,11 @@ import contextlib
 import json
 import math
 import tracemalloc
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -15,7 +17,10 @@ from serving.errors import QueryRefused
 from serving.gateway.oip_request import ParsedInfer, read_infer
 from serving.settings import GatewaySettings
 from serving.tensors import DATATYPES, Tensor, check_tensor
+from tests.serving.oip_gateway import PLAN, Served, inputs_of, post, serve
+from tests.serving.oip_gateway import check as check_answer
 from tests.serving.oip_tensors import as_input, request_body, typed_values
+from tests.serving.test_infer import two_inputs
 
 LIMIT_BYTES = 1 << 16
 SETTINGS = GatewaySettings(Path("/nowhere"), Path("/nowhere"), ("worker.sock",), max_json_bytes=LIMIT_BYTES)
@@ -167,6 +172,30 @@ def test_damaged_requests_are_refused_or_read(given_values: list[Any], data: st.
     moved = header_length if header_length is None else header_length + data.draw(st.integers(-2, 2))
 
     check(read(bytes(damaged), moved))
+
+
+@pytest.fixture(scope="module")
+def served() -> Iterator[Served]:
+    with serve(two_inputs(), PLAN) as served:
+        yield served
+
+
+@settings(max_examples=60, deadline=None)
+@given(heads, st.binary(max_size=16), st.data())
+def test_no_request_breaks_gateway_or_worker(served: Served, head: Any, tail: bytes, data: st.DataObject) -> None:
+    """Wild heads, and requests that the model would take but for a few bytes."""
+    text, body = json.dumps(head).encode(), bytearray(request_body(inputs_of())[0])
+    at = data.draw(st.integers(0, len(body) - 1))
+    body[at : at + data.draw(st.integers(0, 3))] = tail
+    length = str(request_body(inputs_of())[1])
+
+    for path in ("tensors", "tensors/versions/1"):
+        assert post(served, f"/v2/models/{path}/infer", text, {})[0] in (200, 400)
+        headers = {"Inference-Header-Content-Length": length}
+        assert post(served, f"/v2/models/{path}/infer", bytes(body), headers)[0] in (200, 400)
+
+    with served.client() as client:
+        check_answer(client.infer("tensors", inputs_of()))
 
 
 @given(heads)
