@@ -59,6 +59,28 @@ class GatewaySettings:
 
 
 @dataclass(frozen=True, slots=True)
+class GrpcSettings:
+    """What one gRPC connection may ask of the gateway. Messages are bounded as over HTTP.
+
+    max_streams: calls at once. max_header_bytes: of a call's metadata. max_receiving_bytes: of
+    messages that have arrived in part, or wait.
+    """
+
+    max_streams: int = 256
+    max_header_bytes: int = 16 << 10
+    max_receiving_bytes: int = 256 << 20
+
+    def __post_init__(self) -> None:
+        _require(1 <= self.max_streams <= 65536, "grpc.max_streams", self.max_streams, "1 to 65536")
+        _require(
+            1024 <= self.max_header_bytes <= 1 << 20, "grpc.max_header_bytes", self.max_header_bytes, "1 KiB to 1 MiB"
+        )
+        _require(
+            self.max_receiving_bytes >= 1 << 20, "grpc.max_receiving_bytes", self.max_receiving_bytes, "at least 1 MiB"
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerSettings:
     """address: where gateways connect, see `addresses`. slab_rows: rows kept in host memory per
     feature view.

@@ -54,6 +54,8 @@ def test_a_triton_server_that_is_no_address_is_told_with_the_rule(told: str):
         gateway_host=st.sampled_from(["127.0.0.1", "0.0.0.0", "::1"]),
         gateway_port=st.integers(1, 40_000),
         mlflow_port=st.integers(40_001, 65_535) | st.just(0),
+        grpc_port=st.just(0),
+        with_grpc=st.booleans(),
         gateways=st.integers(1, 64),
         workers=st.integers(1, 64),
         with_celery=st.booleans(),
@@ -71,6 +73,11 @@ def test_children_read_the_same_settings(settings: PlatformSettings):
         ("SLUICE_GATEWAY_PORT", "http", "SLUICE_GATEWAY_PORT=http: expected a whole number"),
         ("SLUICE_GATEWAY_PORT", "--1", "SLUICE_GATEWAY_PORT=--1: expected a whole number"),
         ("SLUICE_MLFLOW_PORT", "8700", "SLUICE_MLFLOW_PORT=8700: expected another port than the gateway's"),
+        (
+            "SLUICE_GRPC_PORT",
+            "8701",
+            "SLUICE_GRPC_PORT=8701: expected another port than the gateway's and MLflow's",
+        ),
         ("SLUICE_WORKERS", "0", "SLUICE_WORKERS=0: expected 1 to 64"),
         ("SLUICE_WORKER_PORT", "0", "SLUICE_WORKER_PORT=0: expected a port"),
         (

@@ -52,7 +52,7 @@ class Platform:
     def start(home: Path, **flags: Any) -> "Platform":
         """Starts on free ports and waits until every process is ready."""
         told = {"with_mlflow": False, "with_celery": False, "with_monitor": False} | flags
-        settings = PlatformSettings(home=home, gateway_port=0, mlflow_port=0, **told)
+        settings = PlatformSettings(home=home, gateway_port=0, grpc_port=0, mlflow_port=0, **told)
         supervisor = lifecycle.launch(settings, attached=True)
         lifecycle.wait_until_ready(settings, supervisor, PATIENCE_S, lambda _: None)
         return Platform(lifecycle.running(settings)[0], supervisor)
