@@ -15,6 +15,7 @@ from fastapi import FastAPI
 from prometheus_client import REGISTRY, CollectorRegistry
 from prometheus_client.multiprocess import MultiProcessCollector
 
+from deploy import collector
 from deploy.settings import PlatformSettings
 from deploy.wiring import ranking_secret, redis_client
 from registry.board import RedisBoard
@@ -119,6 +120,7 @@ async def _serve(settings: PlatformSettings, mine: GatewaySettings, stop: thread
         event_log.start()
         for watcher in watchers:
             watcher.start()
+        collector.calm()
         yield
         for watcher in watchers:
             watcher.stop()

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from deploy import collector
 from deploy.settings import PlatformSettings
 
 if TYPE_CHECKING:
@@ -140,6 +141,7 @@ def run_worker(settings: PlatformSettings, stop: threading.Event) -> None:
     )
     for thread in (watcher, shelf, listener, registration):
         thread.start()
+    collector.calm()
     worker.run(stop)
     for thread in (watcher, shelf, listener, registration):
         thread.stop()

@@ -16,7 +16,7 @@ from serving.rank import Ranker
 from serving.replicas import ReplicaPool
 from serving.statistics import VersionStatistics
 from serving.tally import CounterTally, HistogramTally
-from serving.tensor_frames import MAX_OUTPUTS, InferRequest
+from serving.tensor_frames import ALL_OUTPUTS, MAX_OUTPUTS, InferRequest
 from serving.tensors import Tensor
 
 CONTROL_WAIT_S = 60.0
@@ -100,10 +100,10 @@ class InferService:
         self._ranker, self._pool, self._permits = ranker, pool, permits
         self._max_rows, self._control, self._clock = max_rows, control, clock
         self._answers: dict[tuple[str, str], CounterTally] = {}
-        self._total = HistogramTally(metrics.STAGE_SECONDS.labels("total"))
-        self._hop = HistogramTally(metrics.STAGE_SECONDS.labels("hop"))
-        self._queue = HistogramTally(metrics.STAGE_SECONDS.labels("queue"))
-        self._device = HistogramTally(metrics.STAGE_SECONDS.labels("device"))
+        self._total = HistogramTally(metrics.STAGE_SECONDS.labels("total")).observe
+        self._hop = HistogramTally(metrics.STAGE_SECONDS.labels("hop")).observe
+        self._queue = HistogramTally(metrics.STAGE_SECONDS.labels("queue")).observe
+        self._device = HistogramTally(metrics.STAGE_SECONDS.labels("device")).observe
 
     async def infer(self, query: InferQuery) -> InferAnswer:
         """One answer. Raises RankingError."""
@@ -219,29 +219,26 @@ class InferService:
 
     async def _answer(self, query: InferQuery, version: int) -> InferAnswer:
         began_s = self._clock()
-        order: list[int] = []
 
         def build(loaded: LoadedVersion) -> InferRequest:
-            order[:] = output_places(query, loaded)
-            wanted = 0
-            for place in order:
-                wanted |= 1 << place
-            return InferRequest(0, 0, fitting_inputs(query, loaded, self._max_rows), wanted, 0, query.priority)
+            inputs = fitting_inputs(query, loaded, self._max_rows)
+            wanted = ALL_OUTPUTS if not query.outputs else sum([1 << p for p in output_places(query, loaded)])
+            return InferRequest(0, 0, inputs, wanted, 0, query.priority)
 
         deadline_s = began_s + query.deadline_ms / 1000
-        reply, _ = await self._pool.infer(query.model, version, deadline_s, build)
+        reply, loaded = await self._pool.infer(query.model, version, deadline_s, build)
         outputs = reply.outputs
-        if len(outputs) == 1:
-            tensors = [outputs[0][1]]
+        if len(outputs) == 1 or not query.outputs:
+            tensors = [tensor for _, tensor in outputs]
         else:
             by_place = dict(outputs)
-            tensors = [by_place[place] for place in order]
+            tensors = [by_place[place] for place in output_places(query, loaded)]
         total_s = self._clock() - began_s
-        inside_s = (reply.queue_us + reply.gather_us + reply.device_us) / 1e6
-        self._queue.observe(reply.queue_us / 1e6)
-        self._device.observe(reply.device_us / 1e6)
-        self._hop.observe(max(0.0, total_s - inside_s))
-        self._total.observe(total_s)
+        queue_s, device_s = reply.queue_us / 1e6, (reply.gather_us + reply.device_us) / 1e6
+        self._queue(queue_s)
+        self._device(device_s)
+        self._hop(max(0.0, total_s - queue_s - device_s))
+        self._total(total_s)
         return InferAnswer(query.model, version, query.id, tensors)
 
 
@@ -294,9 +291,12 @@ def _check_fit(tensor: Tensor, spec: TensorSpec, loaded: LoadedVersion) -> None:
     if tensor.datatype != spec.datatype:
         raise QueryRefused(f"input {tensor.name!r}: datatype {tensor.datatype}, expected {spec.datatype}")
     shape, expected = tensor.shape, spec.shape
-    if len(shape) != len(expected) or any(
-        wanted not in (-1, size) for size, wanted in zip(shape, expected, strict=True)
-    ):
+    fits = len(shape) == len(expected)
+    if fits and shape != expected:
+        for size, wanted in zip(shape, expected, strict=True):
+            if wanted not in (-1, size):
+                fits = False
+    if not fits:
         raise QueryRefused(f"input {tensor.name!r}: shape {list(shape)}, expected {list(expected)} (-1: any size)")
 
 

@@ -18,6 +18,7 @@ from serving.tensors import MAX_DIMENSIONS, Tensor
 INLINE = 0xFFFF_FFFF_FFFF_FFFF
 """Instead of a block's start: the tensors are in the frame."""
 MAX_OUTPUTS = 64
+ALL_OUTPUTS = (1 << MAX_OUTPUTS) - 1
 
 # number, slot, priority, tensors, deadline_us, wanted outputs (a bit each), block start, block bytes
 _INFER = struct.Struct("<IHBBIQQQ")
@@ -136,7 +137,7 @@ def _padded(size: int) -> int:
 
 def block_bytes(tensors: Iterable[Tensor]) -> int:
     """What a block must hold for these tensors."""
-    return sum(_padded(len(tensor.data)) for tensor in tensors)
+    return sum([_padded(len(tensor.data)) for tensor in tensors])
 
 
 def _tensor_parts(tensors: Iterable[tuple[int, Tensor]], inline: bool) -> list[bytes | memoryview]:

@@ -39,9 +39,10 @@ _TRACEPARENT = re.compile(rb"00-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 
 
 Headers = Mapping[bytes, bytes]
+Body = bytes | memoryview
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Answer:
     """hints: headers beside type and length."""
 
@@ -54,7 +55,7 @@ class Answer:
 class InferRoute(Protocol):
     """The Open Inference Protocol's inference, see `oip`."""
 
-    def __call__(self, model: str, version: str, body: bytes, headers: Headers, trace_id: str) -> Awaitable[Answer]: ...
+    def __call__(self, model: str, version: str, body: Body, headers: Headers, trace_id: str) -> Awaitable[Answer]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,7 @@ class HotRoute:
     """handle: from body, headers and trace id to an answer; raises RankingError. json_only: other
     content types are refused. max_bytes: of a body as it comes over the wire."""
 
-    handle: Callable[[bytes, Headers, str], Awaitable[Answer]]
+    handle: Callable[[Body, Headers, str], Awaitable[Answer]]
     json_only: bool
     max_bytes: int
 
@@ -123,14 +124,18 @@ class HotRoutes:
         return None
 
     async def answer(
-        self, route: HotRoute, method: str, path: str, headers: Headers, body: Callable[[], Awaitable[bytes]]
+        self, route: HotRoute, method: str, path: str, headers: Headers, body: Body | Callable[[], Awaitable[bytes]]
     ) -> Answer:
-        """What a request gets; whatever happens it gets something. Raises ClientLeft if nobody waits."""
+        """What a request gets; whatever happens it gets something. body: or how to get it.
+
+        Raises ClientLeft if nobody waits.
+        """
         trace_id = self._trace_id(headers.get(b"traceparent", b""))
         try:
             if method != "POST":
                 raise WrongMethod(f"{method} {path}: expected POST")
-            return await route.handle(await body(), headers, trace_id)
+            given = body if isinstance(body, bytes | memoryview) else await body()
+            return await route.handle(given, headers, trace_id)
         except RankingError as error:
             if error.status >= 500:
                 log.warning("%d: %s", error.status, error, extra={"trace_id": trace_id, "path": path})
@@ -141,7 +146,7 @@ class HotRoutes:
             log.exception("a bug answered with 500", extra={"trace_id": trace_id, "path": path})
             return Answer(500, b'{"error":"internal error, see the gateway\'s log"}')
 
-    async def _rank(self, model: str, body: bytes, headers: Headers, trace_id: str) -> Answer:
+    async def _rank(self, model: str, body: Body, headers: Headers, trace_id: str) -> Answer:
         try:
             query = read_rank(model, body, self._settings, trace_id)
         except QueryRefused:
@@ -149,7 +154,7 @@ class HotRoutes:
             raise
         return Answer(200, write_ranking(await self._ranker.rank(query)))
 
-    async def _feedback(self, body: bytes, headers: Headers, trace_id: str) -> Answer:
+    async def _feedback(self, body: Body, headers: Headers, trace_id: str) -> Answer:
         models = {model_tag(model): model for model in self._ranker.plans}
         try:
             events = read_feedback(body, self._settings, self._ids, models, self._wall_ms())

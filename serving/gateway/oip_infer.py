@@ -25,11 +25,13 @@ class OipInfer:
     def __init__(self, service: InferService, settings: GatewaySettings, regions: Regions | None = None) -> None:
         self._service, self._settings, self._regions = service, settings, regions
 
-    async def __call__(self, model: str, version: str, body: bytes, headers: Headers, trace_id: str) -> Answer:
+    async def __call__(
+        self, model: str, version: str, body: bytes | memoryview, headers: Headers, trace_id: str
+    ) -> Answer:
         """The answer. version: empty leaves it to the traffic plan. Raises RankingError."""
         try:
             if (encoding := headers.get(b"content-encoding")) is not None:
-                body = await self._decompressed(body, encoding)
+                body = await self._decompressed(bytes(body), encoding)
             number = version_of(version) if version else None
             length = header_length_of(headers[_HEADER_LENGTH]) if _HEADER_LENGTH in headers else None
             parsed = read_infer(model, number, body, length, self._settings, self._regions)
@@ -38,8 +40,7 @@ class OipInfer:
             raise
         parsed.query.trace_id = trace_id
         answer = await self._service.infer(parsed.query)
-        classes = any(wish.classes for wish in parsed.wishes)
-        written, json_bytes = write_infer(parsed, answer, classes and self._batchable(answer))
+        written, json_bytes = write_infer(parsed, answer, parsed.classes and self._batchable(answer))
         hints: tuple[tuple[bytes, bytes], ...] = ()
         if json_bytes is not None:
             hints = ((b"Inference-Header-Content-Length", b"%d" % json_bytes),)

@@ -34,16 +34,16 @@ class _HotCycle:
 
     message_event = _NoEvent()
 
-    def __init__(self, head: Head[HotRoute], first: bytes) -> None:
+    def __init__(self, head: Head[HotRoute], first: memoryview) -> None:
         self.head = head
-        self.parts = [first]
+        self.parts: list[bytes | memoryview] = [first]
         self.missing_bytes = head.length - len(first)
         self.keep_alive = True
         self.disconnected = False
         self.response_complete = False
         self.task: asyncio.Task[None] | None = None
 
-    async def body(self) -> bytes:
+    def body(self) -> bytes | memoryview:
         """All of it has arrived."""
         return self.parts[0] if len(self.parts) == 1 else b"".join(self.parts)
 
@@ -56,6 +56,7 @@ class HotProtocol(HttpToolsProtocol):
         self._routes, self._heads = routes, heads
         self._hot: _HotCycle | None = None  # the newest
         self._receiving: _HotCycle | None = None  # the one whose body is on its way
+        self._rest_until_s = 0.0
         self._between_messages = True  # as far as uvicorn's parser is concerned
 
     def data_received(self, data: bytes) -> None:
@@ -94,8 +95,7 @@ class HotProtocol(HttpToolsProtocol):
             self._routes.check_head(head.place, head.headers)
         except RankingError:
             return False
-        self._unset_keepalive_if_required()
-        cycle = _HotCycle(head, data[end + 4 :])
+        cycle = _HotCycle(head, memoryview(data)[end + 4 :])
         self._hot = cycle
         self.cycle = cycle  # type: ignore[assignment]
         if cycle.missing_bytes > 0:
@@ -106,26 +106,47 @@ class HotProtocol(HttpToolsProtocol):
 
     def _received(self, cycle: _HotCycle) -> None:
         self._receiving = None
-        rest = b""
+        rest: bytes | memoryview = b""
         if cycle.missing_bytes < 0:
             last = cycle.parts[-1]
             cycle.parts[-1], rest = last[: cycle.missing_bytes], last[cycle.missing_bytes :]
         cycle.task = self.loop.create_task(self._answer(cycle))
         self.tasks.add(cycle.task)
-        cycle.task.add_done_callback(self.tasks.discard)
         if rest:
-            super().data_received(rest)
+            super().data_received(bytes(rest))
 
     async def _answer(self, cycle: _HotCycle) -> None:
         head = cycle.head
-        answer = await self._routes.answer(head.place, "POST", head.path, head.headers, cycle.body)
+        try:
+            answer = await self._routes.answer(head.place, "POST", head.path, head.headers, cycle.body())
+        finally:
+            self.tasks.discard(cycle.task)
         cycle.response_complete = True
         if cycle.disconnected:
             return
         self.transport.write(_response(answer, cycle.keep_alive))
         if not cycle.keep_alive:
             self.transport.close()
-        self.on_response_complete()
+        elif self.pipeline:
+            self.on_response_complete()
+        else:
+            self._rest_until_s = self.loop.time() + self.timeout_keep_alive
+            self.server_state.total_requests += 1
+            if self.timeout_keep_alive_task is None:
+                self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self._close_if_idle)
+
+    def _close_if_idle(self) -> None:
+        """uvicorn's keep-alive timer, one for many requests: it looks again when the newest may be over."""
+        self.timeout_keep_alive_task = None
+        left_s = self._rest_until_s - self.loop.time()
+        if self.transport.is_closing():
+            return
+        if self.cycle is not None and not self.cycle.response_complete:
+            left_s = self.timeout_keep_alive
+        if left_s > 0:
+            self.timeout_keep_alive_task = self.loop.call_later(left_s, self._close_if_idle)
+        else:
+            self.transport.close()
 
 
 def _response(answer: Answer, keep_alive: bool) -> bytes:

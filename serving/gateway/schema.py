@@ -92,7 +92,7 @@ _feedback_decoder = msgspec.json.Decoder(FeedbackBody)
 _encoder = msgspec.json.Encoder()
 
 
-def read_rank(model: str, body: bytes, settings: GatewaySettings, trace_id: str) -> RankQuery:
+def read_rank(model: str, body: bytes | memoryview, settings: GatewaySettings, trace_id: str) -> RankQuery:
     """The query in a body. Raises QueryRefused."""
     return rank_query(model, _decode(_rank_decoder, body), settings, trace_id)
 
@@ -147,7 +147,7 @@ def write_ranking(ranking: Ranking) -> bytes:
 
 
 def read_feedback(
-    body: bytes, settings: GatewaySettings, ids: RankingIds, models: dict[int, str], now_ms: int
+    body: bytes | memoryview, settings: GatewaySettings, ids: RankingIds, models: dict[int, str], now_ms: int
 ) -> list[Click | Exposure]:
     """The events in a body. models: name by tag, of the models served here.
 
@@ -197,7 +197,7 @@ def _feedback_event(
     )
 
 
-def _decode(decoder: "msgspec.json.Decoder[Any]", body: bytes) -> Any:
+def _decode(decoder: "msgspec.json.Decoder[Any]", body: bytes | memoryview) -> Any:
     try:
         return decoder.decode(body)
     except msgspec.ValidationError as error:
