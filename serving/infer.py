@@ -1,6 +1,7 @@
 """The use case beside `rank`: tensors in, tensors out, for any model. No HTTP, no sockets, no torch."""
 
 import asyncio
+import functools
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,14 +10,14 @@ from typing import Any
 from registry.contracts.manifest import TensorSpec
 from registry.contracts.traffic import TrafficPlan
 from serving import metrics, statistics
-from serving.errors import QueryRefused, RankingError, ReplicaUnhealthy, UnknownModel
+from serving.errors import QueryRefused, RankingError, ReplicaLost, ReplicaUnhealthy, UnknownModel
 from serving.frames import LoadedVersion
 from serving.permits import Permits
 from serving.rank import Ranker
 from serving.replicas import ReplicaPool
 from serving.statistics import VersionStatistics
 from serving.tally import CounterTally, HistogramTally
-from serving.tensor_frames import ALL_OUTPUTS, MAX_OUTPUTS, InferRequest
+from serving.tensor_frames import ALL_OUTPUTS, MAX_OUTPUTS, InferredReply, InferRequest
 from serving.tensors import Tensor
 
 CONTROL_WAIT_S = 60.0
@@ -116,11 +117,39 @@ class InferService:
         except RankingError as error:
             metrics.ANSWERS.labels(query.model if query.model in self._ranker.plans else "", arm, error.status).inc()
             raise
-        counted = self._answers.get((query.model, arm))
-        if counted is None:
-            counted = self._answers[query.model, arm] = CounterTally(metrics.ANSWERS.labels(query.model, arm, 200))
-        counted.inc()
+        self._count(query.model, arm)
         return answer
+
+    def begin(self, query: InferQuery, done: Callable[[InferAnswer | RankingError], None]) -> Callable[[], None] | None:
+        """As `infer`, without a coroutine: `done` is called once, later, unless the query is taken back.
+
+        Returns how to take it back; None if it must go the long way, through `infer`: it would be
+        refused, or no replica can have it now.
+        """
+        plan = self._ranker.plans.get(query.model)
+        if plan is None or query.model in self._ranker.held_back or query.version is not None or query.unit:
+            return None
+        if not self._permits.free:
+            return None
+        began_s = self._clock()
+        begun = _Begun(self, query, plan.champion, began_s, done)
+        try:
+            take_back = self._pool.begin(
+                query.model, plan.champion, began_s + query.deadline_ms / 1000, begun.build, begun
+            )
+        except RankingError:
+            return None
+        if take_back is None:
+            return None
+        self._permits.take()
+        begun.take_back = take_back
+        return begun.leave
+
+    def _count(self, model: str, arm: str) -> None:
+        counted = self._answers.get((model, arm))
+        if counted is None:
+            counted = self._answers[model, arm] = CounterTally(metrics.ANSWERS.labels(model, arm, 200))
+        counted.inc()
 
     def describe(self, model: str, version: int | None = None) -> ModelInfo:
         """Inputs, outputs and loaded versions. Raises UnknownModel if nothing of it is served."""
@@ -219,14 +248,15 @@ class InferService:
 
     async def _answer(self, query: InferQuery, version: int) -> InferAnswer:
         began_s = self._clock()
-
-        def build(loaded: LoadedVersion) -> InferRequest:
-            inputs = fitting_inputs(query, loaded, self._max_rows)
-            wanted = ALL_OUTPUTS if not query.outputs else sum([1 << p for p in output_places(query, loaded)])
-            return InferRequest(0, 0, inputs, wanted, 0, query.priority)
-
         deadline_s = began_s + query.deadline_ms / 1000
-        reply, loaded = await self._pool.infer(query.model, version, deadline_s, build)
+        reply, loaded = await self._pool.infer(
+            query.model, version, deadline_s, functools.partial(build_infer, query, max_rows=self._max_rows)
+        )
+        return self._answered(query, version, loaded, reply, began_s)
+
+    def _answered(
+        self, query: InferQuery, version: int, loaded: LoadedVersion, reply: InferredReply, began_s: float
+    ) -> InferAnswer:
         outputs = reply.outputs
         if len(outputs) == 1 or not query.outputs:
             tensors = [tensor for _, tensor in outputs]
@@ -240,6 +270,82 @@ class InferService:
         self._hop(max(0.0, total_s - queue_s - device_s))
         self._total(total_s)
         return InferAnswer(query.model, version, query.id, tensors)
+
+
+class _Begun:
+    """A query that was begun without a coroutine; the pool's `Waiter`."""
+
+    __slots__ = ("_began_s", "_done", "_finished", "_loaded", "_query", "_service", "_task", "_version", "take_back")
+
+    def __init__(
+        self,
+        service: InferService,
+        query: InferQuery,
+        version: int,
+        began_s: float,
+        done: Callable[[InferAnswer | RankingError], None],
+    ) -> None:
+        self._service, self._query, self._version = service, query, version
+        self._began_s, self._done, self._finished = began_s, done, False
+        self._loaded: LoadedVersion | None = None
+        self._task: asyncio.Task[None] | None = None
+        self.take_back: Callable[[], None] | None = None
+
+    def build(self, loaded: LoadedVersion) -> InferRequest:
+        """The pool's `build`."""
+        self._loaded = loaded
+        return build_infer(self._query, loaded, max_rows=self._service._max_rows)
+
+    def leave(self) -> None:
+        """The caller has left."""
+        if self._task is not None:
+            self._task.cancel()
+        elif not self._finished:
+            self._finish()
+            if self.take_back is not None:
+                self.take_back()
+
+    def done(self) -> bool:
+        """See `Waiter`."""
+        return self._finished
+
+    def set_result(self, result: InferredReply) -> None:
+        """See `Waiter`."""
+        self._finish()
+        service, query = self._service, self._query
+        assert self._loaded is not None
+        service._count(query.model, "champion")
+        self._done(service._answered(query, self._version, self._loaded, result, self._began_s))
+
+    def set_exception(self, error: RankingError) -> None:
+        """See `Waiter`. What a lost replica held goes the long way, with the time that is left."""
+        self._finish()
+        left_ms = self._query.deadline_ms - int((self._service._clock() - self._began_s) * 1000)
+        if isinstance(error, ReplicaLost) and left_ms > 0:
+            metrics.RETRIES.inc()
+            self._query.deadline_ms = left_ms
+            self._task = asyncio.get_running_loop().create_task(self._again())
+            return
+        metrics.ANSWERS.labels(self._query.model, "champion", error.status).inc()
+        self._done(error)
+
+    async def _again(self) -> None:
+        try:
+            answer: InferAnswer | RankingError = await self._service.infer(self._query)
+        except RankingError as error:
+            answer = error
+        self._done(answer)
+
+    def _finish(self) -> None:
+        self._finished = True
+        self._service._permits.give()
+
+
+def build_infer(query: InferQuery, loaded: LoadedVersion, max_rows: int) -> InferRequest:
+    """The query in the loaded version's terms. Raises QueryRefused, naming the tensor and the rule."""
+    inputs = fitting_inputs(query, loaded, max_rows)
+    wanted = ALL_OUTPUTS if not query.outputs else sum([1 << place for place in output_places(query, loaded)])
+    return InferRequest(0, 0, inputs, wanted, 0, query.priority)
 
 
 def fitting_inputs(query: InferQuery, loaded: LoadedVersion, max_rows: int) -> list[Tensor]:

@@ -40,12 +40,28 @@ class Outcomes(Protocol):
         ...
 
 
+class Waiter(Protocol):
+    """Who waits for a reply: an `asyncio.Future`, or something cheaper."""
+
+    def done(self) -> bool:
+        """Whether it has what it waited for, or waits no more."""
+        ...
+
+    def set_result(self, result: Any) -> None:
+        """The reply."""
+        ...
+
+    def set_exception(self, error: RankingError) -> None:
+        """Why there is none."""
+        ...
+
+
 @dataclass(slots=True)
 class Outstanding:
     """answer: of the kind that the request asks for. sent_s: when; tries: how often by now. block:
     start and size in the arena, if it has one."""
 
-    answer: "asyncio.Future[Any]"
+    answer: Waiter
     candidates: int
     deadline_s: float
     sent_s: float
@@ -150,7 +166,7 @@ class Link(asyncio.Protocol):
             raise BrokenFrame(f"an answer to request {number}, which was not asked")
         return waiting.outputs, waiting.block[1] if waiting.block else 0
 
-    def _done(self, number: int, status: int = 200) -> "asyncio.Future[Any] | None":
+    def _done(self, number: int, status: int = 200) -> Waiter | None:
         replica = self._replica
         waiting = replica.outstanding.pop(number, None)
         if waiting is None:

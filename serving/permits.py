@@ -23,13 +23,26 @@ class Permits:
         """Holds one permit, in a `with`. Raises Overloaded if none is left."""
         return self
 
-    def __enter__(self) -> None:
+    @property
+    def free(self) -> bool:
+        """Whether one is left."""
+        return self.taken < self._limit
+
+    def take(self) -> None:
+        """Takes one, to be given back. Raises Overloaded if none is left."""
         if self.taken >= self._limit:
             raise Overloaded(f"{self._limit} queries are in flight: slow down", self._retry_after_s)
         self.taken += 1
 
-    def __exit__(self, *_: object) -> None:
+    def give(self) -> None:
+        """Gives one back."""
         self.taken -= 1
+
+    def __enter__(self) -> None:
+        self.take()
+
+    def __exit__(self, *_: object) -> None:
+        self.give()
 
     def publish(self) -> None:
         """The gauge; once a second is enough."""

@@ -22,7 +22,7 @@ from serving.balance import choose
 from serving.errors import DeadlineExceeded, ReplicaLost, ReplicaUnhealthy
 from serving.frames import LoadedVersion, RankedReply, ScoreRequest, encode_arena, encode_cancel
 from serving.health import FleetHealth
-from serving.link import Link, Outstanding, Replica
+from serving.link import Link, Outstanding, Replica, Waiter
 from serving.silence import SilenceRule
 from serving.statistics import VersionStatistics
 from serving.tensor_frames import InferredReply, InferRequest, block_bytes
@@ -194,14 +194,8 @@ class ReplicaPool:
         while True:
             replica, loaded = self.holder(model, version) or await self.wait_for_holder(model, version, deadline_s)
             tries += 1
-            request = build(loaded)
-            request.slot = loaded.slot
-            request.number = next(self._numbers) % _NUMBERS
-            now_s = self._clock()
-            request.deadline_us = max(0, min(_NUMBERS - 1, int((deadline_s - now_s) * 1e6)))
             answer: asyncio.Future[Any] = self._loop.create_future()
-            waiting = Outstanding(answer, _load(request, loaded), deadline_s, now_s, tries, loaded.outputs)
-            self._send(replica, request, waiting)
+            number = self._dispatch(replica, loaded, build, deadline_s, tries, answer)
             try:
                 return await answer, loaded
             except ReplicaLost:
@@ -209,9 +203,45 @@ class ReplicaPool:
                 if self._clock() >= deadline_s:
                     raise
             except asyncio.CancelledError:
-                self._health.given_up(replica.address)
-                self._post(replica, encode_cancel(request.number))
+                self._take_back(replica, number)
                 raise
+
+    def begin(
+        self, model: str, version: int, deadline_s: float, build: Callable[[LoadedVersion], Request], answer: Waiter
+    ) -> Callable[[], None] | None:
+        """Sends a request once, now, for those who do without a coroutine: `answer` is told the reply or why
+        there is none, ReplicaLost too. Returns how to take the request back, None if no replica can
+        have it now. Raises what `build` raises.
+        """
+        held = self.holder(model, version)
+        if held is None:
+            return None
+        number = self._dispatch(*held, build, deadline_s, 1, answer)
+        return functools.partial(self._take_back, held[0], number)
+
+    def _dispatch(
+        self,
+        replica: Replica,
+        loaded: LoadedVersion,
+        build: Callable[[LoadedVersion], Request],
+        deadline_s: float,
+        tries: int,
+        answer: Waiter,
+    ) -> int:
+        """The request's number."""
+        request = build(loaded)
+        request.slot = loaded.slot
+        request.number = number = next(self._numbers) % _NUMBERS
+        now_s = self._clock()
+        request.deadline_us = max(0, min(_NUMBERS - 1, int((deadline_s - now_s) * 1e6)))
+        load = _load(request, loaded)
+        self._send(replica, request, Outstanding(answer, load, deadline_s, now_s, tries, loaded.outputs))
+        return number
+
+    def _take_back(self, replica: Replica, number: int) -> None:
+        """The caller left."""
+        self._health.given_up(replica.address)
+        self._post(replica, encode_cancel(number))
 
     def _send(self, replica: Replica, request: ScoreRequest | InferRequest, waiting: Outstanding) -> None:
         if isinstance(request, InferRequest) and replica.arena is not None:

@@ -52,8 +52,19 @@ class Answer:
     content_type: bytes = b"application/json"
 
 
+Begin = Callable[[Body, Headers, Callable[[Answer], None]], Callable[[], None] | None]
+"""Begins a request without a coroutine: the last argument is called with the answer, once, later. Returns
+how to take the request back, None if it must go the long way, through `handle`."""
+
+
 class InferRoute(Protocol):
-    """The Open Inference Protocol's inference, see `oip`."""
+    """The Open Inference Protocol's inference, see `oip_infer`."""
+
+    def begin(
+        self, model: str, body: Body, headers: Headers, answered: Callable[[Answer], None]
+    ) -> Callable[[], None] | None:
+        """See `Begin`."""
+        ...
 
     def __call__(self, model: str, version: str, body: Body, headers: Headers, trace_id: str) -> Awaitable[Answer]: ...
 
@@ -61,11 +72,13 @@ class InferRoute(Protocol):
 @dataclass(frozen=True, slots=True)
 class HotRoute:
     """handle: from body, headers and trace id to an answer; raises RankingError. json_only: other
-    content types are refused. max_bytes: of a body as it comes over the wire."""
+    content types are refused. max_bytes: of a body as it comes over the wire. begin: a shorter way,
+    if there is one."""
 
     handle: Callable[[Body, Headers, str], Awaitable[Answer]]
     json_only: bool
     max_bytes: int
+    begin: Begin | None = None
 
 
 class ClientLeft(Exception):
@@ -120,7 +133,8 @@ class HotRoutes:
                 return HotRoute(functools.partial(self._rank, model), True, limit)
         if self._infer is not None and (found := _INFER_PATH.fullmatch(path)):
             answer = functools.partial(self._infer, found["model"], found["version"] or "")
-            return HotRoute(answer, False, self._settings.max_infer_bytes)
+            begin = None if found["version"] else functools.partial(self._infer.begin, found["model"])
+            return HotRoute(answer, False, self._settings.max_infer_bytes, begin)
         return None
 
     async def answer(
@@ -139,7 +153,7 @@ class HotRoutes:
         except RankingError as error:
             if error.status >= 500:
                 log.warning("%d: %s", error.status, error, extra={"trace_id": trace_id, "path": path})
-            return Answer(error.status, msgspec.json.encode({"error": str(error)}), _hint(error))
+            return answer_of(error)
         except (ClientLeft, asyncio.CancelledError):
             raise
         except Exception:
@@ -202,6 +216,11 @@ class HotRoutes:
         if found := _TRACEPARENT.fullmatch(traceparent):
             return found[1].decode()
         return f"{self._random.getrandbits(128):032x}"
+
+
+def answer_of(error: RankingError) -> Answer:
+    """What a caller is told of it."""
+    return Answer(error.status, msgspec.json.encode({"error": str(error)}), _hint(error))
 
 
 def _hint(error: RankingError) -> tuple[tuple[bytes, bytes], ...]:

@@ -1,16 +1,20 @@
 """The hot route of the Open Inference Protocol: body and headers in, use case, body and headers out."""
 
 import asyncio
+import logging
+from collections.abc import Callable
 
 from serving import metrics
 from serving.compression import WORTH_A_THREAD_BYTES, compressed, decompressed, wanted_encoding
-from serving.errors import QueryRefused, UnknownModel
-from serving.gateway.http import Answer, Headers
-from serving.gateway.oip_request import read_infer
+from serving.errors import QueryRefused, RankingError, UnknownModel
+from serving.gateway.http import Answer, Headers, answer_of
+from serving.gateway.oip_request import read_binary, read_infer
 from serving.gateway.oip_response import write_infer
 from serving.infer import InferAnswer, InferService
 from serving.regions import Regions
 from serving.settings import GatewaySettings
+
+log = logging.getLogger(__name__)
 
 _BINARY, _JSON = b"application/octet-stream", b"application/json"
 _HEADER_LENGTH = b"inference-header-content-length"
@@ -51,6 +55,32 @@ class OipInfer:
                 written = await asyncio.to_thread(compressed, written, wanted)
             hints = (*hints, (b"Content-Encoding", wanted))
         return Answer(200, written, hints, _JSON if json_bytes is None else _BINARY)
+
+    def begin(
+        self, model: str, body: bytes | memoryview, headers: Headers, answered: Callable[[Answer], None]
+    ) -> Callable[[], None] | None:
+        """See `http.Begin`. For requests of a layout that is known, with binary tensors both ways."""
+        raw_length = headers.get(_HEADER_LENGTH, b"")
+        if not raw_length.isdigit() or b"content-encoding" in headers or b"accept-encoding" in headers:
+            return None
+        parsed = read_binary(model, body, int(raw_length), self._settings)
+        if parsed is None:
+            return None
+
+        def done(result: InferAnswer | RankingError) -> None:
+            try:
+                if isinstance(result, RankingError):
+                    answered(answer_of(result))
+                    return
+                written, json_bytes = write_infer(parsed, result)
+                answered(
+                    Answer(200, written, ((b"Inference-Header-Content-Length", b"%d" % (json_bytes or 0)),), _BINARY)
+                )
+            except Exception:  # whatever it is, it must not end the connection to the worker
+                log.exception("a bug answered with 500")
+                answered(Answer(500, b'{"error":"internal error, see the gateway\'s log"}'))
+
+        return self._service.begin(parsed.query, done)
 
     async def _decompressed(self, body: bytes, encoding: bytes) -> bytes:
         limit = self._settings.max_infer_bytes

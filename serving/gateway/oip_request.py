@@ -126,6 +126,20 @@ def read_infer(
     return ParsedInfer(query, wishes, binary)
 
 
+def read_binary(
+    model: str, body: bytes | memoryview, header_length: int, settings: GatewaySettings
+) -> ParsedInfer | None:
+    """The query of a request that is plainly binary both ways, without parameters; None for any other."""
+    if not 0 < header_length <= min(_REMEMBERED_BYTES, len(body)):
+        return None
+    layout = _layout_of(bytes(body[:header_length]))
+    if layout is None or layout.end != len(body) - header_length or layout.parameters is not None:
+        return None
+    if not layout.wishes or not layout.all_binary:
+        return None
+    return _by_layout(layout, model, None, memoryview(body)[header_length:], settings)
+
+
 @dataclass(frozen=True, slots=True)
 class _Layout:
     """What a head says, if its inputs are all binary and of fixed datatypes and its outputs are answered
@@ -138,6 +152,7 @@ class _Layout:
     binary: bool
     wishes: tuple[OutputWish, ...]
     outputs: tuple[str, ...]
+    all_binary: bool
 
 
 @functools.lru_cache(maxsize=256)
@@ -166,7 +181,8 @@ def _layout_of(text: bytes) -> _Layout | None:
     if not 1 <= len(inputs) <= MAX_TENSORS or len(wishes) > MAX_TENSORS:
         return None
     outputs = tuple([wish.name for wish in wishes])
-    return _Layout(tuple(inputs), at, head.id, head.parameters, binary, wishes, outputs)
+    all_binary = all(wish.binary and not wish.classes for wish in wishes)
+    return _Layout(tuple(inputs), at, head.id, head.parameters, binary, wishes, outputs, all_binary)
 
 
 def _by_layout(

@@ -7,6 +7,8 @@ routes there.
 """
 
 import asyncio
+import functools
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
 
@@ -42,6 +44,7 @@ class _HotCycle:
         self.disconnected = False
         self.response_complete = False
         self.task: asyncio.Task[None] | None = None
+        self.take_back: Callable[[], None] | None = None
 
     def body(self) -> bytes | memoryview:
         """All of it has arrived."""
@@ -79,8 +82,11 @@ class HotProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         hot = self._hot
-        if hot is not None and hot.task is not None and not hot.response_complete:
-            hot.task.cancel()  # nobody waits for the answer: drop it before the device sees it
+        if hot is not None and not hot.response_complete:  # nobody waits for the answer: drop it
+            if hot.task is not None:
+                hot.task.cancel()
+            elif hot.take_back is not None:
+                hot.take_back()
         super().connection_lost(exc)
 
     def _hot_begins(self, data: bytes) -> bool:
@@ -110,8 +116,13 @@ class HotProtocol(HttpToolsProtocol):
         if cycle.missing_bytes < 0:
             last = cycle.parts[-1]
             cycle.parts[-1], rest = last[: cycle.missing_bytes], last[cycle.missing_bytes :]
-        cycle.task = self.loop.create_task(self._answer(cycle))
-        self.tasks.add(cycle.task)
+        head = cycle.head
+        if head.place.begin is not None:
+            answered = functools.partial(self._answered, cycle)
+            cycle.take_back = head.place.begin(cycle.body(), head.headers, answered)
+        if cycle.take_back is None:
+            cycle.task = self.loop.create_task(self._answer(cycle))
+            self.tasks.add(cycle.task)
         if rest:
             super().data_received(bytes(rest))
 
@@ -121,6 +132,9 @@ class HotProtocol(HttpToolsProtocol):
             answer = await self._routes.answer(head.place, "POST", head.path, head.headers, cycle.body())
         finally:
             self.tasks.discard(cycle.task)
+        self._answered(cycle, answer)
+
+    def _answered(self, cycle: _HotCycle, answer: Answer) -> None:
         cycle.response_complete = True
         if cycle.disconnected:
             return
