@@ -5,7 +5,7 @@ import socket
 from dataclasses import dataclass
 from pathlib import Path
 
-from serving.addresses import parse_address
+from serving.addresses import check_peer, parse_address
 
 TIMEOUT_S = 0.5
 
@@ -41,6 +41,7 @@ class WorkerAccepts:
             connection.settimeout(TIMEOUT_S)
             try:
                 connection.connect(address.target)
+                check_peer(connection)
             except OSError:
                 return False
             return True

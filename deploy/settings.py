@@ -39,14 +39,16 @@ class PlatformSettings:
     """Field `gateway_port` is `SLUICE_GATEWAY_PORT`, and so on.
 
     home: the data folder; absolute.
-    gateway_port, mlflow_port: 0 picks a free one, see `home.claim_ports`.
+    gateway_port, grpc_port, mlflow_port: 0 picks a free one, see `home.claim_ports`. Gateways listen for
+    gRPC on `gateway_host`, too, unless with_grpc is 0.
     gateways, workers: how many processes of each.
     worker_host: interface that workers listen on and gateways of other machines reach, from port
     worker_port upwards; empty: Unix sockets. Workers ask nobody who he is: a private network only.
     model_budgets: memory of a device by model, `search=2GB,ads=500MB`; device_memory: all of it,
     shared by the models without a budget; empty: not limited. model_weights: shares of a device's
     time, `search=2,ads=1`; 1 if not named. repository_control: whether clients may load and unload
-    models by API.
+    models by API. shared_memory_regions: whether clients on this machine may register shared memory,
+    which is read and written in the gateway's name.
     torch_threads: of one worker. with_*: leave these processes out with 0.
     replica: which of several like processes this one is, from 0.
     triton_servers: where versions may run that do not run here, "name=host:port,other=host:port"
@@ -60,6 +62,7 @@ class PlatformSettings:
     home: Path
     gateway_host: str = "127.0.0.1"
     gateway_port: int = 8700
+    grpc_port: int = 8702
     gateways: int = 1
     workers: int = 1
     worker_host: str = ""
@@ -68,8 +71,10 @@ class PlatformSettings:
     device_memory: str = ""
     model_weights: str = ""
     repository_control: bool = False
+    shared_memory_regions: bool = False
     mlflow_port: int = 8701
     torch_threads: int = 1
+    with_grpc: bool = True
     with_mlflow: bool = True
     with_archiver: bool = True
     with_monitor: bool = True
@@ -101,14 +106,14 @@ class PlatformSettings:
             promised = sum(parse_budgets(self.model_budgets).values())
             rule = f"at most the device's memory, {self.device_memory}, for all models together"
             _require(promised <= parse_bytes(self.device_memory), "model_budgets", self.model_budgets, rule)
-        for key in ("gateway_port", "mlflow_port"):
+        for key in ("gateway_port", "grpc_port", "mlflow_port"):
             _require(0 <= getattr(self, key) <= 65535, key, getattr(self, key), "a port, or 0 for a free one")
-        _require(
-            self.mlflow_port == 0 or self.mlflow_port != self.gateway_port,
-            "mlflow_port",
-            self.mlflow_port,
-            "another port than the gateway's",
-        )
+        for key, others, rule in (
+            ("mlflow_port", (self.gateway_port,), "another port than the gateway's"),
+            ("grpc_port", (self.gateway_port, self.mlflow_port), "another port than the gateway's and MLflow's"),
+        ):
+            port = getattr(self, key)
+            _require(port == 0 or port not in others, key, port, rule)
         for key in ("gateways", "workers"):
             _require(1 <= getattr(self, key) <= MAX_REPLICAS, key, getattr(self, key), f"1 to {MAX_REPLICAS}")
         _require(1 <= self.torch_threads <= 256, "torch_threads", self.torch_threads, "1 to 256")
@@ -145,6 +150,11 @@ class PlatformSettings:
                 raise SettingsError(_key("triton_servers"), self.triton_servers, rule)
             addresses[found["name"]] = found["address"]
         return addresses
+
+    @property
+    def grpc_address(self) -> str:
+        """Where a gRPC client on this machine finds the gateway, `host:port`."""
+        return f"{url_host(self.gateway_host)}:{self.grpc_port}"
 
     @property
     def mlflow_url(self) -> str:

@@ -86,6 +86,16 @@ class TcpAddress:
 Address = UnixAddress | TcpAddress
 
 
+def check_peer(channel: socket.socket) -> None:
+    """Raises ConnectionRefusedError if the socket has connected to itself.
+
+    TCP does that (a simultaneous open) where nobody listens yet and the kernel picks the wanted port
+    as the source: the connection would then keep the worker from its own port.
+    """
+    if channel.family != socket.AF_UNIX and channel.getsockname() == channel.getpeername():
+        raise ConnectionRefusedError("connected to itself: nobody listens there yet")
+
+
 def parse_address(text: str) -> Address:
     """The address that the text names. Raises BadAddress.
 

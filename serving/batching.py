@@ -46,9 +46,9 @@ class Pending(Generic[Key, Payload]):
 
 @dataclass(frozen=True, slots=True)
 class Batch(Generic[Key, Payload]):
-    """taken: to score now, one key, most urgent first. expired: past their deadline; hopeless: sure
-    to pass it before they could be scored; both to be refused unscored. left: waiting, in order of
-    arrival."""
+    """taken: to score now, one key; most urgent first if somebody of the key is left. expired: past
+    their deadline; hopeless: sure to pass it before they could be scored; both to be refused
+    unscored. left: waiting, in order of arrival."""
 
     taken: list[Pending[Key, Payload]]
     expired: list[Pending[Key, Payload]]
@@ -83,7 +83,7 @@ class BatchWindow:
         times: BatchTimes | None = None,
     ) -> Batch[Key, Payload]:
         """The next batch: of the model whose turn it is, the most urgent query and those of its key
-        that fit, in order of urgency.
+        that fit.
 
         waiting: in order of arrival. shares: whose turn it is; without it all are one model's.
         times: how long batches take; without it nothing is hopeless. Neither is changed here.
@@ -107,10 +107,11 @@ class BatchWindow:
         live = waiting if now_s + slowest_s < tightest_s else _sort_out(batch, waiting, now_s, lines)
         if not live:
             return batch
-        queue = self._of_the_most_urgent(live, shares)
-        taken = self._fill(queue, now_s, lines[queue[0].slot])
-        if len(taken) == len(queue) and self._may_wait(taken, now_s):
-            taken = []
+        mine = live
+        if shares is not None and len(models := {pending.model: None for pending in live}) > 1:
+            chosen = shares.turn(models)
+            mine = [pending for pending in live if pending.model == chosen]
+        taken = self._most_urgent(mine, now_s, lines)
         ids = set(map(id, taken))
         batch.taken.extend(taken)
         batch.left.extend([pending for pending in live if id(pending) not in ids])
@@ -123,15 +124,21 @@ class BatchWindow:
         fits = rows <= self.max_candidates and (len(waiting) == 1 or not waiting[0].alone)
         return fits and not self.max_wait_s and line[0] + line[1] * rows < remaining_s
 
-    def _of_the_most_urgent(
-        self, live: Sequence[Pending[Key, Payload]], shares: Shares | None
+    def _most_urgent(
+        self, mine: Sequence[Pending[Key, Payload]], now_s: float, lines: Mapping[int, Line]
     ) -> list[Pending[Key, Payload]]:
-        """The most urgent query of the model whose turn it is, and all that may share its batch, most
-        urgent first."""
-        mine = live
-        if shares is not None and len(models := {pending.model: None for pending in live}) > 1:
-            chosen = shares.turn(models)
-            mine = [pending for pending in live if pending.model == chosen]
+        """The batch out of one model's live queries; none if it may wait for more."""
+        rows = sum([pending.rows for pending in mine])
+        if rows <= self.max_candidates and len({pending.key for pending in mine}) == 1:
+            tightest_s = min([pending.deadline_s for pending in mine])
+            if self._is_one_batch(mine, rows, tightest_s - now_s, lines[mine[0].slot]):
+                return list(mine)
+        queue = self._by_urgency(mine)
+        taken = self._fill(queue, now_s, lines[queue[0].slot])
+        return [] if len(taken) == len(queue) and self._may_wait(taken, now_s) else taken
+
+    def _by_urgency(self, mine: Sequence[Pending[Key, Payload]]) -> list[Pending[Key, Payload]]:
+        """The most urgent query and all that may share its batch, most urgent first."""
         patience_s, step_s = self.patience_s, self.priority_step_s
         places = [  # `due_s`, without two calls each
             (due_s if (due_s := pending.arrived_s + patience_s) < pending.deadline_s else pending.deadline_s)

@@ -48,7 +48,7 @@ class MemoryBudget:
         promised = sum(self.by_model.values())
         if self.total_bytes is not None and promised > self.total_bytes:
             raise ValueError(
-                f"model_budgets: {_mb(promised)} promised, expected at most the device's {_mb(self.total_bytes)}"
+                f"model_budgets: {_text(promised)} promised, expected at most the device's {_text(self.total_bytes)}"
             )
 
     def refusal(self, model: str, held: Mapping[str, Sequence[Footprint]], more: Footprint) -> str:
@@ -63,8 +63,8 @@ class MemoryBudget:
             if needed <= own:
                 return ""
             return (
-                f"{_mb(needed)} needed ({_mb(needed - together(beside))} more than its other versions take), "
-                f"the budget is {_mb(own)}: raise it in SLUICE_MODEL_BUDGETS"
+                f"{_text(needed)} needed ({_text(needed - together(beside))} more than its other versions take), "
+                f"the budget is {_text(own)}: raise it in SLUICE_MODEL_BUDGETS"
             )
         if self.total_bytes is None:
             return ""
@@ -73,7 +73,7 @@ class MemoryBudget:
         if needed <= left:
             return ""
         return (
-            f"{_mb(needed)} needed, {_mb(max(0, left))} left of the device's {_mb(self.total_bytes)}: "
+            f"{_text(needed)} needed, {_text(max(0, left))} left of the device's {_text(self.total_bytes)}: "
             "unload a model, or give it a budget in SLUICE_MODEL_BUDGETS"
         )
 
@@ -81,5 +81,7 @@ class MemoryBudget:
 UNLIMITED = MemoryBudget()
 
 
-def _mb(size: int) -> str:
+def _text(size: int) -> str:
+    if size < 10**6:
+        return f"{size / 1e3:.1f} kB"
     return f"{size / 1e6:.0f} MB" if size < 10**10 else f"{size / 1e9:.1f} GB"

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import cast
 
-from serving.errors import RankingError
-from serving.frames import FailedReply, RankedReply, ScoreRequest
+from serving.errors import DeadlineExceeded, RankingError, ReplicaUnhealthy
+from serving.frames import REMOTE_AWAY, FailedReply, RankedReply, ScoreRequest
 from serving.loaded import LoadedProgram
 from serving.scoring import LoadedModel, ScoreRefused, check, score_batch
 from serving.tensor_batch import run_batch
@@ -16,6 +16,8 @@ from serving.tensor_frames import INLINE, InferredReply, InferRequest, block_byt
 log = logging.getLogger(__name__)
 
 Reply = RankedReply | InferredReply | FailedReply
+NO_REQUESTS_FAULT = (ReplicaUnhealthy, DeadlineExceeded)
+"""What a program raises that asks a server: no request of the batch would do better alone."""
 UNLOADED = "the version was unloaded"
 WORTH_A_BLOCK_BYTES = 16 << 10
 """Smaller outputs travel in the frame: a copy more is cheaper than a page more."""
@@ -90,6 +92,8 @@ class _Ranking:
 
     def _without(self, error: Exception) -> list[RankedReply | FailedReply]:
         """What the queries get when the batch failed."""
+        if isinstance(error, NO_REQUESTS_FAULT):
+            return [_failed(self.loaded, request.number, error) for request in self.requests]
         if len(self.requests) == 1:
             if isinstance(error, ScoreRefused):
                 return [FailedReply(self.requests[0].number, 400, str(error))]
@@ -116,6 +120,10 @@ def _infer(
     began_s = time.perf_counter()
     try:
         outputs = run_batch(loaded, requests, timeout_s)
+    except NO_REQUESTS_FAULT as error:
+        count, device_us = len(requests), (time.perf_counter() - began_s) * 1e6
+        loaded.statistics.batch(count, count, 0, 0.0, 0.0, device_us)
+        return [_failed(loaded, request.number, error) for request in requests]
     except Exception as error:  # as above
         if len(requests) == 1:
             loaded.statistics.batch(1, 1, 0, 0.0, 0.0, (time.perf_counter() - began_s) * 1e6)
@@ -142,4 +150,6 @@ def _failed(loaded: LoadedProgram, number: int, error: Exception) -> FailedReply
     if not isinstance(error, RankingError):
         log.exception("a request of %s@%d failed", loaded.model, loaded.version)
     status = error.status if isinstance(error, RankingError) else 500
+    if isinstance(error, ReplicaUnhealthy):
+        status = REMOTE_AWAY  # a 503 would be sent again, at once and until its deadline
     return FailedReply(number, status, f"{loaded.model}@{loaded.version} failed: {error}")

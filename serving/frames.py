@@ -245,9 +245,13 @@ class RankedReply:
         return RankedReply(number, order, scores, features, missing, stale, bool(away), *numbers)
 
 
+REMOTE_AWAY = 502
+"""The server that runs the version is away: 503 to the client, and no reason to send the query again."""
+
+
 @dataclass(frozen=True, slots=True)
 class FailedReply:
-    """The worker could not score the query. status: as in `serving.errors`."""
+    """The worker could not score the query. status: as in `serving.errors`, or REMOTE_AWAY."""
 
     number: int
     status: int

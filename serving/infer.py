@@ -1,5 +1,6 @@
 """The use case beside `rank`: tensors in, tensors out, for any model. No HTTP, no sockets, no torch."""
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,7 +9,7 @@ from typing import Any
 from registry.contracts.manifest import TensorSpec
 from registry.contracts.traffic import TrafficPlan
 from serving import metrics, statistics
-from serving.errors import QueryRefused, RankingError, UnknownModel
+from serving.errors import QueryRefused, RankingError, ReplicaUnhealthy, UnknownModel
 from serving.frames import LoadedVersion
 from serving.permits import Permits
 from serving.rank import Ranker
@@ -18,6 +19,8 @@ from serving.tally import CounterTally, HistogramTally
 from serving.tensor_frames import MAX_OUTPUTS, InferRequest
 from serving.tensors import Tensor
 
+CONTROL_WAIT_S = 60.0
+CONTROL_LOOK_S = 0.02
 CONTROL_OFF = "loading and unloading by API is off: start the platform with SLUICE_REPOSITORY_CONTROL=1"
 
 
@@ -150,7 +153,7 @@ class InferService:
                 if version in held:
                     entries.append(IndexEntry(model, str(version), "READY", ""))
                 elif not ready_only:
-                    entries.append(IndexEntry(model, str(version), "UNAVAILABLE", "no replica holds it"))
+                    entries.append(IndexEntry(model, str(version), "UNAVAILABLE", self._why_not(model, version)))
         return entries
 
     def statistics(self, model: str | None = None, version: int | None = None) -> list[VersionStatistics]:
@@ -178,8 +181,22 @@ class InferService:
     async def _hold(self, model: str, wanted: bool) -> None:
         if self._control is None:
             raise QueryRefused(CONTROL_OFF)
-        self._plan(model)
+        plan = self._ranker.plans.get(model)
+        if plan is None:
+            self._plan(model)  # says what there is
+            return
         await self._control(model, wanted)
+        until_s = self._clock() + CONTROL_WAIT_S
+        while (model in self._ranker.held_back) is wanted or (plan.champion in self._held(model)) is not wanted:
+            if self._clock() >= until_s:
+                why = "; ".join(self._pool.failures(model)) or "see `sluice status` and the workers' log"
+                raise ReplicaUnhealthy(f"model {model!r} is not {'loaded' if wanted else 'unloaded'} yet: {why}")
+            await asyncio.sleep(CONTROL_LOOK_S)
+
+    def _why_not(self, model: str, version: int) -> str:
+        if model in self._ranker.held_back:
+            return "unloaded"
+        return "; ".join(self._pool.failures(model, version)) or "no replica holds it"
 
     def _plan(self, model: str) -> TrafficPlan:
         return self._ranker.plan_of(model)

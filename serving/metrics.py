@@ -7,6 +7,7 @@ _FAST = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 
 ANSWERS = Counter(
     "serving_answers", "Queries answered or refused, by model, arm and HTTP status.", ["model", "arm", "status"]
 )
+GRPC_CALLS = Counter("serving_grpc_calls", "gRPC calls ended, by method and status code.", ["method", "code"])
 STAGE_SECONDS = Histogram("serving_stage_seconds", "Time of one stage of an answered query.", ["stage"], buckets=_FAST)
 DEGRADED = Counter("serving_degraded_answers", "Answers that had to do without something.", ["model", "reason"])
 IN_FLIGHT = Gauge("serving_permits_in_use", "Queries between permit and answer.", multiprocess_mode="livesum")

@@ -86,6 +86,8 @@ class Ranker:
         self._answers: dict[tuple[str, str], CounterTally] = {}
         self._wanted: Plans = {}
         self.plans: dict[str, TrafficPlan] = {}
+        self.held_back: frozenset[str] = frozenset()
+        """Models that workers are told not to hold."""
         pool.watch(self.adopt)
 
     def follow(self, plans: Plans) -> None:
@@ -184,6 +186,8 @@ class Ranker:
         if plan is None:
             known = ", ".join(sorted(self.plans)) or "none yet, see `sluice models register`"
             raise UnknownModel(f"model={model[:64]!r}: no such model is served (served: {known})")
+        if model in self.held_back:
+            raise UnknownModel(f"model={model!r} is unloaded: POST /v2/repository/models/{model}/load brings it back")
         return plan
 
     def _observe(self, reply: RankedReply, total_s: float) -> dict[str, float]:

@@ -155,7 +155,11 @@ class Regions:
                 f"{field}: shared_memory_offset={offset} and shared_memory_byte_size={byte_size}, "
                 f"but region {name!r} has {region.byte_size} bytes"
             )
-        return RegionSlice(field, name, self._object(region), region.offset + offset, byte_size)
+        try:
+            shared = self._object(region)
+        except QueryRefused as error:
+            raise QueryRefused(f"{field}: shared_memory_region={name!r}: {error}") from error
+        return RegionSlice(field, name, shared, region.offset + offset, byte_size)
 
     def _region(self, field: str, name: str) -> Region:
         region = self._regions.get(name)

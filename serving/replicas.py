@@ -1,7 +1,8 @@
 """The gateway's side of the hop: which replicas there are, what they hold, and a query's way there.
 
-A query goes to the replica that holds the version and has the fewest candidates outstanding. If
-that replica dies with it, the query is sent to another, or waits for one, inside its deadline.
+A query goes to the replica that holds the version and has the fewest candidates outstanding, of
+those whose health allows it. If that replica dies with it, or falls silent, the query is sent to
+another, or waits for one, inside its deadline.
 """
 
 import asyncio
@@ -10,31 +11,21 @@ import itertools
 import logging
 import socket
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
-from registry.contracts.manifest import TensorSpec
 from registry.contracts.traffic import TrafficPlan
 from serving import metrics
-from serving.addresses import parse_address
+from serving.addresses import check_peer, parse_address
 from serving.arena import Arena
-from serving.errors import DeadlineExceeded, QueryRefused, RankingError, ReplicaLost, ReplicaUnhealthy
-from serving.frames import (
-    BrokenFrame,
-    FailedReply,
-    FrameBuffer,
-    Kind,
-    LoadedVersion,
-    RankedReply,
-    ScoreRequest,
-    WorkerState,
-    decode_state,
-    encode_arena,
-    encode_cancel,
-)
-from serving.statistics import VersionStatistics, decode_statistics
-from serving.tensor_frames import INLINE, InferredReply, InferRequest, block_bytes
+from serving.balance import choose
+from serving.errors import DeadlineExceeded, ReplicaLost, ReplicaUnhealthy
+from serving.frames import LoadedVersion, RankedReply, ScoreRequest, encode_arena, encode_cancel
+from serving.health import FleetHealth
+from serving.link import Link, Outstanding, Replica
+from serving.silence import SilenceRule
+from serving.statistics import VersionStatistics
+from serving.tensor_frames import InferredReply, InferRequest, block_bytes
 
 log = logging.getLogger(__name__)
 
@@ -42,113 +33,10 @@ ARENA_BYTES = 64 << 20
 WORTH_A_BLOCK_BYTES = 4096
 RECONNECT_S = 0.05
 SWEEP_S = 0.01
-NO_STATE = WorkerState("", 0, False, ())
 _NUMBERS = 1 << 32
 
 
 Request = TypeVar("Request", ScoreRequest, InferRequest)
-
-
-@dataclass(slots=True)
-class _Outstanding:
-    """answer: of the kind that the request asks for. block: start and size in the arena, if it has one."""
-
-    answer: "asyncio.Future[Any]"
-    candidates: int
-    deadline_s: float
-    outputs: Sequence[TensorSpec] = ()
-    block: tuple[int, int] | None = None
-
-
-@dataclass(slots=True)
-class Replica:
-    """One worker as this gateway sees it. held: loaded version by (model, version). arena: None
-    for a worker on another machine."""
-
-    address: str
-    state: WorkerState = NO_STATE
-    held: dict[tuple[str, int], LoadedVersion] = field(default_factory=dict)
-    outstanding: dict[int, _Outstanding] = field(default_factory=dict)
-    candidates: int = 0
-    transport: asyncio.Transport | None = None
-    unsent: list[bytes] = field(default_factory=list)
-    arena: Arena | None = None
-    statistics: list[VersionStatistics] = field(default_factory=list)
-
-    def __repr__(self) -> str:
-        condition = "LOST" if self.transport is None else "READY" if self.state.ready else "LOADING"
-        return f"<Replica {self.state.replica or self.address} [{condition} | {len(self.outstanding)} in flight]>"
-
-
-class _Link(asyncio.Protocol):
-    """A connection to a replica; frames in, futures resolved."""
-
-    def __init__(self, replica: Replica, changed: Callable[[], None]) -> None:
-        self._replica, self._changed = replica, changed
-        self._frames = FrameBuffer()
-        self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._replica.transport = transport  # type: ignore[assignment]
-
-    def data_received(self, data: bytes) -> None:
-        try:
-            for kind, body in self._frames.feed(data):
-                if kind is Kind.RANKED:
-                    ranked = RankedReply.decode(body)
-                    if (waiting := self._done(ranked.number)) is not None:
-                        waiting.set_result(ranked)
-                elif kind is Kind.INFERRED:
-                    arena = self._replica.arena
-                    inferred = InferredReply.decode(body, self._asked, arena.memory if arena else None)
-                    if inferred.start != INLINE:  # the block is given back now
-                        for _, tensor in inferred.outputs:
-                            tensor.data = bytes(tensor.data)
-                    if (waiting := self._done(inferred.number)) is not None:
-                        waiting.set_result(inferred)
-                elif kind is Kind.FAILED:
-                    failed = FailedReply.decode(body)
-                    if (waiting := self._done(failed.number)) is not None:
-                        waiting.set_exception(_as_error(failed))
-                elif kind is Kind.STATISTICS:
-                    self._replica.statistics = decode_statistics(body)
-                elif kind is Kind.STATE:
-                    self._replica.state = state = decode_state(body)
-                    self._replica.held = {(loaded.model, loaded.version): loaded for loaded in state.versions}
-                    self._changed()
-        except BrokenFrame as error:
-            log.error("replica %s does not speak our protocol: %s", self._replica.address, error)
-            if self._replica.transport is not None:
-                self._replica.transport.abort()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        replica = self._replica
-        replica.transport, replica.state, replica.held, replica.candidates = None, NO_STATE, {}, 0
-        replica.unsent.clear()
-        if replica.arena is not None:
-            replica.arena.close()
-            replica.arena = None
-        outstanding, replica.outstanding = replica.outstanding, {}
-        for waiting in outstanding.values():
-            if not waiting.answer.done():
-                waiting.answer.set_exception(ReplicaLost(f"replica {replica.address} was lost"))
-        self.lost.set_result(None)
-        self._changed()
-
-    def _asked(self, number: int) -> tuple[Sequence[TensorSpec], int]:
-        waiting = self._replica.outstanding.get(number)
-        if waiting is None:
-            raise BrokenFrame(f"an answer to request {number}, which was not asked")
-        return waiting.outputs, waiting.block[1] if waiting.block else 0
-
-    def _done(self, number: int) -> "asyncio.Future[Any] | None":
-        waiting = self._replica.outstanding.pop(number, None)
-        if waiting is None:
-            return None
-        self._replica.candidates -= waiting.candidates
-        if waiting.block is not None and self._replica.arena is not None:
-            self._replica.arena.give(*waiting.block)
-        return None if waiting.answer.done() else waiting.answer
 
 
 class ReplicaPool:
@@ -167,8 +55,12 @@ class ReplicaPool:
     ) -> None:
         self._clock, self._arena_bytes = clock, arena_bytes
         self.replicas = [Replica(address) for address in addresses]
+        self._leaving: list[Replica] = []
+        self._health, self._silence = FleetHealth(), SilenceRule()
+        self._health.follow(addresses)
         self._numbers = itertools.count(1)
-        self._tasks: list[asyncio.Task[None]] = []
+        self._turn = 0
+        self._tasks: set[asyncio.Task[None]] = set()
         self._news: asyncio.Future[None] | None = None
         self._flush_armed = False
         self._watchers: list[Callable[[], None]] = []
@@ -177,15 +69,45 @@ class ReplicaPool:
         """Begins to connect; does not wait for it."""
         self._loop = asyncio.get_running_loop()
         self._news = self._loop.create_future()
-        self._tasks = [self._loop.create_task(self._keep_connected(replica)) for replica in self.replicas]
-        self._tasks.append(self._loop.create_task(self._sweep()))
+        for replica in self.replicas:
+            self._begin(self._keep_connected(replica))
+        self._begin(self._sweep())
+
+    def set_addresses(self, addresses: Sequence[str]) -> None:
+        """These replicas from now on: new ones are connected to; those gone get no more queries, and
+        are left once they have answered what they have. In the pool's loop."""
+        known = {replica.address: replica for replica in self.replicas}
+        fresh = [Replica(address) for address in addresses if address not in known]
+        gone = [replica for address, replica in known.items() if address not in addresses]
+        self.replicas = [replica for replica in self.replicas if replica not in gone] + fresh
+        self._health.follow(addresses)
+        for replica in gone:
+            replica.wanted = False
+            self._leaving.append(replica)
+        for replica in fresh:
+            self._begin(self._keep_connected(replica))
+        self._changed()
+
+    def connected(self, address: str) -> bool:
+        """Whether there is a connection to the replica; for any thread."""
+        return any(one.address == address and one.transport is not None for one in self.replicas)
+
+    def ejected(self) -> list[str]:
+        """Addresses of replicas that are left out because they do far worse than their peers."""
+        return self._health.ejected(self._clock())
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def stop(self) -> None:
         """Closes every connection; queries still outstanding fail."""
-        for task in self._tasks:
+        tasks = list(self._tasks)
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        for replica in self.replicas:
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for replica in (*self.replicas, *self._leaving):
             if replica.transport is not None:
                 replica.transport.close()
 
@@ -209,12 +131,18 @@ class ReplicaPool:
         )
 
     def holder(self, model: str, version: int) -> tuple[Replica, LoadedVersion] | None:
-        """The least busy replica that holds the version."""
-        best: Replica | None = None
-        for replica in self.replicas:
-            if (model, version) in replica.held and (best is None or replica.candidates < best.candidates):
-                best = replica
-        return None if best is None else (best, best.held[model, version])
+        """The least busy replica that holds the version; a silent or an ejected one only if there is no other."""
+        key = (model, version)
+        able = [replica for replica in self.replicas if key in replica.held]
+        if not able:
+            return None
+        if len(able) == 1:
+            return able[0], able[0].held[key]
+        now_s = self._clock()
+        well = [one for one in able if not one.silent and self._health.may_get(one.address, now_s)] or able
+        chosen = well[choose([replica.candidates for replica in well], self._turn)]
+        self._turn += 1
+        return chosen, chosen.held[key]
 
     async def wait_for_holder(self, model: str, version: int, deadline_s: float) -> tuple[Replica, LoadedVersion]:
         """A replica that holds the version, now or as soon as there is one.
@@ -245,6 +173,16 @@ class ReplicaPool:
         """The worker's answer to a tensor request; see `score`."""
         return await self._ask(model, version, deadline_s, build)
 
+    def failures(self, model: str, version: int | None = None) -> list[str]:
+        """Why replicas do not hold the model's versions, or this one: each reason once."""
+        told = [
+            failed.reason
+            for replica in self.replicas
+            for failed in replica.state.failures
+            if failed.model == model and version in (None, failed.version)
+        ]
+        return list(dict.fromkeys(told))
+
     def statistics(self) -> list[VersionStatistics]:
         """What the replicas last told."""
         return [one for replica in self.replicas for one in replica.statistics]
@@ -252,40 +190,40 @@ class ReplicaPool:
     async def _ask(
         self, model: str, version: int, deadline_s: float, build: Callable[[LoadedVersion], Request]
     ) -> tuple[Any, LoadedVersion]:
+        tries = 0
         while True:
             replica, loaded = self.holder(model, version) or await self.wait_for_holder(model, version, deadline_s)
+            tries += 1
             request = build(loaded)
             request.slot = loaded.slot
             request.number = next(self._numbers) % _NUMBERS
-            request.deadline_us = max(0, min(_NUMBERS - 1, int((deadline_s - self._clock()) * 1e6)))
+            now_s = self._clock()
+            request.deadline_us = max(0, min(_NUMBERS - 1, int((deadline_s - now_s) * 1e6)))
+            answer: asyncio.Future[Any] = self._loop.create_future()
+            waiting = Outstanding(answer, _load(request, loaded), deadline_s, now_s, tries, loaded.outputs)
+            self._send(replica, request, waiting)
             try:
-                return await self._send(replica, loaded, request, deadline_s), loaded
+                return await answer, loaded
             except ReplicaLost:
                 metrics.RETRIES.inc()
                 if self._clock() >= deadline_s:
                     raise
             except asyncio.CancelledError:
+                self._health.given_up(replica.address)
                 self._post(replica, encode_cancel(request.number))
                 raise
 
-    def _send(
-        self, replica: Replica, loaded: LoadedVersion, request: ScoreRequest | InferRequest, deadline_s: float
-    ) -> "asyncio.Future[Any]":
-        answer: asyncio.Future[Any] = self._loop.create_future()
-        if isinstance(request, InferRequest):
-            waiting = _Outstanding(answer, _load(request, loaded), deadline_s, loaded.outputs)
+    def _send(self, replica: Replica, request: ScoreRequest | InferRequest, waiting: Outstanding) -> None:
+        if isinstance(request, InferRequest) and replica.arena is not None:
             size = block_bytes(request.inputs)
-            if replica.arena is not None and size >= WORTH_A_BLOCK_BYTES:
-                start = replica.arena.take(size)
-                if start is not None:
-                    request.place(replica.arena.memory, start, size)
-                    waiting.block = (start, size)
-        else:
-            waiting = _Outstanding(answer, request.candidates, deadline_s)
+            if size >= WORTH_A_BLOCK_BYTES and (start := replica.arena.take(size)) is not None:
+                request.place(replica.arena.memory, start, size)
+                waiting.block = (start, size)
         replica.outstanding[request.number] = waiting
         replica.candidates += waiting.candidates
+        if len(self.replicas) > 1:
+            self._health.sent(replica.address, waiting.sent_s)
         self._post(replica, request.encode())
-        return answer
 
     def _post(self, replica: Replica, frame: bytes) -> None:
         """Sends a frame with those of this loop tick."""
@@ -297,13 +235,13 @@ class ReplicaPool:
     def _flush(self) -> None:
         """One write per replica for all frames of this loop tick."""
         self._flush_armed = False
-        for replica in self.replicas:
+        for replica in (*self.replicas, *self._leaving):
             if replica.unsent and replica.transport is not None:
                 replica.transport.write(b"".join(replica.unsent))
                 replica.unsent.clear()
 
     async def _keep_connected(self, replica: Replica) -> None:
-        while True:
+        while replica.wanted:
             try:
                 channel = await self._connect(replica)
                 link = await self._link(replica, channel)
@@ -314,8 +252,8 @@ class ReplicaPool:
             await asyncio.shield(link.lost)
             log.warning("lost replica %s", replica.address)
 
-    async def _link(self, replica: Replica, channel: socket.socket) -> _Link:
-        make = functools.partial(_Link, replica, self._changed)
+    async def _link(self, replica: Replica, channel: socket.socket) -> Link:
+        make = functools.partial(Link, replica, self._changed, self._health, self._clock)
         if channel.family == socket.AF_UNIX:
             return (await self._loop.create_unix_connection(make, sock=channel))[1]
         return (await self._loop.create_connection(make, sock=channel))[1]
@@ -326,6 +264,7 @@ class ReplicaPool:
         channel = address.socket()
         try:
             await self._loop.sock_connect(channel, address.target)
+            check_peer(channel)
             if not address.passes_descriptors:
                 return channel
             replica.arena = Arena(self._arena_bytes)
@@ -337,14 +276,36 @@ class ReplicaPool:
         return channel
 
     async def _sweep(self) -> None:
-        """Fails what is past its deadline; one timer for all queries costs nothing per query."""
+        """Fails what is past its deadline, sends again what a silent replica holds, leaves those that
+        are gone; one timer for all queries costs nothing per query."""
         while True:
             await asyncio.sleep(SWEEP_S)
             now_s = self._clock()
-            for replica in self.replicas:
+            for replica in (*self.replicas, *self._leaving):
                 for waiting in replica.outstanding.values():
                     if waiting.deadline_s < now_s and not waiting.answer.done():
+                        self._health.failed(replica.address, now_s)
                         waiting.answer.set_exception(DeadlineExceeded("the deadline passed while the model worked"))
+                if len(self.replicas) > 1:
+                    self._hedge(replica, now_s)
+            for replica in [one for one in self._leaving if not one.outstanding]:
+                self._leaving.remove(replica)
+                if replica.transport is not None:
+                    replica.transport.close()
+
+    def _hedge(self, replica: Replica, now_s: float) -> None:
+        """Lets queries that a silent replica holds be sent to another one, once."""
+        usual_s = self._health.usual_s(replica.address)
+        for waiting in replica.outstanding.values():
+            if waiting.answer.done():
+                continue
+            when = (waiting.sent_s, replica.heard_s, usual_s)
+            if not self._silence.send_again(*when, waiting.deadline_s, now_s, waiting.tries):
+                continue
+            replica.silent = True
+            if any(other is not replica and other.held and not other.silent for other in self.replicas):
+                self._health.failed(replica.address, now_s)
+                waiting.answer.set_exception(ReplicaLost(f"replica {replica.address} has fallen silent"))
 
     def _changed(self) -> None:
         metrics.REPLICAS.set(sum(replica.state.ready for replica in self.replicas))
@@ -355,12 +316,9 @@ class ReplicaPool:
         self._news = self._loop.create_future()
 
 
-def _load(request: InferRequest, loaded: LoadedVersion) -> int:
-    """What a tensor request adds to a replica's load, in candidates."""
+def _load(request: ScoreRequest | InferRequest, loaded: LoadedVersion) -> int:
+    """What a request adds to a replica's load, in candidates."""
+    if isinstance(request, ScoreRequest):
+        return request.candidates
     shape = request.inputs[0].shape if request.inputs else ()
     return max(1, shape[0]) if loaded.batchable and shape else 1
-
-
-def _as_error(failed: FailedReply) -> RankingError:
-    kinds: dict[int, type[RankingError]] = {400: QueryRefused, 503: ReplicaLost, 504: DeadlineExceeded}
-    return kinds.get(failed.status, RankingError)(failed.message)

@@ -38,7 +38,7 @@ class GatewaySettings:
     plan_copy: Path
     workers: tuple[str, ...]
     max_in_flight: int = 512
-    max_candidates: int = 2000
+    max_candidates: int = 10_000
     max_body_bytes: int = 4 << 20
     max_infer_bytes: int = 64 << 20
     max_json_bytes: int = 8 << 20
@@ -69,6 +69,28 @@ class GatewaySettings:
             f"1 <= ms <= max_deadline_ms ({self.max_deadline_ms})",
         )
         _require(self.journal_bytes >= 1 << 16, "gateway.journal_bytes", self.journal_bytes, "at least 65536")
+
+
+@dataclass(frozen=True, slots=True)
+class GrpcSettings:
+    """What one gRPC connection may ask of the gateway. Messages are bounded as over HTTP.
+
+    max_streams: calls at once. max_header_bytes: of a call's metadata. max_receiving_bytes: of
+    messages that have arrived in part, or wait.
+    """
+
+    max_streams: int = 256
+    max_header_bytes: int = 16 << 10
+    max_receiving_bytes: int = 256 << 20
+
+    def __post_init__(self) -> None:
+        _require(1 <= self.max_streams <= 65536, "grpc.max_streams", self.max_streams, "1 to 65536")
+        _require(
+            1024 <= self.max_header_bytes <= 1 << 20, "grpc.max_header_bytes", self.max_header_bytes, "1 KiB to 1 MiB"
+        )
+        _require(
+            self.max_receiving_bytes >= 1 << 20, "grpc.max_receiving_bytes", self.max_receiving_bytes, "at least 1 MiB"
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -166,10 +166,11 @@ class Worker:
         self._drains, began_s = True, self._clock()
         for connection in list(self._connections):
             self._tell_state(connection)
-        while self._connections and not self._drain_rule.is_over(
-            began_s, self._received_s, len(self._waiting), self._clock()
-        ):
-            self._turn(0.0 if self._waiting or self._under_way else self._drain_rule.quiet_s / 4)
+        while self._connections:
+            unanswered = len(self._waiting) + (self._under_way is not None)
+            if self._drain_rule.is_over(began_s, self._received_s, unanswered, self._clock()):
+                break
+            self._turn(0.0 if unanswered else self._drain_rule.quiet_s / 4)
         while self._waiting:
             self._score_next()
         self._finish()

@@ -139,7 +139,7 @@ def a_triton(models: Mapping[str, RemoteSource], core: int | None = None) -> Ite
         backend = folder / "backends" / "python"
         shutil.copytree(site / "pytriton" / "tritonserver" / "backends" / "python", backend)
         shutil.copy(site / "pytriton" / "tritonserver" / stub, backend)
-        server = TritonServer(folder, *_free_ports(2), core=core)
+        server = TritonServer(folder, *free_ports(2), core=core)
         try:
             server.start()
             yield server
@@ -161,7 +161,8 @@ def _site_packages() -> Path:
     return next((VENV / "lib").glob("python3.*/site-packages"))
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
+    """Loopback ports that nobody has at this moment."""
     held = [socket.socket() for _ in range(count)]
     for one in held:
         one.bind(("127.0.0.1", 0))

@@ -80,6 +80,7 @@ def build_app(
                     "pid": replica.state.pid,
                     "in_flight": len(replica.outstanding),
                     "versions": [f"{model}@{version}" for model, version in sorted(replica.held)],
+                    "failures": {f"{one.model}@{one.version}": one.reason for one in replica.state.failures},
                 }
                 for replica in pool.replicas
             ],

@@ -9,6 +9,7 @@ shared memory and parameters extensions.
 
 import json
 import math
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -119,35 +120,44 @@ def _large(text: bytes) -> dict[str, Any]:
 def _plain(document: Any) -> dict[str, Any]:
     if not isinstance(document, simdjson.Object):
         raise TypeError
-    head = _fields(document, RequestHead.__struct_fields__[1:])
-    inputs = document.get("inputs")
-    head["inputs"] = [_plain_input(one) for one in inputs] if isinstance(inputs, simdjson.Array) else _value(inputs)
+    head: dict[str, Any] = {}
+    for name in _known(document, RequestHead.__struct_fields__):
+        value = document[name]
+        if name == "inputs" and isinstance(value, simdjson.Array):
+            head[name] = [_plain_input(one) for one in value]
+        else:
+            head[name] = _value(value)
     return head
 
 
 def _plain_input(given: Any) -> Any:
     if not isinstance(given, simdjson.Object):
         return _value(given)
-    plain = _fields(given, InputHead.__struct_fields__[:-1])
-    data = given.get("data")
+    plain = {
+        name: given[name] if name == "data" else _value(given[name])
+        for name in _known(given, InputHead.__struct_fields__)
+    }
+    data = plain.get("data")
     if isinstance(data, simdjson.Array):
-        datatype = plain.get("datatype")
-        if datatype in FLOATS:
-            plain["data"] = np.frombuffer(data.as_buffer(of_type="d"), np.float64)
-        elif datatype == "UINT64":
-            plain["data"] = np.frombuffer(data.as_buffer(of_type="u"), np.uint64)
-        elif datatype in DTYPES and datatype != "BOOL":
-            plain["data"] = np.frombuffer(data.as_buffer(of_type="i"), np.int64)
-        else:
-            plain["data"] = data.as_list()
-    elif data is not None:
-        plain["data"] = _value(data)
+        plain["data"] = _values(data, plain.get("datatype"))
     return plain
 
 
-def _fields(given: simdjson.Object, names: tuple[str, ...]) -> dict[str, Any]:
-    """These fields alone: a lookup is a scan, so there may not be one for each that a client thinks up."""
-    return {name: _value(given[name]) for name in names if name in given}
+def _values(data: simdjson.Array, datatype: Any) -> Any:
+    """The elements of a tensor: numbers as a flat array."""
+    if datatype in FLOATS:
+        return np.frombuffer(data.as_buffer(of_type="d"), np.float64)
+    if datatype == "UINT64":
+        return np.frombuffer(data.as_buffer(of_type="u"), np.uint64)
+    if datatype in DTYPES and datatype != "BOOL":
+        return np.frombuffer(data.as_buffer(of_type="i"), np.int64)
+    return data.as_list()
+
+
+def _known(given: simdjson.Object, known: Sequence[str]) -> Iterable[str]:
+    """The known fields that are there: looking for one that is not costs as much as an exception does,
+    and one for each that a client thinks up would be a scan for each."""
+    return {key: None for key in given if key in known}
 
 
 def _value(value: Any) -> Any:

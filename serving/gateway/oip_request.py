@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from registry.contracts.errors import InvalidName
 from registry.contracts.ids import check_id
 from serving.errors import QueryRefused
-from serving.gateway.infer_head import InputHead, OutputHead, RequestParameters, read_head
+from serving.gateway.infer_head import InputHead, InputParameters, OutputHead, RequestParameters, read_head
 from serving.gateway.json_tensors import tensor_of_json
 from serving.infer import InferQuery
 from serving.regions import REGIONS_OFF, Regions, RegionSlice
@@ -90,7 +90,7 @@ def read_infer(
             and size == math.prod(shape) * _ITEM_BYTES.get(given.datatype, 0)
             and (not shape or min(shape) > 0)
         ):
-            _check_shape(tensor)
+            check_shape(tensor)
             check_tensor(tensor)
         at += size
         inputs.append(tensor)
@@ -100,24 +100,24 @@ def read_infer(
             "inputs' binary_data_size and Inference-Header-Content-Length do not add up to the body"
         )
     if len(inputs) > 1:
-        _check_distinct("input", [tensor.name for tensor in inputs])
+        check_distinct("input", [tensor.name for tensor in inputs])
     query = InferQuery(model, inputs, version=version, id=head.id, deadline_ms=settings.default_deadline_ms)
     binary = False
     if head.parameters is not None:
         binary = head.parameters.binary_data_output
-        _apply(head.parameters, query, settings)
+        apply_parameters(head.parameters, query, settings)
     wishes: tuple[OutputWish, ...] = ()
     if head.outputs:
-        wishes = tuple([_wish(output, binary, regions) for output in head.outputs])
+        wishes = tuple([wish_of(output, binary, regions) for output in head.outputs])
         query.outputs = tuple([wish.name for wish in wishes])
-        _check_distinct("output", query.outputs)
+        check_distinct("output", query.outputs)
     return ParsedInfer(query, wishes, binary)
 
 
 def _elsewhere(given: InputHead, regions: Regions | None) -> Tensor:
     """An input whose data is JSON or in shared memory."""
     tensor = Tensor(given.name, given.datatype, tuple(given.shape), b"")
-    _check_shape(tensor)
+    check_shape(tensor)
     parameters = given.parameters
     if parameters is None or parameters.shared_memory_region is None:
         if given.data is None:
@@ -127,25 +127,32 @@ def _elsewhere(given: InputHead, regions: Regions | None) -> Tensor:
         return tensor_of_json(given.name, given.datatype, tensor.shape, given.data)
     if given.data is not None:
         raise _two_places(given)
-    place = _place(
-        f"input {given.name!r}",
-        parameters.shared_memory_region,
+    return tensor_of_region(tensor, parameters, regions)
+
+
+def tensor_of_region(tensor: Tensor, parameters: InputParameters, regions: Regions | None) -> Tensor:
+    """The tensor with its data from the shared memory region that it names. Raises QueryRefused."""
+    place = region_slice(
+        f"input {tensor.name!r}",
+        parameters.shared_memory_region or "",
         parameters.shared_memory_offset,
         parameters.shared_memory_byte_size,
         regions,
     )
-    expected = tensor.elements * DTYPES[given.datatype].itemsize if given.datatype in DTYPES else place.byte_size
+    fixed = tensor.datatype in DTYPES
+    expected = tensor.elements * DTYPES[tensor.datatype].itemsize if fixed else place.byte_size
     if place.byte_size != expected:
         raise QueryRefused(
-            f"input {given.name!r}: shared_memory_byte_size={place.byte_size}, "
-            f"expected {expected} for {given.datatype} of shape {given.shape}"
+            f"input {tensor.name!r}: shared_memory_byte_size={place.byte_size}, "
+            f"expected {expected} for {tensor.datatype} of shape {list(tensor.shape)}"
         )
     tensor.data = place.read()
     check_tensor(tensor)
     return tensor
 
 
-def _wish(output: OutputHead, binary: bool, regions: Regions | None) -> OutputWish:
+def wish_of(output: OutputHead, binary: bool, regions: Regions | None) -> OutputWish:
+    """How the output is wanted. binary: unless it says otherwise. Raises QueryRefused."""
     parameters = output.parameters
     if parameters is None:
         return OutputWish(output.name, binary)
@@ -155,7 +162,7 @@ def _wish(output: OutputHead, binary: bool, regions: Regions | None) -> OutputWi
     if parameters.shared_memory_region is not None:
         if parameters.classification:
             raise QueryRefused(f"output {output.name!r}: classes are not written into shared memory")
-        place = _place(
+        place = region_slice(
             f"output {output.name!r}",
             parameters.shared_memory_region,
             parameters.shared_memory_offset,
@@ -166,7 +173,8 @@ def _wish(output: OutputHead, binary: bool, regions: Regions | None) -> OutputWi
     return OutputWish(output.name, wanted, parameters.classification, place)
 
 
-def _place(field: str, name: str, offset: int, byte_size: int | None, regions: Regions | None) -> RegionSlice:
+def region_slice(field: str, name: str, offset: int, byte_size: int | None, regions: Regions | None) -> RegionSlice:
+    """The part of a region that an input or output names. Raises QueryRefused."""
     if regions is None:
         raise QueryRefused(f"{field}: shared_memory_region={name!r}: {REGIONS_OFF}")
     if byte_size is None:
@@ -174,7 +182,7 @@ def _place(field: str, name: str, offset: int, byte_size: int | None, regions: R
     return regions.slice(field, name, offset, byte_size)
 
 
-def _apply(parameters: RequestParameters, query: InferQuery, settings: GatewaySettings) -> None:
+def apply_parameters(parameters: RequestParameters, query: InferQuery, settings: GatewaySettings) -> None:
     """The request's parameters. A timeout beyond what a query may ask for becomes the most it may."""
     if parameters.sequence_id:
         raise QueryRefused("parameters.sequence_id: models here keep no state between requests: leave it out")
@@ -193,7 +201,7 @@ def _apply(parameters: RequestParameters, query: InferQuery, settings: GatewaySe
         query.unit = parameters.unit
 
 
-def _check_shape(tensor: Tensor) -> None:
+def check_shape(tensor: Tensor) -> None:
     """What a shape of no elements could still claim; and the datatype, before data is read as such."""
     name, shape = tensor.name, list(tensor.shape)
     if tensor.datatype not in DATATYPES:
@@ -206,7 +214,8 @@ def _check_shape(tensor: Tensor) -> None:
         )
 
 
-def _check_distinct(kind: str, names: "list[str] | tuple[str, ...]") -> None:
+def check_distinct(kind: str, names: "list[str] | tuple[str, ...]") -> None:
+    """Raises QueryRefused for a name that is there twice."""
     if len(set(names)) < len(names):
         repeated = next(name for at, name in enumerate(names) if name in names[:at])
         raise QueryRefused(f"{kind} {repeated!r}: given twice")

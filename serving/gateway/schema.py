@@ -94,7 +94,11 @@ _encoder = msgspec.json.Encoder()
 
 def read_rank(model: str, body: bytes, settings: GatewaySettings, trace_id: str) -> RankQuery:
     """The query in a body. Raises QueryRefused."""
-    parsed = _decode(_rank_decoder, body)
+    return rank_query(model, _decode(_rank_decoder, body), settings, trace_id)
+
+
+def rank_query(model: str, parsed: RankBody, settings: GatewaySettings, trace_id: str) -> RankQuery:
+    """The query, however it came. Raises QueryRefused."""
     count = len(parsed.candidates)
     if not 1 <= count <= settings.max_candidates:
         raise QueryRefused(f"candidates: {count} ids, expected 1 to {settings.max_candidates}")
@@ -149,7 +153,13 @@ def read_feedback(
 
     Raises QueryRefused, naming the first event that breaks a rule; nothing of the batch is kept.
     """
-    parsed = _decode(_feedback_decoder, body)
+    return feedback_events(_decode(_feedback_decoder, body), settings, ids, models, now_ms)
+
+
+def feedback_events(
+    parsed: FeedbackBody, settings: GatewaySettings, ids: RankingIds, models: dict[int, str], now_ms: int
+) -> list[Click | Exposure]:
+    """The events, however they came. See `read_feedback`."""
     if not 1 <= len(parsed.events) <= settings.max_feedback_events:
         raise QueryRefused(f"events: {len(parsed.events)}, expected 1 to {settings.max_feedback_events}")
     return [_feedback_event(f"events[{i}]", event, ids, models, now_ms) for i, event in enumerate(parsed.events)]

@@ -109,7 +109,13 @@ def data_plane(
     """
     with tempfile.TemporaryDirectory(prefix="sluice-bench-") as home:
         settings = PlatformSettings(
-            home=Path(home), gateway_port=0, with_mlflow=False, with_celery=False, with_monitor=False, **told
+            home=Path(home),
+            gateway_port=0,
+            grpc_port=0,
+            with_mlflow=False,
+            with_celery=False,
+            with_monitor=False,
+            **told,
         )
         everywhere = os.sched_getaffinity(0)
         os.sched_setaffinity(0, {core})

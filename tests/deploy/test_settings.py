@@ -32,6 +32,21 @@ def test_an_empty_variable_counts_as_not_set():
     assert PlatformSettings.from_environment({"SLUICE_GATEWAY_PORT": " "}).gateway_port == 8700
 
 
+def test_triton_servers_are_addresses_by_name():
+    told = {"SLUICE_TRITON_SERVERS": "gpu-a=10.0.0.5:8001, b=triton.internal:9001"}
+
+    settings = PlatformSettings.from_environment(told)
+
+    assert settings.triton_addresses == {"gpu-a": "10.0.0.5:8001", "b": "triton.internal:9001"}
+    assert PlatformSettings.from_environment(settings.to_environment()) == settings
+
+
+@pytest.mark.parametrize("told", ["gpu-a", "gpu-a=host", "a=h:0", "a=h:70000", "a=h:1,a=h:2", "a=http://h:1", "=h:1"])
+def test_a_triton_server_that_is_no_address_is_told_with_the_rule(told: str):
+    with pytest.raises(SettingsError, match=r"SLUICE_TRITON_SERVERS=.*: expected name=host:port"):
+        PlatformSettings.from_environment({"SLUICE_TRITON_SERVERS": told})
+
+
 @given(
     settings=st.builds(
         PlatformSettings,
@@ -39,6 +54,8 @@ def test_an_empty_variable_counts_as_not_set():
         gateway_host=st.sampled_from(["127.0.0.1", "0.0.0.0", "::1"]),
         gateway_port=st.integers(1, 40_000),
         mlflow_port=st.integers(40_001, 65_535) | st.just(0),
+        grpc_port=st.just(0),
+        with_grpc=st.booleans(),
         gateways=st.integers(1, 64),
         workers=st.integers(1, 64),
         with_celery=st.booleans(),
@@ -56,6 +73,11 @@ def test_children_read_the_same_settings(settings: PlatformSettings):
         ("SLUICE_GATEWAY_PORT", "http", "SLUICE_GATEWAY_PORT=http: expected a whole number"),
         ("SLUICE_GATEWAY_PORT", "--1", "SLUICE_GATEWAY_PORT=--1: expected a whole number"),
         ("SLUICE_MLFLOW_PORT", "8700", "SLUICE_MLFLOW_PORT=8700: expected another port than the gateway's"),
+        (
+            "SLUICE_GRPC_PORT",
+            "8701",
+            "SLUICE_GRPC_PORT=8701: expected another port than the gateway's and MLflow's",
+        ),
         ("SLUICE_WORKERS", "0", "SLUICE_WORKERS=0: expected 1 to 64"),
         ("SLUICE_WORKER_PORT", "0", "SLUICE_WORKER_PORT=0: expected a port"),
         (

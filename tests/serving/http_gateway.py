@@ -5,7 +5,7 @@ import random
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,14 +21,20 @@ from registry.stream import MemoryStream
 from serving.event_log import EventLog
 from serving.gateway.app import build_app
 from serving.gateway.http import HotRoutes
+from serving.gateway.oip import oip_routes
+from serving.gateway.oip_infer import OipInfer
 from serving.gateway.protocol import protocol_with
+from serving.infer import InferService
 from serving.journal import Journal
 from serving.permits import Permits
 from serving.rank import Ranker
+from serving.regions import Regions
 from serving.replicas import ReplicaPool
 from serving.settings import GatewaySettings
 from tests.builders import a_plan
 from tests.serving.workbench import PATIENCE_S
+
+MAX_CANDIDATES = 2000
 
 
 @dataclass
@@ -37,6 +43,7 @@ class RunningGateway:
 
     port: int
     permits: Permits
+    ranker: Ranker
     pool: ReplicaPool
     event_log: EventLog
     stream: MemoryStream
@@ -61,8 +68,16 @@ class RunningGateway:
 
 
 @contextmanager
-def a_running_gateway(address: str, plan: TrafficPlan | None = None) -> Iterator[RunningGateway]:
-    """A gateway in front of the worker at the address, ready to be asked."""
+def a_running_gateway(
+    address: str,
+    plan: TrafficPlan | None = None,
+    regions: Regions | None = None,
+    control: Callable[[str, bool], Awaitable[None]] | None = None,
+) -> Iterator[RunningGateway]:
+    """A gateway in front of the worker at the address, ready to be asked.
+
+    regions: None for shared memory off. control: see `InferService`.
+    """
     followed = plan or a_plan()
     started = threading.Event()
     stop: list[Callable[[], None]] = []
@@ -70,15 +85,20 @@ def a_running_gateway(address: str, plan: TrafficPlan | None = None) -> Iterator
     failures: list[BaseException] = []
 
     async def serve(folder: str, journal: Journal) -> None:
-        settings = GatewaySettings(Path(folder) / "events", Path(folder) / "plans.json", (address,))
+        settings = GatewaySettings(
+            Path(folder) / "events", Path(folder) / "plans.json", (address,), max_candidates=MAX_CANDIDATES
+        )
         stream = MemoryStream()
         event_log = EventLog(journal, stream)
         ids = RankingIds(b"a secret of 24 bytes....", random.Random(1))
         pool, permits = ReplicaPool(settings.workers), Permits(settings.max_in_flight)
         ranker = Ranker(pool, event_log, ids, permits, log_every=100)
         ranker.follow({followed.model: followed})
-        app = build_app(ranker, pool, permits, event_log, lambda: REGISTRY, version="0.0")
-        routes = HotRoutes(app, ranker, event_log, ids, settings, random.Random(2))
+        service = InferService(ranker, pool, permits, settings.max_candidates, control)
+        routers = [oip_routes(service, regions, version="0.0")]
+        app = build_app(ranker, pool, permits, event_log, lambda: REGISTRY, version="0.0", routers=routers)
+        infer = OipInfer(service, settings, regions)
+        routes = HotRoutes(app, ranker, event_log, ids, settings, random.Random(2), infer=infer)
         await pool.start()
         await pool.wait_for_holder(followed.model, followed.champion, time.monotonic() + PATIENCE_S)
         config = uvicorn.Config(
@@ -90,7 +110,7 @@ def a_running_gateway(address: str, plan: TrafficPlan | None = None) -> Iterator
         while not server.started:
             await asyncio.sleep(0.001)
         port = server.servers[0].sockets[0].getsockname()[1]
-        made.append(RunningGateway(port, permits, pool, event_log, stream))
+        made.append(RunningGateway(port, permits, ranker, pool, event_log, stream))
         loop = asyncio.get_running_loop()
         stop.append(lambda: loop.call_soon_threadsafe(setattr, server, "should_exit", True) and None)
         started.set()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from serving.addresses import BadAddress, TcpAddress, UnixAddress, parse_address
+from serving.addresses import BadAddress, TcpAddress, UnixAddress, check_peer, parse_address
 
 
 @pytest.fixture
@@ -63,3 +63,14 @@ def test_a_unix_socket_is_its_users_alone_and_takes_a_dead_ones_place(folder: Pa
 
     with address.listen():
         assert stat.S_IMODE((folder / "w.sock").stat().st_mode) == 0o600
+
+
+def test_a_socket_that_has_connected_to_itself_has_found_nobody() -> None:
+    address = TcpAddress("127.0.0.1", free_port())
+    with address.socket() as channel:
+        channel.setblocking(True)
+        channel.bind(address.target)
+        channel.connect(address.target)
+
+        with pytest.raises(ConnectionRefusedError, match="connected to itself"):
+            check_peer(channel)

@@ -24,7 +24,9 @@ class Scaled(SumOfFeatures):
         super().__init__()
         self._factor = factor
 
-    def score(self, features: NDArray[np.float32], query_index: NDArray[np.int64]) -> NDArray[np.float32]:
+    def score(
+        self, features: NDArray[np.float32], query_index: NDArray[np.int64], timeout_s: float | None = None
+    ) -> NDArray[np.float32]:
         """See `serving.program.Program`."""
         scores: NDArray[np.float32] = SumOfFeatures.score(self, features, query_index) * np.float32(self._factor)
         return scores

@@ -1,6 +1,7 @@
 """Versions that run on a real tritonserver, alone and behind a real worker."""
 
 import asyncio
+import socket
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 from registry.contracts.features import Column, FeatureView
 from registry.contracts.manifest import ModelManifest, ModelPackage, RemoteModel, TensorSpec
 from serving.errors import DeadlineExceeded, QueryRefused, RankingError, RemoteUnfit, ReplicaUnhealthy
-from serving.frames import RankedReply
+from serving.frames import FailedReply, FrameBuffer, Kind, RankedReply
 from serving.program import TorchProgram
 from serving.replicas import ReplicaPool
 from serving.tensors import DATATYPES, DTYPES, Tensor, join_bytes
@@ -263,6 +264,22 @@ def test_a_model_that_takes_too_long_is_given_up_at_the_time_limit(triton: Trito
         program.score(slow, np.zeros(2, dtype=np.int64), timeout_s=0.0)
 
 
+def test_a_worker_gives_a_batch_up_at_its_deadline(triton: TritonServer) -> None:
+    slow = a_request(["item-1"], {WORDS: 1.0}, {MATCH: [300.0]}, deadline_us=500_000)
+    with a_replica(opened(triton)) as replica, socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as channel:
+        channel.settimeout(PATIENCE_S)
+        channel.connect(replica.address)
+        channel.sendall(slow.encode())
+        frames = FrameBuffer()
+        replies: list[FailedReply] = []
+        while not replies:
+            received = frames.feed(channel.recv(1 << 16))
+            replies += [FailedReply.decode(body) for kind, body in received if kind is Kind.FAILED]
+
+    assert replies[0].status == 504
+    assert "Triton server 'gpu-a'" in replies[0].message  # not the gateway, not the queue
+
+
 def test_what_the_model_cannot_do_fails_alone_and_the_worker_goes_on(triton: TritonServer) -> None:
     fine = a_request(["item-1"], {WORDS: 1.0}, {MATCH: [2.0]})
     poison = a_request(["item-1"], {WORDS: 1.0}, {MATCH: [500.0]}, number=2)
@@ -281,7 +298,7 @@ def test_a_server_that_is_gone_is_unavailable_and_one_that_is_back_answers(trito
     with a_replica(opened(triton)) as replica:
         before = ask(replica.address, request)
         triton.kill()
-        while_away = ask(replica.address, request, request, within_s=1.0)
+        while_away = ask(replica.address, request, request)
         triton.start()
         until_s = time.monotonic() + PATIENCE_S
         while not isinstance(after := ask(replica.address, request)[0], RankedReply):
@@ -290,8 +307,8 @@ def test_a_server_that_is_gone_is_unavailable_and_one_that_is_back_answers(trito
 
     assert isinstance(before[0], RankedReply)
     for failed in while_away:
-        assert isinstance(failed, RankingError)
-        assert failed.status in (503, 504)
+        assert isinstance(failed, ReplicaUnhealthy)
+        assert "SLUICE_TRITON_SERVERS" in str(failed)
     np.testing.assert_array_equal(after.scores, before[0].scores)
 
 
