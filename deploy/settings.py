@@ -19,6 +19,7 @@ from typing import Any
 from deploy.errors import SettingsError
 from serving.addresses import TcpAddress, UnixAddress
 from serving.budget import parse_budgets, parse_bytes
+from serving.settings import device_rules
 from serving.shares import parse_weights
 
 logger = logging.getLogger(__name__)
@@ -52,6 +53,9 @@ class PlatformSettings:
     replica: which of several like processes this one is, from 0.
     triton_servers: where versions may run that do not run here, "name=host:port,other=host:port"
     of gRPC front ends, see `triton_addresses`.
+    device: where workers compute, `cpu`, `cuda:1`, or `cuda`, which gives the workers the machine's
+    GPUs in turn. precision: fp32, tf32 (GPU only), bf16 or fp16, kept by versions that rank alike in
+    it; compile: none, compile (torch.compile) or aoti (ahead of time), at load.
     Raises SettingsError, naming key, value and rule.
     """
 
@@ -76,6 +80,9 @@ class PlatformSettings:
     with_monitor: bool = True
     with_celery: bool = True
     triton_servers: str = ""
+    device: str = "cpu"
+    precision: str = "fp32"
+    compile: str = "none"
     log_level: str = "INFO"
     replica: int = 0
 
@@ -110,6 +117,8 @@ class PlatformSettings:
         for key in ("gateways", "workers"):
             _require(1 <= getattr(self, key) <= MAX_REPLICAS, key, getattr(self, key), f"1 to {MAX_REPLICAS}")
         _require(1 <= self.torch_threads <= 256, "torch_threads", self.torch_threads, "1 to 256")
+        for key, holds, rule in device_rules(self.device, self.precision, self.compile):
+            _require(holds, key, getattr(self, key), rule)
         self.triton_addresses  # noqa: B018 - raises if it cannot be read
         _require(self.log_level in _LEVELS, "log_level", self.log_level, f"one of {', '.join(_LEVELS)}")
         _require(0 <= self.replica < MAX_REPLICAS, "replica", self.replica, f"0 to {MAX_REPLICAS - 1}")

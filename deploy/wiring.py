@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from deploy import collector
 from deploy.settings import PlatformSettings
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from registry.promotion import Promoter
     from registry.store import ModelStore
     from registry.traffic_control import TrafficControl
+    from serving.device.streams import Lane
     from serving.features.host import HostTier
     from serving.loaded import LoadedProgram
     from serving.settings import WorkerSettings
@@ -87,6 +88,8 @@ def run_worker(settings: PlatformSettings, stop: threading.Event) -> None:
     from registry.replica_board import RedisReplicaBoard
     from serving.batching import BatchWindow
     from serving.budget import MemoryBudget, parse_budgets, parse_bytes
+    from serving.device.nvml import DeviceSampler, cuda_uuids
+    from serving.device.streams import Lane, open_device
     from serving.features.invalidation import InvalidationListener
     from serving.plans import PlanWatcher
     from serving.registration import Registration
@@ -103,13 +106,17 @@ def run_worker(settings: PlatformSettings, stop: threading.Event) -> None:
         device_bytes=parse_bytes(settings.device_memory) if settings.device_memory else None,
         model_weights=parse_weights(settings.model_weights),
         triton_servers=settings.triton_addresses,
+        device=_device(settings),
+        precision=settings.precision,
+        compile=settings.compile,
     )
     torch.set_num_threads(mine.threads)
     tiers = Tiers()
+    lane = None if mine.device == "cpu" else Lane.of(open_device(mine.device))
     cache = version_cache(settings)
     rows = redis_client(settings, mine.redis_timeout_s)
     shelf = Shelf(
-        load=lambda model, version, digest: open_version(cache, tiers, rows, mine, model, version, digest),
+        load=lambda model, version, digest: open_version(cache, tiers, rows, mine, lane, model, version, digest),
         changed=lambda: worker.wake(),
         unload_after_s=mine.unload_after_s,
         budget=MemoryBudget(mine.model_bytes, mine.device_bytes),
@@ -139,12 +146,22 @@ def run_worker(settings: PlatformSettings, stop: threading.Event) -> None:
         changed=tiers.changed,
         resync=tiers.resync,
     )
-    for thread in (watcher, shelf, listener, registration):
+    sampler = DeviceSampler(cuda_uuids() if lane else {})
+    for thread in (watcher, shelf, listener, registration, sampler):
         thread.start()
     collector.calm()
     worker.run(stop)
-    for thread in (watcher, shelf, listener, registration):
+    for thread in (watcher, shelf, listener, registration, sampler):
         thread.stop()
+
+
+def _device(settings: PlatformSettings) -> str:
+    """This worker's device: plain `cuda` gives the workers of a machine its GPUs in turn."""
+    if settings.device != "cuda":
+        return settings.device
+    import torch
+
+    return f"cuda:{settings.replica % max(1, torch.cuda.device_count())}"
 
 
 def open_version(
@@ -152,12 +169,18 @@ def open_version(
     tiers: "Tiers",
     rows: "redis.Redis",
     mine: "WorkerSettings",
+    lane: "Lane | None",
     model: str,
     version: int,
     digest: str,
 ) -> "LoadedProgram":
-    """A version, verified, loaded and warm; one that runs elsewhere, found fit over there."""
+    """A version, verified, loaded and warm; one that runs elsewhere, found fit over there.
+
+    lane: of the worker's GPU, None on a CPU.
+    """
     from registry.artefacts import read
+    from serving.device.opening import device_ranker, open_program
+    from serving.features.device import DeviceTier
     from serving.features.host import HostTier
     from serving.features.redis import RedisTier
     from serving.footprint import Footprint, PeakMemory
@@ -168,7 +191,7 @@ def open_version(
     package = read(cache.get(model, version, digest))
     manifest = package.manifest
     if manifest.remote is None:
-        program: Program = TorchProgram(package, mine.device)
+        program: Program = open_program(package, mine.device, mine.precision, mine.compile)
         platform = "pytorch_export"
     else:
         from serving.triton import open_remote  # 0.4 s and 20 MB: for those who have such a version
@@ -189,14 +212,19 @@ def open_version(
         )
     view = manifest.feature_view()
 
-    def host_tier() -> "HostTier":
-        defaults = view.defaults[view.positions("row")]
-        return HostTier(view.name, RedisTier(rows, view), mine.slab_rows, defaults)
+    columns = len(view.positions("row"))
+
+    def tier() -> "HostTier":
+        host = HostTier(view.name, RedisTier(rows, view), mine.slab_rows, view.defaults[view.positions("row")])
+        if lane is None:
+            return host
+        # forgets what changed as a host tier does, which is what a worker's tiers are asked for
+        return cast("HostTier", DeviceTier(view.name, host, mine.device_rows, columns, lane.device))
 
     with PeakMemory(mine.device) as memory:
         warm_up(program, len(view.columns))
-    slab_bytes = mine.slab_rows * (4 * len(view.positions("row")) + SLAB_ROW_BYTES)
-    return LoadedModel(
+    slab_bytes = mine.device_rows * 4 * columns if lane else mine.slab_rows * (4 * columns + SLAB_ROW_BYTES)
+    loaded = LoadedModel(
         model=model,
         version=version,
         digest=digest,
@@ -209,9 +237,12 @@ def open_version(
             len(package.program), memory.bytes if manifest.remote is None else 0, {view.fingerprint: slab_bytes}
         ),
         view=view,
-        tier=tiers.of(view.name, view.fingerprint, host_tier),
+        tier=tiers.of(view.name, view.fingerprint, tier),
         reference_std=package.profile.scores.std,
     )
+    if lane is not None and isinstance(program, TorchProgram):
+        loaded.ranker = device_ranker(loaded, program, lane, mine.batch_candidates, mine.graphs)
+    return loaded
 
 
 def version_cache(settings: PlatformSettings) -> "VersionCache":

@@ -1,8 +1,8 @@
 """The data plane: queries in, rankings out, events logged. Goes on when the control plane is gone.
 
 May import: `registry`. Never: `drift`, `pipelines`, `deploy`. The gateway imports neither torch
-nor mlflow (its cold start and its memory are promises); torch is imported by `program` and
-`worker` alone.
+nor mlflow (its cold start and its memory are promises); torch is imported by `program`,
+`device` and `features.device` alone.
 
 Decisions
 

@@ -52,8 +52,25 @@ COMPILE_FALLBACKS = Counter("serving_compile_fallbacks", "Versions served as exp
 GRAPH_FALLBACKS = Counter("serving_graph_fallbacks", "Row counts that no captured graph serves.", ["model", "reason"])
 GRAPH_PASSES = Counter("serving_graph_passes", "Forward passes, by whether a graph was replayed.", ["model", "how"])
 
-DEVICE_MEMORY = Gauge("serving_device_memory_bytes", "Memory of a device.", ["device", "kind"])
-DEVICE_BUSY = Gauge("serving_device_utilisation_ratio", "Share of the last moment in which a kernel ran.", ["device"])
-DEVICE_POWER = Gauge("serving_device_power_watts", "Power that a device draws.", ["device"])
-DEVICE_TEMPERATURE = Gauge("serving_device_temperature_celsius", "Temperature of a device.", ["device"])
-DEVICE_CLOCK = Gauge("serving_device_sm_clock_hertz", "Clock of a device's multiprocessors.", ["device"])
+# several workers may share a device: each tells what it saw last
+DEVICE_MEMORY = Gauge(
+    "serving_device_memory_bytes", "Memory of a device.", ["device", "kind"], multiprocess_mode="livemostrecent"
+)
+DEVICE_BUSY = Gauge(
+    "serving_device_utilisation_ratio",
+    "Share of the last moment in which a kernel ran.",
+    ["device"],
+    multiprocess_mode="livemostrecent",
+)
+DEVICE_POWER = Gauge(
+    "serving_device_power_watts", "Power that a device draws.", ["device"], multiprocess_mode="livemostrecent"
+)
+DEVICE_TEMPERATURE = Gauge(
+    "serving_device_temperature_celsius", "Temperature of a device.", ["device"], multiprocess_mode="livemostrecent"
+)
+DEVICE_CLOCK = Gauge(
+    "serving_device_sm_clock_hertz",
+    "Clock of a device's multiprocessors.",
+    ["device"],
+    multiprocess_mode="livemostrecent",
+)

@@ -1,13 +1,26 @@
 """What serving can be told. Every value is checked when the process starts."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+
+PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
+COMPILES = ("none", "compile", "aoti")
+_DEVICE = re.compile(r"cpu|cuda(:\d{1,2})?")
 
 
 def _require(holds: bool, key: str, value: object, rule: str) -> None:
     if not holds:
         raise ValueError(f"{key}={value}: expected {rule}")
+
+
+def device_rules(device: str, precision: str, compile: str) -> Iterator[tuple[str, bool, str]]:
+    """What must hold of a worker's device, whoever reads the setting: key, whether it does, the rule."""
+    yield "device", bool(_DEVICE.fullmatch(device)), "cpu, cuda or cuda:<number>"
+    allowed = [name for name in PRECISIONS if name != "tf32" or device != "cpu"]
+    yield "precision", precision in allowed, f"one of {', '.join(allowed)} on {device}"
+    yield "compile", compile in COMPILES, f"one of {', '.join(COMPILES)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,11 +103,18 @@ class WorkerSettings:
     device by model; device_bytes: all of it. model_weights: shares of the device's time.
     heartbeat_s, heartbeat_ttl_s: how often the worker announces itself, and how long that counts.
     triton_servers: addresses (host:port, gRPC) of the servers that versions may run on, by name.
+    device: in torch's words, `cpu`, `cuda` or `cuda:1`. precision, compile: how versions compute there,
+    see `device.precision` and `device.compiled`. graphs: whether forward passes on a GPU are captured.
+    device_rows: rows resident in a GPU's memory per feature view.
     """
 
     address: str
     plan_copy: Path
     device: str = "cpu"
+    precision: str = "fp32"
+    compile: str = "none"
+    graphs: bool = True
+    device_rows: int = 1_000_000
     threads: int = 1
     slab_rows: int = 200_000
     batch_candidates: int = 4096
@@ -108,6 +128,9 @@ class WorkerSettings:
     triton_servers: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        for key, holds, rule in device_rules(self.device, self.precision, self.compile):
+            _require(holds, f"worker.{key}", getattr(self, key), rule)
+        _require(self.device_rows >= 16, "worker.device_rows", self.device_rows, "at least 16")
         _require(1 <= self.threads <= 256, "worker.threads", self.threads, "1 to 256")
         _require(self.slab_rows >= 16, "worker.slab_rows", self.slab_rows, "at least 16")
         _require(self.batch_candidates >= 1, "worker.batch_candidates", self.batch_candidates, "at least 1")

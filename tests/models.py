@@ -103,6 +103,11 @@ KINDS: dict[str, Callable[[int], nn.Module]] = {
     "list_attention": ListAttention,
 }
 UNGUARDED = "unguarded_attention"
+LTR = "ltr"
+_MORE: dict[str, Callable[[int], nn.Module]] = {
+    UNGUARDED: UnguardedAttention,
+    LTR: lambda columns: Mlp(columns, (512, 256, 128)),  # the peers' model, see shared/BENCHMARKS.md
+}
 
 
 def model_view(columns: int = COLUMNS, stored: int | None = None) -> FeatureView:
@@ -116,14 +121,14 @@ def model_view(columns: int = COLUMNS, stored: int | None = None) -> FeatureView
 def a_ranker(kind: str, columns: int = COLUMNS, stored: int | None = None, seed: int = 7) -> ModelPackage:
     """A version of this kind over `model_view`, scores spread by about one over its profile's rows."""
     torch.manual_seed(seed)
-    module = UnguardedAttention(columns).eval() if kind == UNGUARDED else KINDS[kind](columns).eval()
+    module = (KINDS | _MORE)[kind](columns).eval()
     listwise = isinstance(module, ListAttention)
     rows = torch.from_numpy(np.random.default_rng(seed).standard_normal((2000, columns), dtype=np.float32))
     index = torch.arange(2000) // 100
     with torch.inference_mode():
         spread = float((module(rows, index) if listwise else module(rows)).std())
     with torch.no_grad():
-        head = module.layers[-1] if kind == "mlp" else module.head[-1] if listwise else module.head  # type: ignore
+        head = module.layers[-1] if isinstance(module, Mlp) else module.head[-1] if listwise else module.head  # type: ignore
         head.weight /= spread
         head.bias /= spread
     view = model_view(columns, stored)

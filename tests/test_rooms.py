@@ -29,6 +29,7 @@ TORCH_MAY_STAND_IN = {
     "serving/device/streams.py",
     "serving/features/device.py",
     "serving/device/flat.py",
+    "serving/device/nvml.py",
     "serving/device/opening.py",
     "serving/device/precision.py",
     "serving/device/tensors.py",

@@ -15,13 +15,11 @@ from serving.device.precision import HALVES, Call
 
 log = logging.getLogger(__name__)
 
-COMPILES = ("none", "compile", "aoti")
-
 
 def compiled(program: FlatProgram, call: Call, how: str, model: str, sample: Sequence[Any], precision: str) -> Call:
     """The call, compiled; or itself where that fails, counted and logged.
 
-    how: one of COMPILES. `compile` is torch.compile with dynamic rows; `aoti` compiles the exported
+    how: one of `settings.COMPILES`. `compile` is torch.compile with dynamic rows; `aoti` compiles the exported
     program ahead of time, in float32 alone. sample: arguments that it is tried with. Takes from
     seconds to minutes and needs a C++ compiler on a CPU, Triton on CUDA.
     """

@@ -19,6 +19,7 @@ from torch.export.passes import move_to_device_pass
 
 Size = int | str
 _LIFTED = (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR)
+_WRITTEN = ("BUFFER_MUTATION", "PARAMETER_MUTATION")  # not every torch knows the second
 _LEAST_BOUND = 3  # torch.export assumes sizes of 2 and more where nobody asked it to: no rule of the model's
 
 
@@ -69,7 +70,7 @@ def load_flat(program: bytes, device: torch.device) -> FlatProgram:
             warnings.simplefilter("ignore", FutureWarning)
             exported = exported.run_decompositions({})
     signature = exported.graph_signature
-    changed = [*signature.buffers_to_mutate.values(), *signature.parameters_to_mutate.values()]
+    changed = [spec.target for spec in signature.output_specs if spec.kind.name in _WRITTEN]
     if changed:
         raise UnfitProgram(
             f"the program writes to its buffer {changed[0]!r}, so that an answer would depend on earlier ones: "

@@ -1,4 +1,5 @@
-"""Opens a version in the precision that was asked for, or in float32 where its ranking would change."""
+"""Opens a version on its device: in the precision that was asked for, or in float32 where its ranking
+would change."""
 
 import logging
 
@@ -10,7 +11,11 @@ from serving import metrics
 from serving.device.accuracy import LIST_ROWS, Agreement, Tolerance, agreement, sample_rows
 from serving.device.flat import load_flat
 from serving.device.precision import in_float64
+from serving.device.ranker import DeviceRanker
+from serving.device.streams import Lane
+from serving.features.device import DeviceTier
 from serving.program import TorchProgram
+from serving.scoring import LoadedModel
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +66,18 @@ def accuracy_of(program: TorchProgram, package: ModelPackage) -> Agreement:
     with torch.inference_mode():
         reference = program.scores_of(exact, torch.from_numpy(rows).double(), torch.from_numpy(index))
     return agreement(scores, reference.numpy())
+
+
+def device_ranker(
+    loaded: LoadedModel, program: TorchProgram, lane: Lane, batch_candidates: int, graphs: bool
+) -> DeviceRanker:
+    """What ranks the version's batches on the lane's device. Captures graphs, and takes a while.
+
+    loaded: its tier is a DeviceTier of that device. Raises TypeError if it is not.
+    """
+    if not isinstance(loaded.tier, DeviceTier):
+        raise TypeError(f"{loaded.model}@{loaded.version}: its rows are in a {type(loaded.tier).__name__}")
+    return DeviceRanker(loaded, program, loaded.tier, lane, batch_candidates, graphs)
 
 
 def _in_float32(package: ModelPackage, device: str, compile: str, precision: str, reason: str) -> TorchProgram:

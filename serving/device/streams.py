@@ -184,10 +184,7 @@ class CudaDevice:
         self.torch_device = torch.device(
             "cuda", device.index if device.index is not None else torch.cuda.current_device()
         )
-        # graphs of one pool reuse each other's memory: they are replayed on one stream, and what
-        # they give is copied out within the capture
-        self._pool = torch.cuda.graph_pool_handle()
-        self._capturing = torch.cuda.Stream(self.torch_device)  # type: ignore[no-untyped-call]
+        self._renew()
 
     def stream(self) -> CudaStream:
         """See `Device`."""
@@ -210,16 +207,29 @@ class CudaDevice:
 
     def captured(self, work: Work) -> Work:
         """A CUDA graph of the work. Other threads may go on using the device meanwhile."""
-        self._capturing.wait_stream(torch.cuda.current_stream(self.torch_device))
-        with torch.cuda.stream(self._capturing):
-            for _ in range(WARM_UP_PASSES):
-                work()
-        self._capturing.synchronize()
+        before = torch.cuda.current_stream(self.torch_device)
+        self._capturing.wait_stream(before)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool, stream=self._capturing, capture_error_mode="thread_local"):
-            work()
+        try:
+            with torch.cuda.stream(self._capturing):
+                for _ in range(WARM_UP_PASSES):
+                    work()
+            self._capturing.synchronize()
+            with torch.cuda.graph(graph, pool=self._pool, stream=self._capturing, capture_error_mode="thread_local"):
+                work()
+        except RuntimeError:
+            # torch leaves the broken capture's stream current, and its pool counts as being captured into
+            torch.cuda.set_stream(before)
+            self._renew()
+            raise
         replay: Work = graph.replay
         return replay
+
+    def _renew(self) -> None:
+        # graphs of one pool reuse each other's memory: they are replayed on one stream, and what
+        # they give is copied out within the capture
+        self._pool = torch.cuda.graph_pool_handle()
+        self._capturing = torch.cuda.Stream(self.torch_device)  # type: ignore[no-untyped-call]
 
 
 def open_device(name: str) -> Device:

@@ -92,6 +92,9 @@ def test_children_read_the_same_settings(settings: PlatformSettings):
             "SLUICE_MODEL_WEIGHTS=search=0: expected a weight above 0 for every model, as search=2,ads=1",
         ),
         ("SLUICE_WITH_CELERY", "maybe", "SLUICE_WITH_CELERY=maybe: expected 1 or 0"),
+        ("SLUICE_DEVICE", "gpu", "SLUICE_DEVICE=gpu: expected cpu, cuda or cuda:<number>"),
+        ("SLUICE_PRECISION", "tf32", "SLUICE_PRECISION=tf32: expected one of fp32, bf16, fp16 on cpu"),
+        ("SLUICE_COMPILE", "jit", "SLUICE_COMPILE=jit: expected one of none, compile, aoti"),
         ("SLUICE_LOG_LEVEL", "loud", "SLUICE_LOG_LEVEL=loud: expected one of DEBUG, INFO, WARNING, ERROR"),
         ("SLUICE_HOME", __file__, f"SLUICE_HOME={__file__}: expected a folder"),
     ],
@@ -153,3 +156,9 @@ def test_the_effective_values_are_logged(caplog: pytest.LogCaptureFixture):
         log_effective(replace(PlatformSettings(HOME), workers=3), {})
 
     assert vars(caplog.records[0])["settings"]["SLUICE_WORKERS"] == "3"
+
+
+def test_a_gpu_takes_the_precision_that_only_a_gpu_has():
+    settings = PlatformSettings.from_environment({"SLUICE_DEVICE": "cuda:1", "SLUICE_PRECISION": "tf32"})
+
+    assert (settings.device, settings.precision, settings.compile) == ("cuda:1", "tf32", "none")

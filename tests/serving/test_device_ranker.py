@@ -1,118 +1,30 @@
 """The device's form of ranking against the host's, and against every order that streams allow."""
 
 import random
-from collections.abc import Sequence
-from functools import cache
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
 from registry.contracts.features import Column, FeatureView
-from registry.contracts.manifest import ModelPackage
-from serving.batch_ranker import HostRanker, Replies
+from serving.batch_ranker import HostRanker
 from serving.device.ranker import DeviceRanker
-from serving.device.streams import CpuDevice, Device, Lane
+from serving.device.streams import CpuDevice, Lane
 from serving.features.device import DeviceTier
 from serving.features.host import HostTier
 from serving.features.memory import MemoryTier
-from serving.frames import FailedReply, RankedReply, ScoreRequest
+from serving.frames import FailedReply, RankedReply
 from serving.program import TorchProgram
 from serving.scoring import LoadedModel
 from tests.builders import NOW_MS
 from tests.models import UNGUARDED, a_ranker, model_view
 from tests.serving.devices import ShuffledDevice
+from tests.serving.rankers import COLUMNS, ITEMS, STORED, Workbench, assert_alike, request_hashes, requests_of
 from tests.serving.workbench import a_request
 
-COLUMNS, STORED = 8, 5
-ITEMS = 60
 KINDS = pytest.mark.parametrize("kind", ["mlp", "deep_and_cross", "list_attention"])
-
-
-@cache
-def program_of(kind: str) -> tuple[ModelPackage, TorchProgram]:
-    package = a_ranker(kind, COLUMNS, STORED)
-    return package, TorchProgram(package, "cpu")
-
-
-@cache
-def values() -> NDArray[np.float32]:
-    return np.random.default_rng(3).standard_normal((ITEMS, STORED), dtype=np.float32)
-
-
-class Store(MemoryTier):
-    """Rows that can change, as those in Redis do."""
-
-    def __init__(self, view: FeatureView) -> None:
-        super().__init__(view, {f"item-{i}": row for i, row in enumerate(values())}, NOW_MS)
-
-    def write(self, item: str, row: NDArray[np.float32]) -> None:
-        self._rows[item.encode()] = row
-
-
-class Workbench:
-    """A version with both forms of ranking over one store. resident: rows the device holds."""
-
-    def __init__(self, kind: str, device: Device | None = None, resident: int = 16, graphs: bool = True) -> None:
-        package, program = program_of(kind)
-        view = package.manifest.feature_view()
-        self.store = Store(view)
-        defaults = view.defaults[view.positions("row")]
-        self.host_tier = HostTier(view.name, self.store, 64, defaults)
-        self.device = device or CpuDevice()
-        self.tier = DeviceTier(view.name, self.host_tier, resident, STORED, self.device)
-        self.loaded = LoadedModel(
-            model=kind,
-            version=1,
-            digest="0" * 64,
-            program=program,
-            view=view,
-            tier=self.host_tier,
-            reference_std=1.0,
-        )
-        self.host = HostRanker(self.loaded)
-        self.ranker = DeviceRanker(self.loaded, program, self.tier, Lane.of(self.device), 64, graphs)
-
-
-def requests_of(source: random.Random, queries: int, number: int = 0) -> list[ScoreRequest]:
-    """Queries of 1 to 25 items, some unknown, with inline columns that may stand over stored ones."""
-    requests = []
-    for i in range(queries):
-        size = source.randint(1, 25)
-        items = [f"item-{source.randrange(ITEMS + 5)}" for _ in range(size)]
-        columns = [column for column in range(COLUMNS) if source.random() < (0.8 if column >= STORED else 0.1)]
-        if source.random() < 0.15:
-            columns = list(range(COLUMNS))
-        in_candidates = {column: [source.gauss(0, 1) for _ in items] for column in columns}
-        in_query = {column: source.gauss(0, 1) for column in range(COLUMNS) if source.random() < 0.15}
-        requests.append(a_request(items, in_query, in_candidates, source.randint(1, 30), number + i))
-    return requests
-
-
-def assert_alike(found: Replies, expected: Replies) -> None:
-    """The same rankings, but for candidates whose scores differ by no more than rounding does."""
-    assert [type(reply) for reply in found] == [type(reply) for reply in expected]
-    for ours, theirs in zip(found, expected, strict=True):
-        assert ours.number == theirs.number
-        if isinstance(ours, RankedReply) and isinstance(theirs, RankedReply):
-            np.testing.assert_allclose(ours.scores, theirs.scores, rtol=1e-5, atol=2e-5)
-            assert (ours.missing_rows, ours.stale_rows, ours.tier_away) == (
-                theirs.missing_rows,
-                theirs.stale_rows,
-                theirs.tier_away,
-            )
-            for sure in ("score_mean", "score_std", "margin", "entropy"):
-                np.testing.assert_allclose(getattr(ours, sure), getattr(theirs, sure), rtol=1e-4, atol=1e-4)
-            if gaps(theirs).min(initial=1.0) > 1e-4:
-                assert ours.order.tolist() == theirs.order.tolist()
-                assert ours.features == theirs.features
-
-
-def gaps(reply: RankedReply) -> NDArray[np.float32]:
-    return -np.diff(reply.scores)
 
 
 @KINDS
@@ -151,11 +63,6 @@ def test_no_order_of_streams_mixes_batches_or_shows_old_rows(kind: str, data: st
 
     for batch, right in zip(under_way, expected, strict=True):
         assert_alike(batch.replies(), right)
-
-
-def request_hashes(items: Sequence[str]) -> list[int]:
-    hashes: list[int] = a_request(items).hashes.tolist()
-    return hashes
 
 
 def test_an_update_is_in_the_next_batch_and_not_in_the_one_under_way() -> None:
