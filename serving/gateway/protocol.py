@@ -136,6 +136,8 @@ class HotProtocol(HttpToolsProtocol):
 
     def _answered(self, cycle: _HotCycle, answer: Answer) -> None:
         cycle.response_complete = True
+        cycle.take_back = None  # it leads back to this cycle: without it the body is freed now, not by the collector
+        cycle.parts.clear()
         if cycle.disconnected:
             return
         self.transport.write(_response(answer, cycle.keep_alive))
