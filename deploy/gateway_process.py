@@ -8,6 +8,7 @@ import socket
 import threading
 from collections.abc import AsyncIterator
 from importlib.metadata import version
+from typing import TYPE_CHECKING
 
 import uvicorn
 import uvloop
@@ -15,22 +16,34 @@ from fastapi import FastAPI
 from prometheus_client import REGISTRY, CollectorRegistry
 from prometheus_client.multiprocess import MultiProcessCollector
 
+from deploy import collector
 from deploy.settings import PlatformSettings
 from deploy.wiring import ranking_secret, redis_client
 from registry.board import RedisBoard
 from registry.contracts.ids import RankingIds
+from registry.errors import RegistryError
+from registry.replica_board import RedisReplicaBoard
 from registry.stream import RedisStream
 from serving import tally
+from serving.discovery import ReplicaWatcher
+from serving.errors import ReplicaUnhealthy
 from serving.event_log import EventLog
 from serving.gateway.app import build_app
 from serving.gateway.http import HotRoutes
+from serving.gateway.oip import oip_routes
+from serving.gateway.oip_infer import OipInfer
 from serving.gateway.protocol import protocol_with
+from serving.infer import InferService
 from serving.journal import Journal
 from serving.permits import Permits
 from serving.plans import Plans, PlanWatcher
 from serving.rank import Ranker
+from serving.regions import Regions
 from serving.replicas import ReplicaPool
 from serving.settings import GatewaySettings
+
+if TYPE_CHECKING:
+    from serving.gateway.grpc.server import GrpcServer
 
 DRAIN_S = 10
 
@@ -50,7 +63,7 @@ def serve_gateway(settings: PlatformSettings, stop: threading.Event) -> None:
     mine = GatewaySettings(
         journal=settings.journal_folder / f"gateway-{settings.replica}.journal",
         plan_copy=settings.versions_folder / f"plans-gateway-{settings.replica}.json",
-        workers=tuple(map(str, settings.worker_sockets)),
+        workers=settings.worker_addresses,
     )
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_serve(settings, mine, stop))
@@ -61,32 +74,85 @@ async def _serve(settings: PlatformSettings, mine: GatewaySettings, stop: thread
     source = random.SystemRandom()
     ids = RankingIds(ranking_secret(settings), random.Random(source.getrandbits(256)))
     event_log = EventLog(Journal(mine.journal, mine.journal_bytes), RedisStream(redis_client(settings)))
-    pool = ReplicaPool(mine.workers)
+    pool = ReplicaPool(mine.workers, arena_bytes=mine.arena_bytes)
     permits = Permits(mine.max_in_flight)
     ranker = Ranker(pool, event_log, ids, permits, mine.log_every)
 
     def follow(plans: Plans) -> None:
         loop.call_soon_threadsafe(ranker.follow, plans)
 
-    watcher = PlanWatcher(
-        RedisBoard(redis_client(settings, 1.0)),
-        mine.plan_copy,
-        follow,
+    def hold_back(models: frozenset[str]) -> None:
+        loop.call_soon_threadsafe(setattr, ranker, "held_back", models)
+
+    def follow_replicas(addresses: tuple[str, ...]) -> None:
+        loop.call_soon_threadsafe(pool.set_addresses, addresses)
+
+    board = RedisBoard(redis_client(settings, 1.0))
+    watchers = (
+        PlanWatcher(board, mine.plan_copy, follow, hold_back=hold_back),
+        ReplicaWatcher(
+            RedisReplicaBoard(redis_client(settings, 1.0)),
+            mine.workers,
+            pool.connected,
+            follow_replicas,
+        ),
     )
-    app = build_app(ranker, pool, permits, event_log, metrics_registry, version("sluice"))
+
+    async def hold(model: str, wanted: bool) -> None:
+        try:
+            await asyncio.to_thread(board.hold, model, wanted)
+        except RegistryError as error:
+            raise ReplicaUnhealthy(f"the plan board is away, try again: {error}") from error
+
+    service = InferService(
+        ranker, pool, permits, mine.max_candidates, control=hold if settings.repository_control else None
+    )
+    regions = Regions(settings.run_folder / "regions") if settings.shared_memory_regions else None
+    app = build_app(
+        ranker,
+        pool,
+        permits,
+        event_log,
+        metrics_registry,
+        version("sluice"),
+        routers=[oip_routes(service, regions, version("sluice"))],
+    )
+
+    async def grpc_server() -> "GrpcServer | None":
+        if not settings.with_grpc:
+            return None
+        from deploy.grpc_server import start_grpc  # protobuf and HPACK: only where they are wanted
+
+        listener = _listen(settings.gateway_host, settings.grpc_port)
+        trace_ids = random.Random(source.getrandbits(256))
+        return await start_grpc(listener, ranker, service, pool, event_log, ids, mine, regions, trace_ids)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await pool.start()
         event_log.start()
-        watcher.start()
+        for watcher in watchers:
+            watcher.start()
+        grpc = await grpc_server()
+        collector.calm()
         yield
-        watcher.stop()
+        if grpc is not None:
+            await grpc.stop(DRAIN_S)
+        for watcher in watchers:
+            watcher.stop()
         await pool.stop()
         await asyncio.to_thread(event_log.stop)
 
     app.router.lifespan_context = lifespan
-    routes = HotRoutes(app, ranker, event_log, ids, mine, random.Random(source.getrandbits(256)))
+    routes = HotRoutes(
+        app,
+        ranker,
+        event_log,
+        ids,
+        mine,
+        random.Random(source.getrandbits(256)),
+        infer=OipInfer(service, mine, regions),
+    )
     server = uvicorn.Server(
         uvicorn.Config(
             routes,

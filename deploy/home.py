@@ -23,9 +23,10 @@ _LOCK_PATIENCE_S = 0.5  # a command that asks for the holder has the lock for an
 class _Ports(msgspec.Struct, frozen=True):
     gateway_port: int
     mlflow_port: int
+    grpc_port: int
 
     def of(self, settings: PlatformSettings) -> PlatformSettings:
-        return dataclasses.replace(settings, gateway_port=self.gateway_port, mlflow_port=self.mlflow_port)
+        return dataclasses.replace(settings, **msgspec.structs.asdict(self))
 
 
 def _lock_file(settings: PlatformSettings) -> Path:
@@ -105,12 +106,15 @@ def claim_ports(settings: PlatformSettings) -> PlatformSettings:
 
     Raises SettingsError if a port that was asked for is taken.
     """
-    with contextlib.ExitStack() as claimed:  # both are held until both are chosen: no port twice
+    with contextlib.ExitStack() as claimed:  # all are held until all are chosen: no port twice
         ports = _Ports(
             gateway_port=_free_port(claimed, "gateway_port", settings.gateway_host, settings.gateway_port),
             mlflow_port=_free_port(claimed, "mlflow_port", "127.0.0.1", settings.mlflow_port)
             if settings.with_mlflow
             else settings.mlflow_port,
+            grpc_port=_free_port(claimed, "grpc_port", settings.gateway_host, settings.grpc_port)
+            if settings.with_grpc
+            else settings.grpc_port,
         )
     write_atomically(_ports_file(settings), msgspec.json.encode(ports))
     return ports.of(settings)

@@ -5,6 +5,8 @@ import socket
 from dataclasses import dataclass
 from pathlib import Path
 
+from serving.addresses import check_peer, parse_address
+
 TIMEOUT_S = 0.5
 
 
@@ -28,13 +30,21 @@ class HttpAnswers:
 
 
 @dataclass(frozen=True, slots=True)
-class SocketAccepts:
-    """The Unix socket takes a connection."""
+class WorkerAccepts:
+    """The worker at the address (`serving.addresses`) takes a connection."""
 
-    path: Path
+    address: str
 
     def __call__(self) -> bool:
-        return _exchange(self.path, b"", 0) is not None
+        address = parse_address(self.address)
+        with address.socket() as connection:
+            connection.settimeout(TIMEOUT_S)
+            try:
+                connection.connect(address.target)
+                check_peer(connection)
+            except OSError:
+                return False
+            return True
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from deploy.errors import SluiceError
-from deploy.probes import HttpAnswers, RedisAnswers, SocketAccepts
+from deploy.probes import HttpAnswers, RedisAnswers, WorkerAccepts
 from deploy.settings import PlatformSettings, url_host
 from deploy.supervision import ProcessSpec
 
@@ -104,7 +104,7 @@ def _worker(settings: PlatformSettings, replica: int) -> ProcessSpec:
         name=name,
         argv=(sys.executable, "-m", "deploy.process", name),
         env=_metrics(settings),
-        is_ready=SocketAccepts(settings.worker_sockets[replica]),
+        is_ready=WorkerAccepts(settings.worker_addresses[replica]),
         needs=("redis",),
         start_timeout_s=120.0,
     )

@@ -9,6 +9,7 @@ import difflib
 import hashlib
 import logging
 import os
+import re
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,12 +17,17 @@ from pathlib import Path
 from typing import Any
 
 from deploy.errors import SettingsError
+from serving.addresses import TcpAddress, UnixAddress
+from serving.budget import parse_budgets, parse_bytes
+from serving.settings import device_rules
+from serving.shares import parse_weights
 
 logger = logging.getLogger(__name__)
 
 PREFIX = "SLUICE_"
 MAX_REPLICAS = 64
 SOCKET_PATH_BYTES = 107  # sun_path is 108 bytes and ends with a zero
+_TRITON_SERVER = re.compile(r"(?P<name>[A-Za-z0-9._-]{1,64})=(?P<address>[^\s=,/]+:(?P<port>\d{1,5}))")
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 _TRUE = ("1", "true", "yes", "on")
 _FALSE = ("0", "false", "no", "off")
@@ -33,24 +39,50 @@ class PlatformSettings:
     """Field `gateway_port` is `SLUICE_GATEWAY_PORT`, and so on.
 
     home: the data folder; absolute.
-    gateway_port, mlflow_port: 0 picks a free one, see `home.claim_ports`.
+    gateway_port, grpc_port, mlflow_port: 0 picks a free one, see `home.claim_ports`. Gateways listen for
+    gRPC on `gateway_host`, too, unless with_grpc is 0.
     gateways, workers: how many processes of each.
+    worker_host: interface that workers listen on and gateways of other machines reach, from port
+    worker_port upwards; empty: Unix sockets. Workers ask nobody who he is: a private network only.
+    model_budgets: memory of a device by model, `search=2GB,ads=500MB`; device_memory: all of it,
+    shared by the models without a budget; empty: not limited. model_weights: shares of a device's
+    time, `search=2,ads=1`; 1 if not named. repository_control: whether clients may load and unload
+    models by API. shared_memory_regions: whether clients on this machine may register shared memory,
+    which is read and written in the gateway's name.
     torch_threads: of one worker. with_*: leave these processes out with 0.
     replica: which of several like processes this one is, from 0.
+    triton_servers: where versions may run that do not run here, "name=host:port,other=host:port"
+    of gRPC front ends, see `triton_addresses`.
+    device: where workers compute, `cpu`, `cuda:1`, or `cuda`, which gives the workers the machine's
+    GPUs in turn. precision: fp32, tf32 (GPU only), bf16 or fp16, kept by versions that rank alike in
+    it; compile: none, compile (torch.compile) or aoti (ahead of time), at load.
     Raises SettingsError, naming key, value and rule.
     """
 
     home: Path
     gateway_host: str = "127.0.0.1"
     gateway_port: int = 8700
+    grpc_port: int = 8702
     gateways: int = 1
     workers: int = 1
+    worker_host: str = ""
+    worker_port: int = 8710
+    model_budgets: str = ""
+    device_memory: str = ""
+    model_weights: str = ""
+    repository_control: bool = False
+    shared_memory_regions: bool = False
     mlflow_port: int = 8701
     torch_threads: int = 1
+    with_grpc: bool = True
     with_mlflow: bool = True
     with_archiver: bool = True
     with_monitor: bool = True
     with_celery: bool = True
+    triton_servers: str = ""
+    device: str = "cpu"
+    precision: str = "fp32"
+    compile: str = "none"
     log_level: str = "INFO"
     replica: int = 0
 
@@ -59,17 +91,35 @@ class PlatformSettings:
         _require(not self.home.exists() or self.home.is_dir(), "home", self.home, "a folder")
         _require("\n" not in str(self.home), "home", repr(str(self.home)), "a path without line breaks")
         _require(bool(self.gateway_host.strip()), "gateway_host", self.gateway_host, "an address to listen on")
-        for key in ("gateway_port", "mlflow_port"):
+        _require(1 <= self.worker_port <= 65535 - MAX_REPLICAS, "worker_port", self.worker_port, "a port")
+        for key, parse in (
+            ("model_budgets", parse_budgets),
+            ("device_memory", parse_bytes),
+            ("model_weights", parse_weights),
+        ):
+            if text := getattr(self, key):
+                try:
+                    parse(text)
+                except ValueError as error:
+                    raise SettingsError(_key(key), text, str(error).rpartition("expected ")[2]) from error
+        if self.device_memory:
+            promised = sum(parse_budgets(self.model_budgets).values())
+            rule = f"at most the device's memory, {self.device_memory}, for all models together"
+            _require(promised <= parse_bytes(self.device_memory), "model_budgets", self.model_budgets, rule)
+        for key in ("gateway_port", "grpc_port", "mlflow_port"):
             _require(0 <= getattr(self, key) <= 65535, key, getattr(self, key), "a port, or 0 for a free one")
-        _require(
-            self.mlflow_port == 0 or self.mlflow_port != self.gateway_port,
-            "mlflow_port",
-            self.mlflow_port,
-            "another port than the gateway's",
-        )
+        for key, others, rule in (
+            ("mlflow_port", (self.gateway_port,), "another port than the gateway's"),
+            ("grpc_port", (self.gateway_port, self.mlflow_port), "another port than the gateway's and MLflow's"),
+        ):
+            port = getattr(self, key)
+            _require(port == 0 or port not in others, key, port, rule)
         for key in ("gateways", "workers"):
             _require(1 <= getattr(self, key) <= MAX_REPLICAS, key, getattr(self, key), f"1 to {MAX_REPLICAS}")
         _require(1 <= self.torch_threads <= 256, "torch_threads", self.torch_threads, "1 to 256")
+        for key, holds, rule in device_rules(self.device, self.precision, self.compile):
+            _require(holds, key, getattr(self, key), rule)
+        self.triton_addresses  # noqa: B018 - raises if it cannot be read
         _require(self.log_level in _LEVELS, "log_level", self.log_level, f"one of {', '.join(_LEVELS)}")
         _require(0 <= self.replica < MAX_REPLICAS, "replica", self.replica, f"0 to {MAX_REPLICAS - 1}")
 
@@ -88,6 +138,23 @@ class PlatformSettings:
     def gateway_url(self) -> str:
         """Where a client on this machine finds the gateway."""
         return f"http://{url_host(self.gateway_host)}:{self.gateway_port}"
+
+    @property
+    def triton_addresses(self) -> dict[str, str]:
+        """host:port by server name, of `triton_servers`."""
+        rule = "name=host:port, separated by commas, each name once"
+        addresses: dict[str, str] = {}
+        for told in filter(None, self.triton_servers.split(",")):
+            found = _TRITON_SERVER.fullmatch(told.strip())
+            if not found or found["name"] in addresses or not 1 <= int(found["port"]) <= 65535:
+                raise SettingsError(_key("triton_servers"), self.triton_servers, rule)
+            addresses[found["name"]] = found["address"]
+        return addresses
+
+    @property
+    def grpc_address(self) -> str:
+        """Where a gRPC client on this machine finds the gateway, `host:port`."""
+        return f"{url_host(self.gateway_host)}:{self.grpc_port}"
 
     @property
     def mlflow_url(self) -> str:
@@ -185,8 +252,15 @@ class PlatformSettings:
         return self.sockets_folder / "redis.sock"
 
     @property
+    def worker_addresses(self) -> tuple[str, ...]:
+        """Where gateways find this machine's workers, by replica."""
+        if not self.worker_host:
+            return tuple(str(UnixAddress(str(path))) for path in self.worker_sockets)
+        return tuple(str(TcpAddress(self.worker_host, self.worker_port + i)) for i in range(self.workers))
+
+    @property
     def worker_sockets(self) -> tuple[Path, ...]:
-        """Where the workers listen, by replica."""
+        """Where the workers listen, by replica, if they listen on Unix sockets."""
         return tuple(self.sockets_folder / f"worker-{replica}.sock" for replica in range(self.workers))
 
 

@@ -11,10 +11,12 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
+from deploy import collector
 from deploy.settings import PlatformSettings
 
 if TYPE_CHECKING:
@@ -26,8 +28,9 @@ if TYPE_CHECKING:
     from registry.promotion import Promoter
     from registry.store import ModelStore
     from registry.traffic_control import TrafficControl
+    from serving.device.streams import Lane
     from serving.features.host import HostTier
-    from serving.scoring import LoadedModel
+    from serving.loaded import LoadedProgram
     from serving.settings import WorkerSettings
     from serving.worker import Tiers
 
@@ -36,6 +39,7 @@ log = logging.getLogger(__name__)
 Builder = Callable[[PlatformSettings, threading.Event], None]
 REDIS_TIMEOUT_S = 5.0
 FETCH_TIMEOUT_S = 120.0
+SLAB_ROW_BYTES = 24  # of a row in the host slab, beside its values: key, age, last use
 
 
 def redis_client(settings: PlatformSettings, timeout_s: float = REDIS_TIMEOUT_S) -> "redis.Redis":
@@ -80,29 +84,61 @@ def run_worker(settings: PlatformSettings, stop: threading.Event) -> None:
     from redis.connection import UnixDomainSocketConnection
 
     from registry.board import RedisBoard
+    from registry.contracts.replicas import ReplicaRecord
+    from registry.replica_board import RedisReplicaBoard
     from serving.batching import BatchWindow
+    from serving.budget import MemoryBudget, parse_budgets, parse_bytes
+    from serving.device.nvml import DeviceSampler, cuda_uuids
+    from serving.device.streams import Lane, open_device
     from serving.features.invalidation import InvalidationListener
     from serving.plans import PlanWatcher
+    from serving.registration import Registration
     from serving.settings import WorkerSettings
+    from serving.shares import Shares, parse_weights
     from serving.shelf import Shelf
     from serving.worker import Tiers, Worker
 
     mine = WorkerSettings(
-        socket=str(settings.worker_sockets[settings.replica]),
+        address=settings.worker_addresses[settings.replica],
         plan_copy=settings.versions_folder / f"plans-worker-{settings.replica}.json",
         threads=settings.torch_threads,
+        model_bytes=parse_budgets(settings.model_budgets),
+        device_bytes=parse_bytes(settings.device_memory) if settings.device_memory else None,
+        model_weights=parse_weights(settings.model_weights),
+        triton_servers=settings.triton_addresses,
+        device=_device(settings),
+        precision=settings.precision,
+        compile=settings.compile,
     )
     torch.set_num_threads(mine.threads)
     tiers = Tiers()
+    lane = None if mine.device == "cpu" else Lane.of(open_device(mine.device))
     cache = version_cache(settings)
     rows = redis_client(settings, mine.redis_timeout_s)
     shelf = Shelf(
-        load=lambda model, version, digest: open_version(cache, tiers, rows, mine, model, version, digest),
+        load=lambda model, version, digest: open_version(cache, tiers, rows, mine, lane, model, version, digest),
         changed=lambda: worker.wake(),
         unload_after_s=mine.unload_after_s,
+        budget=MemoryBudget(mine.model_bytes, mine.device_bytes),
     )
-    worker = Worker(f"worker-{settings.replica}", mine.socket, shelf, tiers, BatchWindow(mine.batch_candidates))
-    watcher = PlanWatcher(RedisBoard(redis_client(settings, 1.0)), mine.plan_copy, shelf.follow)
+    name = f"worker-{settings.replica}"
+    board = RedisBoard(redis_client(settings, 1.0))
+    watcher = PlanWatcher(board, mine.plan_copy, shelf.follow, hold_back=shelf.hold_back)
+    record = ReplicaRecord(
+        mine.address, name, mine.device, os.getpid(), time.time_ns() // 1_000_000, mine.batch_candidates
+    )
+    registration = Registration(
+        RedisReplicaBoard(redis_client(settings, 1.0)), record, mine.heartbeat_s, mine.heartbeat_ttl_s
+    )
+    worker = Worker(
+        name,
+        mine.address,
+        shelf,
+        tiers,
+        BatchWindow(mine.batch_candidates),
+        shares=Shares(mine.model_weights),
+        draining=registration.drain,
+    )
     listener = InvalidationListener(
         connect=lambda: UnixDomainSocketConnection(  # type: ignore[no-untyped-call,abstract]
             path=str(settings.redis_socket), protocol=3, socket_timeout=2.0
@@ -110,11 +146,22 @@ def run_worker(settings: PlatformSettings, stop: threading.Event) -> None:
         changed=tiers.changed,
         resync=tiers.resync,
     )
-    for thread in (watcher, shelf, listener):
+    sampler = DeviceSampler(cuda_uuids() if lane else {})
+    for thread in (watcher, shelf, listener, registration, sampler):
         thread.start()
+    collector.calm()
     worker.run(stop)
-    for thread in (watcher, shelf, listener):
+    for thread in (watcher, shelf, listener, registration, sampler):
         thread.stop()
+
+
+def _device(settings: PlatformSettings) -> str:
+    """This worker's device: plain `cuda` gives the workers of a machine its GPUs in turn."""
+    if settings.device != "cuda":
+        return settings.device
+    import torch
+
+    return f"cuda:{settings.replica % max(1, torch.cuda.device_count())}"
 
 
 def open_version(
@@ -122,36 +169,80 @@ def open_version(
     tiers: "Tiers",
     rows: "redis.Redis",
     mine: "WorkerSettings",
+    lane: "Lane | None",
     model: str,
     version: int,
     digest: str,
-) -> "LoadedModel":
-    """A version, verified, loaded and warm."""
+) -> "LoadedProgram":
+    """A version, verified, loaded and warm; one that runs elsewhere, found fit over there.
+
+    lane: of the worker's GPU, None on a CPU.
+    """
     from registry.artefacts import read
+    from serving.device.opening import device_ranker, open_program
+    from serving.features.device import DeviceTier
     from serving.features.host import HostTier
     from serving.features.redis import RedisTier
-    from serving.program import TorchProgram, warm_up
+    from serving.footprint import Footprint, PeakMemory
+    from serving.loaded import LoadedProgram
+    from serving.program import Program, TorchProgram, warm_up
     from serving.scoring import LoadedModel
 
     package = read(cache.get(model, version, digest))
     manifest = package.manifest
+    if manifest.remote is None:
+        program: Program = open_program(package, mine.device, mine.precision, mine.compile)
+        platform = "pytorch_export"
+    else:
+        from serving.triton import open_remote  # 0.4 s and 20 MB: for those who have such a version
+
+        program = remote = open_remote(manifest, mine.triton_servers)
+        platform = remote.platform
+    if not manifest.ranks:
+        return LoadedProgram(
+            model=model,
+            version=version,
+            digest=digest,
+            program=program,
+            inputs=manifest.inputs,
+            outputs=manifest.outputs,
+            batchable=manifest.batchable,
+            platform=platform,
+            footprint=Footprint(len(package.program)),
+        )
     view = manifest.feature_view()
 
-    def host_tier() -> "HostTier":
-        defaults = view.defaults[view.positions("row")]
-        return HostTier(view.name, RedisTier(rows, view), mine.slab_rows, defaults)
+    columns = len(view.positions("row"))
 
-    program = TorchProgram(package, mine.device)
-    warm_up(program, len(view.columns))
-    return LoadedModel(
+    def tier() -> "HostTier":
+        host = HostTier(view.name, RedisTier(rows, view), mine.slab_rows, view.defaults[view.positions("row")])
+        if lane is None:
+            return host
+        # forgets what changed as a host tier does, which is what a worker's tiers are asked for
+        return cast("HostTier", DeviceTier(view.name, host, mine.device_rows, columns, lane.device))
+
+    with PeakMemory(mine.device) as memory:
+        warm_up(program, len(view.columns))
+    slab_bytes = mine.device_rows * 4 * columns if lane else mine.slab_rows * (4 * columns + SLAB_ROW_BYTES)
+    loaded = LoadedModel(
         model=model,
         version=version,
         digest=digest,
-        view=view,
         program=program,
-        tier=tiers.of(view.name, view.fingerprint, host_tier),
+        inputs=manifest.inputs,
+        outputs=manifest.outputs,
+        batchable=manifest.batchable,
+        platform=platform,
+        footprint=Footprint(
+            len(package.program), memory.bytes if manifest.remote is None else 0, {view.fingerprint: slab_bytes}
+        ),
+        view=view,
+        tier=tiers.of(view.name, view.fingerprint, tier),
         reference_std=package.profile.scores.std,
     )
+    if lane is not None and isinstance(program, TorchProgram):
+        loaded.ranker = device_ranker(loaded, program, lane, mine.batch_candidates, mine.graphs)
+    return loaded
 
 
 def version_cache(settings: PlatformSettings) -> "VersionCache":

@@ -25,13 +25,22 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipelines.archive_batch import HOUR_MS, Batch, Partition, hour_of
-from pipelines.archive_tables import FEEDBACK, RANKINGS, feedback_table, first_of_each, rankings_table
+from pipelines.archive_tables import (
+    FEEDBACK,
+    RANKINGS,
+    feedback_table,
+    first_of_each,
+    packed,
+    rankings_table,
+    unpacked,
+)
 from pipelines.durable import replace_file
 from pipelines.errors import DataRefused
 from registry.stream import StreamEntry
 
 REPEATS_WITHIN_MS = 24 * HOUR_MS  # a client may send its feedback again, hours later, until it is accepted
 MERGED = "merged.parquet"
+TIMES = ("answered_ms", "received_ms")
 REPEATING = ["arm", "fingerprint", "version", "plan_revision", "event"]
 
 Kind = Literal["rankings", "feedback"]
@@ -133,7 +142,7 @@ class Archive:
     def _keep(self, batch: str, kind: Kind, at: Partition, events: pa.Table) -> int:
         """How many of the events were written: each once."""
         once = first_of_each(events, *_KEYS[kind])
-        replace_file(self._partition(*at, kind) / f"{batch}.parquet", _parquet(once))
+        replace_file(self._partition(*at, kind) / f"{batch}.parquet", _parquet(once, "lz4"))
         return len(once)
 
     def _compact(self, kind: Kind, partition: Path) -> CompactReport:
@@ -142,7 +151,7 @@ class Archive:
             return CompactReport()
         rows = _together(kind, [_table(path) for path in files] + _merged(partition))
         merged = first_of_each(rows, *_KEYS[kind])
-        replace_file(partition / MERGED, _parquet(merged))
+        replace_file(partition / MERGED, _parquet(merged, "zstd"))
         for path in files:
             path.unlink()
         return CompactReport(len(files), len(merged), len(rows) - len(merged))
@@ -209,7 +218,7 @@ def _merged(partition: Path, columns: list[str] | None = None) -> list[pa.Table]
 def _table(path: Path, columns: list[str] | None = None) -> pa.Table:
     with path.open("rb") as file:
         try:
-            return pq.ParquetFile(file).read(columns)
+            return unpacked(pq.ParquetFile(file).read(columns))
         except (pa.ArrowInvalid, OSError) as error:
             raise DataRefused(f"{path}: damaged ({error}): restore it or move it out of the archive") from error
 
@@ -221,9 +230,10 @@ def _together(kind: Kind, tables: list[pa.Table], columns: list[str] | None = No
     return pa.concat_tables([empty, *tables], promote_options="default")
 
 
-def _parquet(table: pa.Table) -> bytes:
+def _parquet(table: pa.Table, compression: Literal["lz4", "zstd"]) -> bytes:
+    """compression: quick for files that will be merged, small for what stays."""
     sink = pa.BufferOutputStream()
     # dictionaries pay for words that repeat; looking for repeats among floats doubles the cost of a file
-    pq.write_table(table, sink, compression="zstd", use_dictionary=REPEATING)
+    pq.write_table(packed(table), sink, compression=compression, use_dictionary=REPEATING, write_statistics=list(TIMES))
     content: bytes = sink.getvalue().to_pybytes()
     return content

@@ -12,7 +12,16 @@ import xxhash
 
 from pipelines.archive_tables import flaw, gateway_ms
 from registry.contracts.errors import ContractError
-from registry.contracts.events import Click, Event, Exposure, RankingEvent, decode_event, split_events
+from registry.contracts.events import (
+    Click,
+    Event,
+    Exposure,
+    RankingEvent,
+    decode_event,
+    decode_events,
+    encode_event,
+    split_events,
+)
 from registry.stream import StreamEntry
 
 HOUR_MS = 3_600_000
@@ -65,20 +74,33 @@ def _hour_name(hours: int) -> str:
 def _events(entries: Sequence[StreamEntry], reject: Callable[[StreamEntry, bytes, str], None]) -> Iterator[Event]:
     for entry in entries:
         try:
-            encoded_events = split_events(entry.payload)
-        except ContractError as error:
-            reject(entry, entry.payload, str(error))
+            events = decode_events(entry.payload)
+        except ContractError:  # one bad event spoils the payload: take it apart
+            yield from _good_events(entry, reject)
             continue
-        for encoded in encoded_events:
-            try:
-                event = decode_event(encoded)
-            except ContractError as error:
-                reject(entry, encoded, str(error))
-                continue
+        for event in events:
             if reason := flaw(event):
-                reject(entry, encoded, reason)
+                reject(entry, encode_event(event), reason)
             else:
                 yield event
+
+
+def _good_events(entry: StreamEntry, reject: Callable[[StreamEntry, bytes, str], None]) -> Iterator[Event]:
+    try:
+        encoded_events = split_events(entry.payload)
+    except ContractError as error:
+        reject(entry, entry.payload, str(error))
+        return
+    for encoded in encoded_events:
+        try:
+            event = decode_event(encoded)
+        except ContractError as error:
+            reject(entry, encoded, str(error))
+            continue
+        if reason := flaw(event):
+            reject(entry, encoded, reason)
+        else:
+            yield event
 
 
 def _rejection(entry: StreamEntry, content: bytes, reason: str) -> str:

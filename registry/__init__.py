@@ -6,6 +6,7 @@
 - `traffic_control`, `board`, `promotion`: which version answers whom. Tables decide, by
   compare-and-set; the board and MLflow's aliases are copies, published from there and repaired at
   start.
+- `replica_board`: which workers there are, by heartbeat.
 - `stream`: the event log that gateways write and the archiver and the drift monitor read.
 
 May import nothing of Sluice but itself. Every protocol has an in-memory form that ships and

@@ -2,6 +2,10 @@
 
 A copy, published from the tables of `promotion` after every change and again at start. It never
 goes back: a late publisher cannot replace a newer revision.
+
+Beside the plans it shows which models are held back: their plans stay as they are, revision and
+all, but no worker keeps them loaded (load and unload of the Open Inference Protocol's model
+repository extension).
 """
 
 import logging
@@ -17,6 +21,7 @@ from registry.redis_errors import redis_errors
 log = logging.getLogger(__name__)
 
 BOARD_KEY = "sluice:traffic"
+HELD_BACK_KEY = "sluice:unloaded"
 
 
 class PlanBoard(Protocol):
@@ -30,6 +35,15 @@ class PlanBoard(Protocol):
         """By model; what is no plan is left out and logged. Raises StoreUnavailable."""
         ...
 
+    def hold(self, model: str, wanted: bool) -> None:
+        """Says whether workers are to hold the model, which they do until told otherwise; its plan
+        need not be there yet. Raises StoreUnavailable."""
+        ...
+
+    def held_back(self) -> frozenset[str]:
+        """The models that workers are not to hold. Raises StoreUnavailable."""
+        ...
+
 
 class MemoryBoard:
     """A board inside one process; safe for several threads."""
@@ -37,6 +51,7 @@ class MemoryBoard:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._plans: dict[str, TrafficPlan] = {}
+        self._held_back: frozenset[str] = frozenset()
 
     def publish(self, plan: TrafficPlan) -> None:
         """See `PlanBoard`."""
@@ -50,9 +65,19 @@ class MemoryBoard:
         with self._lock:
             return dict(self._plans)
 
+    def hold(self, model: str, wanted: bool) -> None:
+        """See `PlanBoard`."""
+        with self._lock:
+            self._held_back = self._held_back - {model} if wanted else self._held_back | {model}
+
+    def held_back(self) -> frozenset[str]:
+        """See `PlanBoard`."""
+        return self._held_back
+
 
 class RedisBoard:
-    """A hash on Redis, plan by model. client: returns bytes (`decode_responses` off)."""
+    """On Redis: a hash, plan by model, and a set of the models held back. client: returns bytes
+    (`decode_responses` off)."""
 
     def __init__(self, client: redis.Redis) -> None:
         self._client = client
@@ -76,6 +101,18 @@ class RedisBoard:
                     log.warning("left out what the board shows for %r: %s", model, error)
                 self._left_out[model] = raw
         return plans
+
+    def hold(self, model: str, wanted: bool) -> None:
+        """See `PlanBoard`."""
+        with redis_errors(f"{'load' if wanted else 'unload'} {model!r}"):
+            change = self._client.srem if wanted else self._client.sadd
+            change(HELD_BACK_KEY, model)
+
+    def held_back(self) -> frozenset[str]:
+        """See `PlanBoard`."""
+        with redis_errors("read which models are unloaded"):
+            members = cast(set[bytes], self._client.smembers(HELD_BACK_KEY))
+        return frozenset(model.decode(errors="replace") for model in members)
 
 
 # a script runs alone: nobody publishes between looking and writing; garbage is written over

@@ -1,8 +1,8 @@
 """The data plane: queries in, rankings out, events logged. Goes on when the control plane is gone.
 
 May import: `registry`. Never: `drift`, `pipelines`, `deploy`. The gateway imports neither torch
-nor mlflow (its cold start and its memory are promises); torch is imported by `program` and
-`worker` alone.
+nor mlflow (its cold start and its memory are promises); torch is imported by `program`,
+`device` and `features.device` alone.
 
 Decisions
 
@@ -13,6 +13,13 @@ Decisions
   works nothing is read, and what arrived meanwhile is the next batch: work-conserving without a
   timer (`batching`). Loading, plan watching and invalidation have threads of their own and hand
   over through queues.
+- A batch is of the model whose turn it is (`shares`), most urgent query first; who cannot be in
+  time is refused before the device (`batch_times`). Nothing starves: the bounds are in `batching`.
+- Nothing that serves is ever evicted: what does not fit its model's memory is refused, with the
+  reason in the worker's state (`shelf`, `budget`).
+- Workers announce themselves and gateways find them (`registration`, `discovery`). One that stops
+  says so in its state, answers what it had been sent and then closes (`drain`); one that fails
+  while its peers do not is left out and probed (`health`).
 - Feature slabs are set-associative (`features.slab`): lookups of a batch are a handful of numpy
   calls, deletion is free, and the same layout works in device memory.
 - An answer is in the journal before it is on the wire (`journal`): a memory-mapped file costs

@@ -7,6 +7,7 @@ RankingError              500  INTERNAL
     WrongMethod           405  UNIMPLEMENTED
     BodyTooLarge          413  INVALID_ARGUMENT
     WrongContentType      415  INVALID_ARGUMENT
+    NotServed             501  UNIMPLEMENTED       part of a protocol that is left out here
   Overloaded              429  RESOURCE_EXHAUSTED  no permit; carries retry_after_s
   ReplicaUnhealthy        503  UNAVAILABLE         no replica holds the version
     ReplicaLost           503                      it died with the query; retried, rarely seen
@@ -53,6 +54,12 @@ class WrongContentType(QueryRefused):
     status = 415
 
 
+class NotServed(QueryRefused):
+    """A part of the protocol that this platform leaves out; the message says what to do instead."""
+
+    status = 501
+
+
 class Overloaded(RankingError):
     """All permits are out: try again in `retry_after_s`."""
 
@@ -72,6 +79,10 @@ class ReplicaUnhealthy(RankingError):
 
 class ReplicaLost(ReplicaUnhealthy):
     """The connection to the replica broke while it held the query."""
+
+
+class RemoteUnfit(ReplicaUnhealthy):
+    """The model on the remote server is gone, or is not what was registered."""
 
 
 class EventLogFull(ReplicaUnhealthy):

@@ -4,8 +4,10 @@
 
 `SCORE` (gateway to worker) asks for one query, `RANKED` and `FAILED` answer it by its number,
 `STATE` (worker to gateway, on connect and on every change) tells which versions are loaded.
-Item ids travel twice: as 64-bit hashes, which is what tiers look up, and as text, which only a
-miss needs.
+`INFER` and `INFERRED` do the same for tensors (`tensor_frames`), `ARENA` (gateway to worker, first
+on a local connection) brings the memory in which they lie, `CANCEL` takes a request back, and
+`STATISTICS` (worker to gateway) tells what was done. Item ids travel twice: as 64-bit hashes,
+which is what tiers look up, and as text, which only a miss needs.
 """
 
 import struct
@@ -20,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from registry.contracts.errors import UNDECODABLE
+from registry.contracts.manifest import TensorSpec
 
 MAX_FRAME_BYTES = 256 << 20
 Scalar = TypeVar("Scalar", bound=np.generic)
@@ -44,6 +47,11 @@ class Kind(IntEnum):
     RANKED = 2
     FAILED = 3
     STATE = 4
+    ARENA = 5
+    INFER = 6
+    INFERRED = 7
+    CANCEL = 8
+    STATISTICS = 9
 
 
 class BrokenFrame(Exception):
@@ -51,8 +59,9 @@ class BrokenFrame(Exception):
 
 
 class LoadedVersion(msgspec.Struct, frozen=True, array_like=True, dict=True):
-    """slot: the worker's short name for the version, used in SCORE frames.
-    columns and sources: of its feature view, in order."""
+    """slot: the worker's short name for the version, used in SCORE and INFER frames.
+    columns and sources: of its feature view, in order; empty if it takes tensors only.
+    inputs, outputs, batchable, platform: what it is for those who send tensors."""
 
     slot: int
     model: str
@@ -61,6 +70,15 @@ class LoadedVersion(msgspec.Struct, frozen=True, array_like=True, dict=True):
     fingerprint: str
     columns: tuple[str, ...]
     sources: tuple[str, ...]
+    inputs: tuple[TensorSpec, ...] = ()
+    outputs: tuple[TensorSpec, ...] = ()
+    batchable: bool = True
+    platform: str = "pytorch_export"
+
+    @property
+    def ranks(self) -> bool:
+        """Whether it has a feature view."""
+        return bool(self.columns)
 
     @cached_property
     def place(self) -> dict[str, int]:
@@ -73,13 +91,23 @@ class LoadedVersion(msgspec.Struct, frozen=True, array_like=True, dict=True):
         return tuple(c for c, source in zip(self.columns, self.sources, strict=True) if source != "row")
 
 
+class FailedVersion(msgspec.Struct, frozen=True, array_like=True):
+    """A version that plans name and the worker does not hold, and why."""
+
+    model: str
+    version: int
+    reason: str
+
+
 class WorkerState(msgspec.Struct, frozen=True, array_like=True):
-    """ready: every champion that the plans name is loaded and warm."""
+    """ready: every champion that the plans name is loaded and warm. versions: for queries to come;
+    a worker that drains names none."""
 
     replica: str
     pid: int
     ready: bool
     versions: tuple[LoadedVersion, ...]
+    failures: tuple[FailedVersion, ...] = ()
 
 
 @dataclass(slots=True)
@@ -118,7 +146,7 @@ class ScoreRequest:
             len(self.query_columns),
             len(self.candidate_columns),
         )
-        return _frame(
+        return frame(
             Kind.SCORE,
             head,
             self.hashes.tobytes(),
@@ -202,7 +230,7 @@ class RankedReply:
             self.margin,
             self.entropy,
         )
-        return _frame(Kind.RANKED, head, self.order.tobytes(), self.scores.tobytes(), self.features)
+        return frame(Kind.RANKED, head, self.order.tobytes(), self.scores.tobytes(), self.features)
 
     @staticmethod
     def decode(body: bytes) -> "RankedReply":
@@ -217,9 +245,13 @@ class RankedReply:
         return RankedReply(number, order, scores, features, missing, stale, bool(away), *numbers)
 
 
+REMOTE_AWAY = 502
+"""The server that runs the version is away: 503 to the client, and no reason to send the query again."""
+
+
 @dataclass(frozen=True, slots=True)
 class FailedReply:
-    """The worker could not score the query. status: as in `serving.errors`."""
+    """The worker could not score the query. status: as in `serving.errors`, or REMOTE_AWAY."""
 
     number: int
     status: int
@@ -227,7 +259,7 @@ class FailedReply:
 
     def encode(self) -> bytes:
         """The frame's bytes."""
-        return _frame(Kind.FAILED, _FAILED.pack(self.number, self.status), self.message.encode())
+        return frame(Kind.FAILED, _FAILED.pack(self.number, self.status), self.message.encode())
 
     @staticmethod
     def decode(body: bytes) -> "FailedReply":
@@ -238,9 +270,39 @@ class FailedReply:
         return FailedReply(number, status, body[_FAILED.size :].decode(errors="replace"))
 
 
+_CAPACITY = struct.Struct("<Q")
+_NUMBER = struct.Struct("<I")
+
+
+def encode_arena(capacity_bytes: int) -> bytes:
+    """The frame that goes with an arena's descriptor."""
+    return frame(Kind.ARENA, _CAPACITY.pack(capacity_bytes))
+
+
+def decode_arena(body: bytes) -> int:
+    """The arena's capacity in bytes. Raises BrokenFrame."""
+    if len(body) != _CAPACITY.size:
+        raise BrokenFrame("an ARENA frame is not eight bytes long")
+    capacity: int = _CAPACITY.unpack(body)[0]
+    return capacity
+
+
+def encode_cancel(number: int) -> bytes:
+    """The frame that takes a request back: its caller left."""
+    return frame(Kind.CANCEL, _NUMBER.pack(number))
+
+
+def decode_cancel(body: bytes) -> int:
+    """The request's number. Raises BrokenFrame."""
+    if len(body) != _NUMBER.size:
+        raise BrokenFrame("a CANCEL frame is not four bytes long")
+    number: int = _NUMBER.unpack(body)[0]
+    return number
+
+
 def encode_state(state: WorkerState) -> bytes:
     """The frame's bytes."""
-    return _frame(Kind.STATE, msgspec.msgpack.encode(state))
+    return frame(Kind.STATE, msgspec.msgpack.encode(state))
 
 
 def decode_state(body: bytes) -> WorkerState:
@@ -302,5 +364,6 @@ class _Parts:
         return self._body[self._at :]
 
 
-def _frame(kind: Kind, *parts: bytes) -> bytes:
+def frame(kind: Kind, *parts: bytes | memoryview) -> bytes:
+    """The bytes of one frame."""
     return b"".join((_PREFIX.pack(1 + sum(map(len, parts)), kind), *parts))

@@ -1,10 +1,28 @@
 """The use case beside `rank`: tensors in, tensors out, for any model. No HTTP, no sockets, no torch."""
 
-from collections.abc import Mapping
+import asyncio
+import functools
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from registry.contracts.manifest import TensorSpec
+from registry.contracts.traffic import TrafficPlan
+from serving import metrics, statistics
+from serving.errors import QueryRefused, RankingError, ReplicaLost, ReplicaUnhealthy, UnknownModel
+from serving.frames import LoadedVersion
+from serving.permits import Permits
+from serving.rank import Ranker
+from serving.replicas import ReplicaPool
+from serving.statistics import VersionStatistics
+from serving.tally import CounterTally, HistogramTally
+from serving.tensor_frames import ALL_OUTPUTS, MAX_OUTPUTS, InferredReply, InferRequest
 from serving.tensors import Tensor
+
+CONTROL_WAIT_S = 60.0
+CONTROL_LOOK_S = 0.02
+CONTROL_OFF = "loading and unloading by API is off: start the platform with SLUICE_REPOSITORY_CONTROL=1"
 
 
 @dataclass(slots=True)
@@ -36,3 +54,375 @@ class InferAnswer:
     outputs: list[Tensor]
     parameters: Mapping[str, Any] = field(default_factory=dict)
     stages_ms: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """What a model is for those who send tensors. versions: loaded somewhere, ascending.
+
+    max_rows: of one request. platform: what runs it.
+    """
+
+    model: str
+    versions: tuple[int, ...]
+    platform: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    batchable: bool
+    max_rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class IndexEntry:
+    """state: READY or UNAVAILABLE, and then the reason."""
+
+    name: str
+    version: str
+    state: str
+    reason: str
+
+
+class InferService:
+    """Answers tensor requests by the plans that the ranker follows.
+
+    max_rows: of one request. control: makes the platform hold a model or not (name, wanted); None
+    where that is not allowed.
+    """
+
+    def __init__(
+        self,
+        ranker: Ranker,
+        pool: ReplicaPool,
+        permits: Permits,
+        max_rows: int,
+        control: Callable[[str, bool], Awaitable[None]] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._ranker, self._pool, self._permits = ranker, pool, permits
+        self._max_rows, self._control, self._clock = max_rows, control, clock
+        self._answers: dict[tuple[str, str], CounterTally] = {}
+        self._total = HistogramTally(metrics.STAGE_SECONDS.labels("total")).observe
+        self._hop = HistogramTally(metrics.STAGE_SECONDS.labels("hop")).observe
+        self._queue = HistogramTally(metrics.STAGE_SECONDS.labels("queue")).observe
+        self._device = HistogramTally(metrics.STAGE_SECONDS.labels("device")).observe
+
+    async def infer(self, query: InferQuery) -> InferAnswer:
+        """One answer. Raises RankingError."""
+        arm = ""
+        try:
+            with self._permits.one():
+                plan = self._plan(query.model)
+                version, arm = self._route(query, plan)
+                answer = await self._answer(query, version)
+        except RankingError as error:
+            metrics.ANSWERS.labels(query.model if query.model in self._ranker.plans else "", arm, error.status).inc()
+            raise
+        self._count(query.model, arm)
+        return answer
+
+    def begin(self, query: InferQuery, done: Callable[[InferAnswer | RankingError], None]) -> Callable[[], None] | None:
+        """As `infer`, without a coroutine: `done` is called once, later, unless the query is taken back.
+
+        Returns how to take it back; None if it must go the long way, through `infer`: it would be
+        refused, or no replica can have it now.
+        """
+        plan = self._ranker.plans.get(query.model)
+        if plan is None or query.model in self._ranker.held_back or query.version is not None or query.unit:
+            return None
+        if not self._permits.free:
+            return None
+        began_s = self._clock()
+        begun = _Begun(self, query, plan.champion, began_s, done)
+        try:
+            take_back = self._pool.begin(
+                query.model, plan.champion, began_s + query.deadline_ms / 1000, begun.build, begun
+            )
+        except RankingError:
+            return None
+        if take_back is None:
+            return None
+        self._permits.take()
+        begun.take_back = take_back
+        return begun.leave
+
+    def _count(self, model: str, arm: str) -> None:
+        counted = self._answers.get((model, arm))
+        if counted is None:
+            counted = self._answers[model, arm] = CounterTally(metrics.ANSWERS.labels(model, arm, 200))
+        counted.inc()
+
+    def describe(self, model: str, version: int | None = None) -> ModelInfo:
+        """Inputs, outputs and loaded versions. Raises UnknownModel if nothing of it is served."""
+        plan = self._plan(model)
+        held = self._held(model)
+        loaded = held.get(plan.champion if version is None else version)
+        if loaded is None:
+            raise _not_loaded(model, plan.champion if version is None else version, held)
+        return ModelInfo(
+            model=model,
+            versions=tuple(sorted(held)),
+            platform=loaded.platform,
+            inputs=loaded.inputs,
+            outputs=loaded.outputs,
+            batchable=loaded.batchable,
+            max_rows=self._max_rows,
+        )
+
+    def ready(self, model: str, version: int | None = None) -> bool:
+        """Whether some replica holds the version, or the champion. Raises UnknownModel."""
+        plan = self._plan(model)
+        return (plan.champion if version is None else version) in self._held(model)
+
+    def index(self, ready_only: bool = False) -> list[IndexEntry]:
+        """Every version that a plan names or a replica holds."""
+        entries = []
+        for model, plan in sorted(self._ranker.plans.items()):
+            held = self._held(model)
+            for version in sorted(held.keys() | plan.versions().keys()):
+                if version in held:
+                    entries.append(IndexEntry(model, str(version), "READY", ""))
+                elif not ready_only:
+                    entries.append(IndexEntry(model, str(version), "UNAVAILABLE", self._why_not(model, version)))
+        return entries
+
+    def statistics(self, model: str | None = None, version: int | None = None) -> list[VersionStatistics]:
+        """What has been done, over all replicas. Raises UnknownModel if the model or version is not there."""
+        if model is not None:
+            held = self._held(self._plan(model).model)
+            if version is not None and version not in held:
+                raise _not_loaded(model, version, held)
+        totals = statistics.total(self._pool.statistics())
+        for name in self._ranker.plans:
+            for held_version in self._held(name):
+                totals.setdefault((name, held_version), VersionStatistics(name, held_version))
+        return [
+            one for (name, number), one in sorted(totals.items()) if model in (None, name) and version in (None, number)
+        ]
+
+    async def load(self, model: str) -> None:
+        """Has the platform hold the model again. Raises QueryRefused where that is not allowed."""
+        await self._hold(model, True)
+
+    async def unload(self, model: str) -> None:
+        """Has the platform let go of the model; its plan stays. Raises QueryRefused where that is not allowed."""
+        await self._hold(model, False)
+
+    async def _hold(self, model: str, wanted: bool) -> None:
+        if self._control is None:
+            raise QueryRefused(CONTROL_OFF)
+        plan = self._ranker.plans.get(model)
+        if plan is None:
+            self._plan(model)  # says what there is
+            return
+        await self._control(model, wanted)
+        until_s = self._clock() + CONTROL_WAIT_S
+        while (model in self._ranker.held_back) is wanted or (plan.champion in self._held(model)) is not wanted:
+            if self._clock() >= until_s:
+                why = "; ".join(self._pool.failures(model)) or "see `sluice status` and the workers' log"
+                raise ReplicaUnhealthy(f"model {model!r} is not {'loaded' if wanted else 'unloaded'} yet: {why}")
+            await asyncio.sleep(CONTROL_LOOK_S)
+
+    def _why_not(self, model: str, version: int) -> str:
+        if model in self._ranker.held_back:
+            return "unloaded"
+        return "; ".join(self._pool.failures(model, version)) or "no replica holds it"
+
+    def _plan(self, model: str) -> TrafficPlan:
+        return self._ranker.plan_of(model)
+
+    def _held(self, model: str) -> dict[int, LoadedVersion]:
+        return {
+            version: loaded
+            for replica in self._pool.replicas
+            for (name, version), loaded in replica.held.items()
+            if name == model
+        }
+
+    def _route(self, query: InferQuery, plan: TrafficPlan) -> tuple[int, str]:
+        if query.version is None:
+            arm = plan.arm_of(query.unit) if query.unit else "champion"
+            return plan.version_of(arm), arm
+        if query.version not in plan.versions() and self._pool.holder(query.model, query.version) is None:
+            raise _not_loaded(query.model, query.version, self._held(query.model))
+        return query.version, ""
+
+    async def _answer(self, query: InferQuery, version: int) -> InferAnswer:
+        began_s = self._clock()
+        deadline_s = began_s + query.deadline_ms / 1000
+        reply, loaded = await self._pool.infer(
+            query.model, version, deadline_s, functools.partial(build_infer, query, max_rows=self._max_rows)
+        )
+        return self._answered(query, version, loaded, reply, began_s)
+
+    def _answered(
+        self, query: InferQuery, version: int, loaded: LoadedVersion, reply: InferredReply, began_s: float
+    ) -> InferAnswer:
+        outputs = reply.outputs
+        if len(outputs) == 1 or not query.outputs:
+            tensors = [tensor for _, tensor in outputs]
+        else:
+            by_place = dict(outputs)
+            tensors = [by_place[place] for place in output_places(query, loaded)]
+        total_s = self._clock() - began_s
+        queue_s, device_s = reply.queue_us / 1e6, (reply.gather_us + reply.device_us) / 1e6
+        self._queue(queue_s)
+        self._device(device_s)
+        self._hop(max(0.0, total_s - queue_s - device_s))
+        self._total(total_s)
+        return InferAnswer(query.model, version, query.id, tensors)
+
+
+class _Begun:
+    """A query that was begun without a coroutine; the pool's `Waiter`."""
+
+    __slots__ = ("_began_s", "_done", "_finished", "_loaded", "_query", "_service", "_task", "_version", "take_back")
+
+    def __init__(
+        self,
+        service: InferService,
+        query: InferQuery,
+        version: int,
+        began_s: float,
+        done: Callable[[InferAnswer | RankingError], None],
+    ) -> None:
+        self._service, self._query, self._version = service, query, version
+        self._began_s, self._done, self._finished = began_s, done, False
+        self._loaded: LoadedVersion | None = None
+        self._task: asyncio.Task[None] | None = None
+        self.take_back: Callable[[], None] | None = None
+
+    def build(self, loaded: LoadedVersion) -> InferRequest:
+        """The pool's `build`."""
+        self._loaded = loaded
+        return build_infer(self._query, loaded, max_rows=self._service._max_rows)
+
+    def leave(self) -> None:
+        """The caller has left."""
+        if self._task is not None:
+            self._task.cancel()
+        elif not self._finished:
+            self._finish()
+            if self.take_back is not None:
+                self.take_back()
+
+    def done(self) -> bool:
+        """See `Waiter`."""
+        return self._finished
+
+    def set_result(self, result: InferredReply) -> None:
+        """See `Waiter`."""
+        self._finish()
+        service, query = self._service, self._query
+        assert self._loaded is not None
+        service._count(query.model, "champion")
+        self._done(service._answered(query, self._version, self._loaded, result, self._began_s))
+
+    def set_exception(self, error: RankingError) -> None:
+        """See `Waiter`. What a lost replica held goes the long way, with the time that is left."""
+        self._finish()
+        left_ms = self._query.deadline_ms - int((self._service._clock() - self._began_s) * 1000)
+        if isinstance(error, ReplicaLost) and left_ms > 0:
+            metrics.RETRIES.inc()
+            self._query.deadline_ms = left_ms
+            self._task = asyncio.get_running_loop().create_task(self._again())
+            return
+        metrics.ANSWERS.labels(self._query.model, "champion", error.status).inc()
+        self._done(error)
+
+    async def _again(self) -> None:
+        try:
+            answer: InferAnswer | RankingError = await self._service.infer(self._query)
+        except RankingError as error:
+            answer = error
+        self._done(answer)
+
+    def _finish(self) -> None:
+        self._finished = True
+        self._service._permits.give()
+
+
+def build_infer(query: InferQuery, loaded: LoadedVersion, max_rows: int) -> InferRequest:
+    """The query in the loaded version's terms. Raises QueryRefused, naming the tensor and the rule."""
+    inputs = fitting_inputs(query, loaded, max_rows)
+    wanted = ALL_OUTPUTS if not query.outputs else sum([1 << place for place in output_places(query, loaded)])
+    return InferRequest(0, 0, inputs, wanted, 0, query.priority)
+
+
+def fitting_inputs(query: InferQuery, loaded: LoadedVersion, max_rows: int) -> list[Tensor]:
+    """The query's inputs in the manifest's order.
+
+    Raises QueryRefused, naming the tensor and the rule, if one is missing, unknown, repeated, of
+    another datatype or shape, or has too many rows.
+    """
+    given, specs = query.inputs, loaded.inputs
+    if len(given) == 1 and len(specs) == 1 and given[0].name == specs[0].name:
+        _check_fit(given[0], specs[0], loaded)
+        _check_rows(given, loaded, max_rows)
+        return given
+    by_name = {tensor.name: tensor for tensor in given}
+    names = [spec.name for spec in specs]
+    if len(by_name) < len(given):
+        repeated = next(tensor.name for tensor in given if by_name[tensor.name] is not tensor)
+        raise QueryRefused(f"input {repeated!r}: given twice")
+    if unknown := [name for name in by_name if name not in names]:
+        raise QueryRefused(f"input {unknown[0]!r}: {loaded.model}@{loaded.version} takes {', '.join(names)}")
+    if missing := [name for name in names if name not in by_name]:
+        raise QueryRefused(f"input {missing[0]!r}: missing, {loaded.model}@{loaded.version} takes {', '.join(names)}")
+    ordered = [by_name[name] for name in names]
+    for tensor, spec in zip(ordered, specs, strict=True):
+        _check_fit(tensor, spec, loaded)
+    _check_rows(ordered, loaded, max_rows)
+    return ordered
+
+
+def output_places(query: InferQuery, loaded: LoadedVersion) -> Sequence[int]:
+    """Where the wanted outputs stand in the manifest, in the order asked for.
+
+    Raises QueryRefused if one is unknown or asked for twice.
+    """
+    if not query.outputs:
+        return range(len(loaded.outputs))
+    names = [output.name for output in loaded.outputs][:MAX_OUTPUTS]
+    places = []
+    for name in query.outputs:
+        if name not in names:
+            raise QueryRefused(f"output {name!r}: {loaded.model}@{loaded.version} gives {', '.join(names)}")
+        places.append(names.index(name))
+    if len(set(places)) < len(places):
+        raise QueryRefused(f"outputs: {list(query.outputs)} names one twice")
+    return places
+
+
+def _check_fit(tensor: Tensor, spec: TensorSpec, loaded: LoadedVersion) -> None:
+    if tensor.datatype != spec.datatype:
+        raise QueryRefused(f"input {tensor.name!r}: datatype {tensor.datatype}, expected {spec.datatype}")
+    shape, expected = tensor.shape, spec.shape
+    fits = len(shape) == len(expected)
+    if fits and shape != expected:
+        for size, wanted in zip(shape, expected, strict=True):
+            if wanted not in (-1, size):
+                fits = False
+    if not fits:
+        raise QueryRefused(f"input {tensor.name!r}: shape {list(shape)}, expected {list(expected)} (-1: any size)")
+
+
+def _check_rows(ordered: Sequence[Tensor], loaded: LoadedVersion, max_rows: int) -> None:
+    """Dimension 0 of a batchable version counts rows, and is the same for all inputs."""
+    if not loaded.batchable:
+        return
+    rows = -1
+    for tensor in ordered:
+        if not tensor.shape:
+            raise QueryRefused(f"input {tensor.name!r}: a scalar, expected rows in dimension 0")
+        if rows not in (-1, tensor.shape[0]):
+            raise QueryRefused(
+                f"input {tensor.name!r}: {tensor.shape[0]} rows, but {ordered[0].name!r} has {ordered[0].shape[0]}"
+            )
+        rows = tensor.shape[0]
+    if not 1 <= rows <= max_rows and rows != -1:
+        raise QueryRefused(f"input {ordered[0].name!r}: {rows} rows, expected 1 to {max_rows}")
+
+
+def _not_loaded(model: str, version: int, held: Mapping[int, LoadedVersion]) -> UnknownModel:
+    known = ", ".join(map(str, sorted(held))) or "none"
+    return UnknownModel(f"version {version} of model {model!r} is not loaded (loaded: {known})")

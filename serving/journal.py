@@ -29,6 +29,7 @@ _MARK = struct.Struct("<QQQ")
 _MARK_CHECK = struct.Struct("<Q")
 _ENTRY = struct.Struct("<IIQ")
 _WRAP = 0xFFFFFFFF
+_START_OVER_BYTES = 4 << 20
 
 
 class JournalFull(Exception):
@@ -121,11 +122,13 @@ class Journal:
         with self._lock:
             at, sequence = self._read_at, self._read_sequence
             for _ in range(entries):
-                entry = self._entry(at, sequence)
-                if entry is None:
+                behind = self._behind(at, sequence)
+                if behind is None:
                     break
-                at, sequence = entry[1], sequence + 1
+                at, sequence = behind[1], sequence + 1
             self._read_at, self._read_sequence = at, sequence
+            if sequence == self._sequence and at > _START_OVER_BYTES:  # empty: the same few pages do again
+                self._read_at = self._write_at = _HEADER_BYTES
             self._mark()
 
     def close(self) -> None:
@@ -150,6 +153,15 @@ class Journal:
 
     def _entry(self, at: int, sequence: int) -> tuple[bytes, int] | None:
         """The payload of the entry with this sequence, and where the next one starts."""
+        found = self._behind(at, sequence)
+        if found is None:
+            return None
+        (body, stop, check), behind = found
+        payload = self._map[body:stop]
+        return (payload, behind) if check == _check(payload, sequence) else None
+
+    def _behind(self, at: int, sequence: int) -> tuple[tuple[int, int, int], int] | None:
+        """Where the payload of the entry lies, its check, and where the next one starts."""
         if at + _ENTRY.size > self._end:
             at = _HEADER_BYTES
         length, check, found = _ENTRY.unpack_from(self._map, at)
@@ -159,10 +171,7 @@ class Journal:
         body = at + _ENTRY.size
         if found != sequence or body + length > self._end:
             return None
-        payload = self._map[body : body + length]
-        if check != _check(payload, sequence):
-            return None
-        return payload, body + (length + 7) // 8 * 8
+        return (body, body + length, check), body + (length + 7) // 8 * 8
 
     def _mark(self) -> None:
         """Writes down where releasing has come to."""

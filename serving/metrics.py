@@ -7,6 +7,7 @@ _FAST = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 
 ANSWERS = Counter(
     "serving_answers", "Queries answered or refused, by model, arm and HTTP status.", ["model", "arm", "status"]
 )
+GRPC_CALLS = Counter("serving_grpc_calls", "gRPC calls ended, by method and status code.", ["method", "code"])
 STAGE_SECONDS = Histogram("serving_stage_seconds", "Time of one stage of an answered query.", ["stage"], buckets=_FAST)
 DEGRADED = Counter("serving_degraded_answers", "Answers that had to do without something.", ["model", "reason"])
 IN_FLIGHT = Gauge("serving_permits_in_use", "Queries between permit and answer.", multiprocess_mode="livesum")
@@ -35,4 +36,41 @@ STALE_ROWS = Counter("serving_stale_rows", "Candidates whose row is past its fre
 REFUSED_ROWS = Counter("serving_refused_rows", "Stored rows of another layout, treated as missing.", ["view"])
 TIER_LOOKUPS = Counter("serving_tier_lookups", "Row lookups in the host slab.", ["view", "outcome"])
 TIER_ROWS = Gauge("serving_tier_rows", "Rows held in the host slab.", ["view"], multiprocess_mode="livesum")
+MODEL_BYTES = Gauge(
+    "serving_model_bytes", "Device memory of a model's loaded versions.", ["model"], multiprocess_mode="livesum"
+)
 FAILED_LOADS = Counter("serving_failed_loads", "Versions that could not be loaded.", ["model"])
+
+DEVICE_LOOKUPS = Counter("serving_device_tier_lookups", "Row lookups in device memory.", ["view", "outcome"])
+DEVICE_ROWS = Gauge(
+    "serving_device_tier_rows", "Rows resident in device memory.", ["view"], multiprocess_mode="livesum"
+)
+PRECISION_FALLBACKS = Counter(
+    "serving_precision_fallbacks", "Versions served in float32 because a lower precision ranked otherwise.", ["model"]
+)
+COMPILE_FALLBACKS = Counter("serving_compile_fallbacks", "Versions served as exported: compiling failed.", ["model"])
+GRAPH_FALLBACKS = Counter("serving_graph_fallbacks", "Row counts that no captured graph serves.", ["model", "reason"])
+GRAPH_PASSES = Counter("serving_graph_passes", "Forward passes, by whether a graph was replayed.", ["model", "how"])
+
+# several workers may share a device: each tells what it saw last
+DEVICE_MEMORY = Gauge(
+    "serving_device_memory_bytes", "Memory of a device.", ["device", "kind"], multiprocess_mode="livemostrecent"
+)
+DEVICE_BUSY = Gauge(
+    "serving_device_utilisation_ratio",
+    "Share of the last moment in which a kernel ran.",
+    ["device"],
+    multiprocess_mode="livemostrecent",
+)
+DEVICE_POWER = Gauge(
+    "serving_device_power_watts", "Power that a device draws.", ["device"], multiprocess_mode="livemostrecent"
+)
+DEVICE_TEMPERATURE = Gauge(
+    "serving_device_temperature_celsius", "Temperature of a device.", ["device"], multiprocess_mode="livemostrecent"
+)
+DEVICE_CLOCK = Gauge(
+    "serving_device_sm_clock_hertz",
+    "Clock of a device's multiprocessors.",
+    ["device"],
+    multiprocess_mode="livemostrecent",
+)

@@ -1,8 +1,5 @@
 """A permit before everything else: what cannot be worked on now is refused now."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 from serving import metrics
 from serving.errors import Overloaded
 
@@ -22,16 +19,30 @@ class Permits:
         self._limit, self._retry_after_s = limit, retry_after_s
         self.taken = 0
 
-    @contextmanager
-    def one(self) -> Iterator[None]:
-        """Holds one permit. Raises Overloaded if none is left."""
+    def one(self) -> "Permits":
+        """Holds one permit, in a `with`. Raises Overloaded if none is left."""
+        return self
+
+    @property
+    def free(self) -> bool:
+        """Whether one is left."""
+        return self.taken < self._limit
+
+    def take(self) -> None:
+        """Takes one, to be given back. Raises Overloaded if none is left."""
         if self.taken >= self._limit:
             raise Overloaded(f"{self._limit} queries are in flight: slow down", self._retry_after_s)
         self.taken += 1
-        try:
-            yield
-        finally:
-            self.taken -= 1
+
+    def give(self) -> None:
+        """Gives one back."""
+        self.taken -= 1
+
+    def __enter__(self) -> None:
+        self.take()
+
+    def __exit__(self, *_: object) -> None:
+        self.give()
 
     def publish(self) -> None:
         """The gauge; once a second is enough."""

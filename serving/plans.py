@@ -1,5 +1,9 @@
-"""Following the traffic plans: newest revision wins, and the last ones known outlive their source."""
+"""Following the traffic plans: newest revision wins, and the last ones known outlive their source.
 
+Beside the plans a watcher follows which models are held back (unloaded by the operator).
+"""
+
+import contextlib
 import logging
 import threading
 from collections.abc import Callable, Mapping
@@ -32,21 +36,37 @@ def newer(known: Plans, read: Plans) -> dict[str, TrafficPlan]:
     return merged
 
 
+def ignore_held_back(models: frozenset[str]) -> None:
+    """For those who do not care which models are held back."""
+
+
 class PlanWatcher(threading.Thread):
-    """Polls the board and calls `changed(plans)` on this thread whenever a revision is new.
+    """Polls the board and calls `changed(plans)` on this thread whenever a revision is new, and
+    `hold_back(models)` whenever other models than before are held back.
 
     copy: file that keeps the last plans for a start without the board.
     """
 
-    def __init__(self, board: PlanBoard, copy: Path, changed: Callable[[Plans], None], period_s: float = 0.25) -> None:
+    def __init__(
+        self,
+        board: PlanBoard,
+        copy: Path,
+        changed: Callable[[Plans], None],
+        period_s: float = 0.25,
+        hold_back: Callable[[frozenset[str]], None] = ignore_held_back,
+    ) -> None:
         super().__init__(name="plans", daemon=True)
         self._board, self._copy, self._changed, self._period_s = board, copy, changed, period_s
+        self._hold_back = hold_back
+        self.held_back: frozenset[str] = frozenset()
         self._stop_asked = threading.Event()
         self._away = False
         self.plans: dict[str, TrafficPlan] = {}
 
     def run(self) -> None:
         """Watches until stopped."""
+        with contextlib.suppress(RegistryError):  # `poll` tells of it
+            self._follow_held_back(self._board.held_back())  # before the copy: it must not be loaded first
         self._take(self._read_copy())
         while not self._stop_asked.is_set():
             self.poll()
@@ -59,18 +79,25 @@ class PlanWatcher(threading.Thread):
     def poll(self) -> None:
         """One look at the board."""
         try:
-            read = self._board.read()
+            held_back, read = self._board.held_back(), self._board.read()
         except (RegistryError, ContractError) as error:
             if not self._away:
                 log.warning("the plan board is away, the last plans stay: %s", error)
             self._away = True
             return
         self._away = False
+        self._follow_held_back(held_back)
         if self._take(read):
             try:
                 self._write_copy()
             except OSError as error:
                 log.warning("could not keep a copy of the plans for a start without the board: %s", error)
+
+    def _follow_held_back(self, models: frozenset[str]) -> None:
+        if models != self.held_back:
+            self.held_back = models
+            log.info("models held back: %s", ", ".join(sorted(models)) or "none")
+            self._hold_back(models)
 
     def _take(self, read: Plans) -> bool:
         merged = newer(self.plans, read)

@@ -82,10 +82,12 @@ class Ranker:
         self._answered = 0
         self._degraded_noted_s = float("-inf")
         self._tags: dict[str, int] = {}
-        self._stages = [HistogramTally(metrics.STAGE_SECONDS.labels(stage)) for stage in STAGES]
+        self._stages = [HistogramTally(metrics.STAGE_SECONDS.labels(stage)).observe for stage in STAGES]
         self._answers: dict[tuple[str, str], CounterTally] = {}
         self._wanted: Plans = {}
         self.plans: dict[str, TrafficPlan] = {}
+        self.held_back: frozenset[str] = frozenset()
+        """Models that workers are told not to hold."""
         pool.watch(self.adopt)
 
     def follow(self, plans: Plans) -> None:
@@ -112,7 +114,7 @@ class Ranker:
         arm: Arm | str = ""
         try:
             with self._permits.one():
-                plan = self._plan(query.model)
+                plan = self.plan_of(query.model)
                 arm = plan.arm_of(query.unit) if query.unit else "champion"
                 ranking = await self._answer(query, plan, arm)
         except RankingError as error:
@@ -178,25 +180,23 @@ class Ranker:
             tally = self._answers[model, arm] = CounterTally(metrics.ANSWERS.labels(model, arm, 200))
         tally.inc()
 
-    def _plan(self, model: str) -> TrafficPlan:
+    def plan_of(self, model: str) -> TrafficPlan:
+        """The plan that the model's queries are routed by now. Raises UnknownModel."""
         plan = self.plans.get(model)
         if plan is None:
             known = ", ".join(sorted(self.plans)) or "none yet, see `sluice models register`"
             raise UnknownModel(f"model={model[:64]!r}: no such model is served (served: {known})")
+        if model in self.held_back:
+            raise UnknownModel(f"model={model!r} is unloaded: POST /v2/repository/models/{model}/load brings it back")
         return plan
 
     def _observe(self, reply: RankedReply, total_s: float) -> dict[str, float]:
-        inside_s = (reply.queue_us + reply.features_us + reply.device_us) / 1e6
-        seconds = (
-            reply.queue_us / 1e6,
-            reply.features_us / 1e6,
-            reply.device_us / 1e6,
-            max(0.0, total_s - inside_s),
-            total_s,
-        )
+        queue_s, features_s, device_s = reply.queue_us / 1e6, reply.features_us / 1e6, reply.device_us / 1e6
+        hop_s = max(0.0, total_s - queue_s - features_s - device_s)
+        seconds = (queue_s, features_s, device_s, hop_s, total_s)
         stages_ms = {}
-        for stage, tally, value in zip(STAGES, self._stages, seconds, strict=True):
-            tally.observe(value)
+        for stage, observe, value in zip(STAGES, self._stages, seconds, strict=True):
+            observe(value)
             stages_ms[stage] = int(value * 1e6) / 1000
         return stages_ms
 
@@ -229,8 +229,12 @@ def certain(shown: int) -> bytes:
 def build_request(query: RankQuery, loaded: LoadedVersion) -> ScoreRequest:
     """The query in the loaded version's terms.
 
-    Raises QueryRefused if it names a column that the version has not.
+    Raises QueryRefused if it names a column that the version has not, or the version cannot rank.
     """
+    if not loaded.ranks:
+        raise QueryRefused(
+            f"{loaded.model}@{loaded.version} has no feature view: send tensors to /v2/models/{loaded.model}/infer"
+        )
     in_query = query.query_features or {}
     in_candidates = query.candidate_features or {}
     try:

@@ -1,126 +1,66 @@
 """The gateway's side of the hop: which replicas there are, what they hold, and a query's way there.
 
-A query goes to the replica that holds the version and has the fewest candidates outstanding. If
-that replica dies with it, the query is sent to another, or waits for one, inside its deadline.
+A query goes to the replica that holds the version and has the fewest candidates outstanding, of
+those whose health allows it. If that replica dies with it, or falls silent, the query is sent to
+another, or waits for one, inside its deadline.
 """
 
 import asyncio
 import functools
 import itertools
 import logging
+import socket
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, TypeVar
 
 from registry.contracts.traffic import TrafficPlan
 from serving import metrics
-from serving.errors import DeadlineExceeded, QueryRefused, RankingError, ReplicaLost, ReplicaUnhealthy
-from serving.frames import (
-    BrokenFrame,
-    FailedReply,
-    FrameBuffer,
-    Kind,
-    LoadedVersion,
-    RankedReply,
-    ScoreRequest,
-    WorkerState,
-    decode_state,
-)
+from serving.addresses import check_peer, parse_address
+from serving.arena import Arena
+from serving.balance import choose
+from serving.errors import DeadlineExceeded, ReplicaLost, ReplicaUnhealthy
+from serving.frames import LoadedVersion, RankedReply, ScoreRequest, encode_arena, encode_cancel
+from serving.health import FleetHealth
+from serving.link import Link, Outstanding, Replica, Waiter
+from serving.silence import SilenceRule
+from serving.statistics import VersionStatistics
+from serving.tensor_frames import InferredReply, InferRequest, block_bytes
 
 log = logging.getLogger(__name__)
 
+ARENA_BYTES = 64 << 20
+WORTH_A_BLOCK_BYTES = 4096
 RECONNECT_S = 0.05
 SWEEP_S = 0.01
-NO_STATE = WorkerState("", 0, False, ())
 _NUMBERS = 1 << 32
 
 
-@dataclass(slots=True)
-class _Outstanding:
-    answer: "asyncio.Future[RankedReply]"
-    candidates: int
-    deadline_s: float
-
-
-@dataclass(slots=True)
-class Replica:
-    """One worker as this gateway sees it. held: loaded version by (model, version)."""
-
-    address: str
-    state: WorkerState = NO_STATE
-    held: dict[tuple[str, int], LoadedVersion] = field(default_factory=dict)
-    outstanding: dict[int, _Outstanding] = field(default_factory=dict)
-    candidates: int = 0
-    transport: asyncio.Transport | None = None
-    unsent: list[bytes] = field(default_factory=list)
-
-    def __repr__(self) -> str:
-        condition = "LOST" if self.transport is None else "READY" if self.state.ready else "LOADING"
-        return f"<Replica {self.state.replica or self.address} [{condition} | {len(self.outstanding)} in flight]>"
-
-
-class _Link(asyncio.Protocol):
-    """A connection to a replica; frames in, futures resolved."""
-
-    def __init__(self, replica: Replica, changed: Callable[[], None]) -> None:
-        self._replica, self._changed = replica, changed
-        self._frames = FrameBuffer()
-        self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._replica.transport = transport  # type: ignore[assignment]
-
-    def data_received(self, data: bytes) -> None:
-        try:
-            for kind, body in self._frames.feed(data):
-                if kind is Kind.RANKED:
-                    ranked = RankedReply.decode(body)
-                    if (waiting := self._done(ranked.number)) is not None:
-                        waiting.set_result(ranked)
-                elif kind is Kind.FAILED:
-                    failed = FailedReply.decode(body)
-                    if (waiting := self._done(failed.number)) is not None:
-                        waiting.set_exception(_as_error(failed))
-                elif kind is Kind.STATE:
-                    self._replica.state = state = decode_state(body)
-                    self._replica.held = {(loaded.model, loaded.version): loaded for loaded in state.versions}
-                    self._changed()
-        except BrokenFrame as error:
-            log.error("replica %s does not speak our protocol: %s", self._replica.address, error)
-            if self._replica.transport is not None:
-                self._replica.transport.abort()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        replica = self._replica
-        replica.transport, replica.state, replica.held, replica.candidates = None, NO_STATE, {}, 0
-        replica.unsent.clear()
-        outstanding, replica.outstanding = replica.outstanding, {}
-        for waiting in outstanding.values():
-            if not waiting.answer.done():
-                waiting.answer.set_exception(ReplicaLost(f"replica {replica.address} was lost"))
-        self.lost.set_result(None)
-        self._changed()
-
-    def _done(self, number: int) -> "asyncio.Future[RankedReply] | None":
-        waiting = self._replica.outstanding.pop(number, None)
-        if waiting is None:
-            return None
-        self._replica.candidates -= waiting.candidates
-        return None if waiting.answer.done() else waiting.answer
+Request = TypeVar("Request", ScoreRequest, InferRequest)
 
 
 class ReplicaPool:
     """All replicas of a gateway.
 
-    addresses: Unix socket paths. Must be started in the loop that uses it. clock: seconds; not the
-    loop's, which uvloop reads once a turn and in whole milliseconds.
+    addresses: as in `addresses`. Must be started in the loop that uses it. clock: seconds; not the
+    loop's, which uvloop reads once a turn and in whole milliseconds. arena_bytes: for tensors on
+    their way to one replica; what finds no room goes over the socket.
     """
 
-    def __init__(self, addresses: tuple[str, ...], clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
+    def __init__(
+        self,
+        addresses: tuple[str, ...],
+        clock: Callable[[], float] = time.monotonic,
+        arena_bytes: int = ARENA_BYTES,
+    ) -> None:
+        self._clock, self._arena_bytes = clock, arena_bytes
         self.replicas = [Replica(address) for address in addresses]
+        self._leaving: list[Replica] = []
+        self._health, self._silence = FleetHealth(), SilenceRule()
+        self._health.follow(addresses)
         self._numbers = itertools.count(1)
-        self._tasks: list[asyncio.Task[None]] = []
+        self._turn = 0
+        self._tasks: set[asyncio.Task[None]] = set()
         self._news: asyncio.Future[None] | None = None
         self._flush_armed = False
         self._watchers: list[Callable[[], None]] = []
@@ -129,15 +69,45 @@ class ReplicaPool:
         """Begins to connect; does not wait for it."""
         self._loop = asyncio.get_running_loop()
         self._news = self._loop.create_future()
-        self._tasks = [self._loop.create_task(self._keep_connected(replica)) for replica in self.replicas]
-        self._tasks.append(self._loop.create_task(self._sweep()))
+        for replica in self.replicas:
+            self._begin(self._keep_connected(replica))
+        self._begin(self._sweep())
+
+    def set_addresses(self, addresses: Sequence[str]) -> None:
+        """These replicas from now on: new ones are connected to; those gone get no more queries, and
+        are left once they have answered what they have. In the pool's loop."""
+        known = {replica.address: replica for replica in self.replicas}
+        fresh = [Replica(address) for address in addresses if address not in known]
+        gone = [replica for address, replica in known.items() if address not in addresses]
+        self.replicas = [replica for replica in self.replicas if replica not in gone] + fresh
+        self._health.follow(addresses)
+        for replica in gone:
+            replica.wanted = False
+            self._leaving.append(replica)
+        for replica in fresh:
+            self._begin(self._keep_connected(replica))
+        self._changed()
+
+    def connected(self, address: str) -> bool:
+        """Whether there is a connection to the replica; for any thread."""
+        return any(one.address == address and one.transport is not None for one in self.replicas)
+
+    def ejected(self) -> list[str]:
+        """Addresses of replicas that are left out because they do far worse than their peers."""
+        return self._health.ejected(self._clock())
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def stop(self) -> None:
         """Closes every connection; queries still outstanding fail."""
-        for task in self._tasks:
+        tasks = list(self._tasks)
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        for replica in self.replicas:
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for replica in (*self.replicas, *self._leaving):
             if replica.transport is not None:
                 replica.transport.close()
 
@@ -161,12 +131,18 @@ class ReplicaPool:
         )
 
     def holder(self, model: str, version: int) -> tuple[Replica, LoadedVersion] | None:
-        """The least busy replica that holds the version."""
-        best: Replica | None = None
-        for replica in self.replicas:
-            if (model, version) in replica.held and (best is None or replica.candidates < best.candidates):
-                best = replica
-        return None if best is None else (best, best.held[model, version])
+        """The least busy replica that holds the version; a silent or an ejected one only if there is no other."""
+        key = (model, version)
+        able = [replica for replica in self.replicas if key in replica.held]
+        if not able:
+            return None
+        if len(able) == 1:
+            return able[0], able[0].held[key]
+        now_s = self._clock()
+        well = [one for one in able if not one.silent and self._health.may_get(one.address, now_s)] or able
+        chosen = well[choose([replica.candidates for replica in well], self._turn)]
+        self._turn += 1
+        return chosen, chosen.held[key]
 
     async def wait_for_holder(self, model: str, version: int, deadline_s: float) -> tuple[Replica, LoadedVersion]:
         """A replica that holds the version, now or as soon as there is one.
@@ -189,43 +165,116 @@ class ReplicaPool:
         build: makes the request for a loaded version; called again if the query must be sent
         again. Raises RankingError.
         """
+        return await self._ask(model, version, deadline_s, build)
+
+    async def infer(
+        self, model: str, version: int, deadline_s: float, build: Callable[[LoadedVersion], InferRequest]
+    ) -> tuple[InferredReply, LoadedVersion]:
+        """The worker's answer to a tensor request; see `score`."""
+        return await self._ask(model, version, deadline_s, build)
+
+    def failures(self, model: str, version: int | None = None) -> list[str]:
+        """Why replicas do not hold the model's versions, or this one: each reason once."""
+        told = [
+            failed.reason
+            for replica in self.replicas
+            for failed in replica.state.failures
+            if failed.model == model and version in (None, failed.version)
+        ]
+        return list(dict.fromkeys(told))
+
+    def statistics(self) -> list[VersionStatistics]:
+        """What the replicas last told."""
+        return [one for replica in self.replicas for one in replica.statistics]
+
+    async def _ask(
+        self, model: str, version: int, deadline_s: float, build: Callable[[LoadedVersion], Request]
+    ) -> tuple[Any, LoadedVersion]:
+        tries = 0
         while True:
             replica, loaded = self.holder(model, version) or await self.wait_for_holder(model, version, deadline_s)
-            request = build(loaded)
-            request.slot = loaded.slot
-            request.number = next(self._numbers) % _NUMBERS
-            request.deadline_us = max(0, min(_NUMBERS - 1, int((deadline_s - self._clock()) * 1e6)))
+            tries += 1
+            answer: asyncio.Future[Any] = self._loop.create_future()
+            number = self._dispatch(replica, loaded, build, deadline_s, tries, answer)
             try:
-                return await self._send(replica, request, deadline_s), loaded
+                return await answer, loaded
             except ReplicaLost:
                 metrics.RETRIES.inc()
                 if self._clock() >= deadline_s:
                     raise
+            except asyncio.CancelledError:
+                self._take_back(replica, number)
+                raise
 
-    def _send(self, replica: Replica, request: ScoreRequest, deadline_s: float) -> "asyncio.Future[RankedReply]":
-        answer: asyncio.Future[RankedReply] = self._loop.create_future()
-        replica.outstanding[request.number] = _Outstanding(answer, request.candidates, deadline_s)
-        replica.candidates += request.candidates
-        replica.unsent.append(request.encode())
+    def begin(
+        self, model: str, version: int, deadline_s: float, build: Callable[[LoadedVersion], Request], answer: Waiter
+    ) -> Callable[[], None] | None:
+        """Sends a request once, now, for those who do without a coroutine: `answer` is told the reply or why
+        there is none, ReplicaLost too. Returns how to take the request back, None if no replica can
+        have it now. Raises what `build` raises.
+        """
+        held = self.holder(model, version)
+        if held is None:
+            return None
+        number = self._dispatch(*held, build, deadline_s, 1, answer)
+        return functools.partial(self._take_back, held[0], number)
+
+    def _dispatch(
+        self,
+        replica: Replica,
+        loaded: LoadedVersion,
+        build: Callable[[LoadedVersion], Request],
+        deadline_s: float,
+        tries: int,
+        answer: Waiter,
+    ) -> int:
+        """The request's number."""
+        request = build(loaded)
+        request.slot = loaded.slot
+        request.number = number = next(self._numbers) % _NUMBERS
+        now_s = self._clock()
+        request.deadline_us = max(0, min(_NUMBERS - 1, int((deadline_s - now_s) * 1e6)))
+        load = _load(request, loaded)
+        self._send(replica, request, Outstanding(answer, load, deadline_s, now_s, tries, loaded.outputs))
+        return number
+
+    def _take_back(self, replica: Replica, number: int) -> None:
+        """The caller left."""
+        self._health.given_up(replica.address)
+        self._post(replica, encode_cancel(number))
+
+    def _send(self, replica: Replica, request: ScoreRequest | InferRequest, waiting: Outstanding) -> None:
+        if isinstance(request, InferRequest) and replica.arena is not None:
+            size = block_bytes(request.inputs)
+            if size >= WORTH_A_BLOCK_BYTES and (start := replica.arena.take(size)) is not None:
+                request.place(replica.arena.memory, start, size)
+                waiting.block = (start, size)
+        replica.outstanding[request.number] = waiting
+        replica.candidates += waiting.candidates
+        if len(self.replicas) > 1:
+            self._health.sent(replica.address, waiting.sent_s)
+        self._post(replica, request.encode())
+
+    def _post(self, replica: Replica, frame: bytes) -> None:
+        """Sends a frame with those of this loop tick."""
+        replica.unsent.append(frame)
         if not self._flush_armed:
             self._flush_armed = True
             self._loop.call_soon(self._flush)
-        return answer
 
     def _flush(self) -> None:
         """One write per replica for all frames of this loop tick."""
         self._flush_armed = False
-        for replica in self.replicas:
+        for replica in (*self.replicas, *self._leaving):
             if replica.unsent and replica.transport is not None:
                 replica.transport.write(b"".join(replica.unsent))
                 replica.unsent.clear()
 
     async def _keep_connected(self, replica: Replica) -> None:
-        while True:
+        while replica.wanted:
             try:
-                _, link = await self._loop.create_unix_connection(
-                    functools.partial(_Link, replica, self._changed), replica.address
-                )
+                channel = await self._connect(replica)
+                link = await self._link(replica, channel)
             except OSError:
                 await asyncio.sleep(RECONNECT_S)
                 continue
@@ -233,15 +282,60 @@ class ReplicaPool:
             await asyncio.shield(link.lost)
             log.warning("lost replica %s", replica.address)
 
+    async def _link(self, replica: Replica, channel: socket.socket) -> Link:
+        make = functools.partial(Link, replica, self._changed, self._health, self._clock)
+        if channel.family == socket.AF_UNIX:
+            return (await self._loop.create_unix_connection(make, sock=channel))[1]
+        return (await self._loop.create_connection(make, sock=channel))[1]
+
+    async def _connect(self, replica: Replica) -> socket.socket:
+        """A connection; on one machine its first frame has brought the arena."""
+        address = parse_address(replica.address)
+        channel = address.socket()
+        try:
+            await self._loop.sock_connect(channel, address.target)
+            check_peer(channel)
+            if not address.passes_descriptors:
+                return channel
+            replica.arena = Arena(self._arena_bytes)
+            # the first bytes on a fresh socket: they fit
+            socket.send_fds(channel, [encode_arena(self._arena_bytes)], [replica.arena.file])
+        except OSError:
+            channel.close()
+            raise
+        return channel
+
     async def _sweep(self) -> None:
-        """Fails what is past its deadline; one timer for all queries costs nothing per query."""
+        """Fails what is past its deadline, sends again what a silent replica holds, leaves those that
+        are gone; one timer for all queries costs nothing per query."""
         while True:
             await asyncio.sleep(SWEEP_S)
             now_s = self._clock()
-            for replica in self.replicas:
+            for replica in (*self.replicas, *self._leaving):
                 for waiting in replica.outstanding.values():
                     if waiting.deadline_s < now_s and not waiting.answer.done():
+                        self._health.failed(replica.address, now_s)
                         waiting.answer.set_exception(DeadlineExceeded("the deadline passed while the model worked"))
+                if len(self.replicas) > 1:
+                    self._hedge(replica, now_s)
+            for replica in [one for one in self._leaving if not one.outstanding]:
+                self._leaving.remove(replica)
+                if replica.transport is not None:
+                    replica.transport.close()
+
+    def _hedge(self, replica: Replica, now_s: float) -> None:
+        """Lets queries that a silent replica holds be sent to another one, once."""
+        usual_s = self._health.usual_s(replica.address)
+        for waiting in replica.outstanding.values():
+            if waiting.answer.done():
+                continue
+            when = (waiting.sent_s, replica.heard_s, usual_s)
+            if not self._silence.send_again(*when, waiting.deadline_s, now_s, waiting.tries):
+                continue
+            replica.silent = True
+            if any(other is not replica and other.held and not other.silent for other in self.replicas):
+                self._health.failed(replica.address, now_s)
+                waiting.answer.set_exception(ReplicaLost(f"replica {replica.address} has fallen silent"))
 
     def _changed(self) -> None:
         metrics.REPLICAS.set(sum(replica.state.ready for replica in self.replicas))
@@ -252,6 +346,9 @@ class ReplicaPool:
         self._news = self._loop.create_future()
 
 
-def _as_error(failed: FailedReply) -> RankingError:
-    kinds: dict[int, type[RankingError]] = {400: QueryRefused, 503: ReplicaLost, 504: DeadlineExceeded}
-    return kinds.get(failed.status, RankingError)(failed.message)
+def _load(request: ScoreRequest | InferRequest, loaded: LoadedVersion) -> int:
+    """What a request adds to a replica's load, in candidates."""
+    if isinstance(request, ScoreRequest):
+        return request.candidates
+    shape = request.inputs[0].shape if request.inputs else ()
+    return max(1, shape[0]) if loaded.batchable and shape else 1

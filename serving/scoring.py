@@ -7,7 +7,9 @@ ties keep the order in which the candidates were given.
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,34 +17,42 @@ from registry.contracts.features import FeatureView
 from registry.contracts.profile import confidences
 from serving import metrics
 from serving.features.tier import RowKeys, Rows, RowTier
-from serving.frames import FailedReply, RankedReply, ScoreRequest
-from serving.program import Program
-from serving.tally import HistogramTally
+from serving.frames import FailedReply, LoadedVersion, RankedReply, ScoreRequest
+from serving.loaded import LoadedProgram
+
+if TYPE_CHECKING:
+    from serving.batch_ranker import BatchRanker
 
 NEVER_STALE_MS = np.iinfo(np.uint64).max  # when a row that came with its query was updated
 
 
-@dataclass(slots=True)
-class LoadedModel:
-    """A version that is ready to score. reference_std: of its scores when it was made."""
+@dataclass(slots=True, kw_only=True)
+class LoadedModel(LoadedProgram):
+    """A version that is ready to rank. reference_std: of its scores when it was made. ranker: ranks its
+    batches on a device; None: `score_batch` does, on the host."""
 
-    model: str
-    version: int
-    digest: str
     view: FeatureView
-    program: Program
     tier: RowTier
     reference_std: float
+    ranker: "BatchRanker | None" = None
     row_columns: NDArray[np.intp] = field(init=False)
     freshness_ms: float | None = field(init=False)
-    batch_candidates: HistogramTally = field(init=False)
 
     def __post_init__(self) -> None:
+        LoadedProgram.__post_init__(self)
         self.row_columns = self.view.positions("row")
-        self.batch_candidates = HistogramTally(metrics.BATCH_CANDIDATES.labels(self.model))
         limits = [column.freshness_s for column in self.view.of_source("row")]
         bounded = [limit for limit in limits if limit is not None]
         self.freshness_ms = min(bounded) * 1000 if bounded else None
+
+    def describe(self, slot: int) -> LoadedVersion:
+        """What gateways are told."""
+        return msgspec.structs.replace(
+            LoadedProgram.describe(self, slot),
+            fingerprint=self.view.fingerprint,
+            columns=tuple(column.name for column in self.view.columns),
+            sources=tuple(column.source for column in self.view.columns),
+        )
 
 
 class ScoreRefused(Exception):
@@ -73,8 +83,9 @@ def score_batch(
     queue_us: Sequence[float],
     now_ms: int,
     clock: Callable[[], float] = time.perf_counter,
+    timeout_s: float | None = None,
 ) -> list[RankedReply | FailedReply]:
-    """Ranks every query of a batch. requests: checked, all for this version.
+    """Ranks every query of a batch. requests: checked, all for this version. timeout_s: see `Program.score`.
 
     Returns replies in the order of the requests. A query whose scores are not finite fails alone.
     """
@@ -83,7 +94,7 @@ def score_batch(
     assembled = assemble(loaded, requests, counts, now_ms)
     gathered = clock()
     query_index = np.repeat(np.arange(len(requests)), counts)
-    scores = loaded.program.score(assembled.matrix, query_index)
+    scores = loaded.program.score(assembled.matrix, query_index, timeout_s)
     computed = clock()
     replies = _replies(loaded, requests, counts, scores, assembled)
     features_us, device_us = (gathered - began) * 1e6, (computed - gathered) * 1e6

@@ -1,7 +1,13 @@
 """What serving can be told. Every value is checked when the process starts."""
 
-from dataclasses import dataclass
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+
+PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
+COMPILES = ("none", "compile", "aoti")
+_DEVICE = re.compile(r"cpu|cuda(:\d{1,2})?")
 
 
 def _require(holds: bool, key: str, value: object, rule: str) -> None:
@@ -9,10 +15,21 @@ def _require(holds: bool, key: str, value: object, rule: str) -> None:
         raise ValueError(f"{key}={value}: expected {rule}")
 
 
+def device_rules(device: str, precision: str, compile: str) -> Iterator[tuple[str, bool, str]]:
+    """What must hold of a worker's device, whoever reads the setting: key, whether it does, the rule."""
+    yield "device", bool(_DEVICE.fullmatch(device)), "cpu, cuda or cuda:<number>"
+    allowed = [name for name in PRECISIONS if name != "tf32" or device != "cpu"]
+    yield "precision", precision in allowed, f"one of {', '.join(allowed)} on {device}"
+    yield "compile", compile in COMPILES, f"one of {', '.join(COMPILES)}"
+
+
 @dataclass(frozen=True, slots=True)
 class GatewaySettings:
     """workers: socket paths of the replicas. journal_bytes: room for events while Redis is away.
 
+    max_body_bytes: of our own routes; max_infer_bytes: of tensor requests, after decompression too;
+    max_json_bytes: of the JSON in them, whose parsing needs several times that.
+    arena_bytes: memory shared with each worker for tensors on their way.
     default_deadline_ms: for queries that name none; max_deadline_ms: the most one may ask for.
     log_every: one of so many answers is logged at INFO; of degraded ones, one a second besides.
     """
@@ -21,12 +38,15 @@ class GatewaySettings:
     plan_copy: Path
     workers: tuple[str, ...]
     max_in_flight: int = 512
-    max_candidates: int = 2000
+    max_candidates: int = 10_000
     max_body_bytes: int = 4 << 20
+    max_infer_bytes: int = 64 << 20
+    max_json_bytes: int = 8 << 20
     max_feedback_events: int = 1000
     default_deadline_ms: int = 1000
     max_deadline_ms: int = 60_000
     journal_bytes: int = 64 << 20
+    arena_bytes: int = 64 << 20
     log_every: int = 100
 
     def __post_init__(self) -> None:
@@ -34,6 +54,14 @@ class GatewaySettings:
         _require(1 <= self.max_in_flight <= 65536, "gateway.max_in_flight", self.max_in_flight, "1 to 65536")
         _require(1 <= self.max_candidates <= 65535, "gateway.max_candidates", self.max_candidates, "1 to 65535")
         _require(self.max_body_bytes >= 1024, "gateway.max_body_bytes", self.max_body_bytes, "at least 1024")
+        _require(self.max_infer_bytes >= 1024, "gateway.max_infer_bytes", self.max_infer_bytes, "at least 1024")
+        _require(
+            1024 <= self.max_json_bytes <= self.max_infer_bytes,
+            "gateway.max_json_bytes",
+            self.max_json_bytes,
+            f"1024 <= bytes <= max_infer_bytes ({self.max_infer_bytes})",
+        )
+        _require(self.arena_bytes >= 4096, "gateway.arena_bytes", self.arena_bytes, "at least 4096")
         _require(
             1 <= self.default_deadline_ms <= self.max_deadline_ms,
             "gateway.default_deadline_ms",
@@ -44,24 +72,72 @@ class GatewaySettings:
 
 
 @dataclass(frozen=True, slots=True)
-class WorkerSettings:
-    """socket: where gateways connect. slab_rows: rows kept in host memory per feature view.
+class GrpcSettings:
+    """What one gRPC connection may ask of the gateway. Messages are bounded as over HTTP.
 
-    batch_candidates: rows in one forward pass. redis_timeout_s: the most a batch waits for rows.
-    unload_after_s: how long a version that no plan names stays warm.
+    max_streams: calls at once. max_header_bytes: of a call's metadata. max_receiving_bytes: of
+    messages that have arrived in part, or wait.
     """
 
-    socket: str
+    max_streams: int = 256
+    max_header_bytes: int = 16 << 10
+    max_receiving_bytes: int = 256 << 20
+
+    def __post_init__(self) -> None:
+        _require(1 <= self.max_streams <= 65536, "grpc.max_streams", self.max_streams, "1 to 65536")
+        _require(
+            1024 <= self.max_header_bytes <= 1 << 20, "grpc.max_header_bytes", self.max_header_bytes, "1 KiB to 1 MiB"
+        )
+        _require(
+            self.max_receiving_bytes >= 1 << 20, "grpc.max_receiving_bytes", self.max_receiving_bytes, "at least 1 MiB"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSettings:
+    """address: where gateways connect, see `addresses`. slab_rows: rows kept in host memory per
+    feature view.
+
+    batch_candidates: rows in one forward pass. redis_timeout_s: the most a batch waits for rows.
+    unload_after_s: how long a version that no plan names stays warm. model_bytes: memory of the
+    device by model; device_bytes: all of it. model_weights: shares of the device's time.
+    heartbeat_s, heartbeat_ttl_s: how often the worker announces itself, and how long that counts.
+    triton_servers: addresses (host:port, gRPC) of the servers that versions may run on, by name.
+    device: in torch's words, `cpu`, `cuda` or `cuda:1`. precision, compile: how versions compute there,
+    see `device.precision` and `device.compiled`. graphs: whether forward passes on a GPU are captured.
+    device_rows: rows resident in a GPU's memory per feature view.
+    """
+
+    address: str
     plan_copy: Path
     device: str = "cpu"
+    precision: str = "fp32"
+    compile: str = "none"
+    graphs: bool = True
+    device_rows: int = 1_000_000
     threads: int = 1
     slab_rows: int = 200_000
     batch_candidates: int = 4096
     redis_timeout_s: float = 0.25
     unload_after_s: float = 30.0
+    model_bytes: Mapping[str, int] = field(default_factory=dict)
+    device_bytes: int | None = None
+    model_weights: Mapping[str, float] = field(default_factory=dict)
+    heartbeat_s: float = 1.0
+    heartbeat_ttl_s: float = 5.0
+    triton_servers: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        for key, holds, rule in device_rules(self.device, self.precision, self.compile):
+            _require(holds, f"worker.{key}", getattr(self, key), rule)
+        _require(self.device_rows >= 16, "worker.device_rows", self.device_rows, "at least 16")
         _require(1 <= self.threads <= 256, "worker.threads", self.threads, "1 to 256")
         _require(self.slab_rows >= 16, "worker.slab_rows", self.slab_rows, "at least 16")
         _require(self.batch_candidates >= 1, "worker.batch_candidates", self.batch_candidates, "at least 1")
         _require(0 < self.redis_timeout_s <= 10, "worker.redis_timeout_s", self.redis_timeout_s, "0 < s <= 10")
+        _require(
+            0 < 2 * self.heartbeat_s <= self.heartbeat_ttl_s,
+            "worker.heartbeat_ttl_s",
+            self.heartbeat_ttl_s,
+            f"at least two heartbeats of {self.heartbeat_s} s",
+        )

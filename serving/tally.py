@@ -6,6 +6,8 @@ one flush behind.
 """
 
 from bisect import bisect_left
+from collections import Counter as Counts
+from collections.abc import Callable
 
 from prometheus_client import Counter, Histogram
 
@@ -37,30 +39,28 @@ class CounterTally:
 class HistogramTally:
     """A histogram's child, buffered. One thread observes it."""
 
-    __slots__ = ("_bounds", "_child", "_counts", "_sum")
+    __slots__ = ("_bounds", "_child", "_values", "observe")
 
     def __init__(self, child: Histogram) -> None:
         self._child = child
         self._bounds: list[float] = list(child._upper_bounds)
-        self._counts = [0] * len(self._bounds)
-        self._sum = 0.0
-        _all.append(self)
-
-    def observe(self, value: float) -> None:
+        self._values: list[float] = []
+        self.observe: Callable[[float], None] = self._values.append
         """As `Histogram.observe`."""
-        self._counts[bisect_left(self._bounds, value)] += 1
-        self._sum += value
+        _all.append(self)
 
     def flush(self) -> None:
         """Hands over what was observed since the last time."""
-        counts, self._counts = self._counts, [0] * len(self._bounds)
-        total, self._sum = self._sum, 0.0
-        if any(counts):
-            # prometheus_client can observe a value, but not add a histogram: hence its inner parts
-            self._child._sum.inc(total)
-            for bucket, count in zip(self._child._buckets, counts, strict=True):
-                if count:
-                    bucket.inc(count)
+        count = len(self._values)
+        if not count:
+            return
+        values = self._values[:count]
+        del self._values[:count]  # the list stays the one that `observe` appends to
+        # prometheus_client can observe a value, but not add a histogram: hence its inner parts
+        self._child._sum.inc(sum(values))
+        counts = Counts(bisect_left(self._bounds, value) for value in values)
+        for place, seen in counts.items():
+            self._child._buckets[place].inc(seen)
 
 
 def flush() -> None:

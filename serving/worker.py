@@ -12,27 +12,37 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Hashable, Sequence
 
+from registry.contracts.manifest import TensorSpec
 from serving import tally
+from serving.addresses import parse_address
+from serving.arena import attach
+from serving.batch_times import BatchTimes
 from serving.batching import BatchWindow, Pending
+from serving.drain import DrainRule
+from serving.execution import UNLOADED, Reply, Started, start_batch
 from serving.features.host import HostTier
 from serving.frames import (
     BrokenFrame,
     FailedReply,
     FrameBuffer,
     Kind,
-    RankedReply,
     ScoreRequest,
+    WorkerState,
+    decode_arena,
+    decode_cancel,
     encode_state,
 )
-from serving.scoring import LoadedModel, ScoreRefused, check, score_batch
+from serving.shares import Shares
 from serving.shelf import Shelf
+from serving.statistics import encode_statistics
+from serving.tensor_batch import batch_key, rows_of
+from serving.tensor_frames import InferredReply, InferRequest
 
 log = logging.getLogger(__name__)
 
-RECEIVE_BYTES = 1 << 20
+RECEIVE_BYTES = 1 << 18
 IDLE_S = 0.25
 
 
@@ -69,42 +79,58 @@ class Tiers:
 
 
 class _Connection:
-    """One gateway."""
+    """One gateway. memory: its arena, once it has sent one."""
 
     def __init__(self, channel: socket.socket) -> None:
         self.channel = channel
         self.frames = FrameBuffer()
         self.outgoing = bytearray()
         self.closed = False
+        self.greeted = False
+        self.memory: memoryview | None = None
+
+
+Request = ScoreRequest | InferRequest
+Waiting = Pending[Hashable, tuple[_Connection, Request]]
 
 
 class Worker:
-    """A replica behind a Unix socket.
+    """A replica at an address (`addresses`).
 
     replica: its name in states and logs. wall_ms: the clock that row ages are compared with.
+    shares: how models share the device. draining: called when it is told to stop, before it drains.
     """
 
     def __init__(
         self,
         replica: str,
-        socket_path: str,
+        address: str,
         shelf: Shelf,
         tiers: Tiers,
         window: BatchWindow,
         clock: Callable[[], float] = time.monotonic,
         wall_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        shares: Shares | None = None,
+        draining: Callable[[], None] = lambda: None,
+        drain: DrainRule | None = None,
     ) -> None:
+        self._draining, self._drain_rule = draining, drain or DrainRule()
+        self._drains, self._received_s = False, float("-inf")
+        self._shares, self._times = shares or Shares(), BatchTimes()
         self._replica, self._shelf, self._tiers, self._window = replica, shelf, tiers, window
         self._clock, self._wall_ms = clock, wall_ms
-        self._waiting: list[Pending[int, tuple[_Connection, ScoreRequest]]] = []
+        self._waiting: list[Waiting] = []
+        self._under_way: tuple[list[Waiting], Started, float] | None = None
+        self._received = bytearray(RECEIVE_BYTES)
         self._selector = selectors.DefaultSelector()
         self._connections: set[_Connection] = set()
         self._told_stock = shelf.stock
+        self._told_executions = 0
         self._wake_reader, self._wake_writer = socket.socketpair()
         for end in (self._wake_reader, self._wake_writer):
             end.setblocking(False)
         self._selector.register(self._wake_reader, selectors.EVENT_READ, None)
-        self._listener = _listen(socket_path)
+        self._listener = parse_address(address).listen()
         self._selector.register(self._listener, selectors.EVENT_READ, None)
 
     def wake(self) -> None:
@@ -113,17 +139,15 @@ class Worker:
             self._wake_writer.send(b"!")
 
     def run(self, stop: threading.Event) -> None:
-        """Serves until stopped, then answers what waits and closes."""
+        """Serves until stopped, then drains and closes."""
         flush_at_s = self._clock()
         while not stop.is_set():
             if self._clock() >= flush_at_s:
                 tally.flush()
+                self._tell_statistics()
                 flush_at_s = self._clock() + tally.FLUSH_EVERY_S
-            self._turn(0.0 if self._waiting else IDLE_S)
-        self._selector.unregister(self._listener)
-        self._listener.close()
-        while self._waiting:  # nothing more is read: a busy gateway would keep it here for ever
-            self._score_next()
+            self._turn(0.0 if self._waiting or self._under_way else IDLE_S)
+        self._drain()
         for connection in list(self._connections):
             connection.channel.setblocking(True)
             connection.channel.settimeout(1.0)
@@ -133,6 +157,23 @@ class Worker:
         self._selector.close()
         self._wake_reader.close()
         self._wake_writer.close()
+
+    def _drain(self) -> None:
+        """Tells gateways to send no more, and answers what they had sent."""
+        self._draining()
+        self._selector.unregister(self._listener)
+        self._listener.close()
+        self._drains, began_s = True, self._clock()
+        for connection in list(self._connections):
+            self._tell_state(connection)
+        while self._connections:
+            unanswered = len(self._waiting) + (self._under_way is not None)
+            if self._drain_rule.is_over(began_s, self._received_s, unanswered, self._clock()):
+                break
+            self._turn(0.0 if unanswered else self._drain_rule.quiet_s / 4)
+        while self._waiting:
+            self._score_next()
+        self._finish()
 
     def _turn(self, wait_s: float) -> None:
         for key, ready in self._selector.select(wait_s):
@@ -147,10 +188,13 @@ class Worker:
                     self._flush(key.data)
         if self._shelf.stock is not self._told_stock:
             self._told_stock = self._shelf.stock
+            self._times.keep({*self._told_stock.slots, *self._told_stock.leaving})
             for connection in list(self._connections):
                 self._tell_state(connection)
         if self._waiting:
             self._score_next()
+        else:
+            self._finish()
 
     def _accept(self) -> None:
         channel, _ = self._listener.accept()
@@ -161,90 +205,151 @@ class Worker:
         self._tell_state(connection)
 
     def _tell_state(self, connection: _Connection) -> None:
-        connection.outgoing += encode_state(self._told_stock.state(self._replica, os.getpid()))
+        state = self._told_stock.state(self._replica, os.getpid())
+        if self._drains:  # without versions: no query to come finds it, those under way are answered
+            state = WorkerState(state.replica, state.pid, False, ())
+        connection.outgoing += encode_state(state)
         self._flush(connection)
 
+    def _tell_statistics(self) -> None:
+        """What every version has done, to every gateway, if it is news."""
+        counted = [loaded.statistics for loaded in self._told_stock.slots.values()]
+        executions = sum(one.executions for one in counted)
+        if executions != self._told_executions:
+            self._told_executions = executions
+            for connection in list(self._connections):
+                connection.outgoing += encode_statistics(counted)
+                self._flush(connection)
+
     def _receive(self, connection: _Connection) -> None:
+        files: list[int] = []
         try:
-            received = connection.channel.recv(RECEIVE_BYTES)
+            if connection.greeted:
+                size = connection.channel.recv_into(self._received)
+            else:
+                connection.greeted = True
+                data, files, _, _ = socket.recv_fds(connection.channel, RECEIVE_BYTES, 1)
+                size = len(data)
+                self._received[:size] = data
         except BlockingIOError:
             return
         except OSError:
-            received = b""
-        if not received:
+            size = 0
+        if not size:
             self._close(connection)
             return
-        now_s = self._clock()
+        self._received_s = now_s = self._clock()
         try:
-            for kind, body in connection.frames.feed(received):
-                if kind is not Kind.SCORE:
+            for kind, body in connection.frames.feed(bytes(memoryview(self._received)[:size])):
+                if kind is Kind.SCORE:
+                    ranking = ScoreRequest.decode(body)
+                    self._wait(connection, ranking, 0, ranking.slot, ranking.candidates, now_s)
+                elif kind is Kind.INFER:
+                    self._take_tensors(connection, body, now_s)
+                elif kind is Kind.CANCEL:
+                    self._cancel(connection, decode_cancel(body))
+                elif kind is Kind.ARENA and files:
+                    connection.memory = attach(files.pop(), decode_arena(body))
+                else:
                     raise BrokenFrame(f"a gateway sent a {kind.name} frame")
-                request = ScoreRequest.decode(body)
-                self._waiting.append(
-                    Pending(
-                        key=request.slot,
-                        candidates=request.candidates,
-                        arrived_s=now_s,
-                        deadline_s=now_s + request.deadline_us / 1e6,
-                        payload=(connection, request),
-                    )
-                )
-        except BrokenFrame as error:
+        except (BrokenFrame, OSError, ValueError) as error:
             log.error("closed a gateway's connection: %s", error)
             self._close(connection)
+        finally:
+            for file in files:
+                os.close(file)
+
+    def _wait(
+        self, connection: _Connection, request: Request, priority: int, key: Hashable, rows: int, now_s: float
+    ) -> None:
+        loaded = self._told_stock.at(request.slot)
+        self._waiting.append(
+            Pending(
+                key=key,
+                rows=rows,
+                arrived_s=now_s,
+                deadline_s=now_s + request.deadline_us / 1e6,
+                payload=(connection, request),
+                model=loaded.model if loaded is not None else "",
+                slot=request.slot,
+                priority=priority,
+                alone=loaded is not None and not loaded.batchable,
+            )
+        )
+
+    def _take_tensors(self, connection: _Connection, body: bytes, now_s: float) -> None:
+        stock = self._told_stock
+
+        def specs_of(slot: int) -> Sequence[TensorSpec] | None:
+            return held.inputs if (held := stock.at(slot)) is not None else None
+
+        request = InferRequest.decode(body, specs_of, connection.memory)
+        loaded = stock.at(request.slot)
+        if loaded is None:
+            self._reply(connection, FailedReply(request.number, 503, UNLOADED))
+            self._flush(connection)
+        else:
+            key, rows = batch_key(loaded, request), rows_of(loaded, request)
+            self._wait(connection, request, request.priority, key, rows, now_s)
+
+    def _cancel(self, connection: _Connection, number: int) -> None:
+        """The caller left: what still waits is answered, because the gateway keeps its block until then."""
+        for pending in self._waiting:
+            if pending.payload[0] is connection and pending.payload[1].number == number:
+                self._waiting.remove(pending)
+                self._reply(connection, FailedReply(number, 499, "the caller left"))
+                self._flush(connection)
+                return
 
     def _score_next(self) -> None:
         self._tiers.apply_changes()
         now_s = self._clock()
-        batch = self._window.take(self._waiting, now_s)
+        batch = self._window.take(self._waiting, now_s, self._shares, self._times)
         self._waiting = batch.left
         for late in batch.expired:
             connection, request = late.payload
             self._reply(connection, FailedReply(request.number, 504, "the deadline passed in the worker's queue"))
-        live = [pending for pending in batch.taken if not pending.payload[0].closed]
-        if live:
-            self._score(self._shelf.stock.slots.get(live[0].key), live, now_s)
-        for connection in {pending.payload[0] for pending in (*batch.taken, *batch.expired)}:
+        for hopeless in batch.hopeless:
+            connection, request = hopeless.payload
+            self._reply(connection, FailedReply(request.number, 504, _too_late(hopeless, now_s, self._times)))
+        if batch.taken:
+            self._start(batch.taken, now_s)
+        for connection in {pending.payload[0] for pending in (*batch.expired, *batch.hopeless)}:
             self._flush(connection)
 
-    def _score(
-        self, loaded: LoadedModel | None, live: list[Pending[int, tuple[_Connection, ScoreRequest]]], now_s: float
-    ) -> None:
-        """Answers every query of a batch, one way or the other: the worker never dies of a query."""
-        fitting: list[Pending[int, tuple[_Connection, ScoreRequest]]] = []
-        for pending in live:
-            connection, request = pending.payload
-            try:
-                if loaded is None:
-                    self._reply(connection, FailedReply(request.number, 503, "the version was unloaded"))
-                else:
-                    check(loaded, request)
-                    fitting.append(pending)
-            except ScoreRefused as refused:
-                self._reply(connection, FailedReply(request.number, 400, str(refused)))
-        if loaded is None or not fitting:
-            return
-        for pending, reply in zip(fitting, self._ranked(loaded, fitting, now_s), strict=True):
-            self._reply(pending.payload[0], reply)
+    def _start(self, taken: list[Waiting], now_s: float) -> None:
+        """Gives a batch to its version, and only then finishes the one before: the device goes on
+        computing while the host prepares."""
+        requests = [pending.payload[1] for pending in taken]
+        queue_us = [(now_s - pending.arrived_s) * 1e6 for pending in taken]
+        loaded = self._shelf.stock.at(requests[0].slot)
+        timeout_s = max([pending.deadline_s for pending in taken]) - now_s
+        started = start_batch(loaded, requests, queue_us, self._wall_ms(), timeout_s)
+        self._shares.charge(taken[0].model, sum([pending.rows for pending in taken]))
+        self._finish()
+        self._under_way = (taken, started, now_s)
+        if not started.under_way:
+            self._finish()
 
-    def _ranked(
-        self, loaded: LoadedModel, fitting: list[Pending[int, tuple[_Connection, ScoreRequest]]], now_s: float
-    ) -> list[RankedReply | FailedReply]:
-        """Scores together; if that fails, one by one, so that a poisonous query fails alone."""
-        requests = [pending.payload[1] for pending in fitting]
-        queue_us = [(now_s - pending.arrived_s) * 1e6 for pending in fitting]
-        loaded.batch_candidates.observe(sum(request.candidates for request in requests))
-        try:
-            return score_batch(loaded, requests, queue_us, self._wall_ms())
-        except Exception as error:  # a program may raise anything; the next batch may be fine
-            if len(fitting) > 1:
-                return [self._ranked(loaded, [pending], now_s)[0] for pending in fitting]
-            log.exception("a query of %s@%d failed", loaded.model, loaded.version)
-            return [FailedReply(requests[0].number, 500, f"{loaded.model}@{loaded.version} failed: {error}")]
+    def _finish(self) -> None:
+        """Answers the batch under way, if there is one."""
+        if self._under_way is None:
+            return
+        taken, started, began_s = self._under_way
+        self._under_way = None
+        for pending, reply in zip(taken, started.finish(), strict=True):
+            self._reply(pending.payload[0], reply)
+        ended_s = self._clock()
+        self._times.of(taken[0].slot).observe(sum([pending.rows for pending in taken]), ended_s - began_s, ended_s)
+        for connection in {pending.payload[0] for pending in taken}:
+            self._flush(connection)
 
     @staticmethod
-    def _reply(connection: _Connection, reply: RankedReply | FailedReply) -> None:
-        connection.outgoing += reply.encode()
+    def _reply(connection: _Connection, reply: Reply) -> None:
+        if isinstance(reply, InferredReply):
+            connection.outgoing += reply.encode(connection.memory)
+        else:
+            connection.outgoing += reply.encode()
 
     def _flush(self, connection: _Connection) -> None:
         if connection.closed or not connection.outgoing:
@@ -264,20 +369,15 @@ class Worker:
     def _close(self, connection: _Connection) -> None:
         if not connection.closed:
             connection.closed = True
+            self._waiting = [pending for pending in self._waiting if pending.payload[0] is not connection]
             self._connections.discard(connection)
             self._selector.unregister(connection.channel)
             connection.channel.close()
 
 
-def _listen(socket_path: str) -> socket.socket:
-    """A listening socket that only this user may open; takes the place of a dead worker's."""
-    Path(socket_path).unlink(missing_ok=True)
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    before = os.umask(0o177)
-    try:
-        listener.bind(socket_path)
-    finally:
-        os.umask(before)
-    listener.listen(128)
-    listener.setblocking(False)
-    return listener
+def _too_late(pending: Waiting, now_s: float, times: BatchTimes) -> str:
+    expected_ms = times.of(pending.slot).expected_s(pending.rows, now_s) * 1000
+    return (
+        f"deadline_ms: {(pending.deadline_s - now_s) * 1000:.1f} ms were left in the worker's queue, "
+        f"{pending.rows} rows take {expected_ms:.1f} ms"
+    )

@@ -11,6 +11,7 @@ from registry.contracts.events import SCHEMA, Click, Exposure, RankingEvent
 from registry.contracts.features import Column, FeatureView
 from registry.contracts.manifest import JUDGED_NDCG, Lineage, ModelManifest, ModelPackage, TensorSpec
 from registry.contracts.profile import ReferenceProfile, describe
+from registry.contracts.replicas import ReplicaRecord
 from registry.contracts.traffic import TrafficPlan
 
 if TYPE_CHECKING:
@@ -124,6 +125,18 @@ def a_plan(model: str = "codesearch", revision: int = 1, champion: int = 1, **ch
     """A champion alone, unless changed."""
     fields: dict[str, Any] = {"champion_digest": f"{champion:064x}"}
     return TrafficPlan(model, revision, champion, **(fields | changes))
+
+
+def a_replica_record(address: str = "unix:/run/worker-0.sock", **changes: Any) -> ReplicaRecord:
+    """A worker on the CPU, unless changed."""
+    fields: dict[str, Any] = {
+        "replica": "worker-0",
+        "device": "cpu",
+        "pid": 10,
+        "started_ms": NOW_MS,
+        "capacity": 4096,
+    }
+    return ReplicaRecord(address, **(fields | changes))
 
 
 def a_ranking(ranking_id: str = "r1", items: tuple[str, ...] = ("a", "b"), **changes: Any) -> RankingEvent:

@@ -1,4 +1,4 @@
-"""`sluice models list|show|register`: what the registry holds."""
+"""`sluice models list|show|register|register-remote`: what the registry holds."""
 
 import os
 import time
@@ -16,9 +16,11 @@ from deploy.errors import SluiceError
 from deploy.lifecycle import running
 from deploy.settings import PlatformSettings
 from registry.contracts.errors import ContractError
+from registry.contracts.features import FeatureView
+from registry.contracts.manifest import ModelPackage, RemoteModel
 from registry.errors import RegistryError
 
-models = typer.Typer(help="Versions in the registry: list, show, register.", no_args_is_help=True)
+models = typer.Typer(help="Versions in the registry: list, show, register, register-remote.", no_args_is_help=True)
 
 AsJson = Annotated[bool, typer.Option("--json", help="For scripts.")]
 
@@ -92,10 +94,17 @@ def show(
     table.add_row("created", shown["created"])
     for title, specs in (("inputs", manifest.inputs), ("outputs", manifest.outputs)):
         table.add_row(title, ", ".join(f"{spec.name} {spec.datatype} {list(spec.shape)}" for spec in specs))
-    view = manifest.feature_view()
-    table.add_row("feature view", f"{view.name}, {len(view.columns)} columns, fingerprint {view.fingerprint}")
-    for source in ("row", "query", "candidate"):
-        table.add_row(f"  {source} columns", ", ".join(column.name for column in view.of_source(source)) or "none")
+    if manifest.remote is not None:
+        there = manifest.remote
+        choice = f"version {there.version}" if there.version else "the server's own choice of version"
+        table.add_row("runs on", f"Triton server {there.server}, model {there.model}, {choice}")
+    if manifest.ranks:
+        view = manifest.feature_view()
+        table.add_row("feature view", f"{view.name}, {len(view.columns)} columns, fingerprint {view.fingerprint}")
+        for source in ("row", "query", "candidate"):
+            table.add_row(f"  {source} columns", ", ".join(column.name for column in view.of_source(source)) or "none")
+    else:
+        table.add_row("feature view", "none: it takes tensors only")
     for name, value in sorted(manifest.metrics.items()):
         table.add_row(name, f"{value:.6f}")
     lineage = manifest.lineage
@@ -121,14 +130,49 @@ def register(
         package = read(folder)
     except OSError as error:
         raise SluiceError(f"{folder}: {error.strerror}", "a folder that pipelines.export wrote") from error
+    _register(_settings(), model, package, promote, "sluice models register --promote")
+
+
+@models.command("register-remote")
+def register_remote(
+    model: Annotated[str, typer.Argument(help="Name to register under.")],
+    server: Annotated[str, typer.Option("--server", help="A name in SLUICE_TRITON_SERVERS.")],
+    remote_model: Annotated[str, typer.Option("--model", help="Its name there. Default: the same.")] = "",
+    remote_version: Annotated[str, typer.Option("--version", help="There. Default: the server's choice.")] = "",
+    view: Annotated[Path | None, typer.Option("--view", help="A ranker's feature view, JSON.")] = None,
+    promote: Annotated[bool, typer.Option("--promote", help="Make it champion at once.")] = False,
+) -> None:
+    """Register a model that a running Triton server serves, as that server describes it."""
+    from deploy.remote_package import remote_package
+    from serving.errors import RankingError
+
     settings = _settings()
+    remote = RemoteModel(server, remote_model or model, remote_version)
+    try:
+        package = remote_package(model, remote, settings.triton_addresses, _view(view), _now_ms())
+    except RankingError as error:
+        raise SluiceError(str(error), "sluice models register-remote --help") from error
+    _register(settings, model, package, promote, "sluice models register-remote --promote")
+
+
+def _view(path: Path | None) -> FeatureView | None:
+    if path is None:
+        return None
+    hint = """a file like {"name": "articles", "entity": "article", "columns": [{"name": "age_days"}]}"""
+    try:
+        return FeatureView.from_json(msgspec.json.decode(path.read_bytes()))
+    except OSError as error:
+        raise SluiceError(f"{path}: {error.strerror}", hint) from error
+    except (msgspec.DecodeError, ContractError) as error:
+        raise SluiceError(f"{path}: {error}", hint) from error
+
+
+def _register(settings: PlatformSettings, model: str, package: ModelPackage, promote: bool, why: str) -> None:
     store = wiring.model_store(settings)
     try:
         version = store.register(model, package)
         if promote:
-            wiring.promoter(settings, store).promote(
-                model, version, who=_who(), why="sluice models register --promote", evidence={}, now_ms=_now_ms()
-            )
+            wiring.promoter(settings, store).promote(model, version, who=_who(), why=why, evidence={}, now_ms=_now_ms())
     except (RegistryError, ContractError) as error:
         raise SluiceError(str(error), "sluice models list") from error
     typer.echo(f"registered {model}@{version}{' as champion' if promote else ''}")

@@ -46,7 +46,9 @@ def _report(settings: PlatformSettings, state: PlatformState) -> dict[str, Any]:
         "running": True,
         "ready": state.ready,
         "supervisor_pid": state.supervisor_pid,
-        "urls": {"gateway": settings.gateway_url} | ({"mlflow": settings.mlflow_url} if has_mlflow else {}),
+        "urls": {"gateway": settings.gateway_url}
+        | ({"grpc": settings.grpc_address} if settings.with_grpc else {})
+        | ({"mlflow": settings.mlflow_url} if has_mlflow else {}),
         "processes": msgspec.to_builtins(state.processes),
         **redis_status(settings, int(time.time() * 1000)),
         "gateway": gateway_status(settings),

@@ -1,6 +1,6 @@
 """The rest of the gateway's HTTP: health, metrics, status, documentation."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import fastapi
@@ -10,6 +10,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 from starlette.exceptions import HTTPException
 
 from serving import tally
+from serving.errors import RankingError
 from serving.event_log import EventLog
 from serving.gateway.openapi import with_hot_routes
 from serving.permits import Permits
@@ -26,10 +27,13 @@ def build_app(
     event_log: EventLog,
     metrics_registry: Callable[[], CollectorRegistry],
     version: str,
+    routers: Sequence[fastapi.APIRouter] = (),
 ) -> fastapi.FastAPI:
     """The FastAPI application behind the hot routes.
 
     metrics_registry: where /metrics reads from; over all processes of the platform.
+    routers: what other protocols bring, see `oip_routes`. What they raise of `serving.errors` is answered
+    with its status.
     """
     app = fastapi.FastAPI(title="Sluice", version=version, description=DESCRIPTION)
 
@@ -41,6 +45,13 @@ def build_app(
         elif error.status_code == 405:
             message = f"{request.method} {request.url.path}: this route takes another method, see /docs"
         return JSONResponse({"error": message}, error.status_code, headers=error.headers)
+
+    @app.exception_handler(RankingError)
+    async def refused(_: fastapi.Request, error: RankingError) -> JSONResponse:
+        return JSONResponse({"error": str(error)}, error.status)
+
+    for router in routers:
+        app.include_router(router)
 
     @app.get("/health", summary="The process lives")
     @app.get("/v2/health/live", summary="The process lives (Open Inference Protocol)")
@@ -69,6 +80,7 @@ def build_app(
                     "pid": replica.state.pid,
                     "in_flight": len(replica.outstanding),
                     "versions": [f"{model}@{version}" for model, version in sorted(replica.held)],
+                    "failures": {f"{one.model}@{one.version}": one.reason for one in replica.state.failures},
                 }
                 for replica in pool.replicas
             ],

@@ -2,10 +2,12 @@
 
     POST /v1/models/{model}/rank
     POST /v1/feedback
+    POST /v2/models/{model}[/versions/{version}]/infer
 
 Everything else goes to the FastAPI application behind.
 """
 
+import asyncio
 import contextlib
 import functools
 import logging
@@ -14,6 +16,7 @@ import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import msgspec
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -31,24 +34,51 @@ log = logging.getLogger(__name__)
 
 MODELS_PREFIX, RANK_SUFFIX = "/v1/models/", "/rank"
 FEEDBACK_PATH = "/v1/feedback"
+_INFER_PATH = re.compile(r"/v2/models/(?P<model>[^/]+)(?:/versions/(?P<version>[^/]+))?/infer")
 _TRACEPARENT = re.compile(rb"00-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
-_JSON = (b"content-type", b"application/json")
 
 
 Headers = Mapping[bytes, bytes]
+Body = bytes | memoryview
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Answer:
     """hints: headers beside type and length."""
 
     status: int
     body: bytes
     hints: tuple[tuple[bytes, bytes], ...] = ()
+    content_type: bytes = b"application/json"
 
 
-Route = Callable[[bytes, str], Awaitable[Answer]]
-"""From a body and a trace id to an answer. Raises RankingError."""
+Begin = Callable[[Body, Headers, Callable[[Answer], None]], Callable[[], None] | None]
+"""Begins a request without a coroutine: the last argument is called with the answer, once, later. Returns
+how to take the request back, None if it must go the long way, through `handle`."""
+
+
+class InferRoute(Protocol):
+    """The Open Inference Protocol's inference, see `oip_infer`."""
+
+    def begin(
+        self, model: str, body: Body, headers: Headers, answered: Callable[[Answer], None]
+    ) -> Callable[[], None] | None:
+        """See `Begin`."""
+        ...
+
+    def __call__(self, model: str, version: str, body: Body, headers: Headers, trace_id: str) -> Awaitable[Answer]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class HotRoute:
+    """handle: from body, headers and trace id to an answer; raises RankingError. json_only: other
+    content types are refused. max_bytes: of a body as it comes over the wire. begin: a shorter way,
+    if there is one."""
+
+    handle: Callable[[Body, Headers, str], Awaitable[Answer]]
+    json_only: bool
+    max_bytes: int
+    begin: Begin | None = None
 
 
 class ClientLeft(Exception):
@@ -56,7 +86,7 @@ class ClientLeft(Exception):
 
 
 class HotRoutes:
-    """Ranks and takes feedback; hands every other request to `rest`."""
+    """Ranks, takes feedback and infers; hands every other request to `rest`."""
 
     def __init__(
         self,
@@ -67,7 +97,9 @@ class HotRoutes:
         settings: GatewaySettings,
         random: random.Random,
         wall_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        infer: InferRoute | None = None,
     ) -> None:
+        self._infer = infer
         self._rest, self._ranker, self._event_log, self._ids = rest, ranker, event_log, ids
         self._settings, self._random, self._wall_ms = settings, random, wall_ms
 
@@ -78,44 +110,57 @@ class HotRoutes:
                 headers = dict(scope["headers"])
                 with contextlib.suppress(ClientLeft):
                     answer = await self.answer(
-                        route, scope["method"], path, headers, lambda: self._body(headers, receive)
+                        route, scope["method"], path, headers, lambda: self._body(route, headers, receive)
                     )
-                    sent = [_JSON, (b"content-length", b"%d" % len(answer.body)), *answer.hints]
+                    sent = [
+                        (b"content-type", answer.content_type),
+                        (b"content-length", b"%d" % len(answer.body)),
+                        *answer.hints,
+                    ]
                     await send({"type": "http.response.start", "status": answer.status, "headers": sent})
                     await send({"type": "http.response.body", "body": answer.body})
                 return
         await self._rest(scope, receive, send)
 
-    def route_of(self, path: str) -> Route | None:
+    def route_of(self, path: str) -> HotRoute | None:
         """The hot route with this path, if there is one."""
+        limit = self._settings.max_body_bytes
         if path == FEEDBACK_PATH:
-            return self._feedback
+            return HotRoute(self._feedback, True, limit)
         if path.startswith(MODELS_PREFIX) and path.endswith(RANK_SUFFIX):
             model = path[len(MODELS_PREFIX) : -len(RANK_SUFFIX)]
             if model and "/" not in model:
-                return functools.partial(self._rank, model)
+                return HotRoute(functools.partial(self._rank, model), True, limit)
+        if self._infer is not None and (found := _INFER_PATH.fullmatch(path)):
+            answer = functools.partial(self._infer, found["model"], found["version"] or "")
+            begin = None if found["version"] else functools.partial(self._infer.begin, found["model"])
+            return HotRoute(answer, False, self._settings.max_infer_bytes, begin)
         return None
 
     async def answer(
-        self, route: Route, method: str, path: str, headers: Headers, body: Callable[[], Awaitable[bytes]]
+        self, route: HotRoute, method: str, path: str, headers: Headers, body: Body | Callable[[], Awaitable[bytes]]
     ) -> Answer:
-        """What a request gets; whatever happens it gets something. Raises ClientLeft if nobody waits."""
+        """What a request gets; whatever happens it gets something. body: or how to get it.
+
+        Raises ClientLeft if nobody waits.
+        """
         trace_id = self._trace_id(headers.get(b"traceparent", b""))
         try:
             if method != "POST":
                 raise WrongMethod(f"{method} {path}: expected POST")
-            return await route(await body(), trace_id)
+            given = body if isinstance(body, bytes | memoryview) else await body()
+            return await route.handle(given, headers, trace_id)
         except RankingError as error:
             if error.status >= 500:
                 log.warning("%d: %s", error.status, error, extra={"trace_id": trace_id, "path": path})
-            return Answer(error.status, msgspec.json.encode({"error": str(error)}), _hint(error))
-        except ClientLeft:
+            return answer_of(error)
+        except (ClientLeft, asyncio.CancelledError):
             raise
         except Exception:
             log.exception("a bug answered with 500", extra={"trace_id": trace_id, "path": path})
             return Answer(500, b'{"error":"internal error, see the gateway\'s log"}')
 
-    async def _rank(self, model: str, body: bytes, trace_id: str) -> Answer:
+    async def _rank(self, model: str, body: Body, headers: Headers, trace_id: str) -> Answer:
         try:
             query = read_rank(model, body, self._settings, trace_id)
         except QueryRefused:
@@ -123,7 +168,7 @@ class HotRoutes:
             raise
         return Answer(200, write_ranking(await self._ranker.rank(query)))
 
-    async def _feedback(self, body: bytes, trace_id: str) -> Answer:
+    async def _feedback(self, body: Body, headers: Headers, trace_id: str) -> Answer:
         models = {model_tag(model): model for model in self._ranker.plans}
         try:
             events = read_feedback(body, self._settings, self._ids, models, self._wall_ms())
@@ -135,23 +180,23 @@ class HotRoutes:
             metrics.FEEDBACK.labels(type(event).__name__.lower(), "accepted").inc()
         return Answer(202, msgspec.json.encode({"accepted": len(events)}))
 
-    def check_head(self, headers: Headers) -> None:
+    def check_head(self, route: HotRoute, headers: Headers) -> None:
         """Raises WrongContentType or BodyTooLarge before a byte of the body is read."""
         content_type = headers.get(b"content-type", b"")
-        if content_type != b"application/json":
+        if route.json_only and content_type != b"application/json":
             bare = content_type.split(b";")[0].strip().lower()
             if bare != b"application/json":
                 given = bare.decode(errors="replace")[:64] or "none"
                 raise WrongContentType(f"content-type={given}: expected application/json")
-        limit = self._settings.max_body_bytes
+        limit = route.max_bytes
         declared = headers.get(b"content-length", b"0")
         if not declared.isdigit() or int(declared) > limit:
             raise BodyTooLarge(f"body: {declared.decode(errors='replace')[:32]} bytes, expected at most {limit}")
 
-    async def _body(self, headers: Headers, receive: Receive) -> bytes:
+    async def _body(self, route: HotRoute, headers: Headers, receive: Receive) -> bytes:
         """The request's body. Raises WrongContentType, BodyTooLarge or ClientLeft."""
-        self.check_head(headers)
-        limit = self._settings.max_body_bytes
+        self.check_head(route, headers)
+        limit = route.max_bytes
         parts: list[bytes] = []
         size, more = 0, True
         while more:
@@ -171,6 +216,11 @@ class HotRoutes:
         if found := _TRACEPARENT.fullmatch(traceparent):
             return found[1].decode()
         return f"{self._random.getrandbits(128):032x}"
+
+
+def answer_of(error: RankingError) -> Answer:
+    """What a caller is told of it."""
+    return Answer(error.status, msgspec.json.encode({"error": str(error)}), _hint(error))
 
 
 def _hint(error: RankingError) -> tuple[tuple[bytes, bytes], ...]:

@@ -1,23 +1,24 @@
-"""The hot routes below ASGI: uvicorn's HTTP/1.1 protocol with a shorter way for two paths.
+"""The hot routes below ASGI: uvicorn's HTTP/1.1 protocol with a shorter way for a few paths.
 
-uvicorn makes a scope, an event, a task and two writes for every request; a ranking needs a parsed
+uvicorn makes a scope, an event, a task and two writes for every request; a ranking needs a known
 head, the body's bytes and one write. Whatever is not plainly hot (another path, a chunked or
-oversized body, a pipelined request, Expect) takes uvicorn's way and meets the same routes there.
+oversized body, a pipelined request, a head in pieces) takes uvicorn's way and meets the same
+routes there.
 """
 
 import asyncio
+import functools
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from serving.errors import RankingError
-from serving.gateway.http import Answer, HotRoutes, Route
+from serving.gateway.heads import MAX_HEAD_BYTES, Head, Heads
+from serving.gateway.http import Answer, HotRoute, HotRoutes
 
-_HEADS = {
-    status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\ncontent-type: application/json\r\n".encode()
-    for status in HTTPStatus
-}
+_STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
 
 
 class _NoEvent:
@@ -28,92 +29,161 @@ class _NoEvent:
 
 
 class _HotCycle:
-    """One hot request. What uvicorn's protocol looks at on its current cycle has uvicorn's names."""
+    """One hot request. What uvicorn's protocol looks at on its current cycle has uvicorn's names.
+
+    missing_bytes: of the body, not yet received; negative once a pipelined request follows it.
+    """
 
     message_event = _NoEvent()
 
-    def __init__(self, route: Route, path: str, headers: dict[bytes, bytes], keep_alive: bool) -> None:
-        self.route, self.path, self.headers, self.keep_alive = route, path, headers, keep_alive
-        self.parts: list[bytes] = []
+    def __init__(self, head: Head[HotRoute], first: memoryview) -> None:
+        self.head = head
+        self.parts: list[bytes | memoryview] = [first]
+        self.missing_bytes = head.length - len(first)
+        self.keep_alive = True
         self.disconnected = False
         self.response_complete = False
+        self.task: asyncio.Task[None] | None = None
+        self.take_back: Callable[[], None] | None = None
 
-    async def body(self) -> bytes:
+    def body(self) -> bytes | memoryview:
         """All of it has arrived."""
         return self.parts[0] if len(self.parts) == 1 else b"".join(self.parts)
 
 
 class HotProtocol(HttpToolsProtocol):
-    """routes: where hot requests go. The rest is uvicorn's."""
+    """routes: where hot requests go; heads: which those are. The rest is uvicorn's."""
 
-    def __init__(self, *args: Any, routes: HotRoutes, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, routes: HotRoutes, heads: Heads[HotRoute], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._routes = routes
-        self._hot: _HotCycle | None = None
+        self._routes, self._heads = routes, heads
+        self._hot: _HotCycle | None = None  # the newest
+        self._receiving: _HotCycle | None = None  # the one whose body is on its way
+        self._rest_until_s = 0.0
+        self._between_messages = True  # as far as uvicorn's parser is concerned
 
-    def on_headers_complete(self) -> None:
-        self._hot = self._hot_cycle()
-        if self._hot is None:
-            super().on_headers_complete()
-        else:
-            self.cycle = self._hot  # type: ignore[assignment]
+    def data_received(self, data: bytes) -> None:
+        cycle = self._receiving
+        if cycle is not None:
+            cycle.parts.append(data)
+            cycle.missing_bytes -= len(data)
+            if cycle.missing_bytes <= 0:
+                self._received(cycle)
+        elif not (self._between_messages and self._hot_begins(data)):
+            super().data_received(data)
 
-    def on_body(self, body: bytes) -> None:
-        if self._hot is None:
-            super().on_body(body)
-        else:
-            self._hot.parts.append(body)
+    def on_message_begin(self) -> None:
+        self._between_messages = False
+        super().on_message_begin()
 
     def on_message_complete(self) -> None:
-        if self._hot is None:
-            super().on_message_complete()
-            return
-        cycle, self._hot = self._hot, None
-        task = self.loop.create_task(self._answer(cycle))
-        self.tasks.add(task)
-        task.add_done_callback(self.tasks.discard)
+        super().on_message_complete()
+        self._between_messages = True
 
-    def _hot_cycle(self) -> _HotCycle | None:
-        """The request as a hot one, if it is plainly that."""
-        busy = self.cycle is not None and not self.cycle.response_complete
-        if busy or self.expect_100_continue or self.parser.get_method() != b"POST":
-            return None
-        path = self.url.decode("latin-1")
-        route = self._routes.route_of(path)
-        headers = dict(self.headers)
-        if route is None or "%" in path or b"content-length" not in headers or self.parser.should_upgrade():
-            return None
+    def connection_lost(self, exc: Exception | None) -> None:
+        hot = self._hot
+        if hot is not None and not hot.response_complete:  # nobody waits for the answer: drop it
+            if hot.task is not None:
+                hot.task.cancel()
+            elif hot.take_back is not None:
+                hot.take_back()
+        super().connection_lost(exc)
+
+    def _hot_begins(self, data: bytes) -> bool:
+        """Whether a hot request begins here, and this protocol has taken it."""
+        if self.cycle is not None and not self.cycle.response_complete:
+            return False
+        end = data.find(b"\r\n\r\n", 0, MAX_HEAD_BYTES)
+        head = self._heads.read(data[:end]) if end > 0 else None
+        if head is None:
+            return False
         try:
-            self._routes.check_head(headers)
+            self._routes.check_head(head.place, head.headers)
         except RankingError:
-            return None
-        return _HotCycle(route, path, headers, self.parser.should_keep_alive())
+            return False
+        cycle = _HotCycle(head, memoryview(data)[end + 4 :])
+        self._hot = cycle
+        self.cycle = cycle  # type: ignore[assignment]
+        if cycle.missing_bytes > 0:
+            self._receiving = cycle
+        else:
+            self._received(cycle)
+        return True
+
+    def _received(self, cycle: _HotCycle) -> None:
+        self._receiving = None
+        rest: bytes | memoryview = b""
+        if cycle.missing_bytes < 0:
+            last = cycle.parts[-1]
+            cycle.parts[-1], rest = last[: cycle.missing_bytes], last[cycle.missing_bytes :]
+        head = cycle.head
+        if head.place.begin is not None:
+            answered = functools.partial(self._answered, cycle)
+            cycle.take_back = head.place.begin(cycle.body(), head.headers, answered)
+        if cycle.take_back is None:
+            cycle.task = self.loop.create_task(self._answer(cycle))
+            self.tasks.add(cycle.task)
+        if rest:
+            super().data_received(bytes(rest))
 
     async def _answer(self, cycle: _HotCycle) -> None:
-        answer = await self._routes.answer(cycle.route, "POST", cycle.path, cycle.headers, cycle.body)
+        head = cycle.head
+        try:
+            answer = await self._routes.answer(head.place, "POST", head.path, head.headers, cycle.body())
+        finally:
+            self.tasks.discard(cycle.task)
+        self._answered(cycle, answer)
+
+    def _answered(self, cycle: _HotCycle, answer: Answer) -> None:
         cycle.response_complete = True
+        cycle.take_back = None  # it leads back to this cycle: without it the body is freed now, not by the collector
+        cycle.parts.clear()
         if cycle.disconnected:
             return
         self.transport.write(_response(answer, cycle.keep_alive))
         if not cycle.keep_alive:
             self.transport.close()
-        self.on_response_complete()
+        elif self.pipeline:
+            self.on_response_complete()
+        else:
+            self._rest_until_s = self.loop.time() + self.timeout_keep_alive
+            self.server_state.total_requests += 1
+            if self.timeout_keep_alive_task is None:
+                self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self._close_if_idle)
+
+    def _close_if_idle(self) -> None:
+        """uvicorn's keep-alive timer, one for many requests: it looks again when the newest may be over."""
+        self.timeout_keep_alive_task = None
+        left_s = self._rest_until_s - self.loop.time()
+        if self.transport.is_closing():
+            return
+        if self.cycle is not None and not self.cycle.response_complete:
+            left_s = self.timeout_keep_alive
+        if left_s > 0:
+            self.timeout_keep_alive_task = self.loop.call_later(left_s, self._close_if_idle)
+        else:
+            self.transport.close()
 
 
 def _response(answer: Answer, keep_alive: bool) -> bytes:
     """Head and body in one piece."""
-    hints = b"".join(name + b": " + value + b"\r\n" for name, value in answer.hints)
-    close = b"" if keep_alive else b"connection: close\r\n"
-    return b"".join(
-        (_HEADS[answer.status], hints, close, b"content-length: %d\r\n\r\n" % len(answer.body), answer.body)
+    hints = b"".join(name + b": " + value + b"\r\n" for name, value in answer.hints) if answer.hints else b""
+    return b"%bcontent-type: %b\r\n%b%bcontent-length: %d\r\n\r\n%b" % (
+        _STATUS_LINES[answer.status],
+        answer.content_type,
+        hints,
+        b"" if keep_alive else b"connection: close\r\n",
+        len(answer.body),
+        answer.body,
     )
 
 
 def protocol_with(routes: HotRoutes) -> "type[asyncio.Protocol]":
     """The class for uvicorn's `http` setting."""
+    heads = Heads(routes.route_of)
 
     class Bound(HotProtocol):
         def __init__(self, *args: Any, **kwargs: Any) -> None:
-            super().__init__(*args, routes=routes, **kwargs)
+            super().__init__(*args, routes=routes, heads=heads, **kwargs)
 
     return Bound

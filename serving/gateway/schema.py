@@ -19,6 +19,7 @@ from serving.settings import GatewaySettings
 MAX_RANKING_AGE_MS = 30 * 24 * 3600 * 1000
 CLOCK_SKEW_MS = 60_000
 MAX_POSITION = 65535
+CONTROL_BYTES = bytes([*range(0x20), 0x7F])
 
 
 class QueryBody(msgspec.Struct, forbid_unknown_fields=True):
@@ -91,9 +92,13 @@ _feedback_decoder = msgspec.json.Decoder(FeedbackBody)
 _encoder = msgspec.json.Encoder()
 
 
-def read_rank(model: str, body: bytes, settings: GatewaySettings, trace_id: str) -> RankQuery:
+def read_rank(model: str, body: bytes | memoryview, settings: GatewaySettings, trace_id: str) -> RankQuery:
     """The query in a body. Raises QueryRefused."""
-    parsed = _decode(_rank_decoder, body)
+    return rank_query(model, _decode(_rank_decoder, body), settings, trace_id)
+
+
+def rank_query(model: str, parsed: RankBody, settings: GatewaySettings, trace_id: str) -> RankQuery:
+    """The query, however it came. Raises QueryRefused."""
     count = len(parsed.candidates)
     if not 1 <= count <= settings.max_candidates:
         raise QueryRefused(f"candidates: {count} ids, expected 1 to {settings.max_candidates}")
@@ -104,7 +109,7 @@ def read_rank(model: str, body: bytes, settings: GatewaySettings, trace_id: str)
     if not 1 <= deadline_ms <= settings.max_deadline_ms:
         raise QueryRefused(f"deadline_ms={deadline_ms}: expected 1 to {settings.max_deadline_ms}")
     for field, value in (("unit", parsed.unit), ("query.id", parsed.query.id)):
-        if value:
+        if value and not (value.isprintable() and len(value) <= MAX_ID_CHARS):  # a short look first
             _check(field, value)
     if parsed.query.features:
         _finite("query.features", np.array(list(parsed.query.features.values())), list(parsed.query.features))
@@ -142,13 +147,19 @@ def write_ranking(ranking: Ranking) -> bytes:
 
 
 def read_feedback(
-    body: bytes, settings: GatewaySettings, ids: RankingIds, models: dict[int, str], now_ms: int
+    body: bytes | memoryview, settings: GatewaySettings, ids: RankingIds, models: dict[int, str], now_ms: int
 ) -> list[Click | Exposure]:
     """The events in a body. models: name by tag, of the models served here.
 
     Raises QueryRefused, naming the first event that breaks a rule; nothing of the batch is kept.
     """
-    parsed = _decode(_feedback_decoder, body)
+    return feedback_events(_decode(_feedback_decoder, body), settings, ids, models, now_ms)
+
+
+def feedback_events(
+    parsed: FeedbackBody, settings: GatewaySettings, ids: RankingIds, models: dict[int, str], now_ms: int
+) -> list[Click | Exposure]:
+    """The events, however they came. See `read_feedback`."""
     if not 1 <= len(parsed.events) <= settings.max_feedback_events:
         raise QueryRefused(f"events: {len(parsed.events)}, expected 1 to {settings.max_feedback_events}")
     return [_feedback_event(f"events[{i}]", event, ids, models, now_ms) for i, event in enumerate(parsed.events)]
@@ -186,7 +197,7 @@ def _feedback_event(
     )
 
 
-def _decode(decoder: "msgspec.json.Decoder[Any]", body: bytes) -> Any:
+def _decode(decoder: "msgspec.json.Decoder[Any]", body: bytes | memoryview) -> Any:
     try:
         return decoder.decode(body)
     except msgspec.ValidationError as error:
@@ -207,11 +218,16 @@ def _ids_blob(ids: list[str]) -> bytes:
         seen: set[str] = set()
         repeated = next(item for item in ids if item in seen or seen.add(item))  # type: ignore[func-returns-value]
         raise QueryRefused(f"candidates: {repeated!r} stands there twice, expected distinct ids")
-    # printable text has no control characters and no lone surrogates; other text may be fine, too
-    if "" in distinct or max(map(len, ids)) > MAX_ID_CHARS or not "".join(ids).isprintable():
+    try:
+        blob = "\x00".join(ids).encode()
+    except UnicodeEncodeError:
+        blob = b"\x00" * len(ids)  # the loop says which
+    # in UTF-8 these bytes are control characters and nothing else; the separators are the only ones allowed
+    controls = len(blob) - len(blob.translate(None, CONTROL_BYTES))
+    if controls != len(ids) - 1 or "" in distinct or max(map(len, ids)) > MAX_ID_CHARS:
         for i, item in enumerate(ids):
             _check(f"candidates[{i}]", item)
-    return "\x00".join(ids).encode()
+    return blob
 
 
 def _check(field: str, value: str) -> None:

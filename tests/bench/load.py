@@ -4,6 +4,7 @@ Run it in a process of its own, on a core of its own: `measure` does.
 """
 
 import asyncio
+import importlib.metadata
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -90,6 +91,12 @@ def hardware() -> str:
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     name = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "unknown")
     return f"{name}, {os.cpu_count()} cores"
+
+
+def versions(*more: str) -> str:
+    """Of what the figures depend on."""
+    names = ("torch", "numpy", "uvicorn", "uvloop", "redis", "grpcio", *more)
+    return ", ".join(f"{name} {importlib.metadata.version(name)}" for name in names)
 
 
 class _Client(asyncio.Protocol):

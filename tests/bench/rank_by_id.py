@@ -16,8 +16,8 @@ import time
 import numpy as np
 
 from registry.contracts.manifest import ModelPackage
-from tests.bench.load import Measured, hardware, measure, post, pss_mb
-from tests.bench.platform_under_test import COLUMNS, data_plane, ltr_package
+from tests.bench.load import Measured, cpu_s, hardware, measure, post, pss_mb
+from tests.bench.platform_under_test import COLUMNS, data_plane, ltr_package, platform_pids
 
 SERVER_CORE, GENERATOR_CORE = 0, 1
 VERSIONS = ("torch", "numpy", "uvicorn", "uvloop", "fastapi", "redis")
@@ -72,22 +72,25 @@ def main() -> None:
     parser.add_argument("--candidates", type=int, default=100)
     parser.add_argument("--items", type=int, default=20_000)
     parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--null", action="store_true", help="a model that does nothing: what serving alone costs")
     told = parser.parse_args()
     rng = np.random.default_rng(told.seed)
     items = [f"item-{i:07d}" for i in range(told.items)]
     values = rng.standard_normal((told.items, COLUMNS), dtype=np.float32)
-    package = ltr_package("bench", told.seed)
+    package = ltr_package("bench", told.seed, told.null)
     requests = zipf_requests(items, told.candidates, 500, told.seed)
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in VERSIONS)
     print(f"{hardware()}; Python {machine.python_version()}, {versions}; seed {told.seed}")
     print(f"{told.candidates} candidates by id of {told.items} items (Zipf 1.0), {COLUMNS} stored columns, top_k 10\n")
     cells: dict[int, list[Measured]] = {1: [], 8: [], 32: []}
     floors = []
-    with data_plane(package, items, values, SERVER_CORE) as (settings, state):
-        pids = [process.pid for process in state.processes if process.pid]
+    with data_plane([package], SERVER_CORE, items, values) as (settings, state):
+        pids = platform_pids(state)
+        by_process: dict[str, list[float]] = {process.name: [] for process in state.processes if process.pid}
         for _ in range(told.rounds):
             for concurrency, measured in cells.items():
                 floors.append(floor_us(package, told.candidates, told.seed, 0.3))
+                before = {process.name: cpu_s([process.pid]) for process in state.processes if process.pid}
                 measured.append(
                     measure(
                         settings.gateway_port,
@@ -99,6 +102,11 @@ def main() -> None:
                         pids,
                     )
                 )
+                if concurrency == max(cells):  # warm-up included, whose queries are counted by the rate
+                    for process in state.processes:
+                        if process.pid:
+                            used_s = cpu_s([process.pid]) - before[process.name]
+                            by_process[process.name].append(used_s)
         memory = {process.name: pss_mb(process.pid) for process in state.processes if process.pid}
     floor = statistics.median(floors)
     print(
@@ -116,6 +124,13 @@ def main() -> None:
             f"| {cpu:.0f} | {cpu - floor:.0f} | {sum(cell.wrong for cell in measured)} |"
         )
     print(f"\nfloor: {floor:.0f} us a forward pass of {told.candidates} rows, {1e6 / floor:.0f}/s, no server")
+    shares = {name: statistics.median(used) for name, used in by_process.items()}
+    whole = sum(shares.values())
+    most = statistics.median(cell.server_cpu_us for cell in cells[max(cells)])
+    print(
+        f"CPU us/query by process at concurrency {max(cells)}: "
+        + ", ".join(f"{name} {most * used / whole:.0f}" for name, used in shares.items())
+    )
     print("PSS MB: " + ", ".join(f"{name} {size:.0f}" for name, size in memory.items()))
 
 

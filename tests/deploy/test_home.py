@@ -11,7 +11,7 @@ from deploy.settings import PlatformSettings
 
 @pytest.fixture
 def settings(tmp_path: Path) -> PlatformSettings:
-    return PlatformSettings(home=tmp_path / "home", gateway_port=0, mlflow_port=0)
+    return PlatformSettings(home=tmp_path / "home", gateway_port=0, grpc_port=0, mlflow_port=0)
 
 
 def test_a_folder_has_one_holder_at_a_time(settings: PlatformSettings):
@@ -38,7 +38,8 @@ def test_free_ports_are_found_by_other_commands(settings: PlatformSettings):
 
     claimed = claim_ports(settings)
 
-    assert claimed.gateway_port and claimed.mlflow_port and claimed.gateway_port != claimed.mlflow_port
+    ports = {claimed.gateway_port, claimed.grpc_port, claimed.mlflow_port}
+    assert len(ports) == 3 and 0 not in ports
     assert as_running(settings) == claimed
 
 

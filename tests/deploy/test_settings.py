@@ -32,6 +32,21 @@ def test_an_empty_variable_counts_as_not_set():
     assert PlatformSettings.from_environment({"SLUICE_GATEWAY_PORT": " "}).gateway_port == 8700
 
 
+def test_triton_servers_are_addresses_by_name():
+    told = {"SLUICE_TRITON_SERVERS": "gpu-a=10.0.0.5:8001, b=triton.internal:9001"}
+
+    settings = PlatformSettings.from_environment(told)
+
+    assert settings.triton_addresses == {"gpu-a": "10.0.0.5:8001", "b": "triton.internal:9001"}
+    assert PlatformSettings.from_environment(settings.to_environment()) == settings
+
+
+@pytest.mark.parametrize("told", ["gpu-a", "gpu-a=host", "a=h:0", "a=h:70000", "a=h:1,a=h:2", "a=http://h:1", "=h:1"])
+def test_a_triton_server_that_is_no_address_is_told_with_the_rule(told: str):
+    with pytest.raises(SettingsError, match=r"SLUICE_TRITON_SERVERS=.*: expected name=host:port"):
+        PlatformSettings.from_environment({"SLUICE_TRITON_SERVERS": told})
+
+
 @given(
     settings=st.builds(
         PlatformSettings,
@@ -39,6 +54,8 @@ def test_an_empty_variable_counts_as_not_set():
         gateway_host=st.sampled_from(["127.0.0.1", "0.0.0.0", "::1"]),
         gateway_port=st.integers(1, 40_000),
         mlflow_port=st.integers(40_001, 65_535) | st.just(0),
+        grpc_port=st.just(0),
+        with_grpc=st.booleans(),
         gateways=st.integers(1, 64),
         workers=st.integers(1, 64),
         with_celery=st.booleans(),
@@ -56,8 +73,28 @@ def test_children_read_the_same_settings(settings: PlatformSettings):
         ("SLUICE_GATEWAY_PORT", "http", "SLUICE_GATEWAY_PORT=http: expected a whole number"),
         ("SLUICE_GATEWAY_PORT", "--1", "SLUICE_GATEWAY_PORT=--1: expected a whole number"),
         ("SLUICE_MLFLOW_PORT", "8700", "SLUICE_MLFLOW_PORT=8700: expected another port than the gateway's"),
+        (
+            "SLUICE_GRPC_PORT",
+            "8701",
+            "SLUICE_GRPC_PORT=8701: expected another port than the gateway's and MLflow's",
+        ),
         ("SLUICE_WORKERS", "0", "SLUICE_WORKERS=0: expected 1 to 64"),
+        ("SLUICE_WORKER_PORT", "0", "SLUICE_WORKER_PORT=0: expected a port"),
+        (
+            "SLUICE_MODEL_BUDGETS",
+            "search=2XB",
+            "SLUICE_MODEL_BUDGETS=search=2XB: expected a size as 500MB, 2GB or 1.5GiB",
+        ),
+        ("SLUICE_DEVICE_MEMORY", "much", "SLUICE_DEVICE_MEMORY=much: expected a size as 500MB, 2GB or 1.5GiB"),
+        (
+            "SLUICE_MODEL_WEIGHTS",
+            "search=0",
+            "SLUICE_MODEL_WEIGHTS=search=0: expected a weight above 0 for every model, as search=2,ads=1",
+        ),
         ("SLUICE_WITH_CELERY", "maybe", "SLUICE_WITH_CELERY=maybe: expected 1 or 0"),
+        ("SLUICE_DEVICE", "gpu", "SLUICE_DEVICE=gpu: expected cpu, cuda or cuda:<number>"),
+        ("SLUICE_PRECISION", "tf32", "SLUICE_PRECISION=tf32: expected one of fp32, bf16, fp16 on cpu"),
+        ("SLUICE_COMPILE", "jit", "SLUICE_COMPILE=jit: expected one of none, compile, aoti"),
         ("SLUICE_LOG_LEVEL", "loud", "SLUICE_LOG_LEVEL=loud: expected one of DEBUG, INFO, WARNING, ERROR"),
         ("SLUICE_HOME", __file__, f"SLUICE_HOME={__file__}: expected a folder"),
     ],
@@ -85,6 +122,19 @@ def test_a_socket_path_always_fits_an_address(length: int):
     assert len(set(paths)) == 65
 
 
+def test_no_more_memory_is_promised_than_there_is():
+    with pytest.raises(SettingsError, match="expected at most the device's memory, 2GB, for all models together"):
+        PlatformSettings(HOME, device_memory="2GB", model_budgets="a=1GB,b=1.5GB")
+
+
+def test_workers_are_found_on_unix_sockets_or_on_ports_of_a_host():
+    local = PlatformSettings(HOME, workers=2)
+    fleet = replace(local, worker_host="10.0.0.7", worker_port=9000)
+
+    assert local.worker_addresses == ("unix:/data/sluice/run/worker-0.sock", "unix:/data/sluice/run/worker-1.sock")
+    assert fleet.worker_addresses == ("tcp:10.0.0.7:9000", "tcp:10.0.0.7:9001")
+
+
 def test_long_homes_do_not_share_their_sockets():
     one, other = (PlatformSettings(Path("/" + "x" * 100 + end)) for end in ("1", "2"))
 
@@ -106,3 +156,9 @@ def test_the_effective_values_are_logged(caplog: pytest.LogCaptureFixture):
         log_effective(replace(PlatformSettings(HOME), workers=3), {})
 
     assert vars(caplog.records[0])["settings"]["SLUICE_WORKERS"] == "3"
+
+
+def test_a_gpu_takes_the_precision_that_only_a_gpu_has():
+    settings = PlatformSettings.from_environment({"SLUICE_DEVICE": "cuda:1", "SLUICE_PRECISION": "tf32"})
+
+    assert (settings.device, settings.precision, settings.compile) == ("cuda:1", "tf32", "none")

@@ -151,7 +151,7 @@ def test_redis_keeps_what_it_acknowledged_through_a_kill(platforms: Platforms):
 
 @pytest.mark.parametrize("folder", ["data folder", 'quote"d', "schön", "deep/" * 30])
 def test_redis_starts_whatever_the_data_folder_is_called(tmp_path: Path, folder: str):
-    settings = PlatformSettings(home=tmp_path / folder, gateway_port=0, mlflow_port=0)
+    settings = PlatformSettings(home=tmp_path / folder, gateway_port=0, grpc_port=0, mlflow_port=0)
     with Platforms(settings) as platforms:
         platforms.ready(platforms.start("redis"))
 

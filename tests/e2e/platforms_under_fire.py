@@ -52,7 +52,7 @@ class Platform:
     def start(home: Path, **flags: Any) -> "Platform":
         """Starts on free ports and waits until every process is ready."""
         told = {"with_mlflow": False, "with_celery": False, "with_monitor": False} | flags
-        settings = PlatformSettings(home=home, gateway_port=0, mlflow_port=0, **told)
+        settings = PlatformSettings(home=home, gateway_port=0, grpc_port=0, mlflow_port=0, **told)
         supervisor = lifecycle.launch(settings, attached=True)
         lifecycle.wait_until_ready(settings, supervisor, PATIENCE_S, lambda _: None)
         return Platform(lifecycle.running(settings)[0], supervisor)
@@ -68,14 +68,22 @@ class Platform:
         RedisBoard(client).publish(TrafficPlan(MODEL, 1, champion=1, champion_digest=package.digest))
         self.wait_until_warm()
 
+    def wait_until_held(self, version: str, replicas: int) -> None:
+        """Until the gateway sees so many replicas hold the version (`model@1`)."""
+
+        def holders() -> int:
+            return sum(version in replica["versions"] for replica in self.status().get("replicas", ()))
+
+        until(lambda: holders() == replicas, f"{replicas} replicas with {version}")
+
     def wait_until_warm(self) -> None:
         """Until the gateway says ready."""
-        until(lambda: self._status().get("ready"), "the model to be warm")
+        until(lambda: self.status().get("ready"), "the model to be warm")
 
-    def kill(self, name: str) -> int:
+    def kill(self, name: str, how: signal.Signals = signal.SIGKILL) -> int:
         """kill -9 of a process, once it is there, by its own pid; waits until it is gone. Returns the pid."""
         pid = until(lambda: self._pid(name), f"{name} to run")
-        os.kill(pid, signal.SIGKILL)
+        os.kill(pid, how)
         until(lambda: not Path(f"/proc/{pid}").exists() or _is_zombie(pid), f"{name} to be gone")
         return pid
 
@@ -110,7 +118,8 @@ class Platform:
         state = read_state(self.settings)
         return next((p.pid for p in state.processes if p.name == name and p.ready), None) if state else None
 
-    def _status(self) -> Any:
+    def status(self) -> Any:
+        """What the gateway says of itself, nothing while it is not there."""
         try:
             with GatewayClient(self.settings.gateway_url) as gateway:
                 return gateway.get("/v1/status")

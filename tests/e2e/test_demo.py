@@ -33,7 +33,7 @@ def judged_file(tmp_path: Path) -> Path:
 
 
 def sluice(home: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    settings = PlatformSettings(home=home, gateway_port=0, mlflow_port=0)
+    settings = PlatformSettings(home=home, gateway_port=0, grpc_port=0, mlflow_port=0)
     return subprocess.run(
         [sys.executable, "-m", "deploy.cli", *arguments],
         env={**os.environ, **settings.to_environment(), "COLUMNS": "120"},

@@ -41,3 +41,7 @@ def test_an_absent_redis_shows_no_board(absent_redis: redis.Redis) -> None:
         board.read()
     with pytest.raises(StoreUnavailable, match="could not publish the traffic plan of 'codesearch'"):
         board.publish(a_plan())
+    with pytest.raises(StoreUnavailable, match="could not unload 'codesearch'"):
+        board.hold("codesearch", wanted=False)
+    with pytest.raises(StoreUnavailable, match="could not read which models are unloaded"):
+        board.held_back()

@@ -216,9 +216,9 @@ def test_item_ids_may_be_any_text(replica: Replica) -> None:
 # refusals
 
 BAD_BODIES: dict[str, tuple[bytes, str, str]] = {
-    "no candidates": (b'{"candidates": []}', "candidates", "expected 1 to 2000"),
+    "no candidates": (b'{"candidates": []}', "candidates", "expected 1 to 10000"),
     "candidates absent": (b"{}", "candidates", "missing required field"),
-    "too many candidates": (msgspec.json.encode({"candidates": list(map(str, range(2001)))}), "candidates", "2000"),
+    "too many candidates": (msgspec.json.encode({"candidates": list(map(str, range(10001)))}), "candidates", "10000"),
     "duplicate ids": (b'{"candidates": ["a", "b", "a"]}', "candidates: 'a'", "distinct"),
     "NaN": (b'{"candidates": ["a"], "features": {"match": [NaN]}}', "body", "not JSON"),
     "null": (b'{"candidates": ["a"], "features": {"match": [null]}}', "features", "expected `float`"),

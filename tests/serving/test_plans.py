@@ -24,6 +24,7 @@ class Board:
 
     def __init__(self, *plans: TrafficPlan) -> None:
         self.plans = {plan.model: plan for plan in plans}
+        self.models_held_back: frozenset[str] = frozenset()
         self.alive = True
 
     def publish(self, plan: TrafficPlan) -> None:
@@ -33,6 +34,14 @@ class Board:
         if not self.alive:
             raise StoreUnavailable("Redis could not read the traffic plans: connection refused")
         return dict(self.plans)
+
+    def hold(self, model: str, wanted: bool) -> None:
+        self.models_held_back = self.models_held_back - {model} if wanted else self.models_held_back | {model}
+
+    def held_back(self) -> frozenset[str]:
+        if not self.alive:
+            raise StoreUnavailable("Redis could not read which models are unloaded: connection refused")
+        return self.models_held_back
 
 
 @given(plan_sets, plan_sets)
@@ -74,6 +83,21 @@ def test_while_the_board_is_away_the_last_plans_stay_and_then_new_ones_are_taken
     board.publish(a_plan(revision=2))
     watcher.poll()
     assert told == [{"codesearch": a_plan(revision=1)}, {"codesearch": a_plan(revision=2)}]
+
+
+def test_what_is_held_back_is_told_before_its_plan_and_once_a_change(tmp_path: Path) -> None:
+    board, told = Board(a_plan()), list[object]()
+    watcher = PlanWatcher(
+        board, tmp_path / "plans.json", lambda plans: told.append(sorted(plans)), hold_back=told.append
+    )
+    board.hold("codesearch", wanted=False)
+    watcher.poll()
+    watcher.poll()
+    assert told == [{"codesearch"}, ["codesearch"]]
+
+    board.hold("codesearch", wanted=True)
+    watcher.poll()
+    assert told[2:] == [frozenset()]
 
 
 def test_a_wiped_board_takes_no_plan_away(tmp_path: Path) -> None:

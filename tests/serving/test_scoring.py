@@ -75,16 +75,21 @@ def ranked(loaded: LoadedModel, requests: Sequence[ScoreRequest], now_ms: int = 
 
 @st.composite
 def batches(draw: st.DrawFn) -> list[ScoreRequest]:
-    """Queries of 1 to 30 items, some rows missing, some features inline. No two scores tie."""
+    """Queries of 1 to 30 items, some rows missing, some features inline.
+
+    Features are multiples of 1/64 below 4, weights of 1/4: float32 adds such numbers exactly, in
+    any order. So a score cannot depend on where in a batch its row lies, and the law below is
+    equality; what rounding does to real models is `test_batched_equals_single`'s.
+    """
     random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     known = [*LENGTHS, *(f"unknown-{i}" for i in range(5))]
     requests = []
     for number, size in enumerate(draw(st.lists(st.integers(1, 30), min_size=1, max_size=8))):
         items = random.choice(known, size, replace=False).tolist()
-        in_query = {WORDS: random.normal()} if draw(st.booleans()) else {}
-        in_candidates = {MATCH: random.normal(size=size).tolist()}
+        in_query = {WORDS: random.integers(-256, 256) / 64} if draw(st.booleans()) else {}
+        in_candidates = {MATCH: (random.integers(-256, 256, size) / 64).tolist()}
         if draw(st.booleans()):
-            in_candidates[LENGTH] = random.normal(size=size).tolist()
+            in_candidates[LENGTH] = (random.integers(-256, 256, size) / 64).tolist()
         requests.append(a_request(items, in_query, in_candidates, draw(st.integers(1, 40)), number))
     return requests
 
@@ -103,7 +108,7 @@ def test_a_batched_query_is_answered_as_if_it_were_alone(
         assert together.order.tolist() == alone.order.tolist()
         assert together.features == alone.features
         assert (together.missing_rows, together.stale_rows) == (alone.missing_rows, alone.stale_rows)
-        np.testing.assert_allclose(together.scores, alone.scores, rtol=1e-6, atol=1e-6)
+        assert together.scores.tolist() == alone.scores.tolist()
         for sure in ("score_mean", "score_std", "margin", "entropy"):
             np.testing.assert_allclose(getattr(together, sure), getattr(alone, sure), rtol=1e-5, atol=1e-6)
 
@@ -278,7 +283,9 @@ def test_a_program_that_gives_no_finite_score_per_row_does_not_warm_up() -> None
         def __init__(self, answer: float, extra: int) -> None:
             self.answer, self.extra = answer, extra
 
-        def score(self, features: NDArray[np.float32], query_index: NDArray[np.int64]) -> NDArray[np.float32]:
+        def score(
+            self, features: NDArray[np.float32], query_index: NDArray[np.int64], timeout_s: float | None = None
+        ) -> NDArray[np.float32]:
             return np.full(len(features) + self.extra, self.answer, dtype=np.float32)
 
     for broken in (Constant(float("nan"), 0), Constant(1.0, 1)):

@@ -8,8 +8,10 @@ import pytest
 from prometheus_client import REGISTRY
 
 from registry.contracts.traffic import TrafficPlan
+from serving.budget import UNLIMITED, MemoryBudget
+from serving.footprint import Footprint
 from serving.scoring import LoadedModel
-from serving.shelf import MAX_RETRY_S, Shelf
+from serving.shelf import LEAVE_S, MAX_RETRY_S, Shelf
 from tests.builders import a_plan
 from tests.serving.workbench import a_loaded_model
 
@@ -23,13 +25,14 @@ def with_challenger(model: str = "codesearch") -> TrafficPlan:
 class Bench:
     """A shelf, its clock, what it loaded, and what shall not load."""
 
-    def __init__(self) -> None:
+    def __init__(self, budget: MemoryBudget = UNLIMITED) -> None:
         self.now_s = 1000.0
         self.loaded: list[str] = []
         self.broken: set[str] = set()
         self.seen: list[tuple[list[str], bool]] = []
         self.meanwhile: Callable[[], None] = lambda: None
-        self.shelf = Shelf(self._load, self._changed, UNLOAD_AFTER_S, clock=lambda: self.now_s)
+        self.megabytes: dict[str, int] = {}
+        self.shelf = Shelf(self._load, self._changed, UNLOAD_AFTER_S, lambda: self.now_s, budget)
 
     def follow(self, *plans: TrafficPlan) -> None:
         self.shelf.follow({plan.model: plan for plan in plans})
@@ -44,6 +47,14 @@ class Bench:
         return [f"{loaded.model}@{loaded.version}" for _, loaded in sorted(self.shelf.stock.slots.items())]
 
     @property
+    def leaving(self) -> list[str]:
+        return [f"{loaded.model}@{loaded.version}" for _, loaded in sorted(self.shelf.stock.leaving.items())]
+
+    @property
+    def failures(self) -> dict[str, str]:
+        return {f"{failed.model}@{failed.version}": failed.reason for failed in self.shelf.stock.state("w", 1).failures}
+
+    @property
     def ready(self) -> bool:
         return self.shelf.stock.ready
 
@@ -53,7 +64,9 @@ class Bench:
         self.meanwhile()
         if name in self.broken:
             raise RuntimeError(f"{name}: PytorchStreamReader failed")
-        return a_loaded_model(model=model, version=version, digest=digest)
+        loaded = a_loaded_model(model=model, version=version, digest=digest)
+        loaded.footprint = Footprint(program_bytes=self.megabytes.get(name, 0) * 10**6)
+        return loaded
 
     def _changed(self) -> None:
         self.seen.append((self.held, self.ready))
@@ -213,3 +226,125 @@ def test_an_old_champion_stays_as_long_as_the_new_one_cannot_be_loaded(bench: Be
     bench.after(10 * UNLOAD_AFTER_S)
 
     assert (bench.held, bench.ready) == (["codesearch@1"], True)
+
+
+def test_what_is_dropped_is_not_told_any_more_and_answers_a_little_longer(bench: Bench) -> None:
+    bench.follow(a_plan(revision=1, champion=1))
+    bench.follow(a_plan(revision=2, champion=2))
+    bench.after(UNLOAD_AFTER_S)
+
+    assert (bench.held, bench.leaving) == (["codesearch@2"], ["codesearch@1"])
+    assert bench.shelf.stock.at(0) is not None
+
+    bench.after(LEAVE_S)
+    assert (bench.held, bench.leaving) == (["codesearch@2"], [])
+    assert bench.shelf.stock.at(0) is None
+
+
+def test_a_model_held_back_goes_at_once_and_another_stays(bench: Bench) -> None:
+    bench.follow(with_challenger("a"), a_plan("b"))
+    bench.shelf.hold_back(frozenset({"a"}))
+    bench.after(0.0)
+
+    assert (bench.held, bench.leaving, bench.ready) == (["b@1"], ["a@1", "a@2"], True)
+
+
+def test_a_model_held_back_before_its_plan_is_not_loaded(bench: Bench) -> None:
+    bench.shelf.hold_back(frozenset({"a"}))
+    bench.follow(a_plan("a"), a_plan("b"))
+
+    assert bench.loaded == ["b@1"]
+
+
+def test_a_model_that_is_wanted_again_is_loaded_again_by_the_same_plan(bench: Bench) -> None:
+    bench.follow(a_plan())
+    bench.shelf.hold_back(frozenset({"codesearch"}))
+    bench.after(0.0)
+    assert bench.held == []
+
+    bench.shelf.hold_back(frozenset())
+    bench.after(0.0)
+    assert (bench.held, bench.ready) == (["codesearch@1"], True)
+
+
+def test_a_shelf_that_is_to_hold_nothing_is_ready(bench: Bench) -> None:
+    bench.follow(a_plan())
+    bench.shelf.hold_back(frozenset({"codesearch"}))
+    bench.after(0.0)
+
+    assert bench.ready
+
+
+def test_gateways_are_told_why_a_version_is_not_there(bench: Bench) -> None:
+    bench.broken = {"a@2"}
+    bench.follow(with_challenger("a"))
+    assert bench.failures == {"a@2": "a@2: PytorchStreamReader failed"}
+
+    bench.broken = set()
+    bench.after(MAX_RETRY_S)
+    assert bench.failures == {}
+
+
+def test_a_version_over_its_models_budget_is_refused_and_what_serves_stays() -> None:
+    bench = Bench(MemoryBudget({"codesearch": 100 * 10**6}))
+    bench.megabytes = {"codesearch@1": 60, "codesearch@2": 60}
+    bench.follow(a_plan(revision=1, champion=1))
+    bench.follow(a_plan(revision=2, champion=2))
+
+    assert (bench.held, bench.ready) == (["codesearch@1"], True)
+    assert bench.failures == {
+        "codesearch@2": "120 MB needed (60 MB more than its other versions take), the budget is 100 MB: "
+        "raise it in SLUICE_MODEL_BUDGETS"
+    }
+    bench.after(10 * UNLOAD_AFTER_S)
+    assert bench.held == ["codesearch@1"]
+
+
+def test_what_did_not_fit_is_loaded_again_only_when_there_is_room() -> None:
+    bench = Bench(MemoryBudget({"codesearch": 130 * 10**6}))
+    bench.megabytes = {"codesearch@1": 60, "codesearch@2": 60, "codesearch@3": 60}
+    bench.follow(a_plan(revision=1, champion=1))
+    bench.follow(a_plan(revision=2, champion=2))
+    bench.follow(a_plan(revision=3, champion=3))
+    for _ in range(int(UNLOAD_AFTER_S) - 1):
+        bench.after(1.0)
+    assert bench.held == ["codesearch@1", "codesearch@2"]
+    assert bench.loaded == ["codesearch@1", "codesearch@2", "codesearch@3"]
+
+    for _ in range(5):  # the lingering version goes, the one that serves does not
+        bench.after(1.0)
+    assert bench.held == ["codesearch@2", "codesearch@3"]
+
+
+def test_no_models_load_costs_another_model_anything() -> None:
+    bench = Bench(MemoryBudget({"a": 100 * 10**6}, total_bytes=200 * 10**6))
+    bench.megabytes = {"a@1": 50, "b@1": 50, "c@1": 60, "b@2": 40}
+    bench.follow(a_plan("b"))
+    bench.follow(a_plan("b"), a_plan("c"))
+    bench.follow(a_plan("b"), a_plan("c"), a_plan("a"))
+
+    assert (bench.held, bench.ready) == (["b@1", "a@1"], False)
+    assert bench.failures == {
+        "c@1": "60 MB needed, 50 MB left of the device's 200 MB: unload a model, or give it a budget in "
+        "SLUICE_MODEL_BUDGETS"
+    }
+
+
+def test_a_champion_gets_the_room_before_a_challenger() -> None:
+    bench = Bench(MemoryBudget({"a": 100 * 10**6}))
+    bench.megabytes = {"a@1": 60, "a@2": 60}
+    bench.follow(with_challenger("a"))
+
+    assert (bench.held, bench.ready) == (["a@1"], True)
+
+
+def test_the_room_of_a_model_held_back_is_free_for_others() -> None:
+    bench = Bench(MemoryBudget(total_bytes=100 * 10**6))
+    bench.megabytes = {"a@1": 60, "b@1": 60}
+    bench.follow(a_plan("a"), a_plan("b"))
+    assert bench.held == ["a@1"]
+
+    bench.shelf.hold_back(frozenset({"a"}))
+    for _ in range(10):
+        bench.after(1.0)
+    assert bench.held == ["b@1"]

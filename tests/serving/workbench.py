@@ -1,5 +1,6 @@
 """What serving's tests work with: a program without torch, queries for it, a real worker in a thread."""
 
+import random
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -10,13 +11,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from registry.contracts.features import FeatureView
-from registry.contracts.ids import hash64
+from registry.contracts.ids import RankingIds, hash64
+from registry.contracts.manifest import TensorSpec
 from registry.contracts.traffic import TrafficPlan
+from registry.stream import MemoryStream
 from serving.batching import BatchWindow
+from serving.event_log import EventLog
 from serving.features.memory import MemoryTier
 from serving.features.tier import RowTier
 from serving.frames import ScoreRequest
+from serving.journal import Journal
+from serving.permits import Permits
 from serving.program import Program
+from serving.rank import Ranker
+from serving.replicas import ReplicaPool
 from serving.scoring import LoadedModel
 from serving.shelf import Shelf
 from serving.tensors import Tensor
@@ -36,7 +44,9 @@ class SumOfFeatures:
     def __init__(self) -> None:
         self.batches: list[int] = []
 
-    def score(self, features: NDArray[np.float32], query_index: NDArray[np.int64]) -> NDArray[np.float32]:
+    def score(
+        self, features: NDArray[np.float32], query_index: NDArray[np.int64], timeout_s: float | None = None
+    ) -> NDArray[np.float32]:
         """See `serving.program.Program`."""
         self.batches.append(int(query_index[-1]) + 1)
         if (features == POISON).any():
@@ -44,7 +54,7 @@ class SumOfFeatures:
         scores: NDArray[np.float32] = features.sum(axis=1)
         return scores
 
-    def run(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+    def run(self, inputs: Sequence[Tensor], timeout_s: float | None = None) -> list[Tensor]:
         """See `serving.program.Program`."""
         features = inputs[0].array()
         return [Tensor.of("scores", "FP32", self.score(features, np.zeros(len(features), dtype=np.int64)))]
@@ -57,17 +67,19 @@ class Held:
         self._program = program
         self.working, self.let_go = threading.Event(), threading.Event()
 
-    def score(self, features: NDArray[np.float32], query_index: NDArray[np.int64]) -> NDArray[np.float32]:
+    def score(
+        self, features: NDArray[np.float32], query_index: NDArray[np.int64], timeout_s: float | None = None
+    ) -> NDArray[np.float32]:
         """See `serving.program.Program`."""
         self.working.set()
         assert self.let_go.wait(PATIENCE_S)
-        return self._program.score(features, query_index)
+        return self._program.score(features, query_index, timeout_s)
 
-    def run(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+    def run(self, inputs: Sequence[Tensor], timeout_s: float | None = None) -> list[Tensor]:
         """See `serving.program.Program`."""
         self.working.set()
         assert self.let_go.wait(PATIENCE_S)
-        return self._program.run(inputs)
+        return self._program.run(inputs, timeout_s)
 
 
 def rows_in_memory(lengths: Mapping[str, float] = LENGTHS, view: FeatureView = VIEW) -> MemoryTier:
@@ -85,7 +97,15 @@ def a_loaded_model(
 ) -> LoadedModel:
     """A version as the shelf holds it: the sum of features over LENGTHS, unless told otherwise."""
     return LoadedModel(
-        model, version, digest, view, program or SumOfFeatures(), tier or rows_in_memory(view=view), reference_std=2.0
+        model=model,
+        version=version,
+        digest=digest,
+        program=program or SumOfFeatures(),
+        inputs=(TensorSpec("features", "FP32", (-1, len(view.columns))),),
+        outputs=(TensorSpec("scores", "FP32", (-1,)),),
+        view=view,
+        tier=tier or rows_in_memory(view=view),
+        reference_std=2.0,
     )
 
 
@@ -135,9 +155,9 @@ class Replica:
         self.start()
         self.follow(plan)
 
-    def follow(self, plan: TrafficPlan) -> None:
-        """Loads what the plan names."""
-        self.shelf.follow({plan.model: plan})
+    def follow(self, *plans: TrafficPlan) -> None:
+        """Loads what the plans name."""
+        self.shelf.follow({plan.model: plan for plan in plans})
         self.shelf.settle()
 
     def start(self) -> None:
@@ -162,17 +182,30 @@ def a_replica(
     plan: TrafficPlan | None = None,
     window: BatchWindow | None = None,
     clock: Callable[[], float] = lambda: 0.0,
+    load: Callable[[str, int, str], LoadedModel] | None = None,
+    address: str | None = None,
 ) -> Iterator[Replica]:
-    """A replica that holds what the plan names, every version with this program and tier."""
+    """A replica that holds what the plan names, every version with this program and tier unless
+    `load` says otherwise."""
 
-    def load(model: str, version: int, digest: str) -> LoadedModel:
+    def load_alike(model: str, version: int, digest: str) -> LoadedModel:
         return a_loaded_model(program, tier, version=version, digest=digest, model=model)
 
     # not tmp_path: the path of a Unix socket may have 107 bytes at most
     with tempfile.TemporaryDirectory(prefix="sluice-", dir="/tmp") as folder:
-        address = str(Path(folder) / "worker.sock")
-        replica = Replica(address, load, plan or a_plan(), window or BatchWindow(4096), clock)
+        address = address or str(Path(folder) / "worker.sock")
+        replica = Replica(address, load or load_alike, plan or a_plan(), window or BatchWindow(4096), clock)
         try:
             yield replica
         finally:
             replica.stop()
+
+
+@contextmanager
+def a_ranker(pool: ReplicaPool, plan: TrafficPlan) -> Iterator[Ranker]:
+    """A ranker that routes by the plan and logs into memory."""
+    with tempfile.TemporaryDirectory() as folder, Journal(Path(folder) / "events", 1 << 20) as journal:
+        ids = RankingIds(b"a secret of 24 bytes....", random.Random(1))
+        ranker = Ranker(pool, EventLog(journal, MemoryStream()), ids, Permits(64), log_every=100)
+        ranker.follow({plan.model: plan})
+        yield ranker

@@ -31,6 +31,21 @@ class PlanBoardSuite:
 
         assert board.read()["codesearch"].champion == 2
 
+    def test_a_model_is_held_back_until_it_is_wanted_again(self, board: PlanBoard) -> None:
+        board.publish(a_plan("one", revision=7))
+        assert board.held_back() == frozenset()
+
+        for _ in range(2):
+            board.hold("one", wanted=False)
+            board.hold("é, not planned yet", wanted=False)
+        assert board.held_back() == {"one", "é, not planned yet"}
+        assert board.read() == {"one": a_plan("one", revision=7)}
+
+        for _ in range(2):
+            board.hold("one", wanted=True)
+        assert board.held_back() == {"é, not planned yet"}
+        assert board.read() == {"one": a_plan("one", revision=7)}
+
     def test_publishing_again_changes_nothing(self, board: PlanBoard) -> None:
         board.publish(a_plan(revision=3))
         board.publish(a_plan(revision=3))

@@ -1,0 +1,53 @@
+"""The gateway's gRPC port: built from what its HTTP is built from. Imported only if there is to be one."""
+
+import random
+import socket
+from importlib.metadata import version
+
+from registry.contracts.ids import RankingIds
+from serving.event_log import EventLog
+from serving.gateway.grpc.health import Health
+from serving.gateway.grpc.inference import Inference
+from serving.gateway.grpc.methods import SERVICES, method_table
+from serving.gateway.grpc.models import Models, SharedMemory
+from serving.gateway.grpc.ranking import RankingService
+from serving.gateway.grpc.server import GrpcServer
+from serving.infer import InferService
+from serving.rank import Ranker
+from serving.regions import Regions
+from serving.replicas import ReplicaPool
+from serving.settings import GatewaySettings, GrpcSettings
+
+
+async def start_grpc(
+    listener: socket.socket,
+    ranker: Ranker,
+    service: InferService,
+    pool: ReplicaPool,
+    event_log: EventLog,
+    ids: RankingIds,
+    settings: GatewaySettings,
+    regions: Regions | None,
+    random: random.Random,
+    limits: GrpcSettings | None = None,
+) -> GrpcServer:
+    """A server on the running loop that accepts calls; the caller stops it, before the pool.
+
+    listener: bound, with SO_REUSEPORT where several gateways share the port; becomes the server's.
+    regions: None where shared memory is off. random: makes trace ids.
+    """
+
+    def ready() -> bool:
+        return pool.ready
+
+    methods = method_table(
+        Inference(service, settings, regions),
+        Models(service, ready, version("sluice")),
+        SharedMemory(regions),
+        RankingService(ranker, event_log, ids, settings),
+        Health(SERVICES, ready),
+        settings,
+    )
+    server = GrpcServer(methods, limits or GrpcSettings(), random)
+    await server.start(listener)
+    return server

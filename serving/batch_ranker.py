@@ -1,0 +1,44 @@
+"""Ranking in two steps, so that the host prepares a batch while the device computes the one before."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from serving.frames import FailedReply, RankedReply, ScoreRequest
+from serving.scoring import LoadedModel, score_batch
+
+Replies = list[RankedReply | FailedReply]
+
+
+class Submitted(Protocol):
+    """A batch under way."""
+
+    def replies(self) -> Replies:
+        """In the order of the requests; waits for the device. Raises what the program raised."""
+        ...
+
+
+class BatchRanker(Protocol):
+    """Ranks batches of one version. For one thread; batches end in the order of their submission."""
+
+    def submit(self, requests: Sequence[ScoreRequest], queue_us: Sequence[float], now_ms: int) -> Submitted:
+        """Starts a batch of checked requests. Raises what the program raises on the host's side."""
+        ...
+
+
+class HostRanker:
+    """Computes at once: numpy and a program on the CPU, or a remote one."""
+
+    def __init__(self, loaded: LoadedModel) -> None:
+        self._loaded = loaded
+
+    def submit(self, requests: Sequence[ScoreRequest], queue_us: Sequence[float], now_ms: int) -> Submitted:
+        """See `BatchRanker`."""
+        return _Done(score_batch(self._loaded, requests, queue_us, now_ms))
+
+
+class _Done:
+    def __init__(self, replies: Replies) -> None:
+        self._replies = replies
+
+    def replies(self) -> Replies:
+        return self._replies

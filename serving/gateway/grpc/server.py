@@ -1,0 +1,79 @@
+"""All connections of a port: how they begin, are counted, and end."""
+
+import asyncio
+import random
+import socket
+
+from serving import metrics
+from serving.gateway.grpc.calls import Code, Methods, Status
+from serving.gateway.grpc.connection import Connection, Service
+from serving.gateway.grpc.heads import RequestHead, understand
+from serving.settings import GrpcSettings
+from serving.tally import CounterTally
+
+
+class GrpcServer:
+    """Serves the methods to everybody who connects.
+
+    random: makes trace ids for calls that bring none.
+    """
+
+    def __init__(self, methods: Methods, settings: GrpcSettings, random: random.Random) -> None:
+        self._random = random
+        self._connections: set[Connection] = set()
+        self._counts: dict[tuple[str, Code], CounterTally] = {}
+        self._listening: asyncio.Server | None = None
+        self._all_gone = asyncio.Event()
+        self._service = Service(
+            settings=settings,
+            understand=lambda fields: understand(fields, methods),
+            trace_id=lambda: f"{self._random.getrandbits(128):032x}",
+            count=self._count,
+            lost=self._lost,
+        )
+
+    def __repr__(self) -> str:
+        state = "LISTENING" if self._listening else "CLOSED"
+        return f"<GrpcServer [{state} | {len(self._connections)} connections]>"
+
+    async def start(self, listener: socket.socket) -> None:
+        """Accepts connections from now on. listener: bound; becomes the server's."""
+        loop = asyncio.get_running_loop()
+        self._listening = await loop.create_server(self._connect, sock=listener, backlog=1024)
+
+    async def stop(self, grace_s: float) -> None:
+        """Takes no new calls, and returns when those under way are answered, or cut off after `grace_s`."""
+        if self._listening is not None:
+            self._listening.close()
+            self._listening = None
+        for connection in list(self._connections):
+            connection.drain()
+        try:
+            async with asyncio.timeout(grace_s):
+                await self._until_gone()
+        except TimeoutError:
+            for connection in list(self._connections):
+                connection.abort()
+            await self._until_gone()
+
+    async def _until_gone(self) -> None:
+        while self._connections:
+            self._all_gone.clear()
+            await self._all_gone.wait()
+
+    def _connect(self) -> Connection:
+        connection = Connection(self._service)
+        self._connections.add(connection)
+        return connection
+
+    def _lost(self, connection: Connection) -> None:
+        self._connections.discard(connection)
+        self._all_gone.set()
+
+    def _count(self, head: RequestHead, status: Status) -> None:
+        method = head.method.path if head.method else ""
+        tally = self._counts.get((method, status.code))
+        if tally is None:
+            child = metrics.GRPC_CALLS.labels(method, status.code.name)
+            tally = self._counts[method, status.code] = CounterTally(child)
+        tally.inc()

@@ -1,0 +1,114 @@
+"""The hot route of the Open Inference Protocol: body and headers in, use case, body and headers out."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from serving import metrics
+from serving.compression import WORTH_A_THREAD_BYTES, compressed, decompressed, wanted_encoding
+from serving.errors import QueryRefused, RankingError, UnknownModel
+from serving.gateway.http import Answer, Headers, answer_of
+from serving.gateway.oip_request import read_binary, read_infer
+from serving.gateway.oip_response import write_infer
+from serving.infer import InferAnswer, InferService
+from serving.regions import Regions
+from serving.settings import GatewaySettings
+
+log = logging.getLogger(__name__)
+
+_BINARY, _JSON = b"application/octet-stream", b"application/json"
+_HEADER_LENGTH = b"inference-header-content-length"
+
+
+class OipInfer:
+    """`POST /v2/models/{model}[/versions/{version}]/infer`, as `HotRoutes` mounts it.
+
+    regions: None where shared memory is off.
+    """
+
+    def __init__(self, service: InferService, settings: GatewaySettings, regions: Regions | None = None) -> None:
+        self._service, self._settings, self._regions = service, settings, regions
+
+    async def __call__(
+        self, model: str, version: str, body: bytes | memoryview, headers: Headers, trace_id: str
+    ) -> Answer:
+        """The answer. version: empty leaves it to the traffic plan. Raises RankingError."""
+        try:
+            if (encoding := headers.get(b"content-encoding")) is not None:
+                body = await self._decompressed(bytes(body), encoding)
+            number = version_of(version) if version else None
+            length = header_length_of(headers[_HEADER_LENGTH]) if _HEADER_LENGTH in headers else None
+            parsed = read_infer(model, number, body, length, self._settings, self._regions)
+        except QueryRefused as error:
+            metrics.ANSWERS.labels(self._known(model), "", error.status).inc()
+            raise
+        parsed.query.trace_id = trace_id
+        answer = await self._service.infer(parsed.query)
+        written, json_bytes = write_infer(parsed, answer, parsed.classes and self._batchable(answer))
+        hints: tuple[tuple[bytes, bytes], ...] = ()
+        if json_bytes is not None:
+            hints = ((b"Inference-Header-Content-Length", b"%d" % json_bytes),)
+        if (accepted := headers.get(b"accept-encoding")) is not None and (wanted := wanted_encoding(accepted)):
+            if len(written) < WORTH_A_THREAD_BYTES:
+                written = compressed(written, wanted)
+            else:
+                written = await asyncio.to_thread(compressed, written, wanted)
+            hints = (*hints, (b"Content-Encoding", wanted))
+        return Answer(200, written, hints, _JSON if json_bytes is None else _BINARY)
+
+    def begin(
+        self, model: str, body: bytes | memoryview, headers: Headers, answered: Callable[[Answer], None]
+    ) -> Callable[[], None] | None:
+        """See `http.Begin`. For requests of a layout that is known, with binary tensors both ways."""
+        raw_length = headers.get(_HEADER_LENGTH, b"")
+        if not raw_length.isdigit() or b"content-encoding" in headers or b"accept-encoding" in headers:
+            return None
+        parsed = read_binary(model, body, int(raw_length), self._settings)
+        if parsed is None:
+            return None
+
+        def done(result: InferAnswer | RankingError) -> None:
+            try:
+                if isinstance(result, RankingError):
+                    answered(answer_of(result))
+                    return
+                written, json_bytes = write_infer(parsed, result)
+                answered(
+                    Answer(200, written, ((b"Inference-Header-Content-Length", b"%d" % (json_bytes or 0)),), _BINARY)
+                )
+            except Exception:  # whatever it is, it must not end the connection to the worker
+                log.exception("a bug answered with 500")
+                answered(Answer(500, b'{"error":"internal error, see the gateway\'s log"}'))
+
+        return self._service.begin(parsed.query, done)
+
+    async def _decompressed(self, body: bytes, encoding: bytes) -> bytes:
+        limit = self._settings.max_infer_bytes
+        if len(body) < WORTH_A_THREAD_BYTES:
+            return decompressed(body, encoding, limit)
+        return await asyncio.to_thread(decompressed, body, encoding, limit)
+
+    def _batchable(self, answer: InferAnswer) -> bool:
+        return self._service.describe(answer.model, answer.version).batchable
+
+    def _known(self, model: str) -> str:
+        """The model as a label: whatever clients think up is none."""
+        try:
+            self._service.ready(model)
+        except UnknownModel:
+            return ""
+        return model
+
+
+def version_of(version: str) -> int:
+    """The number in a path. Raises QueryRefused if it is none."""
+    if not (version.isascii() and version.isdigit() and len(version) < 10):
+        raise QueryRefused(f"version={version[:32]!r}: expected a number")
+    return int(version)
+
+
+def header_length_of(value: bytes) -> int:
+    """The number in Inference-Header-Content-Length. Raises QueryRefused if it is none."""
+    if not (value.isdigit() and len(value) < 16):
+        raise QueryRefused(f"Inference-Header-Content-Length={value[:32]!r}: expected the bytes of JSON in the body")
+    return int(value)

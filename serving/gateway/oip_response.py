@@ -1,0 +1,62 @@
+"""From an answer to a response body: JSON, or a JSON head and the tensors' bytes.
+
+Source: Open Inference Protocol v2, inference response; binary tensor data, classification and
+system shared memory extensions.
+"""
+
+import functools
+
+import msgspec
+
+from serving.classification import top_classes
+from serving.gateway.json_tensors import json_of_tensor
+from serving.gateway.oip_request import OutputWish, ParsedInfer
+from serving.infer import InferAnswer
+
+_encode = msgspec.json.encode
+_ALL_JSON, _ALL_BINARY = OutputWish(""), OutputWish("", binary=True)
+
+
+def write_infer(parsed: ParsedInfer, answer: InferAnswer, batchable: bool = False) -> tuple[bytes, int | None]:
+    """The body, and how many bytes of it are JSON: None if all.
+
+    batchable: of the version that answered, for those who asked for classes.
+    Raises QueryRefused if an output cannot be given as it was asked for.
+    """
+    wishes = parsed.wishes or (_ALL_BINARY if parsed.binary else _ALL_JSON,) * len(answer.outputs)
+    heads: list[bytes] = []
+    binary: list[bytes | memoryview] = []
+    for tensor, wish in zip(answer.outputs, wishes, strict=True):
+        if wish.classes:
+            tensor = top_classes(tensor, wish.classes, batchable)
+        named = _named(tensor.name, tensor.datatype, tensor.shape)
+        if wish.place is not None:
+            wish.place.write(tensor.data)
+            where = _encode(wish.place.region), len(tensor.data)
+            heads.append(
+                b'{%b,"parameters":{"shared_memory_region":%b,"shared_memory_byte_size":%d}}' % (named, *where)
+            )
+        elif wish.binary:
+            binary.append(tensor.data)
+            heads.append(b'{%b,"parameters":{"binary_data_size":%d}}' % (named, len(tensor.data)))
+        else:
+            heads.append(b'{%b,"data":%b}' % (named, json_of_tensor(tensor)))
+    head = b'{%b"model_name":%b,"model_version":"%d","outputs":[%b]}' % (
+        b'"id":%b,' % _encode(answer.id) if answer.id else b"",
+        _text(answer.model),
+        answer.version,
+        b",".join(heads),
+    )
+    if not binary:
+        return head, None
+    return b"".join((head, *binary)), len(head)
+
+
+@functools.lru_cache(maxsize=256)
+def _text(name: str) -> bytes:
+    return _encode(name)
+
+
+@functools.lru_cache(maxsize=1024)
+def _named(name: str, datatype: str, shape: tuple[int, ...]) -> bytes:
+    return b'"name":%b,"datatype":%b,"shape":%b' % (_encode(name), _encode(datatype), _encode(shape))

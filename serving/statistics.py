@@ -1,0 +1,100 @@
+"""What each loaded version has done so far, as the Open Inference Protocol's statistics count it.
+
+Workers count, and tell their gateways now and then; a gateway adds its replicas up.
+"""
+
+from collections.abc import Iterable
+
+import msgspec
+
+from registry.contracts.errors import UNDECODABLE
+from serving.frames import BrokenFrame, Kind, frame
+
+
+class Spent(msgspec.Struct, array_like=True):
+    """How often, and nanoseconds in all."""
+
+    count: int = 0
+    ns: int = 0
+
+    def add(self, count: int, ns: int) -> None:
+        """Counts some more."""
+        self.count += count
+        self.ns += ns
+
+
+class BatchSpent(msgspec.Struct, array_like=True):
+    """Batches of one size: gathering their inputs, and computing them."""
+
+    gather: Spent = msgspec.field(default_factory=Spent)
+    device: Spent = msgspec.field(default_factory=Spent)
+
+
+class VersionStatistics(msgspec.Struct, array_like=True):
+    """Cumulative since the version was loaded. requests: rankings and tensor requests alike.
+
+    inferences: rows. executions: forward passes. queue, gather, device: of requests that succeeded.
+    batches: by the number of requests that went together.
+    """
+
+    model: str
+    version: int
+    last_ms: int = 0
+    inferences: int = 0
+    executions: int = 0
+    success: Spent = msgspec.field(default_factory=Spent)
+    failed: Spent = msgspec.field(default_factory=Spent)
+    queue: Spent = msgspec.field(default_factory=Spent)
+    gather: Spent = msgspec.field(default_factory=Spent)
+    device: Spent = msgspec.field(default_factory=Spent)
+    batches: dict[int, BatchSpent] = {}
+
+    def batch(self, requests: int, failed: int, rows: int, queue_us: float, gather_us: float, device_us: float) -> None:
+        """One forward pass of so many requests. queue_us: of all of them added up; the others of the pass."""
+        done = requests - failed
+        gather_ns, device_ns = int(gather_us * 1000), int(device_us * 1000)
+        queue_ns = int(queue_us * 1000)
+        self.executions += 1
+        self.inferences += rows
+        self.queue.add(done, queue_ns)
+        self.gather.add(done, gather_ns * done)
+        self.device.add(done, device_ns * done)
+        self.success.add(done, queue_ns + (gather_ns + device_ns) * done)
+        if failed:
+            self.failed.add(failed, (gather_ns + device_ns) * failed)
+        spent = self.batches.get(requests)
+        if spent is None:
+            spent = self.batches[requests] = BatchSpent()
+        spent.gather.add(1, gather_ns)
+        spent.device.add(1, device_ns)
+
+
+def encode_statistics(versions: Iterable[VersionStatistics]) -> bytes:
+    """The frame's bytes."""
+    return frame(Kind.STATISTICS, msgspec.msgpack.encode(list(versions)))
+
+
+def decode_statistics(body: bytes) -> list[VersionStatistics]:
+    """Raises BrokenFrame if it holds none."""
+    try:
+        return msgspec.msgpack.decode(body, type=list[VersionStatistics])
+    except UNDECODABLE as error:
+        raise BrokenFrame(f"not a worker's statistics: {error}") from error
+
+
+def total(parts: Iterable[VersionStatistics]) -> dict[tuple[str, int], VersionStatistics]:
+    """By model and version, added up over replicas."""
+    totals: dict[tuple[str, int], VersionStatistics] = {}
+    for part in parts:
+        into = totals.setdefault((part.model, part.version), VersionStatistics(part.model, part.version))
+        into.last_ms = max(into.last_ms, part.last_ms)
+        into.inferences += part.inferences
+        into.executions += part.executions
+        for name in ("success", "failed", "queue", "gather", "device"):
+            spent: Spent = getattr(part, name)
+            getattr(into, name).add(spent.count, spent.ns)
+        for requests, batch in part.batches.items():
+            sum_of = into.batches.setdefault(requests, BatchSpent())
+            sum_of.gather.add(batch.gather.count, batch.gather.ns)
+            sum_of.device.add(batch.device.count, batch.device.ns)
+    return totals

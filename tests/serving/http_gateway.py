@@ -1,0 +1,137 @@
+"""A whole gateway in a thread: uvicorn with our protocol, a pool, and what is behind it."""
+
+import asyncio
+import random
+import tempfile
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import uvicorn
+import uvloop
+from prometheus_client import REGISTRY
+
+from registry.contracts.events import RankingEvent, decode_events
+from registry.contracts.ids import RankingIds
+from registry.contracts.traffic import TrafficPlan
+from registry.stream import MemoryStream
+from serving.event_log import EventLog
+from serving.gateway.app import build_app
+from serving.gateway.http import HotRoutes
+from serving.gateway.oip import oip_routes
+from serving.gateway.oip_infer import OipInfer
+from serving.gateway.protocol import protocol_with
+from serving.infer import InferService
+from serving.journal import Journal
+from serving.permits import Permits
+from serving.rank import Ranker
+from serving.regions import Regions
+from serving.replicas import ReplicaPool
+from serving.settings import GatewaySettings
+from tests.builders import a_plan
+from tests.serving.workbench import PATIENCE_S
+
+MAX_CANDIDATES = 2000
+
+
+@dataclass
+class RunningGateway:
+    """port: on loopback. The rest is what the gateway is made of."""
+
+    port: int
+    permits: Permits
+    ranker: Ranker
+    pool: ReplicaPool
+    event_log: EventLog
+    stream: MemoryStream
+
+    @property
+    def address(self) -> str:
+        """Host and port, as clients are told."""
+        return f"127.0.0.1:{self.port}"
+
+    def until(self, holds: Callable[[], bool]) -> None:
+        """Waits for something that another thread brings about."""
+        until_s = time.monotonic() + PATIENCE_S
+        while not holds():
+            assert time.monotonic() < until_s, "it did not come about"
+            time.sleep(0.001)
+
+    def rankings_logged(self) -> int:
+        """How many answers are in the event log."""
+        assert self.event_log.ship()
+        events = [event for entry in self.stream.entries.values() for event in decode_events(entry.payload)]
+        return sum(isinstance(event, RankingEvent) for event in events)
+
+
+@contextmanager
+def a_running_gateway(
+    address: str,
+    plan: TrafficPlan | None = None,
+    regions: Regions | None = None,
+    control: Callable[[str, bool], Awaitable[None]] | None = None,
+) -> Iterator[RunningGateway]:
+    """A gateway in front of the worker at the address, ready to be asked.
+
+    regions: None for shared memory off. control: see `InferService`.
+    """
+    followed = plan or a_plan()
+    started = threading.Event()
+    stop: list[Callable[[], None]] = []
+    made: list[RunningGateway] = []
+    failures: list[BaseException] = []
+
+    async def serve(folder: str, journal: Journal) -> None:
+        settings = GatewaySettings(
+            Path(folder) / "events", Path(folder) / "plans.json", (address,), max_candidates=MAX_CANDIDATES
+        )
+        stream = MemoryStream()
+        event_log = EventLog(journal, stream)
+        ids = RankingIds(b"a secret of 24 bytes....", random.Random(1))
+        pool, permits = ReplicaPool(settings.workers), Permits(settings.max_in_flight)
+        ranker = Ranker(pool, event_log, ids, permits, log_every=100)
+        ranker.follow({followed.model: followed})
+        service = InferService(ranker, pool, permits, settings.max_candidates, control)
+        routers = [oip_routes(service, regions, version="0.0")]
+        app = build_app(ranker, pool, permits, event_log, lambda: REGISTRY, version="0.0", routers=routers)
+        infer = OipInfer(service, settings, regions)
+        routes = HotRoutes(app, ranker, event_log, ids, settings, random.Random(2), infer=infer)
+        await pool.start()
+        await pool.wait_for_holder(followed.model, followed.champion, time.monotonic() + PATIENCE_S)
+        config = uvicorn.Config(
+            routes, http=protocol_with(routes), port=0, log_config=None, access_log=False, timeout_graceful_shutdown=1
+        )
+        server = uvicorn.Server(config)
+        server.capture_signals = contextmanager(lambda: iter([None]))  # type: ignore[assignment, method-assign]
+        serving = asyncio.create_task(server.serve())
+        while not server.started:
+            await asyncio.sleep(0.001)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        made.append(RunningGateway(port, permits, ranker, pool, event_log, stream))
+        loop = asyncio.get_running_loop()
+        stop.append(lambda: loop.call_soon_threadsafe(setattr, server, "should_exit", True) and None)
+        started.set()
+        await serving
+        await pool.stop()
+
+    def run() -> None:
+        try:
+            with tempfile.TemporaryDirectory() as folder, Journal(Path(folder) / "events", 1 << 20) as journal:
+                uvloop.run(serve(folder, journal))
+        except BaseException as error:
+            failures.append(error)
+            started.set()
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    assert started.wait(PATIENCE_S)
+    if failures:
+        raise failures[0]
+    try:
+        yield made[0]
+    finally:
+        stop[0]()
+        thread.join(PATIENCE_S)

@@ -1,0 +1,93 @@
+"""A pool of several replicas: they come and go, fall silent, and fail, and queries are answered."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from serving.replicas import ReplicaPool
+from tests.serving.workbench import PATIENCE_S, Held, Replica, SumOfFeatures, a_replica, a_request
+
+T = TypeVar("T")
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(PATIENCE_S):
+        while not holds():
+            await asyncio.sleep(0.005)
+
+
+def with_pool(addresses: tuple[str, ...], scenario: Callable[[ReplicaPool], Awaitable[T]]) -> T:
+    async def run() -> T:
+        pool = ReplicaPool(addresses)
+        await pool.start()
+        try:
+            return await scenario(pool)
+        finally:
+            await pool.stop()
+
+    return asyncio.run(run())
+
+
+async def ask(pool: ReplicaPool, item: str = "item-1", deadline_in_s: float = PATIENCE_S) -> float:
+    deadline_s = pool._clock() + deadline_in_s
+    reply, _ = await pool.score("codesearch", 1, deadline_s, lambda loaded: a_request([item]))
+    return float(reply.scores[0])
+
+
+def test_a_new_replica_is_used_and_one_that_is_gone_is_left() -> None:
+    with a_replica() as first, a_replica() as second:
+
+        async def scenario(pool: ReplicaPool) -> None:
+            await until(lambda: pool.connected(first.address))
+            pool.set_addresses((first.address, second.address))
+            await until(lambda: all(replica.held for replica in pool.replicas) and len(pool.replicas) == 2)
+            pool.set_addresses((second.address,))
+            assert not pool.connected(first.address)
+            assert await ask(pool) == -6.25
+            await until(lambda: not pool._leaving)
+
+        with_pool((first.address,), scenario)
+
+
+def test_a_replica_that_is_left_answers_what_it_has() -> None:
+    program = Held(SumOfFeatures())
+    with a_replica(program) as replica:
+
+        async def scenario(pool: ReplicaPool) -> float:
+            answer = asyncio.ensure_future(ask(pool))
+            await asyncio.to_thread(program.working.wait, PATIENCE_S)
+            pool.set_addresses(())
+            program.let_go.set()
+            return await answer
+
+        assert with_pool((replica.address,), scenario) == -6.25
+
+
+def test_a_query_that_a_silent_replica_holds_is_answered_by_another() -> None:
+    stuck = Held(SumOfFeatures())
+    with a_replica(stuck) as silent, a_replica() as lively:
+        pair: tuple[Replica, Replica] = (silent, lively)
+
+        async def scenario(pool: ReplicaPool) -> None:
+            await until(lambda: all(replica.held for replica in pool.replicas))
+            answers = await asyncio.gather(*(ask(pool, f"item-{i}") for i in range(20)))
+            assert answers == [i * 0.25 - 6.5 for i in range(20)]
+            assert next(one for one in pool.replicas if one.address == silent.address).silent
+            stuck.let_go.set()
+            await until(lambda: not any(one.silent for one in pool.replicas))  # it has been heard of again
+
+        with_pool(tuple(replica.address for replica in pair), scenario)
+
+
+def test_equally_busy_replicas_take_turns() -> None:
+    programs = [SumOfFeatures(), SumOfFeatures()]
+    with a_replica(programs[0]) as first, a_replica(programs[1]) as second:
+
+        async def scenario(pool: ReplicaPool) -> None:
+            await until(lambda: all(replica.held for replica in pool.replicas))
+            for _ in range(20):
+                await ask(pool)
+
+        with_pool((first.address, second.address), scenario)
+
+    assert [len(program.batches) for program in programs] == [10, 10]
