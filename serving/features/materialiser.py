@@ -7,12 +7,13 @@ import redis
 from numpy.typing import NDArray
 
 from registry.contracts.features import FeatureView, pack_rows, row_key
+from serving.features.writing import write_chunk
 
 ROWS_A_ROUND_TRIP = 500
 
 
 def write_rows(
-    client: redis.Redis,
+    client: redis.Redis | redis.RedisCluster,
     view: FeatureView,
     item_ids: Sequence[str],
     values: NDArray[np.float32],
@@ -29,5 +30,5 @@ def write_rows(
         stop = min(start + ROWS_A_ROUND_TRIP, len(item_ids))
         rows = pack_rows(view, values[start:stop], updated_ms)
         keys = [row_key(view, item) for item in item_ids[start:stop]]
-        client.mset(dict(zip(keys, rows, strict=True)))
+        write_chunk(client, keys, rows)
         on_rows(stop)
