@@ -4,7 +4,7 @@ import os
 import time
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import typer
@@ -16,8 +16,10 @@ from deploy.errors import SluiceError
 from deploy.lifecycle import running
 from deploy.settings import PlatformSettings
 from registry.contracts.errors import ContractError
-from registry.contracts.manifest import ModelPackage, RemoteModel
 from registry.errors import RegistryError
+
+if TYPE_CHECKING:
+    from registry.contracts.manifest import ModelPackage
 
 models = typer.Typer(help="Versions in the registry: list, show, register, register-remote.", no_args_is_help=True)
 
@@ -144,6 +146,7 @@ def register_remote(
     """Register a model that a running Triton server serves, as that server describes it."""
     from deploy.remote_package import remote_package
     from deploy.views import view_of_file
+    from registry.contracts.manifest import RemoteModel
     from serving.errors import RankingError
 
     settings = _settings()
@@ -157,7 +160,7 @@ def register_remote(
     _register(settings, model, package, promote, "sluice models register-remote --promote")
 
 
-def _register(settings: PlatformSettings, model: str, package: ModelPackage, promote: bool, why: str) -> None:
+def _register(settings: PlatformSettings, model: str, package: "ModelPackage", promote: bool, why: str) -> None:
     store = wiring.model_store(settings)
     try:
         version = store.register(model, package)
