@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from registry.traffic_control import TrafficControl
     from serving.device.streams import Lane
     from serving.features.host import HostTier
+    from serving.features.tiers import Tiers
     from serving.loaded import LoadedProgram
     from serving.settings import WorkerSettings
-    from serving.worker import Tiers
 
 log = logging.getLogger(__name__)
 
@@ -91,12 +91,13 @@ def run_worker(settings: PlatformSettings, stop: threading.Event) -> None:
     from serving.device.nvml import DeviceSampler, cuda_uuids
     from serving.device.streams import Lane, open_device
     from serving.features.invalidation import InvalidationListener
+    from serving.features.tiers import Tiers
     from serving.plans import PlanWatcher
     from serving.registration import Registration
     from serving.settings import WorkerSettings
     from serving.shares import Shares, parse_weights
     from serving.shelf import Shelf
-    from serving.worker import Tiers, Worker
+    from serving.worker import Worker
 
     mine = WorkerSettings(
         address=settings.worker_addresses[settings.replica],

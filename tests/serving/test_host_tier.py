@@ -80,16 +80,6 @@ class TestHostTierOverRedis(TierSuite):
 
         assert tier.fetch(keys_of("item-1", "item-2")).values.tolist() == [[5.0, 6.0], [2.0, -2.0]]
 
-    def test_a_clear_forgets_everything(self) -> None:
-        tier = self.make_tier(STORED)
-        tier.fetch(keys_of("item-1", "item-2"))
-        store(self.client, {"item-1": (5.0, 6.0), "item-2": (7.0, 8.0)})
-
-        tier.clear()
-
-        assert tier.size == 0
-        assert tier.fetch(keys_of("item-1", "item-2")).values.tolist() == [[5.0, 6.0], [7.0, 8.0]]
-
     def test_hits_and_misses_are_counted(self) -> None:
         def lookups(outcome: str) -> float:
             labels = {"view": VIEW.name, "outcome": outcome}

@@ -19,6 +19,7 @@ from serving.batching import BatchWindow
 from serving.event_log import EventLog
 from serving.features.memory import MemoryTier
 from serving.features.tier import RowTier
+from serving.features.tiers import Tiers
 from serving.frames import ScoreRequest
 from serving.journal import Journal
 from serving.permits import Permits
@@ -28,7 +29,7 @@ from serving.replicas import ReplicaPool
 from serving.scoring import LoadedModel
 from serving.shelf import Shelf
 from serving.tensors import Tensor
-from serving.worker import Tiers, Worker
+from serving.worker import Worker
 from tests.builders import NOW_MS, a_plan, a_view
 
 VIEW = a_view()  # length (row, default 1), match (candidate, default 0.5), query_words (query, default 0)
