@@ -91,6 +91,7 @@ def run_worker(settings: PlatformSettings, stop: threading.Event) -> None:
     from serving.device.nvml import DeviceSampler, cuda_uuids
     from serving.device.streams import Lane, open_device
     from serving.features.invalidation import InvalidationListener
+    from serving.features.prefetch import Prefetcher
     from serving.features.tiers import Tiers
     from serving.plans import PlanWatcher
     from serving.registration import Registration
@@ -112,7 +113,8 @@ def run_worker(settings: PlatformSettings, stop: threading.Event) -> None:
         compile=settings.compile,
     )
     torch.set_num_threads(mine.threads)
-    tiers = Tiers()
+    prefetcher = Prefetcher(mine.prefetches, fetched=lambda: worker.wake())
+    tiers = Tiers(prefetcher)
     lane = None if mine.device == "cpu" else Lane.of(open_device(mine.device))
     cache = version_cache(settings)
     rows = redis_client(settings, mine.redis_timeout_s)
@@ -148,11 +150,11 @@ def run_worker(settings: PlatformSettings, stop: threading.Event) -> None:
         resync=tiers.resync,
     )
     sampler = DeviceSampler(cuda_uuids() if lane else {})
-    for thread in (watcher, shelf, listener, registration, sampler):
+    for thread in (watcher, shelf, listener, prefetcher, registration, sampler):
         thread.start()
     collector.calm()
     worker.run(stop)
-    for thread in (watcher, shelf, listener, registration, sampler):
+    for thread in (watcher, shelf, listener, prefetcher, registration, sampler):
         thread.stop()
 
 
@@ -184,6 +186,7 @@ def open_version(
     from serving.features.device import DeviceTier
     from serving.features.host import HostTier
     from serving.features.redis import RedisTier
+    from serving.features.suspects import CheckRule
     from serving.footprint import Footprint, PeakMemory
     from serving.loaded import LoadedProgram
     from serving.program import Program, TorchProgram, warm_up
@@ -216,11 +219,14 @@ def open_version(
     columns = len(view.positions("row"))
 
     def tier() -> "HostTier":
-        host = HostTier(view.name, RedisTier(rows, view), mine.slab_rows, view.defaults[view.positions("row")])
+        rule = CheckRule(mine.check_rows_per_s, mine.check_within_s)
+        defaults = view.defaults[view.positions("row")]
+        # the second store is for the thread that fetches ahead: the client's pool gives it connections of its own
+        host = HostTier(view.name, RedisTier(rows, view), mine.slab_rows, defaults, rule, RedisTier(rows, view))
         if lane is None:
             return host
         # forgets what changed as a host tier does, which is what a worker's tiers are asked for
-        return cast("HostTier", DeviceTier(view.name, host, mine.device_rows, columns, lane.device))
+        return cast("HostTier", DeviceTier(view.name, host, mine.device_rows, columns, lane.device, rule))
 
     with PeakMemory(mine.device) as memory:
         warm_up(program, len(view.columns))
