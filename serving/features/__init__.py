@@ -1,1 +1,12 @@
-"""Feature tiers: host slab over Redis. A tier over a tier is a tier again."""
+"""Feature tiers: device slab over host slab over Redis. A tier over a tier is a tier again.
+
+Decisions
+
+- Redis pushes what changed (`invalidation`); the worker's thread applies it between batches
+  (`tiers`), so that a lookup, its fetch and its keeping are one step to which no change comes between.
+- After a lost channel rows are marked and looked up again at a bounded rate, hot ones first because
+  they are asked for first (`suspects`). There is no sweep beside the queries: rows that nobody asks
+  for need no look, and a sweep would need every held row's id in memory.
+- A row fetched on another thread (`prefetch`) is kept only if it did not change meanwhile (`leases`).
+- Absence is a row like any other: bounded, pushed out when the row is created.
+"""

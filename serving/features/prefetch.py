@@ -58,7 +58,8 @@ class Prefetcher(threading.Thread):
         if tier.ahead is None:
             return
         for start in range(0, len(keys), ROWS_A_ROUND_TRIP):
-            part = keys.pick(np.arange(start, min(start + ROWS_A_ROUND_TRIP, len(keys))))
+            stop = min(start + ROWS_A_ROUND_TRIP, len(keys))
+            part = keys if len(keys) <= ROWS_A_ROUND_TRIP else keys.pick(np.arange(start, stop))
             if self._waiting >= self._most_waiting:
                 metrics.PREFETCHES.labels("dropped").inc(len(keys) - start)
                 return

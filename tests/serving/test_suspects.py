@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 
+from serving.device.streams import CpuDevice
+from serving.features.device import DeviceTier
 from serving.features.host import HostTier
 from serving.features.suspects import BURST_S, CheckRule
 from serving.features.tier import RowKeys, Rows, TierAway
@@ -148,3 +150,45 @@ def test_rows_that_a_tier_below_did_not_check_are_not_kept_above_it() -> None:
     bench.now_s += 1 / 256
 
     assert above.fetch(keys_of("item-1")).updated_ms.tolist() == [2]
+
+
+class DeviceBench(Bench):
+    """The same with rows resident on a device; both tiers keep the rule."""
+
+    def __init__(self, rule: CheckRule) -> None:
+        super().__init__(rule)
+        self.store.version = 1
+        self.below = self.tier
+        self.above = DeviceTier(VIEW.name, self.below, 1024, len(DEFAULTS), CpuDevice(), rule, lambda: self.now_s)
+        self.now_s += 60.0
+        self.above.locate(keys_of(*ITEMS))
+        self.store.version = 2
+        self.above.distrust()
+
+
+def test_resident_rows_are_checked_within_the_same_budget() -> None:
+    bench = DeviceBench(CheckRule(rows_per_s=256))
+    assert len(bench.above.locate(keys_of(*ITEMS)).missed) == 0
+    bench.store.rows_asked()
+    bench.now_s += 4 / 256
+
+    located = bench.above.locate(keys_of(*ITEMS))
+
+    assert located.updated_ms.tolist() == [2] * 4 + [1] * 36
+    assert located.unchecked is not None
+    assert located.unchecked.tolist() == [False] * 4 + [True] * 36
+    assert bench.store.rows_asked() == 4
+    assert bench.above.locate(keys_of(*ITEMS[:4])).missed.tolist() == []
+
+
+def test_a_resident_row_is_served_while_nothing_below_can_check_it() -> None:
+    bench = DeviceBench(CheckRule(rows_per_s=256))
+    bench.now_s += 60.0
+    bench.below.drop(keys_of("item-1").hashes.tolist())
+    bench.store.away = True
+
+    away = bench.above.locate(keys_of("item-1", "new"))
+    assert (away.missed.tolist(), away.away, away.updated_ms.tolist()) == ([1], True, [1, 0])
+
+    bench.store.away = False
+    assert bench.above.locate(keys_of("item-1", "new")).updated_ms.tolist() == [2, 2]
