@@ -32,9 +32,9 @@ if TYPE_CHECKING:
     from serving.device.streams import Lane
     from serving.features.host import HostTier
     from serving.features.tier import RowTier
+    from serving.features.tiers import Tiers
     from serving.loaded import LoadedProgram
     from serving.settings import WorkerSettings
-    from serving.worker import Tiers
 
 log = logging.getLogger(__name__)
 
@@ -92,12 +92,14 @@ def run_worker(settings: PlatformSettings, stop: threading.Event) -> None:
     from serving.budget import MemoryBudget, parse_budgets, parse_bytes
     from serving.device.nvml import DeviceSampler, cuda_uuids
     from serving.device.streams import Lane, open_device
+    from serving.features.prefetch import Prefetcher
+    from serving.features.tiers import Tiers
     from serving.plans import PlanWatcher
     from serving.registration import Registration
     from serving.settings import WorkerSettings
     from serving.shares import Shares, parse_weights
     from serving.shelf import Shelf
-    from serving.worker import Tiers, Worker
+    from serving.worker import Worker
 
     mine = WorkerSettings(
         address=settings.worker_addresses[settings.replica],
@@ -112,7 +114,8 @@ def run_worker(settings: PlatformSettings, stop: threading.Event) -> None:
         compile=settings.compile,
     )
     torch.set_num_threads(mine.threads)
-    tiers = Tiers()
+    prefetcher = Prefetcher(mine.prefetches, fetched=lambda: worker.wake())
+    tiers = Tiers(prefetcher)
     lane = None if mine.device == "cpu" else Lane.of(open_device(mine.device))
     cache = version_cache(settings)
     rows = feature_store(settings, mine.redis_timeout_s)
@@ -142,11 +145,11 @@ def run_worker(settings: PlatformSettings, stop: threading.Event) -> None:
     )
     listener = rows.listener(tiers.changed, tiers.resync)
     sampler = DeviceSampler(cuda_uuids() if lane else {})
-    for thread in (watcher, shelf, listener, registration, sampler):
+    for thread in (watcher, shelf, listener, prefetcher, registration, sampler):
         thread.start()
     collector.calm()
     worker.run(stop)
-    for thread in (watcher, shelf, listener, registration, sampler):
+    for thread in (watcher, shelf, listener, prefetcher, registration, sampler):
         thread.stop()
 
 
@@ -178,6 +181,7 @@ def open_version(
     from serving.features.device import DeviceTier
     from serving.features.freshness import ValueCounts
     from serving.features.host import HostTier
+    from serving.features.suspects import CheckRule
     from serving.footprint import Footprint, PeakMemory
     from serving.loaded import LoadedProgram
     from serving.program import Program, TorchProgram, warm_up
@@ -210,12 +214,16 @@ def open_version(
     columns = len(view.positions("row"))
 
     def tier() -> "HostTier":
+        rule = CheckRule(mine.check_rows_per_s, mine.check_within_s)
         defaults = view.defaults[view.positions("row")]
-        host = HostTier(view.name, rows(view), mine.slab_rows, defaults, ValueCounts(view))
+        # the second store is for the thread that fetches ahead: its client's pool gives it connections of its own
+        host = HostTier(
+            view.name, rows(view), mine.slab_rows, defaults, rule, ahead=rows(view), counts=ValueCounts(view)
+        )
         if lane is None:
             return host
         # forgets what changed as a host tier does, which is what a worker's tiers are asked for
-        return cast("HostTier", DeviceTier(view.name, host, mine.device_rows, columns, lane.device))
+        return cast("HostTier", DeviceTier(view.name, host, mine.device_rows, columns, lane.device, rule))
 
     with PeakMemory(mine.device) as memory:
         warm_up(program, len(view.columns))

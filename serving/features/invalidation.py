@@ -1,8 +1,8 @@
 """Redis tells which rows changed, so that nothing waits for a time to live.
 
 RESP3 client tracking in broadcast mode over the row keys, on a connection of its own. There is
-no replay: after a lost connection everything cached is suspect, so the listener asks for a full
-clear before it trusts pushes again.
+no replay: after a lost connection everything cached is suspect, so the listener says so before it
+trusts pushes again.
 """
 
 import logging
