@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 Builder = Callable[[PlatformSettings, threading.Event], None]
 REDIS_TIMEOUT_S = 5.0
 FETCH_TIMEOUT_S = 120.0
-SLAB_ROW_BYTES = 24  # of a row in the host slab, beside its values: key, age, last use
+SLAB_ROW_BYTES = 84  # of a row in the host slab, beside its values: key, age, count, its share of the sketch at most
 
 
 def redis_client(settings: PlatformSettings, timeout_s: float = REDIS_TIMEOUT_S) -> "redis.Redis":
@@ -184,6 +184,7 @@ def open_version(
     from registry.artefacts import read
     from serving.device.opening import device_ranker, open_program
     from serving.features.device import DeviceTier
+    from serving.features.freshness import ValueCounts
     from serving.features.host import HostTier
     from serving.features.redis import RedisTier
     from serving.features.suspects import CheckRule
@@ -222,7 +223,8 @@ def open_version(
         rule = CheckRule(mine.check_rows_per_s, mine.check_within_s)
         defaults = view.defaults[view.positions("row")]
         # the second store is for the thread that fetches ahead: the client's pool gives it connections of its own
-        host = HostTier(view.name, RedisTier(rows, view), mine.slab_rows, defaults, rule, RedisTier(rows, view))
+        store, ahead = RedisTier(rows, view), RedisTier(rows, view)
+        host = HostTier(view.name, store, mine.slab_rows, defaults, ValueCounts(view), rule, ahead)
         if lane is None:
             return host
         # forgets what changed as a host tier does, which is what a worker's tiers are asked for

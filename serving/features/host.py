@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serving import metrics
+from serving.features.freshness import ValueCounts
 from serving.features.leases import Lease, Leases
 from serving.features.slab import Slab
 from serving.features.suspects import CheckRule, Suspects
@@ -17,9 +18,10 @@ from serving.tally import CounterTally
 class HostTier:
     """A bounded cache in host memory. Absence is cached too: an update will push it out.
 
-    name: of the feature view, for metrics. defaults: float32 (`row` columns,), for rows that do
-    not exist. rule, clock: how rows are checked after changes may have been missed. ahead: the
-    slow tier again, on connections that another thread may use; None: nothing is fetched ahead.
+    name: of the feature view, for metrics. rows: how many to keep, as the slab rounds it. defaults:
+    float32 (`row` columns,), for rows that do not exist. counts: told of every row handed out.
+    rule, clock: how rows are checked after changes may have been missed. ahead: the slow tier
+    again, on connections that another thread may use; None: nothing is fetched ahead.
 
     A fetch looks up and keeps on the one thread that is also told of changes, between fetches: a
     change that arrives while a fetch is under way is applied after it, and pushes its row out.
@@ -31,12 +33,13 @@ class HostTier:
         slow: RowTier,
         rows: int,
         defaults: NDArray[np.float32],
+        counts: ValueCounts | None = None,
         rule: CheckRule | None = None,
         ahead: RowTier | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._slow, self.ahead = slow, ahead
-        self._defaults = defaults
+        self._defaults, self._counts = defaults, counts
         self._slab = Slab(rows, len(defaults))
         self._suspects = Suspects(self._slab.capacity, rule or CheckRule(), clock)
         self._leases = Leases()
@@ -53,44 +56,56 @@ class HostTier:
 
     def fetch(self, keys: RowKeys) -> Rows:
         """Never raises TierAway: rows that cannot be fetched are defaults, and `away` says so."""
-        cells = self._slab.find(keys.hashes)
-        absent = cells < 0
-        missed = np.flatnonzero(absent)
+        cells, missed = self._slab.locate(keys.hashes)
+        # `take` clips the -1 of a miss to a row that is overwritten below; it copies twice as fast as indexing
+        rows = Rows(self._slab.values.take(cells, axis=0, mode="clip"), self._slab.updated_ms.take(cells, mode="clip"))
         self._hits.inc(len(keys) - len(missed))
-        rows = Rows(self._slab.values[cells], self._slab.updated_ms[cells])
-        wanted = missed
         if self._suspects.any:
-            rows.unchecked = self._suspects.among(cells)
-            wanted = np.flatnonzero(absent | self._suspects.due(rows.unchecked))
-        if len(wanted):
+            self._fill_and_check(rows, keys, cells, missed)
+        elif len(missed):
             self._misses.inc(len(missed))
-            self._checks.inc(len(wanted) - len(missed))
-            self._fetch(keys, wanted, absent, rows)
-        if rows.unchecked is not None:
-            self._unchecked.inc(int(rows.unchecked.sum()))
+            self._fetch(rows, keys, missed, missed)
+        if self._counts is not None and not rows.away:
+            self._counts.count(rows.updated_ms)
         return rows
 
-    def _fetch(self, keys: RowKeys, wanted: NDArray[np.intp], absent: NDArray[np.bool_], rows: Rows) -> None:
-        """Puts the wanted rows in their places, each asked for once, and keeps them."""
+    def _fill_and_check(self, rows: Rows, keys: RowKeys, cells: NDArray[np.int64], missed: NDArray[np.int64]) -> None:
+        """Fetches what was missed, and of the marked rows those that are due."""
+        unchecked = rows.unchecked = self._suspects.among(cells)
+        due = self._suspects.due(unchecked)
+        self._misses.inc(len(missed))
+        self._checks.inc(int(due.sum()))
+        due[missed] = True
+        if due.any():
+            self._fetch(rows, keys, np.flatnonzero(due), missed)
+        self._unchecked.inc(int(unchecked.sum()))
+
+    def _fetch(self, rows: Rows, keys: RowKeys, wanted: NDArray[np.int64], missed: NDArray[np.int64]) -> None:
+        """Puts the wanted rows in their places, each asked for once, and keeps what is wanted enough.
+
+        missed: the places among them of rows that are not held.
+        """
         hashes, first, again = np.unique(keys.hashes[wanted], return_index=True, return_inverse=True)
         try:
             fetched = self._slow.fetch(keys.pick(wanted[first]))
         except TierAway:
-            missed = np.flatnonzero(absent)
             rows.values[missed], rows.updated_ms[missed], rows.away = self._defaults, 0, bool(len(missed))
             return
         if fetched.away:  # what looks absent may exist: nothing to remember, and what is held is no worse
-            unheld = absent[wanted]
-            missed, again = wanted[unheld], again[unheld]
+            again = again[np.isin(wanted, missed)]
             rows.values[missed], rows.updated_ms[missed] = fetched.values[again], fetched.updated_ms[again]
             rows.away = bool(len(missed))
             return
         rows.values[wanted], rows.updated_ms[wanted] = fetched.values[again], fetched.updated_ms[again]
-        sure = np.ones(len(hashes), dtype=bool) if fetched.unchecked is None else ~fetched.unchecked
-        if rows.unchecked is not None or fetched.unchecked is not None:
-            unchecked = np.zeros(len(keys), dtype=bool) if rows.unchecked is None else rows.unchecked
-            unchecked[wanted] = ~sure[again]
-            rows.unchecked = unchecked
+        if rows.unchecked is not None:
+            rows.unchecked[wanted] = False
+        if fetched.unchecked is None:
+            self._keep(hashes, fetched.values, fetched.updated_ms)
+            return
+        if rows.unchecked is None:
+            rows.unchecked = np.zeros(len(keys), dtype=bool)
+        rows.unchecked[wanted] = fetched.unchecked[again]
+        sure = ~fetched.unchecked
         self._keep(hashes[sure], fetched.values[sure], fetched.updated_ms[sure])
 
     def _keep(self, hashes: NDArray[np.uint64], values: NDArray[np.float32], updated_ms: NDArray[np.uint64]) -> None:

@@ -25,6 +25,7 @@ EMPTY = np.uint64(0)
 HALF_LIVES = 16  # of lookups, in units of the capacity
 SPARE_WAYS = 2  # left free in a row's first set as long as its second has more room
 _ONE = np.uint64(1)
+_NOWHERE = np.empty(0, dtype=np.int64)
 _MIX = np.uint64(0x9E3779B97F4A7C15)
 _MOST_WEIGHT = 2.0**60  # weights are brought down before float32 ends at 2**128
 
@@ -53,19 +54,22 @@ class SlabIndex:
 
     def find(self, hashes: NDArray[np.uint64]) -> NDArray[np.int64]:
         """The cell of each hash, -1 where it is not here. Counts them as asked for. Shape (hashes,)."""
-        cells, complete = self._look(hashes)
-        self._wanted[cells if complete else cells[cells >= 0]] += np.float32(self._weight)
+        return self.locate(hashes)[0]
+
+    def locate(self, hashes: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """As `find`, and the places of those that are not here, ascending."""
+        cells, missed = self._look(hashes)
+        self._wanted[cells[cells >= 0] if len(missed) else cells] += np.float32(self._weight)
         self._weight *= 2.0 ** (len(cells) / self._half_life_rows)
         if self._weight > _MOST_WEIGHT:
             self._rescale()
-        return cells
+        return cells, missed
 
     def look(self, hashes: NDArray[np.uint64]) -> NDArray[np.int64]:
-        """As `find`, without a trace."""
+        """As `find`, without counting."""
         return self._look(hashes)[0]
 
-    def _look(self, hashes: NDArray[np.uint64]) -> tuple[NDArray[np.int64], bool]:
-        """The cells, and whether every row is in its first set."""
+    def _look(self, hashes: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         keys = np.maximum(hashes, _ONE)
         first = keys.view(np.int64) & self._mask
         matches = (self._keys.take(first, axis=0, mode="clip") == keys[:, None]).reshape(-1).nonzero()[0]
@@ -73,7 +77,7 @@ class SlabIndex:
         if len(matches) == len(keys):  # no key stands twice in its set: all are here, in order
             matches &= 15
             first += matches
-            return first, True
+            return first, _NOWHERE
         cells = np.full(len(keys), -1, dtype=np.int64)
         rows = matches >> 4
         cells[rows] = first[rows] + (matches & 15)
@@ -83,7 +87,7 @@ class SlabIndex:
         matches = (self._keys.take(second, axis=0, mode="clip") == keys[:, None]).reshape(-1).nonzero()[0]
         rows = matches >> 4
         cells[elsewhere[rows]] = second[rows] * WAYS + (matches & 15)
-        return cells, False
+        return cells, elsewhere[cells[elsewhere] < 0]
 
     def claim(self, hashes: NDArray[np.uint64]) -> NDArray[np.int64]:
         """A cell for each hash: its own, a free one, or that of a row less wanted; -1 where none.

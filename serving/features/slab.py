@@ -37,6 +37,10 @@ class Slab:
         """The cell of each hash, -1 where it is not here. Counts them as asked for. Shape (hashes,)."""
         return self._index.find(hashes)
 
+    def locate(self, hashes: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """As `find`, and the places of those that are not here, ascending."""
+        return self._index.locate(hashes)
+
     def look(self, hashes: NDArray[np.uint64]) -> NDArray[np.int64]:
         """As `find`, without counting."""
         return self._index.look(hashes)

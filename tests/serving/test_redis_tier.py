@@ -36,6 +36,28 @@ class TestRedisTier(TierSuite):
 
         assert tier.fetch(keys_of("item-1")).values.tolist() == [[5.0, 6.0]]
 
+    @pytest.mark.parametrize("count", [256, 257, 4096, 4097, 10_000])
+    def test_a_fetch_of_thousands_gives_every_row_in_its_place(self, count: int) -> None:
+        tier = self.make_tier({f"item-{i}": (float(i), float(-i % 100)) for i in range(0, count, 2)})
+
+        rows = tier.fetch(keys_of(*(f"item-{i}" for i in range(count))))
+
+        assert rows.values[::2, 0].tolist() == list(range(0, count, 2))
+        assert rows.updated_ms[::2].tolist() == [UPDATED_MS] * len(range(0, count, 2))
+        assert not rows.updated_ms[1::2].any()
+
+    def test_no_command_of_a_large_fetch_asks_for_more_than_a_chunk(self) -> None:
+        tier = self.make_tier(STORED)
+        with self.client.monitor() as monitor:
+            tier.fetch(keys_of(*(f"item-{i}" for i in range(1000))))
+            self.client.ping()
+            asked: list[int] = []
+            while (command := monitor.next_command()["command"].split())[0] != "PING":
+                if command[0] == "MGET":  # a fresh connection introduces itself
+                    asked.append(len(command) - 1)
+
+        assert asked == [256, 256, 256, 232]
+
     def test_a_row_written_for_another_layout_is_a_counted_miss_and_spoils_no_other(self) -> None:
         tier = self.make_tier(STORED)
         swapped = FeatureView(VIEW.name, VIEW.entity, (Column("depth"), Column("length", dtype="int16")))

@@ -37,7 +37,9 @@ def keys_of(*item_ids: str) -> RowKeys:
     return RowKeys(hashes, "\x00".join(item_ids).encode())
 
 
-def store(client: redis.Redis, rows: Mapping[str, Sequence[float]], view: FeatureView = VIEW) -> None:
+def store(
+    client: redis.Redis | redis.RedisCluster, rows: Mapping[str, Sequence[float]], view: FeatureView = VIEW
+) -> None:
     """Writes rows to Redis as ingestion does, updated at UPDATED_MS."""
     write_rows(client, view, list(rows), np.array(list(rows.values()), np.float32), UPDATED_MS, on_rows=lambda _: None)
 
