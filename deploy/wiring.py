@@ -217,9 +217,7 @@ def open_version(
         rule = CheckRule(mine.check_rows_per_s, mine.check_within_s)
         defaults = view.defaults[view.positions("row")]
         # the second store is for the thread that fetches ahead: its client's pool gives it connections of its own
-        host = HostTier(
-            view.name, rows(view), mine.slab_rows, defaults, rule, ahead=rows(view), counts=ValueCounts(view)
-        )
+        host = HostTier(view.name, rows(view), mine.slab_rows, defaults, ValueCounts(view), rule, rows(view))
         if lane is None:
             return host
         # forgets what changed as a host tier does, which is what a worker's tiers are asked for

@@ -33,10 +33,10 @@ class HostTier:
         slow: RowTier,
         rows: int,
         defaults: NDArray[np.float32],
+        counts: ValueCounts | None = None,
         rule: CheckRule | None = None,
         ahead: RowTier | None = None,
         clock: Callable[[], float] = time.monotonic,
-        counts: ValueCounts | None = None,
     ) -> None:
         self._slow, self.ahead = slow, ahead
         self._defaults, self._counts = defaults, counts
@@ -60,46 +60,52 @@ class HostTier:
         # `take` clips the -1 of a miss to a row that is overwritten below; it copies twice as fast as indexing
         rows = Rows(self._slab.values.take(cells, axis=0, mode="clip"), self._slab.updated_ms.take(cells, mode="clip"))
         self._hits.inc(len(keys) - len(missed))
-        if len(missed) or self._suspects.any:
-            self._look_closer(keys, cells, missed, rows)
+        if self._suspects.any:
+            self._fill_and_check(rows, keys, cells, missed)
+        elif len(missed):
+            self._misses.inc(len(missed))
+            self._fetch(rows, keys, missed, missed)
         if self._counts is not None and not rows.away:
             self._counts.count(rows.updated_ms)
         return rows
 
-    def _look_closer(self, keys: RowKeys, cells: NDArray[np.int64], missed: NDArray[np.int64], rows: Rows) -> None:
-        """Fetches what is not held, and what is due for a check."""
-        absent, wanted = cells < 0, missed
-        if self._suspects.any:
-            rows.unchecked = self._suspects.among(cells)
-            wanted = np.flatnonzero(absent | self._suspects.due(rows.unchecked))
-        if len(wanted):
-            self._misses.inc(len(missed))
-            self._checks.inc(len(wanted) - len(missed))
-            self._fetch(keys, wanted, absent, rows)
-        if rows.unchecked is not None:
-            self._unchecked.inc(int(rows.unchecked.sum()))
+    def _fill_and_check(self, rows: Rows, keys: RowKeys, cells: NDArray[np.int64], missed: NDArray[np.int64]) -> None:
+        """Fetches what was missed, and of the marked rows those that are due."""
+        unchecked = rows.unchecked = self._suspects.among(cells)
+        due = self._suspects.due(unchecked)
+        self._misses.inc(len(missed))
+        self._checks.inc(int(due.sum()))
+        due[missed] = True
+        if due.any():
+            self._fetch(rows, keys, np.flatnonzero(due), missed)
+        self._unchecked.inc(int(unchecked.sum()))
 
-    def _fetch(self, keys: RowKeys, wanted: NDArray[np.intp], absent: NDArray[np.bool_], rows: Rows) -> None:
-        """Puts the wanted rows in their places, each asked for once, and keeps them."""
+    def _fetch(self, rows: Rows, keys: RowKeys, wanted: NDArray[np.int64], missed: NDArray[np.int64]) -> None:
+        """Puts the wanted rows in their places, each asked for once, and keeps what is wanted enough.
+
+        missed: the places among them of rows that are not held.
+        """
         hashes, first, again = np.unique(keys.hashes[wanted], return_index=True, return_inverse=True)
         try:
             fetched = self._slow.fetch(keys.pick(wanted[first]))
         except TierAway:
-            missed = np.flatnonzero(absent)
             rows.values[missed], rows.updated_ms[missed], rows.away = self._defaults, 0, bool(len(missed))
             return
         if fetched.away:  # what looks absent may exist: nothing to remember, and what is held is no worse
-            unheld = absent[wanted]
-            missed, again = wanted[unheld], again[unheld]
+            again = again[np.isin(wanted, missed)]
             rows.values[missed], rows.updated_ms[missed] = fetched.values[again], fetched.updated_ms[again]
             rows.away = bool(len(missed))
             return
         rows.values[wanted], rows.updated_ms[wanted] = fetched.values[again], fetched.updated_ms[again]
-        sure = np.ones(len(hashes), dtype=bool) if fetched.unchecked is None else ~fetched.unchecked
-        if rows.unchecked is not None or fetched.unchecked is not None:
-            unchecked = np.zeros(len(keys), dtype=bool) if rows.unchecked is None else rows.unchecked
-            unchecked[wanted] = ~sure[again]
-            rows.unchecked = unchecked
+        if rows.unchecked is not None:
+            rows.unchecked[wanted] = False
+        if fetched.unchecked is None:
+            self._keep(hashes, fetched.values, fetched.updated_ms)
+            return
+        if rows.unchecked is None:
+            rows.unchecked = np.zeros(len(keys), dtype=bool)
+        rows.unchecked[wanted] = fetched.unchecked[again]
+        sure = ~fetched.unchecked
         self._keep(hashes[sure], fetched.values[sure], fetched.updated_ms[sure])
 
     def _keep(self, hashes: NDArray[np.uint64], values: NDArray[np.float32], updated_ms: NDArray[np.uint64]) -> None:

@@ -72,7 +72,7 @@ class Workbench:
         view = package.manifest.feature_view()
         self.store = Store(view)
         at_once = CheckRule(within_s=0)  # after a lost channel nothing is served without a look
-        self.host_tier = HostTier(view.name, self.store, 64, view.defaults[view.positions("row")], at_once)
+        self.host_tier = HostTier(view.name, self.store, 64, view.defaults[view.positions("row")], rule=at_once)
         self.tier = DeviceTier(view.name, self.host_tier, resident, STORED, self.device, at_once)
         loaded = LoadedModel(
             model=kind,

@@ -31,7 +31,7 @@ class VersionedStore:
 
 
 def a_tier(store: VersionedStore, within_s: float = 0.0) -> HostTier:
-    return HostTier(VIEW.name, store, 64, DEFAULTS, CheckRule(within_s=within_s))
+    return HostTier(VIEW.name, store, 64, DEFAULTS, rule=CheckRule(within_s=within_s))
 
 
 def test_a_change_during_a_fetch_pushes_out_the_row_that_it_brings() -> None:

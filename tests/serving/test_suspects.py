@@ -40,7 +40,7 @@ class Bench:
 
     def __init__(self, rule: CheckRule) -> None:
         self.now_s, self.store = 100.0, NotedStore()
-        self.tier = HostTier(VIEW.name, self.store, 1024, DEFAULTS, rule, clock=lambda: self.now_s)
+        self.tier = HostTier(VIEW.name, self.store, 1024, DEFAULTS, rule=rule, clock=lambda: self.now_s)
         self.tier.fetch(keys_of(*ITEMS))
         self.store.rows_asked()
         self.store.version = 2
