@@ -8,6 +8,7 @@ import socket
 import threading
 from collections.abc import AsyncIterator
 from importlib.metadata import version
+from typing import TYPE_CHECKING
 
 import uvicorn
 import uvloop
@@ -40,6 +41,9 @@ from serving.rank import Ranker
 from serving.regions import Regions
 from serving.replicas import ReplicaPool
 from serving.settings import GatewaySettings
+
+if TYPE_CHECKING:
+    from serving.gateway.grpc.server import GrpcServer
 
 DRAIN_S = 10
 
@@ -114,14 +118,26 @@ async def _serve(settings: PlatformSettings, mine: GatewaySettings, stop: thread
         routers=[oip_routes(service, regions, version("sluice"))],
     )
 
+    async def grpc_server() -> "GrpcServer | None":
+        if not settings.with_grpc:
+            return None
+        from deploy.grpc_server import start_grpc  # protobuf and HPACK: only where they are wanted
+
+        listener = _listen(settings.gateway_host, settings.grpc_port)
+        trace_ids = random.Random(source.getrandbits(256))
+        return await start_grpc(listener, ranker, service, pool, event_log, ids, mine, regions, trace_ids)
+
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await pool.start()
         event_log.start()
         for watcher in watchers:
             watcher.start()
+        grpc = await grpc_server()
         collector.calm()
         yield
+        if grpc is not None:
+            await grpc.stop(DRAIN_S)
         for watcher in watchers:
             watcher.stop()
         await pool.stop()

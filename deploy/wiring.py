@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 Builder = Callable[[PlatformSettings, threading.Event], None]
 REDIS_TIMEOUT_S = 5.0
 FETCH_TIMEOUT_S = 120.0
-SLAB_ROW_BYTES = 24  # of a row in the host slab, beside its values: key, age, last use
+SLAB_ROW_BYTES = 84  # of a row in the host slab, beside its values: key, age, count, its share of the sketch at most
 
 
 def redis_client(settings: PlatformSettings, timeout_s: float = REDIS_TIMEOUT_S) -> "redis.Redis":
@@ -176,6 +176,7 @@ def open_version(
     from registry.artefacts import read
     from serving.device.opening import device_ranker, open_program
     from serving.features.device import DeviceTier
+    from serving.features.freshness import ValueCounts
     from serving.features.host import HostTier
     from serving.footprint import Footprint, PeakMemory
     from serving.loaded import LoadedProgram
@@ -209,7 +210,8 @@ def open_version(
     columns = len(view.positions("row"))
 
     def tier() -> "HostTier":
-        host = HostTier(view.name, rows(view), mine.slab_rows, view.defaults[view.positions("row")])
+        defaults = view.defaults[view.positions("row")]
+        host = HostTier(view.name, rows(view), mine.slab_rows, defaults, ValueCounts(view))
         if lane is None:
             return host
         # forgets what changed as a host tier does, which is what a worker's tiers are asked for

@@ -20,8 +20,9 @@ Decisions
 - Workers announce themselves and gateways find them (`registration`, `discovery`). One that stops
   says so in its state, answers what it had been sent and then closes (`drain`); one that fails
   while its peers do not is left out and probed (`health`).
-- Feature slabs are set-associative (`features.slab`): lookups of a batch are a handful of numpy
-  calls, deletion is free, and the same layout works in device memory.
+- Feature slabs are set-associative (`features.index`): lookups of a batch are a handful of numpy
+  calls, deletion is free, and the same layout works in device memory. A newcomer displaces a row
+  only if it was asked for more often lately: what comes once, in a scan, does not stay.
 - An answer is in the journal before it is on the wire (`journal`): a memory-mapped file costs
   microseconds and survives kill -9 of the process. Redis gets it a moment later, at least once;
   readers drop repeats by event id.

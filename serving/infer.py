@@ -10,7 +10,8 @@ from typing import Any
 from registry.contracts.manifest import TensorSpec
 from registry.contracts.traffic import TrafficPlan
 from serving import metrics, statistics
-from serving.errors import QueryRefused, RankingError, ReplicaLost, ReplicaUnhealthy, UnknownModel
+from serving.begun import Begun
+from serving.errors import QueryRefused, RankingError, ReplicaUnhealthy, UnknownModel
 from serving.frames import LoadedVersion
 from serving.permits import Permits
 from serving.rank import Ranker
@@ -131,19 +132,31 @@ class InferService:
             return None
         if not self._permits.free:
             return None
-        began_s = self._clock()
-        begun = _Begun(self, query, plan.champion, began_s, done)
+        version, began_s = plan.champion, self._clock()
+        deadline_s = began_s + query.deadline_ms / 1000
+
+        def settle(reply: InferredReply, loaded: LoadedVersion) -> InferAnswer:
+            self._count(query.model, "champion")
+            return self._settle(query, version, loaded, reply, began_s)
+
+        def again(left_ms: int) -> Awaitable[InferAnswer]:
+            query.deadline_ms = left_ms
+            return self.infer(query)
+
+        def refused(error: RankingError) -> None:
+            metrics.ANSWERS.labels(query.model, "champion", error.status).inc()
+
+        begun = Begun(self._permits, self._clock, deadline_s, settle, again, refused, done)
+
+        def build(loaded: LoadedVersion) -> InferRequest:
+            begun.loaded = loaded
+            return build_infer(query, loaded, self._max_rows)
+
         try:
-            take_back = self._pool.begin(
-                query.model, plan.champion, began_s + query.deadline_ms / 1000, begun.build, begun
-            )
+            take_back = self._pool.begin(query.model, version, deadline_s, build, begun)
         except RankingError:
             return None
-        if take_back is None:
-            return None
-        self._permits.take()
-        begun.take_back = take_back
-        return begun.leave
+        return None if take_back is None else begun.start(take_back)
 
     def _count(self, model: str, arm: str) -> None:
         counted = self._answers.get((model, arm))
@@ -252,9 +265,9 @@ class InferService:
         reply, loaded = await self._pool.infer(
             query.model, version, deadline_s, functools.partial(build_infer, query, max_rows=self._max_rows)
         )
-        return self._answered(query, version, loaded, reply, began_s)
+        return self._settle(query, version, loaded, reply, began_s)
 
-    def _answered(
+    def _settle(
         self, query: InferQuery, version: int, loaded: LoadedVersion, reply: InferredReply, began_s: float
     ) -> InferAnswer:
         outputs = reply.outputs
@@ -270,75 +283,6 @@ class InferService:
         self._hop(max(0.0, total_s - queue_s - device_s))
         self._total(total_s)
         return InferAnswer(query.model, version, query.id, tensors)
-
-
-class _Begun:
-    """A query that was begun without a coroutine; the pool's `Waiter`."""
-
-    __slots__ = ("_began_s", "_done", "_finished", "_loaded", "_query", "_service", "_task", "_version", "take_back")
-
-    def __init__(
-        self,
-        service: InferService,
-        query: InferQuery,
-        version: int,
-        began_s: float,
-        done: Callable[[InferAnswer | RankingError], None],
-    ) -> None:
-        self._service, self._query, self._version = service, query, version
-        self._began_s, self._done, self._finished = began_s, done, False
-        self._loaded: LoadedVersion | None = None
-        self._task: asyncio.Task[None] | None = None
-        self.take_back: Callable[[], None] | None = None
-
-    def build(self, loaded: LoadedVersion) -> InferRequest:
-        """The pool's `build`."""
-        self._loaded = loaded
-        return build_infer(self._query, loaded, max_rows=self._service._max_rows)
-
-    def leave(self) -> None:
-        """The caller has left."""
-        if self._task is not None:
-            self._task.cancel()
-        elif not self._finished:
-            self._finish()
-            if self.take_back is not None:
-                self.take_back()
-
-    def done(self) -> bool:
-        """See `Waiter`."""
-        return self._finished
-
-    def set_result(self, result: InferredReply) -> None:
-        """See `Waiter`."""
-        self._finish()
-        service, query = self._service, self._query
-        assert self._loaded is not None
-        service._count(query.model, "champion")
-        self._done(service._answered(query, self._version, self._loaded, result, self._began_s))
-
-    def set_exception(self, error: RankingError) -> None:
-        """See `Waiter`. What a lost replica held goes the long way, with the time that is left."""
-        self._finish()
-        left_ms = self._query.deadline_ms - int((self._service._clock() - self._began_s) * 1000)
-        if isinstance(error, ReplicaLost) and left_ms > 0:
-            metrics.RETRIES.inc()
-            self._query.deadline_ms = left_ms
-            self._task = asyncio.get_running_loop().create_task(self._again())
-            return
-        metrics.ANSWERS.labels(self._query.model, "champion", error.status).inc()
-        self._done(error)
-
-    async def _again(self) -> None:
-        try:
-            answer: InferAnswer | RankingError = await self._service.infer(self._query)
-        except RankingError as error:
-            answer = error
-        self._done(answer)
-
-    def _finish(self) -> None:
-        self._finished = True
-        self._service._permits.give()
 
 
 def build_infer(query: InferQuery, loaded: LoadedVersion, max_rows: int) -> InferRequest:

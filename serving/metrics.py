@@ -33,6 +33,12 @@ BATCH_CANDIDATES = Histogram(
 )
 MISSING_ROWS = Counter("serving_missing_rows", "Candidates without a stored row.", ["model"])
 STALE_ROWS = Counter("serving_stale_rows", "Candidates whose row is past its freshness limit.", ["model"])
+STALE_VALUES = Counter(
+    "serving_stale_values", "Feature values looked up past their own freshness limit.", ["view", "column"]
+)
+MISSING_VALUES = Counter(
+    "serving_missing_values", "Feature values that were the default because there is no row.", ["view", "column"]
+)
 REFUSED_ROWS = Counter("serving_refused_rows", "Stored rows of another layout, treated as missing.", ["view"])
 TIER_LOOKUPS = Counter("serving_tier_lookups", "Row lookups in the host slab.", ["view", "outcome"])
 TIER_ROWS = Gauge("serving_tier_rows", "Rows held in the host slab.", ["view"], multiprocess_mode="livesum")

@@ -3,7 +3,7 @@
 import functools
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +13,7 @@ from registry.contracts.events import SCHEMA, RankingEvent
 from registry.contracts.ids import RankingIds, hashes_of, model_tag
 from registry.contracts.traffic import Arm, TrafficPlan
 from serving import metrics
+from serving.begun import Begun
 from serving.errors import QueryRefused, RankingError, UnknownModel
 from serving.event_log import EventLog
 from serving.frames import LoadedVersion, RankedReply, ScoreRequest
@@ -123,6 +124,43 @@ class Ranker:
         self._count_answer(query.model, arm)
         return ranking
 
+    def begin(self, query: RankQuery, done: Callable[[Ranking | RankingError], None]) -> Callable[[], None] | None:
+        """As `rank`, without a coroutine: `done` is called once, later, unless the query is taken back.
+
+        Returns how to take it back; None if it must go the long way, through `rank`: it would be
+        refused, or no replica can have it now.
+        """
+        plan = self.plans.get(query.model)
+        if plan is None or query.model in self.held_back or not self._permits.free:
+            return None
+        arm = plan.arm_of(query.unit) if query.unit else "champion"
+        version, began_s = plan.version_of(arm), self._clock()
+        deadline_s = began_s + query.deadline_ms / 1000
+
+        def settle(reply: RankedReply, loaded: LoadedVersion) -> Ranking:
+            ranking = self._settle(query, plan, arm, version, loaded, reply, began_s)
+            self._count_answer(query.model, arm)
+            return ranking
+
+        def again(left_ms: int) -> Awaitable[Ranking]:
+            query.deadline_ms = left_ms
+            return self.rank(query)
+
+        def refused(error: RankingError) -> None:
+            metrics.ANSWERS.labels(query.model, arm, error.status).inc()
+
+        begun = Begun(self._permits, self._clock, deadline_s, settle, again, refused, done)
+
+        def build(loaded: LoadedVersion) -> ScoreRequest:
+            begun.loaded = loaded
+            return build_request(query, loaded)
+
+        try:
+            take_back = self._pool.begin(query.model, version, deadline_s, build, begun)
+        except RankingError:
+            return None
+        return None if take_back is None else begun.start(take_back)
+
     async def _answer(self, query: RankQuery, plan: TrafficPlan, arm: Arm) -> Ranking:
         began_s = self._clock()
         version = plan.version_of(arm)
@@ -130,6 +168,19 @@ class Ranker:
         reply, loaded = await self._pool.score(
             query.model, version, deadline_s, lambda loaded: build_request(query, loaded)
         )
+        return self._settle(query, plan, arm, version, loaded, reply, began_s)
+
+    def _settle(
+        self,
+        query: RankQuery,
+        plan: TrafficPlan,
+        arm: Arm,
+        version: int,
+        loaded: LoadedVersion,
+        reply: RankedReply,
+        began_s: float,
+    ) -> Ranking:
+        """The answer, logged."""
         now_ms, total_s = self._wall_ms(), self._clock() - began_s
         ranking_id = self._ids.issue(self._tags[query.model], now_ms)
         degraded = reasons(reply, query, loaded)

@@ -7,13 +7,15 @@ one flush behind.
 
 from bisect import bisect_left
 from collections import Counter as Counts
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+import numpy as np
+from numpy.typing import NDArray
 from prometheus_client import Counter, Histogram
 
 FLUSH_EVERY_S = 0.5
 
-_all: list["CounterTally | HistogramTally"] = []
+_all: list["CounterTally | CounterRowTally | HistogramTally"] = []
 
 
 class CounterTally:
@@ -34,6 +36,27 @@ class CounterTally:
         pending, self._pending = self._pending, 0.0
         if pending:
             self._child.inc(pending)
+
+
+class CounterRowTally:
+    """Several of a counter's children side by side, buffered. One thread increments them."""
+
+    __slots__ = ("_children", "_pending")
+
+    def __init__(self, children: Sequence[Counter]) -> None:
+        self._children = children
+        self._pending = np.zeros(len(children), dtype=np.int64)
+        _all.append(self)
+
+    def inc(self, amounts: NDArray[np.int64] | int) -> None:
+        """amounts: (children,), or one for all of them."""
+        self._pending += amounts
+
+    def flush(self) -> None:
+        """Hands over what was counted since the last time."""
+        pending, self._pending = self._pending, np.zeros_like(self._pending)
+        for place in pending.nonzero()[0].tolist():
+            self._children[place].inc(int(pending[place]))
 
 
 class HistogramTally:

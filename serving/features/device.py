@@ -122,8 +122,8 @@ class DeviceTier:
             nothing = np.empty(0, dtype=np.int64)
             return nothing, nothing, hashes[:0]
         distinct, places = np.unique(hashes, return_index=True)
-        self._slab.place(distinct, np.empty((len(distinct), 0), dtype=np.float32), fetched.updated_ms[places])
+        nothing_here = np.empty((len(distinct), 0), dtype=np.float32)  # values lie on the device
+        cells = self._slab.place(distinct, nothing_here, fetched.updated_ms[places])
         self._held.set(self._slab.size)
-        cells = self._slab.find(distinct)
         kept = cells >= 0  # one of them may have taken another's cell
         return cells[kept], places[kept].astype(np.int64), distinct[kept]

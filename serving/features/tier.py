@@ -43,6 +43,9 @@ class RowKeys:
         """Several queries' keys as one."""
         if len(parts) == 1:
             return parts[0]
+        if any(part._ids is not None for part in parts):  # picked keys have no blob
+            ids = [item for part in parts for item in part.ids()]
+            return RowKeys(np.concatenate([part.hashes for part in parts]), b"", ids)
         return RowKeys(np.concatenate([part.hashes for part in parts]), b"\x00".join(part.blob for part in parts))
 
 

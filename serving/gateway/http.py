@@ -26,7 +26,7 @@ from serving import metrics
 from serving.errors import BodyTooLarge, QueryRefused, RankingError, WrongContentType, WrongMethod
 from serving.event_log import EventLog
 from serving.gateway.schema import read_feedback, read_rank, write_ranking
-from serving.rank import Ranker
+from serving.rank import Ranker, Ranking
 from serving.settings import GatewaySettings
 
 log = logging.getLogger(__name__)
@@ -38,6 +38,7 @@ _INFER_PATH = re.compile(r"/v2/models/(?P<model>[^/]+)(?:/versions/(?P<version>[
 _TRACEPARENT = re.compile(rb"00-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 
 
+BUG = b'{"error":"internal error, see the gateway\'s log"}'
 Headers = Mapping[bytes, bytes]
 Body = bytes | memoryview
 
@@ -130,11 +131,12 @@ class HotRoutes:
         if path.startswith(MODELS_PREFIX) and path.endswith(RANK_SUFFIX):
             model = path[len(MODELS_PREFIX) : -len(RANK_SUFFIX)]
             if model and "/" not in model:
-                return HotRoute(functools.partial(self._rank, model), True, limit)
+                long_way, begin = functools.partial(self._rank, model), functools.partial(self._begin_rank, model)
+                return HotRoute(long_way, True, limit, begin)
         if self._infer is not None and (found := _INFER_PATH.fullmatch(path)):
             answer = functools.partial(self._infer, found["model"], found["version"] or "")
-            begin = None if found["version"] else functools.partial(self._infer.begin, found["model"])
-            return HotRoute(answer, False, self._settings.max_infer_bytes, begin)
+            begun = None if found["version"] else functools.partial(self._infer.begin, found["model"])
+            return HotRoute(answer, False, self._settings.max_infer_bytes, begun)
         return None
 
     async def answer(
@@ -158,7 +160,7 @@ class HotRoutes:
             raise
         except Exception:
             log.exception("a bug answered with 500", extra={"trace_id": trace_id, "path": path})
-            return Answer(500, b'{"error":"internal error, see the gateway\'s log"}')
+            return Answer(500, BUG)
 
     async def _rank(self, model: str, body: Body, headers: Headers, trace_id: str) -> Answer:
         try:
@@ -167,6 +169,20 @@ class HotRoutes:
             metrics.ANSWERS.labels(model if model in self._ranker.plans else "", "", 400).inc()
             raise
         return Answer(200, write_ranking(await self._ranker.rank(query)))
+
+    def _begin_rank(
+        self, model: str, body: Body, headers: Headers, answered: Callable[[Answer], None]
+    ) -> Callable[[], None] | None:
+        """See `Begin`."""
+        try:
+            query = read_rank(model, body, self._settings, self._trace_id(headers.get(b"traceparent", b"")))
+        except QueryRefused:
+            return None  # read once more on the long way, which says why
+
+        def done(result: Ranking | RankingError) -> None:
+            answered(answer_of(result) if isinstance(result, RankingError) else Answer(200, write_ranking(result)))
+
+        return self._ranker.begin(query, done)
 
     async def _feedback(self, body: Body, headers: Headers, trace_id: str) -> Answer:
         models = {model_tag(model): model for model in self._ranker.plans}

@@ -1,7 +1,6 @@
 """The hot route of the Open Inference Protocol: body and headers in, use case, body and headers out."""
 
 import asyncio
-import logging
 from collections.abc import Callable
 
 from serving import metrics
@@ -13,8 +12,6 @@ from serving.gateway.oip_response import write_infer
 from serving.infer import InferAnswer, InferService
 from serving.regions import Regions
 from serving.settings import GatewaySettings
-
-log = logging.getLogger(__name__)
 
 _BINARY, _JSON = b"application/octet-stream", b"application/json"
 _HEADER_LENGTH = b"inference-header-content-length"
@@ -68,17 +65,12 @@ class OipInfer:
             return None
 
         def done(result: InferAnswer | RankingError) -> None:
-            try:
-                if isinstance(result, RankingError):
-                    answered(answer_of(result))
-                    return
-                written, json_bytes = write_infer(parsed, result)
-                answered(
-                    Answer(200, written, ((b"Inference-Header-Content-Length", b"%d" % (json_bytes or 0)),), _BINARY)
-                )
-            except Exception:  # whatever it is, it must not end the connection to the worker
-                log.exception("a bug answered with 500")
-                answered(Answer(500, b'{"error":"internal error, see the gateway\'s log"}'))
+            if isinstance(result, RankingError):
+                answered(answer_of(result))
+                return
+            written, json_bytes = write_infer(parsed, result)
+            hint = (b"Inference-Header-Content-Length", b"%d" % (json_bytes or 0))
+            answered(Answer(200, written, (hint,), _BINARY))
 
         return self._service.begin(parsed.query, done)
 

@@ -16,8 +16,8 @@ import tritonclient.http.aio as triton
 from fastapi import FastAPI, Response
 from pydantic import BaseModel
 
-COLUMNS = int(os.environ["GLUE_COLUMNS"])
-MODEL = os.environ["GLUE_MODEL"]
+COLUMNS = int(os.environ.get("GLUE_COLUMNS", "0"))
+MODEL = os.environ.get("GLUE_MODEL", "")
 ROW_BYTES = COLUMNS * 4
 DEFAULT = bytes(ROW_BYTES)
 

@@ -18,7 +18,7 @@ from serving import tally
 from serving.features.host import HostTier
 from serving.features.memory import MemoryTier
 from serving.features.redis import RedisTier
-from serving.features.tier import RowTier
+from serving.features.tier import RowKeys, Rows, RowTier
 from tests.suites.tier_suite import DEFAULTS, STORED, UPDATED_MS, VIEW, TierSuite, keys_of, store
 
 
@@ -188,3 +188,26 @@ def test_a_restarted_redis_costs_no_degraded_answer(mortal_redis: MortalRedis) -
     mortal_redis.start()  # the pool still holds a connection to the dead one
 
     assert not tier.fetch(keys_of("item-2")).away
+
+
+def test_a_row_that_is_missed_twice_in_a_batch_is_fetched_once() -> None:
+    class Counting:
+        def __init__(self) -> None:
+            self.asked: list[bytes] = []
+
+        def fetch(self, keys: RowKeys) -> Rows:
+            self.asked += keys.ids()
+            return in_memory(STORED).fetch(keys)
+
+    slow = Counting()
+
+    rows = host_over(slow).fetch(RowKeys.join([keys_of("item-1", "item-2"), keys_of("item-2", "item-1")]))
+
+    assert sorted(slow.asked) == [b"item-1", b"item-2"]
+    assert rows.values.tolist() == [[1.0, -1.0], [2.0, -2.0], [2.0, -2.0], [1.0, -1.0]]
+
+
+def test_picked_keys_keep_their_names_when_they_are_joined() -> None:
+    picked = keys_of("item-1", "item-2").pick(np.array([1]))
+
+    assert RowKeys.join([picked, keys_of("item-3")]).ids() == [b"item-2", b"item-3"]

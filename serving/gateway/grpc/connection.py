@@ -171,7 +171,7 @@ class Connection(asyncio.Protocol):
     def call_of(self, head: RequestHead) -> Call:
         """See Line."""
         deadline_s = None if head.timeout_s is None else self.loop.time() + head.timeout_s
-        return Call(head.path, head.fields, head.trace_id or self._service.trace_id(), deadline_s, self.loop.time)
+        return Call(head.path, head.fields, deadline_s, self.loop.time, head.trace_id, self._service.trace_id)
 
     def ended(self, exchange: Exchange, status: Status | None) -> None:
         """See Line."""
@@ -274,8 +274,7 @@ class Connection(asyncio.Protocol):
         if method.converse is not None:
             call = StreamingExchange(self, number, head, method.max_bytes, method.converse)
         else:
-            assert method.answer is not None
-            call = UnaryExchange(self, number, head, method.max_bytes, method.answer)
+            call = UnaryExchange(self, number, head, method)
         self._calls[number] = call
         if last:
             call.end()
@@ -290,7 +289,7 @@ class Connection(asyncio.Protocol):
         if call is None:
             self._check_begun(number)
             return
-        if call.task is None:
+        if not call.begun:
             self._resets += 1
             if self._resets > RESETS:
                 raise ConnectionBroken(Reason.ENHANCE_YOUR_CALM, "calls are taken back as fast as they are made")

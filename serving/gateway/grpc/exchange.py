@@ -6,10 +6,11 @@ A call is told by its connection what arrives (`data`, `end`, `gone`), and tells
 import asyncio
 import logging
 from collections import deque
+from collections.abc import Callable
 from typing import Protocol
 
 from serving.errors import DeadlineExceeded, QueryRefused, RankingError
-from serving.gateway.grpc.calls import BUG, OK, Answer, Call, Converse, Status
+from serving.gateway.grpc.calls import BUG, OK, Call, Converse, Method, Status
 from serving.gateway.grpc.fields import field_block
 from serving.gateway.grpc.frames import END_HEADERS, END_STREAM, HEADERS, Reason, frame, reset, window_update
 from serving.gateway.grpc.heads import RequestHead
@@ -47,12 +48,13 @@ class Line(Protocol):
 
 
 class Exchange:
-    """What unary and streaming calls share. task: of the method, once it runs."""
+    """What unary and streaming calls share."""
 
     def __init__(self, line: Line, number: int, head: RequestHead, max_bytes: int) -> None:
         self.number, self.head = number, head
-        self.task: asyncio.Task[None] | None = None
         self._line = line
+        self._task: asyncio.Task[None] | None = None
+        self._take_back: Callable[[], None] | None = None  # in a task's place
         self._max_bytes = max_bytes
         self._buffer = MessageBuffer(max_bytes)
         self._outgoing = line.outbox.open(number, self._sent)
@@ -99,14 +101,24 @@ class Exchange:
     def gone(self) -> None:
         """Nobody waits for an answer any more."""
         self._forget(None)
-        if self.task is not None:
-            self.task.cancel()
+        self._stop()
 
     def refuse(self, error: RankingError) -> None:
         """Ends the call for something that its method has no say in."""
         self._finish(Status.of(error))
-        if self.task is not None:
-            self.task.cancel()
+        self._stop()
+
+    @property
+    def begun(self) -> bool:
+        """Whether its method has been asked."""
+        return self._task is not None or self._take_back is not None
+
+    def _stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+        elif self._take_back is not None:
+            take_back, self._take_back = self._take_back, None
+            take_back()
 
     def reject(self, http_status: bytes) -> None:
         """Ends what is no gRPC call."""
@@ -183,9 +195,9 @@ class Exchange:
 class UnaryExchange(Exchange):
     """One message in, one out."""
 
-    def __init__(self, line: Line, number: int, head: RequestHead, max_bytes: int, answer: Answer) -> None:
-        super().__init__(line, number, head, max_bytes)
-        self._answer = answer
+    def __init__(self, line: Line, number: int, head: RequestHead, method: Method) -> None:
+        super().__init__(line, number, head, method.max_bytes)
+        self._method = method
         self._message: Received | None = None
 
     def _received(self, message: Received) -> None:
@@ -194,27 +206,44 @@ class UnaryExchange(Exchange):
         self._message = message
 
     def _received_all(self) -> None:
-        if self._message is None:
+        received, self._message = self._message, None
+        if received is None:
             raise QueryRefused("body: no message")
-        self.task = self._line.loop.create_task(self._run(self._message))
-        self._message = None
+        call, begin = self._line.call_of(self.head), self._method.begin
+        if begin is not None and not received[0] and self.head.answer_encoding == IDENTITY:
+            self._take_back = begin(call, received[1], lambda result: self._done(call, result))
+            if self._take_back is not None:
+                return
+        self._task = self._line.loop.create_task(self._run(call, received))
 
-    async def _run(self, received: Received) -> None:
-        call, head = self._line.call_of(self.head), self.head
+    def _done(self, call: Call, result: bytes | Exception) -> None:
+        """What was begun without a coroutine is done."""
+        self._take_back = None  # it leads back to here: without it the message is freed now, not by the collector
+        if isinstance(result, Exception):
+            self._failed(result, call)
+        else:
+            self._send(prefixed(result))
+
+    async def _run(self, call: Call, received: Received) -> None:
+        head, answer = self.head, self._method.answer
+        assert answer is not None
         try:
             flag, message = received
             if flag:
                 message = await unpacked(received, head.encoding, self._max_bytes)
-            answer = await self._answer(call, message)
+            answered = await answer(call, message)
             plain = head.answer_encoding == IDENTITY
-            sent = prefixed(answer) if plain else await packed(answer, head.answer_encoding)
+            sent = prefixed(answered) if plain else await packed(answered, head.answer_encoding)
         except Exception as error:
             self._failed(error, call)
-            return
+        else:
+            self._send(sent)
+
+    def _send(self, message: bytes) -> None:
         if not self._over and self._status is None:
             self._status = OK
             last = frame(HEADERS, END_HEADERS | END_STREAM, self.number, _OK_TRAILERS)
-            self._line.outbox.send(self._outgoing, self._head(), sent, last)
+            self._line.outbox.send(self._outgoing, self._head(), message, last)
 
 
 class StreamingExchange(Exchange):
@@ -226,7 +255,7 @@ class StreamingExchange(Exchange):
         self._waiting_bytes = 0
         self._arrival: asyncio.Future[None] | None = None
         self._departure: asyncio.Future[None] | None = None
-        self.task = line.loop.create_task(self._run(converse))
+        self._task = line.loop.create_task(self._run(converse))
 
     @property
     def held_bytes(self) -> int:

@@ -1,20 +1,22 @@
 """ModelInfer and ModelStreamInfer: one request, or a stream of them, answered in their order."""
 
 import asyncio
+from collections.abc import Callable
 from typing import TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
 from serving import metrics
 from serving.errors import QueryRefused, RankingError, UnknownModel
-from serving.gateway.grpc.calls import Call, Conversation
+from serving.gateway.grpc.calls import Call, Conversation, Done
+from serving.gateway.grpc.layouts import REMEMBERED_BYTES, layout_of, pieces_of, response_of
 from serving.gateway.grpc.tensors import read_infer, write_infer
 from serving.gateway.protos.open_inference_pb2 import (
     ModelInferRequest,
     ModelInferResponse,
     ModelStreamInferResponse,
 )
-from serving.infer import InferService
+from serving.infer import InferAnswer, InferService
 from serving.regions import Regions
 from serving.settings import GatewaySettings
 
@@ -41,6 +43,32 @@ class Inference:
     async def infer(self, call: Call, message: bytes | memoryview) -> bytes:
         """One answer. Raises RankingError."""
         return (await self._answer(call, decode(ModelInferRequest, message))).SerializeToString()
+
+    def begin(self, call: Call, message: bytes | memoryview, done: Done) -> Callable[[], None] | None:
+        """See `Method`. For requests of a layout that is known, with raw tensors both ways."""
+        pieces = pieces_of(message)
+        if pieces is None:
+            return None
+        rest, id, raw = pieces
+        layout = layout_of(rest) if len(rest) <= REMEMBERED_BYTES else None
+        if layout is None:
+            return None
+        settings = self._settings
+        try:
+            deadline_ms = call.deadline_ms(None, settings.default_deadline_ms, settings.max_deadline_ms)
+            query = layout.query(id.decode(), raw, deadline_ms)
+        except (UnicodeDecodeError, RankingError):
+            return None
+        if query is None:
+            return None
+
+        def answered(result: InferAnswer | RankingError) -> None:
+            try:
+                done(result if isinstance(result, RankingError) else response_of(result))
+            except Exception as error:  # whatever it is, it must not end the connection to the worker
+                done(error)
+
+        return self._service.begin(query, answered)
 
     async def stream(self, call: Call, conversation: Conversation) -> None:
         """Answers every request; one that cannot be answered has an error message in its place."""

@@ -24,7 +24,7 @@ def method_table(
     """By path, as a call names it. A message may have as many bytes as over HTTP."""
     tensors, small = settings.max_infer_bytes, settings.max_body_bytes
     methods = [
-        Method(f"/{INFERENCE}/ModelInfer", tensors, answer=inference.infer),
+        Method(f"/{INFERENCE}/ModelInfer", tensors, answer=inference.infer, begin=inference.begin),
         Method(f"/{INFERENCE}/ModelStreamInfer", tensors, converse=inference.stream),
         Method(f"/{HEALTH}/Check", small, answer=health.check),
         Method(f"/{HEALTH}/Watch", small, converse=health.watch),

@@ -20,13 +20,7 @@ from serving.regions import REGIONS_OFF, Regions, UnknownRegion
 
 Request = TypeVar("Request", bound=Message)
 
-NOT_SERVED = {
-    "TraceSetting": TRACING,
-    "LogSettings": LOGGING,
-    "CudaSharedMemoryStatus": CUDA,
-    "CudaSharedMemoryRegister": CUDA,
-    "CudaSharedMemoryUnregister": CUDA,
-}
+NOT_SERVED = {"TraceSetting": TRACING, "LogSettings": LOGGING}
 """What to do instead, by method of the service."""
 
 
@@ -113,7 +107,11 @@ class Models:
 
 
 class SharedMemory:
-    """System shared memory regions. regions: None where they are off."""
+    """System shared memory regions. regions: None where they are off.
+
+    Of CUDA's there are none: clients that tidy up before they begin are told so, those that register
+    are refused.
+    """
 
     def __init__(self, regions: Regions | None) -> None:
         self._regions = regions
@@ -124,6 +122,9 @@ class SharedMemory:
             "SystemSharedMemoryStatus": unary(pb.SystemSharedMemoryStatusRequest, self._status),
             "SystemSharedMemoryRegister": unary(pb.SystemSharedMemoryRegisterRequest, self._register),
             "SystemSharedMemoryUnregister": unary(pb.SystemSharedMemoryUnregisterRequest, self._unregister),
+            "CudaSharedMemoryStatus": unary(pb.CudaSharedMemoryStatusRequest, self._cuda_status),
+            "CudaSharedMemoryRegister": refuse(CUDA),
+            "CudaSharedMemoryUnregister": unary(pb.CudaSharedMemoryUnregisterRequest, self._cuda_unregister),
         }
 
     async def _status(self, request: pb.SystemSharedMemoryStatusRequest) -> Message:
@@ -148,3 +149,11 @@ class SharedMemory:
         if self._regions is not None:
             self._regions.unregister(request.name or None)
         return pb.SystemSharedMemoryUnregisterResponse()
+
+    async def _cuda_status(self, request: pb.CudaSharedMemoryStatusRequest) -> Message:
+        if request.name:
+            raise UnknownRegion(f"region {request.name[:64]!r}: {CUDA}")
+        return pb.CudaSharedMemoryStatusResponse()
+
+    async def _cuda_unregister(self, request: pb.CudaSharedMemoryUnregisterRequest) -> Message:
+        return pb.CudaSharedMemoryUnregisterResponse()

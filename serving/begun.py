@@ -1,0 +1,111 @@
+"""A query under way without a coroutine: a ranking or an inference costs a callback, not a task.
+
+The long way (`Ranker.rank`, `InferService.infer`) waits for replicas, tries again and is what tests
+and rare cases use; this is the short one for a query that can be sent now.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any, Generic, TypeVar
+
+from serving import metrics
+from serving.errors import RankingError, ReplicaLost
+from serving.frames import LoadedVersion
+from serving.permits import Permits
+
+log = logging.getLogger(__name__)
+
+Answer = TypeVar("Answer")
+
+
+class Begun(Generic[Answer]):
+    """The pool's `Waiter` for one query; holds a permit from `start` to its end.
+
+    deadline_s: by the clock. settle: from the worker's reply and the version that gave it to the
+    answer. again: the long way, with so many milliseconds left, after the replica was lost.
+    refused: told of an error that ends the query, for the count. done: told the outcome, once,
+    unless the caller leaves.
+    """
+
+    __slots__ = (
+        "_again",
+        "_clock",
+        "_deadline_s",
+        "_done",
+        "_finished",
+        "_permits",
+        "_refused",
+        "_settle",
+        "_take_back",
+        "_task",
+        "loaded",
+    )
+
+    def __init__(
+        self,
+        permits: Permits,
+        clock: Callable[[], float],
+        deadline_s: float,
+        settle: Callable[[Any, LoadedVersion], Answer],
+        again: Callable[[int], Awaitable[Answer]],
+        refused: Callable[[RankingError], None],
+        done: Callable[[Answer | RankingError], None],
+    ) -> None:
+        self._permits, self._clock, self._deadline_s = permits, clock, deadline_s
+        self._settle, self._again, self._refused, self._done = settle, again, refused, done
+        self._finished = False
+        self._take_back: Callable[[], None] | None = None
+        self._task: asyncio.Task[None] | None = None
+        self.loaded: LoadedVersion | None = None
+
+    def start(self, take_back: Callable[[], None]) -> Callable[[], None]:
+        """The query was sent. Returns how the caller leaves."""
+        self._permits.take()
+        self._take_back = take_back
+        return self._leave
+
+    def done(self) -> bool:
+        """See `Waiter`."""
+        return self._finished
+
+    def set_result(self, result: Any) -> None:
+        """See `Waiter`."""
+        self._finish()
+        assert self.loaded is not None  # the pool's `build` was given it
+        try:
+            self._done(self._settle(result, self.loaded))
+        except Exception:  # whatever it is, it must not end the connection to the worker
+            log.exception("a bug answered with 500")
+            self._done(RankingError("internal error, see the gateway's log"))
+
+    def set_exception(self, error: RankingError) -> None:
+        """See `Waiter`."""
+        self._finish()
+        left_ms = int((self._deadline_s - self._clock()) * 1000)
+        if isinstance(error, ReplicaLost) and left_ms > 0:
+            metrics.RETRIES.inc()
+            self._task = asyncio.get_running_loop().create_task(self._go_again(left_ms))
+            return
+        self._refused(error)
+        self._done(error)
+
+    async def _go_again(self, left_ms: int) -> None:
+        outcome: Answer | RankingError
+        try:
+            outcome = await self._again(left_ms)
+        except RankingError as error:
+            outcome = error
+        self._done(outcome)
+
+    def _leave(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+        elif not self._finished:
+            self._finish()
+            if self._take_back is not None:
+                self._take_back()
+
+    def _finish(self) -> None:
+        self._finished = True
+        self._permits.give()
