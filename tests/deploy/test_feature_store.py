@@ -11,6 +11,7 @@ from deploy.errors import SettingsError
 from deploy.feature_store import feature_client, feature_store
 from deploy.features_url import FeaturesUrl, without_password
 from deploy.settings import PlatformSettings, log_effective
+from deploy.status import features_status
 from registry.contracts.features import row_key
 from registry.contracts.ids import hash64
 from tests.conftest import RedisServer
@@ -126,3 +127,14 @@ def test_a_worker_may_start_before_its_cluster() -> None:
     feature_store(settings, 0.1).tier(VIEW)  # connects when it is first asked
     with pytest.raises(redis.RedisError, match="cannot be connected"):
         feature_client(settings, 0.1)
+
+
+def test_status_counts_the_nodes_that_answer(cluster: RedisCluster) -> None:
+    found = features_status(PlatformSettings(HOME, features_url=cluster.url))
+    nobody = features_status(PlatformSettings(HOME, features_url=f"redis://me:secret@127.0.0.1:{free_port()}"))
+
+    assert found == {"url": cluster.url, "nodes": 3, "of": 3}
+    assert nobody is not None
+    assert (nobody["nodes"], nobody["of"]) == (0, 1)
+    assert "secret" not in nobody["url"]
+    assert features_status(PlatformSettings(HOME)) is None
