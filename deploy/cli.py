@@ -17,6 +17,7 @@ COMMANDS = {
     "demo": "deploy.commands.demo:demo",
     "rank": "deploy.commands.rank:rank",
     "models": "deploy.commands.models:models",
+    "features": "deploy.commands.features:features",
 }
 """Name and place of each command: a function, or a `typer.Typer` with commands of its own."""
 

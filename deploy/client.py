@@ -33,14 +33,18 @@ class GatewayClient:
 
     def get(self, path: str) -> Any:
         """The decoded answer. Raises as `post`."""
-        return self._request("GET", path, None)
+        return msgspec.json.decode(self._request("GET", path, None))
+
+    def text(self, path: str) -> str:
+        """The answer as text. Raises as `post`."""
+        return self._request("GET", path, None).decode()
 
     def post(self, path: str, body: Any) -> Any:
         """The decoded answer. Raises SluiceError with the gateway's own words, NotRunning if
         nobody answers."""
-        return self._request("POST", path, msgspec.json.encode(body))
+        return msgspec.json.decode(self._request("POST", path, msgspec.json.encode(body)))
 
-    def _request(self, method: str, path: str, body: bytes | None) -> Any:
+    def _request(self, method: str, path: str, body: bytes | None) -> bytes:
         until_s = time.monotonic() + self._patience_s
         while True:
             try:
@@ -55,7 +59,7 @@ class GatewayClient:
                 time.sleep(0.05)
         if response.status >= 400:
             raise SluiceError(f"{method} {path} gave {response.status}: {_reason(raw)}", "sluice status")
-        return msgspec.json.decode(raw)
+        return raw
 
 
 def _reason(raw: bytes) -> str:

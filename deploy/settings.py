@@ -207,6 +207,11 @@ class PlatformSettings:
         return self.home / "datasets"
 
     @property
+    def loads_folder(self) -> Path:
+        """How far feature files are that were not loaded to their end."""
+        return self.home / "loads"
+
+    @property
     def journal_folder(self) -> Path:
         """The gateways' journals of events that are not in Redis yet."""
         return self.home / "journal"

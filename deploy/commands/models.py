@@ -4,7 +4,7 @@ import os
 import time
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import typer
@@ -16,9 +16,10 @@ from deploy.errors import SluiceError
 from deploy.lifecycle import running
 from deploy.settings import PlatformSettings
 from registry.contracts.errors import ContractError
-from registry.contracts.features import FeatureView
-from registry.contracts.manifest import ModelPackage, RemoteModel
 from registry.errors import RegistryError
+
+if TYPE_CHECKING:
+    from registry.contracts.manifest import ModelPackage
 
 models = typer.Typer(help="Versions in the registry: list, show, register, register-remote.", no_args_is_help=True)
 
@@ -144,30 +145,22 @@ def register_remote(
 ) -> None:
     """Register a model that a running Triton server serves, as that server describes it."""
     from deploy.remote_package import remote_package
+    from deploy.views import view_of_file
+    from registry.contracts.manifest import RemoteModel
     from serving.errors import RankingError
 
     settings = _settings()
     remote = RemoteModel(server, remote_model or model, remote_version)
     try:
-        package = remote_package(model, remote, settings.triton_addresses, _view(view), _now_ms())
+        package = remote_package(
+            model, remote, settings.triton_addresses, view_of_file(view) if view else None, _now_ms()
+        )
     except RankingError as error:
         raise SluiceError(str(error), "sluice models register-remote --help") from error
     _register(settings, model, package, promote, "sluice models register-remote --promote")
 
 
-def _view(path: Path | None) -> FeatureView | None:
-    if path is None:
-        return None
-    hint = """a file like {"name": "articles", "entity": "article", "columns": [{"name": "age_days"}]}"""
-    try:
-        return FeatureView.from_json(msgspec.json.decode(path.read_bytes()))
-    except OSError as error:
-        raise SluiceError(f"{path}: {error.strerror}", hint) from error
-    except (msgspec.DecodeError, ContractError) as error:
-        raise SluiceError(f"{path}: {error}", hint) from error
-
-
-def _register(settings: PlatformSettings, model: str, package: ModelPackage, promote: bool, why: str) -> None:
+def _register(settings: PlatformSettings, model: str, package: "ModelPackage", promote: bool, why: str) -> None:
     store = wiring.model_store(settings)
     try:
         version = store.register(model, package)

@@ -142,9 +142,10 @@ def pack_rows(view: FeatureView, values: NDArray[np.float32], updated_ms: int) -
         filled = np.where(np.isnan(given), np.float32(column.default), given)
         with np.errstate(over="ignore", invalid="ignore"):
             packed[f"c{i}"] = filled
-        tolerance = 1e-3 if column.dtype == "float16" else 0.0
-        back = packed[f"c{i}"].astype(np.float32)
-        if not (np.isfinite(back).all() and (np.abs(back - filled) <= tolerance * np.abs(filled)).all()):
+            tolerance = 1e-3 if column.dtype == "float16" else 0.0
+            back = packed[f"c{i}"].astype(np.float32)
+            fits = np.isfinite(back).all() and (np.abs(back - filled) <= tolerance * np.abs(filled)).all()
+        if not fits:
             raise ContractError(f"column {column.name!r}: a value is infinite or does not fit {column.dtype}")
     raw, size = packed.tobytes(), view.row_dtype.itemsize
     return [raw[start : start + size] for start in range(0, len(raw), size)]

@@ -1,15 +1,22 @@
 """Writes rows into Redis under the keys and in the packing that every tier reads."""
 
+import time
+from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
 
 import numpy as np
 import redis
 from numpy.typing import NDArray
 
 from registry.contracts.features import FeatureView, pack_rows, row_key
+from serving.features.pace import ChunkPace
 from serving.features.writing import write_chunk
 
 ROWS_A_ROUND_TRIP = 500
+UNANSWERED_BYTES = 256 << 10  # about what a Unix socket holds: with more, sending would block anyway
 
 
 def write_rows(
@@ -32,3 +39,98 @@ def write_rows(
         keys = [row_key(view, item) for item in item_ids[start:stop]]
         write_chunk(client, keys, rows)
         on_rows(stop)
+
+
+class RowPipeline:
+    """Writes packed rows with several chunks on their way, so that Redis works while the next
+    ones are made; at most `max_bytes` of them are unanswered, so that a slow Redis slows its writer.
+
+    Chunks are as large as `pace` allows. A client of one server, not of a cluster: MSET there
+    takes keys of one slot only. Use as a context: leaving it takes the answers that are still due,
+    unless an error is the reason.
+    """
+
+    def __init__(
+        self,
+        client: redis.Redis,
+        view: FeatureView,
+        pace: ChunkPace = ChunkPace(),  # noqa: B008 - immutable
+        max_bytes: int = UNANSWERED_BYTES,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._pool, self._view, self._pace = client.connection_pool, view, pace
+        self._max_bytes, self._clock = max_bytes, clock
+        self._unanswered: deque[_Chunk] = deque()
+        self._unanswered_bytes, self._idle_since_s = 0, 0.0
+        self.chunk_rows = pace.min_rows
+        """How many rows the next chunk has."""
+        self.stored_rows = 0
+        """How many rows Redis has confirmed, in the order of writing."""
+        self.most_unanswered_bytes = 0
+        """The most that was on its way at one time."""
+
+    def __enter__(self) -> Self:
+        self._connection = self._pool.get_connection()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if error is None:
+                self.drain()
+        finally:
+            if self._unanswered:
+                self._connection.disconnect()  # type: ignore[no-untyped-call]  # its next user would read our answers
+            self._pool.release(self._connection)
+
+    def write(self, item_ids: Sequence[str], rows: Sequence[bytes]) -> None:
+        """Sends rows, as `pack_rows` makes them; returns before the last ones are confirmed.
+
+        Raises redis.RedisError; then the rows after `stored_rows` may be in or not, and writing
+        them again is harmless.
+        """
+        for chunk in self._unanswered:
+            chunk.timed = False  # answered while nobody listened: its time says nothing
+        self._idle_since_s = self._clock()
+        start = 0
+        while start < len(item_ids):
+            stop = min(start + self.chunk_rows, len(item_ids))
+            words: list[str | bytes] = []
+            for item, row in zip(item_ids[start:stop], rows[start:stop], strict=True):
+                words += (row_key(self._view, item), row)
+            packed = self._connection.pack_command("MSET", *words)  # type: ignore[no-untyped-call]
+            size = sum(map(len, packed))
+            while self._unanswered and self._unanswered_bytes + size > self._max_bytes:
+                self._take_answer()
+            self._connection.send_packed_command(packed)  # type: ignore[no-untyped-call]
+            self._unanswered.append(_Chunk(stop - start, size, self._clock()))
+            self._unanswered_bytes += size
+            self.most_unanswered_bytes = max(self.most_unanswered_bytes, self._unanswered_bytes)
+            start = stop
+
+    def drain(self) -> None:
+        """Waits until Redis has confirmed everything. Raises redis.RedisError."""
+        while self._unanswered:
+            self._take_answer()
+
+    def _take_answer(self) -> None:
+        answer = self._connection.read_response()
+        now_s = self._clock()
+        chunk = self._unanswered.popleft()
+        self._unanswered_bytes -= chunk.bytes
+        if answer not in (b"OK", "OK"):
+            raise redis.ResponseError(f"MSET answered {answer!r}")
+        self.stored_rows += chunk.rows
+        if chunk.timed:
+            # from when Redis could begin with it: it stood behind the chunks before
+            self.chunk_rows = self._pace.next_rows(chunk.rows, now_s - max(chunk.sent_s, self._idle_since_s))
+        self._idle_since_s = now_s
+
+
+@dataclass(slots=True)
+class _Chunk:
+    rows: int
+    bytes: int
+    sent_s: float
+    timed: bool = True

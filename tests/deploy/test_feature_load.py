@@ -1,0 +1,113 @@
+"""A file into a real Redis: whole, in parts, after a cut, and refused."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import redis
+
+from deploy.feature_load import LoadReport, load_file
+from deploy.load_ledger import LoadLedger
+from pipelines.errors import DataRefused
+from pipelines.feature_files import MAX_PART_ROWS, FeatureFile
+from registry.contracts.features import Column, FeatureView, row_key, unpack_rows
+
+VIEW = FeatureView(
+    "articles", "article", (Column("age", default=-1.0), Column("match", "candidate"), Column("clicks", dtype="int16"))
+)
+COUNT = 2 * MAX_PART_ROWS + 1000
+ITEMS = [f"article-{i}" for i in range(COUNT)]
+
+
+class Cut(Exception):
+    """What stands for a kill in the middle of a load."""
+
+
+def a_file(folder: Path, clicks: Sequence[float | None] | None = None) -> Path:
+    """COUNT rows; `age` is missing in each third one."""
+    ages = np.where(np.arange(COUNT) % 3 == 0, np.nan, np.arange(COUNT)).astype(np.float32)
+    table = pa.table({"item": ITEMS, "age": ages, "clicks": pa.array(clicks or [7.0] * COUNT, pa.float64())})
+    pq.write_table(table, folder / "rows.parquet")
+    return folder / "rows.parquet"
+
+
+def load(
+    client: redis.Redis, path: Path, updated_ms: int = 5, given_ms: bool = False, cut_after: int = COUNT + 1
+) -> LoadReport:
+    """Loads the file, its marks beside it; cut off as soon as so many rows are in."""
+
+    def on_rows(rows: int) -> None:
+        if rows >= cut_after:
+            raise Cut
+
+    ledger = LoadLedger(path.parent / "loads", path, VIEW, "item")
+    return load_file(client, VIEW, FeatureFile(path, VIEW), ledger, updated_ms, on_rows, given_ms)
+
+
+def test_a_files_rows_are_in_redis_with_defaults_for_what_is_missing(redis_client: redis.Redis, tmp_path: Path):
+    report = load(redis_client, a_file(tmp_path))
+
+    assert (report.rows, report.resumed_rows) == (COUNT, 0)
+    stored = unpack_rows(VIEW, redis_client.mget([row_key(VIEW, item) for item in ITEMS]))  # type: ignore[arg-type]
+    expected = np.where(np.arange(COUNT) % 3 == 0, -1.0, np.arange(COUNT))
+    np.testing.assert_array_equal(stored.values, np.stack([expected, np.full(COUNT, 7.0)], axis=1))
+    assert not list((tmp_path / "loads").iterdir())
+
+
+def test_a_load_that_was_cut_off_goes_on_where_it_was(redis_client: redis.Redis, tmp_path: Path):
+    path = a_file(tmp_path)
+    with pytest.raises(Cut):
+        load(redis_client, path, cut_after=MAX_PART_ROWS)
+    there = int(redis_client.dbsize())  # type: ignore[arg-type]
+    assert MAX_PART_ROWS <= there < COUNT
+
+    report = load(redis_client, path, updated_ms=99)
+
+    assert report == LoadReport(COUNT, MAX_PART_ROWS, updated_ms=5, ignored=())
+    assert redis_client.dbsize() == COUNT
+
+
+def test_a_load_starts_again_if_redis_was_emptied_or_another_time_is_asked_for(
+    redis_client: redis.Redis, tmp_path: Path
+):
+    path = a_file(tmp_path)
+    for changed in ("emptied", "time"):
+        with pytest.raises(Cut):
+            load(redis_client, path, cut_after=MAX_PART_ROWS)
+        if changed == "emptied":
+            redis_client.flushall()
+
+        report = load(redis_client, path, updated_ms=99, given_ms=changed == "time")
+
+        assert (report.rows, report.resumed_rows, report.updated_ms) == (COUNT, 0, 99)
+
+
+def test_a_changed_file_starts_again(redis_client: redis.Redis, tmp_path: Path):
+    with pytest.raises(Cut):
+        load(redis_client, a_file(tmp_path), cut_after=MAX_PART_ROWS)
+
+    assert load(redis_client, a_file(tmp_path, [8.0] * COUNT)).resumed_rows == 0
+
+
+def test_a_value_that_does_not_fit_is_named_and_its_part_is_not_written(redis_client: redis.Redis, tmp_path: Path):
+    wrong = MAX_PART_ROWS + 500
+    clicks: list[float | None] = [7.0] * COUNT
+    clicks[wrong] = 70_000.0
+    clicks[wrong + 3] = 0.5
+
+    expected = rf"rows.parquet, row {wrong + 1}, item 'article-{wrong}': column 'clicks': .* does not fit int16"
+    with pytest.raises(DataRefused, match=expected):
+        load(redis_client, a_file(tmp_path, clicks))
+
+    assert redis_client.dbsize() == MAX_PART_ROWS
+    assert redis_client.exists(row_key(VIEW, ITEMS[MAX_PART_ROWS - 1]))
+
+
+def test_an_infinite_value_is_refused_where_none_is_missing(redis_client: redis.Redis, tmp_path: Path):
+    with pytest.raises(DataRefused, match="row 1, item 'article-0': column 'clicks': a value is infinite"):
+        load(redis_client, a_file(tmp_path, [np.inf] + [None] * (COUNT - 1)))
+
+    assert redis_client.dbsize() == 0
