@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import uvloop
 from hpack import Decoder, Encoder
 
-from serving.gateway.grpc.calls import Call, Conversation, Method
+from serving.gateway.grpc.calls import Call, Conversation, Done, Method
 from serving.gateway.grpc.connection import Connection
 from serving.gateway.grpc.frames import (
     CONTINUATION,
@@ -30,13 +30,18 @@ from serving.settings import GrpcSettings
 
 T = TypeVar("T")
 
-ECHO, CHAT, HANG = "/test/Echo", "/test/Chat", "/test/Hang"
+ECHO, BEGUN, CHAT, HANG = "/test/Echo", "/test/Begun", "/test/Chat", "/test/Hang"
 MAX_BYTES = 1 << 20
 
 
 async def echo(call: Call, message: bytes | memoryview) -> bytes:
     """Gives back what it takes."""
     return bytes(message)
+
+
+def begin(call: Call, message: bytes | memoryview, done: Done) -> Callable[[], None]:
+    """The same without a coroutine."""
+    return asyncio.get_running_loop().call_soon(done, bytes(message)).cancel
 
 
 async def chat(call: Call, conversation: Conversation) -> None:
@@ -52,6 +57,7 @@ async def hang(call: Call, message: bytes | memoryview) -> bytes:
 
 METHODS = {
     ECHO: Method(ECHO, MAX_BYTES, answer=echo),
+    BEGUN: Method(BEGUN, MAX_BYTES, answer=echo, begin=begin),
     CHAT: Method(CHAT, MAX_BYTES, converse=chat),
     HANG: Method(HANG, MAX_BYTES, answer=hang),
 }

@@ -1,6 +1,7 @@
 """HTTP/2 as clients speak it, well and badly: one connection, frame by frame."""
 
 import asyncio
+import gc
 import struct
 
 import pytest
@@ -8,7 +9,8 @@ from hpack import Decoder, Encoder
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.gateway.grpc.calls import Code
+from serving.gateway.grpc.calls import Call, Code
+from serving.gateway.grpc.exchange import Exchange
 from serving.gateway.grpc.fields import FieldReader
 from serving.gateway.grpc.frames import (
     ACK,
@@ -34,7 +36,7 @@ from serving.gateway.grpc.frames import (
     window_update,
 )
 from serving.gateway.grpc.messages import prefixed
-from tests.serving.http2_wire import CHAT, ECHO, HANG, MAX_BYTES, Wire, cut, wired
+from tests.serving.http2_wire import BEGUN, CHAT, ECHO, HANG, MAX_BYTES, Wire, cut, wired
 
 
 def told(wire: Wire, number: int = 1) -> tuple[int | None, bytes, bool]:
@@ -444,3 +446,27 @@ def test_a_browser_is_told_what_this_port_is() -> None:
 
     assert written.startswith(b"HTTP/1.1 400 Bad Request\r\n")
     assert written.endswith(b"this port speaks gRPC (HTTP/2, no TLS)\n")
+
+
+# memory
+
+
+def test_a_call_that_is_over_is_freed_at_once_and_its_message_with_it() -> None:
+    """Not by the collector, which comes seldom in a gateway."""
+
+    async def scenario(wire: Wire) -> None:
+        await wire.greet()
+        gc.collect()
+        gc.disable()
+        try:
+            await wire.say(wire.call(1), wire.call(3, b"hello", "/test/Nothing"), wire.call(5, b"hello", BEGUN))
+            await wire.say(wire.call(7, b"hello", HANG), frame(RST_STREAM, 0, 7, bytes(4)))
+            head = frame(HEADERS, END_HEADERS, 9, wire.head(CHAT))
+            await wire.say(head, frame(DATA, END_STREAM, 9, prefixed(b"hello")))
+            assert [wire.answers[number].code for number in (1, 3, 5, 9)] == [0, Code.UNIMPLEMENTED, 0, 0]
+            left = [one for one in gc.get_objects() if isinstance(one, Exchange | Call)]
+            assert left == []
+        finally:
+            gc.enable()
+
+    wired(scenario)

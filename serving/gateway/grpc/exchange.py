@@ -100,13 +100,13 @@ class Exchange:
 
     def gone(self) -> None:
         """Nobody waits for an answer any more."""
-        self._forget(None)
         self._stop()
+        self._forget(None)
 
     def refuse(self, error: RankingError) -> None:
         """Ends the call for something that its method has no say in."""
-        self._finish(Status.of(error))
         self._stop()
+        self._finish(Status.of(error))
 
     @property
     def begun(self) -> bool:
@@ -114,10 +114,11 @@ class Exchange:
         return self._task is not None or self._take_back is not None
 
     def _stop(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-        elif self._take_back is not None:
-            take_back, self._take_back = self._take_back, None
+        task, take_back = self._task, self._take_back
+        self._task = self._take_back = None
+        if task is not None:
+            task.cancel()
+        elif take_back is not None:
             take_back()
 
     def reject(self, http_status: bytes) -> None:
@@ -189,6 +190,8 @@ class Exchange:
             return
         self._over = True
         self._line.outbox.close(self.number)
+        # both lead back to here: without them all is freed now, not by the collector
+        self._task, self._outgoing.sent = None, _nothing
         self._line.ended(self, status)
 
 
@@ -310,6 +313,10 @@ class StreamingExchange(Exchange):
             self._failed(error, call)
         else:
             self._finish(OK)
+
+
+def _nothing() -> None:
+    pass
 
 
 def _wake(sleeper: "asyncio.Future[None] | None") -> None:

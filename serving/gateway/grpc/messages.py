@@ -53,8 +53,8 @@ class MessageBuffer:
                 break
             view = memoryview(whole)
             messages.append((flag, view[_PREFIX.size : self._need]))
-            self._parts = [view[self._need :]]
             self.held_bytes -= self._need
+            self._parts = [view[self._need :]] if self.held_bytes else []
             self._need = _PREFIX.size
         return messages
 
