@@ -146,23 +146,32 @@ class HotProtocol(HttpToolsProtocol):
         elif self.pipeline:
             self.on_response_complete()
         else:
-            self._rest_until_s = self.loop.time() + self.timeout_keep_alive
             self.server_state.total_requests += 1
-            if self.timeout_keep_alive_task is None:
-                self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self._close_if_idle)
+            self._rest()
 
-    def _close_if_idle(self) -> None:
-        """uvicorn's keep-alive timer, one for many requests: it looks again when the newest may be over."""
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._rest_until_s = self.loop.time() + self.timeout_keep_alive
+
+    def timeout_keep_alive_handler(self) -> None:
+        """uvicorn's timer, one for many requests: it looks again when the newest may be over."""
         self.timeout_keep_alive_task = None
-        left_s = self._rest_until_s - self.loop.time()
         if self.transport.is_closing():
             return
         if self.cycle is not None and not self.cycle.response_complete:
-            left_s = self.timeout_keep_alive
-        if left_s > 0:
-            self.timeout_keep_alive_task = self.loop.call_later(left_s, self._close_if_idle)
+            self._rest()
+        elif (left_s := self._rest_until_s - self.loop.time()) > 0:
+            self.timeout_keep_alive_task = self.loop.call_later(left_s, self.timeout_keep_alive_handler)
         else:
             self.transport.close()
+
+    def _rest(self) -> None:
+        """The connection may be kept for so long from now."""
+        self._rest_until_s = self.loop.time() + self.timeout_keep_alive
+        if self.timeout_keep_alive_task is None:
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
 
 
 def _response(answer: Answer, keep_alive: bool) -> bytes:

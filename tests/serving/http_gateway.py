@@ -73,6 +73,7 @@ def a_running_gateway(
     plan: TrafficPlan | None = None,
     regions: Regions | None = None,
     control: Callable[[str, bool], Awaitable[None]] | None = None,
+    keep_alive_s: int = 5,
 ) -> Iterator[RunningGateway]:
     """A gateway in front of the worker at the address, ready to be asked.
 
@@ -102,7 +103,13 @@ def a_running_gateway(
         await pool.start()
         await pool.wait_for_holder(followed.model, followed.champion, time.monotonic() + PATIENCE_S)
         config = uvicorn.Config(
-            routes, http=protocol_with(routes), port=0, log_config=None, access_log=False, timeout_graceful_shutdown=1
+            routes,
+            http=protocol_with(routes),
+            port=0,
+            log_config=None,
+            access_log=False,
+            timeout_graceful_shutdown=1,
+            timeout_keep_alive=keep_alive_s,
         )
         server = uvicorn.Server(config)
         server.capture_signals = contextmanager(lambda: iter([None]))  # type: ignore[assignment, method-assign]

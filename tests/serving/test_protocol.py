@@ -2,6 +2,7 @@
 
 import json
 import socket
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -70,6 +71,24 @@ def test_hot_and_other_requests_take_turns_on_one_connection(gateway: RunningGat
             channel.sendall(raw)
             [(status, _)] = answers(channel, 1)
             assert status == 200
+
+
+def test_a_connection_in_use_is_kept_beyond_the_keep_alive_and_an_idle_one_is_not() -> None:
+    """Whatever kind of request armed the timer; uvicorn's own would end the connection in mid-use."""
+    other = b"GET /health HTTP/1.1\r\nhost: a\r\n\r\n"
+    with (
+        a_replica() as replica,
+        a_running_gateway(replica.address, keep_alive_s=1) as gateway,
+        connect(gateway) as channel,
+    ):
+        channel.sendall(other)
+        assert answers(channel, 1)[0][0] == 200
+        until_s = time.monotonic() + 2.5
+        while time.monotonic() < until_s:
+            channel.sendall(a_request())
+            assert answers(channel, 1)[0][0] == 200
+        channel.settimeout(PATIENCE_S)
+        assert channel.recv(1) == b""
 
 
 def test_pipelined_requests_are_answered_in_order(gateway: RunningGateway) -> None:
