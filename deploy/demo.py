@@ -71,6 +71,7 @@ class DemoReport:
 
 def ingest(settings: PlatformSettings, data: DemoData, on_rows: Progress) -> int:
     """Writes the items' stored columns into Redis. Returns how many rows there are."""
+    from deploy.feature_store import feature_client
     from serving.features.materialiser import write_rows
 
     view = data.splits.view
@@ -78,7 +79,7 @@ def ingest(settings: PlatformSettings, data: DemoData, on_rows: Progress) -> int
         return 0
     stored = data.splits.stored_rows()
     total = len(stored.item_ids)
-    client = wiring.redis_client(settings)
+    client = feature_client(settings, wiring.REDIS_TIMEOUT_S)
     write_rows(client, view, stored.item_ids, stored.values, _now_ms(), lambda done: on_rows(done, total))
     return total
 

@@ -152,6 +152,7 @@ async def _serve(settings: PlatformSettings, mine: GatewaySettings, stop: thread
         mine,
         random.Random(source.getrandbits(256)),
         infer=OipInfer(service, mine, regions),
+        prefetch=pool.prefetch,
     )
     server = uvicorn.Server(
         uvicorn.Config(

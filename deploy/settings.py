@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from deploy.errors import SettingsError
+from deploy.features_url import FeaturesUrl, without_password
 from serving.addresses import TcpAddress, UnixAddress
 from serving.budget import parse_budgets, parse_bytes
 from serving.settings import device_rules
@@ -53,6 +54,8 @@ class PlatformSettings:
     replica: which of several like processes this one is, from 0.
     triton_servers: where versions may run that do not run here, "name=host:port,other=host:port"
     of gRPC front ends, see `triton_addresses`.
+    features_url: where feature rows are kept, a Redis server or Redis Cluster of your own, see
+    `features_url.RULE`; empty: with everything else, in the embedded Redis.
     device: where workers compute, `cpu`, `cuda:1`, or `cuda`, which gives the workers the machine's
     GPUs in turn. precision: fp32, tf32 (GPU only), bf16 or fp16, kept by versions that rank alike in
     it; compile: none, compile (torch.compile) or aoti (ahead of time), at load.
@@ -80,6 +83,7 @@ class PlatformSettings:
     with_monitor: bool = True
     with_celery: bool = True
     triton_servers: str = ""
+    features_url: str = ""
     device: str = "cpu"
     precision: str = "fp32"
     compile: str = "none"
@@ -96,12 +100,15 @@ class PlatformSettings:
             ("model_budgets", parse_budgets),
             ("device_memory", parse_bytes),
             ("model_weights", parse_weights),
+            ("features_url", FeaturesUrl.parse),
         ):
             if text := getattr(self, key):
                 try:
                     parse(text)
                 except ValueError as error:
-                    raise SettingsError(_key(key), text, str(error).rpartition("expected ")[2]) from error
+                    raise SettingsError(
+                        _key(key), without_password(text), str(error).rpartition("expected ")[2]
+                    ) from error
         if self.device_memory:
             promised = sum(parse_budgets(self.model_budgets).values())
             rule = f"at most the device's memory, {self.device_memory}, for all models together"
@@ -284,7 +291,8 @@ def log_effective(settings: PlatformSettings, environment: Mapping[str, str]) ->
 
     Only near misses: Kubernetes sets `SLUICE_*` variables of its own for services of that name.
     """
-    logger.info("settings", extra={"settings": settings.to_environment()})
+    shown = settings.to_environment() | {_key("features_url"): without_password(settings.features_url)}
+    logger.info("settings", extra={"settings": shown})
     known = [_key(name) for name in _names()]
     for key in environment:
         if key.startswith(PREFIX) and key not in known and (near := difflib.get_close_matches(key, known, 1, 0.85)):

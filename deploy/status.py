@@ -9,6 +9,8 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from deploy.feature_store import feature_client
+from deploy.features_url import without_password
 from deploy.settings import PlatformSettings, url_host
 from registry.contracts.errors import ContractError
 from registry.contracts.traffic import TrafficPlan
@@ -31,6 +33,33 @@ def redis_status(settings: PlatformSettings, now_ms: int) -> dict[str, Any]:
             }
     except redis.RedisError:
         return {"redis": None, "traffic": [], "events": {}}
+
+
+def features_status(settings: PlatformSettings) -> dict[str, Any] | None:
+    """Where the rows are, without a password, and how many `nodes` answer of how many (`of`); None
+    if they are in the embedded Redis. A cluster that does not answer has no nodes."""
+    if not settings.features_url:
+        return None
+    where = {"url": without_password(settings.features_url)}
+    try:
+        client = feature_client(settings, TIMEOUT_S)
+    except redis.RedisError:
+        return where | {"nodes": 0, "of": 0}
+    with client:
+        if not isinstance(client, redis.RedisCluster):
+            return where | {"nodes": int(_answers(client)), "of": 1}
+        primaries = client.get_primaries()  # type: ignore[no-untyped-call]
+        return where | {
+            "nodes": sum(_answers(client.get_redis_connection(node)) for node in primaries),
+            "of": len(primaries),
+        }
+
+
+def _answers(client: redis.Redis) -> bool:
+    try:
+        return bool(client.ping())
+    except redis.RedisError:
+        return False
 
 
 def event_lag(client: Any, now_ms: int) -> dict[str, dict[str, float]]:

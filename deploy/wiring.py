@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import redis
 
     from registry.cache import VersionCache
+    from registry.contracts.features import FeatureView
     from registry.contracts.manifest import ModelPackage
     from registry.mlflow_store import MlflowStore
     from registry.promotion import Promoter
@@ -30,9 +31,10 @@ if TYPE_CHECKING:
     from registry.traffic_control import TrafficControl
     from serving.device.streams import Lane
     from serving.features.host import HostTier
+    from serving.features.tier import RowTier
+    from serving.features.tiers import Tiers
     from serving.loaded import LoadedProgram
     from serving.settings import WorkerSettings
-    from serving.worker import Tiers
 
 log = logging.getLogger(__name__)
 
@@ -81,8 +83,8 @@ def run_gateway(settings: PlatformSettings, stop: threading.Event) -> None:
 def run_worker(settings: PlatformSettings, stop: threading.Event) -> None:
     """One replica: watches plans, loads versions, scores."""
     import torch
-    from redis.connection import UnixDomainSocketConnection
 
+    from deploy.feature_store import feature_store
     from registry.board import RedisBoard
     from registry.contracts.replicas import ReplicaRecord
     from registry.replica_board import RedisReplicaBoard
@@ -90,13 +92,14 @@ def run_worker(settings: PlatformSettings, stop: threading.Event) -> None:
     from serving.budget import MemoryBudget, parse_budgets, parse_bytes
     from serving.device.nvml import DeviceSampler, cuda_uuids
     from serving.device.streams import Lane, open_device
-    from serving.features.invalidation import InvalidationListener
+    from serving.features.prefetch import Prefetcher
+    from serving.features.tiers import Tiers
     from serving.plans import PlanWatcher
     from serving.registration import Registration
     from serving.settings import WorkerSettings
     from serving.shares import Shares, parse_weights
     from serving.shelf import Shelf
-    from serving.worker import Tiers, Worker
+    from serving.worker import Worker
 
     mine = WorkerSettings(
         address=settings.worker_addresses[settings.replica],
@@ -111,12 +114,13 @@ def run_worker(settings: PlatformSettings, stop: threading.Event) -> None:
         compile=settings.compile,
     )
     torch.set_num_threads(mine.threads)
-    tiers = Tiers()
+    prefetcher = Prefetcher(mine.prefetches, fetched=lambda: worker.wake())
+    tiers = Tiers(prefetcher)
     lane = None if mine.device == "cpu" else Lane.of(open_device(mine.device))
     cache = version_cache(settings)
-    rows = redis_client(settings, mine.redis_timeout_s)
+    rows = feature_store(settings, mine.redis_timeout_s)
     shelf = Shelf(
-        load=lambda model, version, digest: open_version(cache, tiers, rows, mine, lane, model, version, digest),
+        load=lambda model, version, digest: open_version(cache, tiers, rows.tier, mine, lane, model, version, digest),
         changed=lambda: worker.wake(),
         unload_after_s=mine.unload_after_s,
         budget=MemoryBudget(mine.model_bytes, mine.device_bytes),
@@ -139,19 +143,13 @@ def run_worker(settings: PlatformSettings, stop: threading.Event) -> None:
         shares=Shares(mine.model_weights),
         draining=registration.drain,
     )
-    listener = InvalidationListener(
-        connect=lambda: UnixDomainSocketConnection(  # type: ignore[no-untyped-call,abstract]
-            path=str(settings.redis_socket), protocol=3, socket_timeout=2.0
-        ),
-        changed=tiers.changed,
-        resync=tiers.resync,
-    )
+    listener = rows.listener(tiers.changed, tiers.resync)
     sampler = DeviceSampler(cuda_uuids() if lane else {})
-    for thread in (watcher, shelf, listener, registration, sampler):
+    for thread in (watcher, shelf, listener, prefetcher, registration, sampler):
         thread.start()
     collector.calm()
     worker.run(stop)
-    for thread in (watcher, shelf, listener, registration, sampler):
+    for thread in (watcher, shelf, listener, prefetcher, registration, sampler):
         thread.stop()
 
 
@@ -167,7 +165,7 @@ def _device(settings: PlatformSettings) -> str:
 def open_version(
     cache: "VersionCache",
     tiers: "Tiers",
-    rows: "redis.Redis",
+    rows: "Callable[[FeatureView], RowTier]",
     mine: "WorkerSettings",
     lane: "Lane | None",
     model: str,
@@ -176,14 +174,14 @@ def open_version(
 ) -> "LoadedProgram":
     """A version, verified, loaded and warm; one that runs elsewhere, found fit over there.
 
-    lane: of the worker's GPU, None on a CPU.
+    rows: the store of a view's rows. lane: of the worker's GPU, None on a CPU.
     """
     from registry.artefacts import read
     from serving.device.opening import device_ranker, open_program
     from serving.features.device import DeviceTier
     from serving.features.freshness import ValueCounts
     from serving.features.host import HostTier
-    from serving.features.redis import RedisTier
+    from serving.features.suspects import CheckRule
     from serving.footprint import Footprint, PeakMemory
     from serving.loaded import LoadedProgram
     from serving.program import Program, TorchProgram, warm_up
@@ -216,12 +214,14 @@ def open_version(
     columns = len(view.positions("row"))
 
     def tier() -> "HostTier":
+        rule = CheckRule(mine.check_rows_per_s, mine.check_within_s)
         defaults = view.defaults[view.positions("row")]
-        host = HostTier(view.name, RedisTier(rows, view), mine.slab_rows, defaults, ValueCounts(view))
+        # the second store is for the thread that fetches ahead: its client's pool gives it connections of its own
+        host = HostTier(view.name, rows(view), mine.slab_rows, defaults, ValueCounts(view), rule, rows(view))
         if lane is None:
             return host
         # forgets what changed as a host tier does, which is what a worker's tiers are asked for
-        return cast("HostTier", DeviceTier(view.name, host, mine.device_rows, columns, lane.device))
+        return cast("HostTier", DeviceTier(view.name, host, mine.device_rows, columns, lane.device, rule))
 
     with PeakMemory(mine.device) as memory:
         warm_up(program, len(view.columns))

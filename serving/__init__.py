@@ -13,6 +13,11 @@ Decisions
   works nothing is read, and what arrived meanwhile is the next batch: work-conserving without a
   timer (`batching`). Loading, plan watching and invalidation have threads of their own and hand
   over through queues.
+- Tensors of the Open Inference Protocol are written once, into memory that gateway and worker share
+  by descriptor (`arena`); what finds no room, or comes from another machine, goes over the socket.
+- A request that can be sent at once costs a callback, not a coroutine (`begun`); waiting for a
+  replica, trying again and refusing are the long way, written once (`rank`, `infer`).
+- On a device the next batch is prepared while one computes (`execution`, `device`).
 - A batch is of the model whose turn it is (`shares`), most urgent query first; who cannot be in
   time is refused before the device (`batch_times`). Nothing starves: the bounds are in `batching`.
 - Nothing that serves is ever evicted: what does not fit its model's memory is refused, with the

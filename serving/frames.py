@@ -6,7 +6,8 @@
 `STATE` (worker to gateway, on connect and on every change) tells which versions are loaded.
 `INFER` and `INFERRED` do the same for tensors (`tensor_frames`), `ARENA` (gateway to worker, first
 on a local connection) brings the memory in which they lie, `CANCEL` takes a request back, and
-`STATISTICS` (worker to gateway) tells what was done. Item ids travel twice: as 64-bit hashes,
+`STATISTICS` (worker to gateway) tells what was done. `PREFETCH` (gateway to worker) names rows that
+are about to be ranked; nothing answers it. Item ids travel twice: as 64-bit hashes,
 which is what tiers look up, and as text, which only a miss needs.
 """
 
@@ -52,6 +53,7 @@ class Kind(IntEnum):
     INFERRED = 7
     CANCEL = 8
     STATISTICS = 9
+    PREFETCH = 10
 
 
 class BrokenFrame(Exception):
@@ -298,6 +300,35 @@ def decode_cancel(body: bytes) -> int:
         raise BrokenFrame("a CANCEL frame is not four bytes long")
     number: int = _NUMBER.unpack(body)[0]
     return number
+
+
+_PREFETCH = struct.Struct("<HII")  # slot, items, ids_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class PrefetchRequest:
+    """Rows to fetch for a slot's version. hashes and ids: as in `ScoreRequest`."""
+
+    slot: int
+    hashes: NDArray[np.uint64]
+    ids: bytes
+
+    def encode(self) -> bytes:
+        """The frame's bytes."""
+        head = _PREFETCH.pack(self.slot, len(self.hashes), len(self.ids))
+        return frame(Kind.PREFETCH, head, self.hashes.tobytes(), self.ids)
+
+    @staticmethod
+    def decode(body: bytes) -> "PrefetchRequest":
+        """Raises BrokenFrame if the counts do not add up, or there is not one id an item."""
+        if len(body) < _PREFETCH.size:
+            raise BrokenFrame("a PREFETCH frame is shorter than its head")
+        slot, items, ids_bytes = _PREFETCH.unpack_from(body)
+        parts = _Parts(body, _PREFETCH.size)
+        hashes, ids = parts.take(_U64, items), parts.rest(ids_bytes)
+        if not items or ids.count(b"\x00") != items - 1:
+            raise BrokenFrame(f"a PREFETCH frame has {items} items and another number of ids")
+        return PrefetchRequest(slot, hashes, ids)
 
 
 def encode_state(state: WorkerState) -> bytes:

@@ -42,6 +42,13 @@ MISSING_VALUES = Counter(
 REFUSED_ROWS = Counter("serving_refused_rows", "Stored rows of another layout, treated as missing.", ["view"])
 TIER_LOOKUPS = Counter("serving_tier_lookups", "Row lookups in the host slab.", ["view", "outcome"])
 TIER_ROWS = Gauge("serving_tier_rows", "Rows held in the host slab.", ["view"], multiprocess_mode="livesum")
+TIER_CHECKS = Counter(
+    "serving_tier_checks", "Rows held that were looked up again because changes may have been missed.", ["view"]
+)
+TIER_UNCHECKED_ROWS = Counter(
+    "serving_tier_unchecked_rows", "Rows served from the host slab that were yet to be looked up again.", ["view"]
+)
+PREFETCHES = Counter("serving_prefetched_rows", "Rows to be fetched ahead, by what became of them.", ["outcome"])
 MODEL_BYTES = Gauge(
     "serving_model_bytes", "Device memory of a model's loaded versions.", ["model"], multiprocess_mode="livesum"
 )

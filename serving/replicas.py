@@ -14,13 +14,16 @@ import time
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from registry.contracts.traffic import TrafficPlan
 from serving import metrics
 from serving.addresses import check_peer, parse_address
 from serving.arena import Arena
 from serving.balance import choose
 from serving.errors import DeadlineExceeded, ReplicaLost, ReplicaUnhealthy
-from serving.frames import LoadedVersion, RankedReply, ScoreRequest, encode_arena, encode_cancel
+from serving.frames import LoadedVersion, PrefetchRequest, RankedReply, ScoreRequest, encode_arena, encode_cancel
 from serving.health import FleetHealth
 from serving.link import Link, Outstanding, Replica, Waiter
 from serving.silence import SilenceRule
@@ -172,6 +175,19 @@ class ReplicaPool:
     ) -> tuple[InferredReply, LoadedVersion]:
         """The worker's answer to a tensor request; see `score`."""
         return await self._ask(model, version, deadline_s, build)
+
+    def prefetch(self, model: str, hashes: NDArray[np.uint64], ids: bytes) -> int:
+        """Tells every replica that ranks by the model which rows are about to be wanted, once for each
+        feature view that its versions have; returns how many replicas were told. See `PrefetchRequest`."""
+        told = 0
+        for replica in self.replicas:
+            views = {one.fingerprint: one.slot for one in replica.held.values() if one.model == model and one.ranks}
+            if replica.transport is None or not views:
+                continue
+            told += 1
+            for slot in views.values():
+                self._post(replica, PrefetchRequest(slot, hashes, ids).encode())
+        return told
 
     def failures(self, model: str, version: int | None = None) -> list[str]:
         """Why replicas do not hold the model's versions, or this one: each reason once."""

@@ -128,6 +128,8 @@ def assemble(
     stale = np.zeros(total, dtype=bool)
     if loaded.freshness_ms is not None:
         stale = ~missing & (rows.updated_ms.astype(np.float64) < now_ms - loaded.freshness_ms)
+    if rows.unchecked is not None:  # changes of theirs may have been missed
+        stale |= rows.unchecked
     return Assembled(matrix, missing, stale, rows.away)
 
 
@@ -152,6 +154,10 @@ def _stored(loaded: LoadedModel, requests: Sequence[ScoreRequest], total: int) -
             fetched = loaded.tier.fetch(RowKeys(request.hashes, request.ids))
             rows.values[start:stop], rows.updated_ms[start:stop] = fetched.values, fetched.updated_ms
             rows.away |= fetched.away
+            if fetched.unchecked is not None:
+                if rows.unchecked is None:
+                    rows.unchecked = np.zeros(total, dtype=bool)
+                rows.unchecked[start:stop] = fetched.unchecked
         start = stop
     return rows
 

@@ -99,6 +99,9 @@ class WorkerSettings:
     feature view.
 
     batch_candidates: rows in one forward pass. redis_timeout_s: the most a batch waits for rows.
+    check_rows_per_s, check_within_s: how rows are checked after changes may have been missed, see
+    `features.suspects`; of one feature view in this worker. prefetches: round trips for rows
+    ahead that may wait.
     unload_after_s: how long a version that no plan names stays warm. model_bytes: memory of the
     device by model; device_bytes: all of it. model_weights: shares of the device's time.
     heartbeat_s, heartbeat_ttl_s: how often the worker announces itself, and how long that counts.
@@ -119,6 +122,9 @@ class WorkerSettings:
     slab_rows: int = 200_000
     batch_candidates: int = 4096
     redis_timeout_s: float = 0.25
+    check_rows_per_s: int = 20_000
+    check_within_s: float = 30.0
+    prefetches: int = 64
     unload_after_s: float = 30.0
     model_bytes: Mapping[str, int] = field(default_factory=dict)
     device_bytes: int | None = None
@@ -135,6 +141,9 @@ class WorkerSettings:
         _require(self.slab_rows >= 16, "worker.slab_rows", self.slab_rows, "at least 16")
         _require(self.batch_candidates >= 1, "worker.batch_candidates", self.batch_candidates, "at least 1")
         _require(0 < self.redis_timeout_s <= 10, "worker.redis_timeout_s", self.redis_timeout_s, "0 < s <= 10")
+        _require(self.check_rows_per_s >= 100, "worker.check_rows_per_s", self.check_rows_per_s, "at least 100")
+        _require(0 <= self.check_within_s <= 3600, "worker.check_within_s", self.check_within_s, "0 <= s <= 3600")
+        _require(1 <= self.prefetches <= 10_000, "worker.prefetches", self.prefetches, "1 to 10000")
         _require(
             0 < 2 * self.heartbeat_s <= self.heartbeat_ttl_s,
             "worker.heartbeat_ttl_s",

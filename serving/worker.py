@@ -11,7 +11,6 @@ import selectors
 import socket
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 
 from registry.contracts.manifest import TensorSpec
@@ -22,18 +21,21 @@ from serving.batch_times import BatchTimes
 from serving.batching import BatchWindow, Pending
 from serving.drain import DrainRule
 from serving.execution import UNLOADED, Reply, Started, start_batch
-from serving.features.host import HostTier
+from serving.features.tier import RowKeys
+from serving.features.tiers import Tiers
 from serving.frames import (
     BrokenFrame,
     FailedReply,
     FrameBuffer,
     Kind,
+    PrefetchRequest,
     ScoreRequest,
     WorkerState,
     decode_arena,
     decode_cancel,
     encode_state,
 )
+from serving.scoring import LoadedModel
 from serving.shares import Shares
 from serving.shelf import Shelf
 from serving.statistics import encode_statistics
@@ -44,38 +46,6 @@ log = logging.getLogger(__name__)
 
 RECEIVE_BYTES = 1 << 18
 IDLE_S = 0.25
-
-
-class Tiers:
-    """The host tiers of this process, one per feature view layout, and what changed under them."""
-
-    def __init__(self) -> None:
-        self._by_fingerprint: dict[str, tuple[str, HostTier]] = {}
-        self._changes: deque[tuple[str, list[int]] | None] = deque()
-
-    def of(self, view_name: str, fingerprint: str, make: Callable[[], HostTier]) -> HostTier:
-        """The tier of a layout, made on first use. Called by the loading thread."""
-        if fingerprint not in self._by_fingerprint:
-            self._by_fingerprint = {**self._by_fingerprint, fingerprint: (view_name, make())}
-        return self._by_fingerprint[fingerprint][1]
-
-    def changed(self, view_name: str, hashes: list[int]) -> None:
-        """Rows that another thread knows to have changed."""
-        self._changes.append((view_name, hashes))
-
-    def resync(self) -> None:
-        """Changes may have been missed: forget everything."""
-        self._changes.append(None)
-
-    def apply_changes(self) -> None:
-        """Between batches: makes the next lookup see what has changed."""
-        while self._changes:
-            change = self._changes.popleft()
-            for name, tier in self._by_fingerprint.values():
-                if change is None:
-                    tier.clear()
-                elif change[0] == name:
-                    tier.drop(change[1])
 
 
 class _Connection:
@@ -181,6 +151,7 @@ class Worker:
                 self._accept()
             elif key.fileobj is self._wake_reader:
                 self._wake_reader.recv(4096)
+                self._tiers.apply_changes()
             else:
                 if ready & selectors.EVENT_READ:
                     self._receive(key.data)
@@ -248,6 +219,9 @@ class Worker:
                     self._take_tensors(connection, body, now_s)
                 elif kind is Kind.CANCEL:
                     self._cancel(connection, decode_cancel(body))
+                elif kind is Kind.PREFETCH:
+                    named = PrefetchRequest.decode(body)
+                    self._prefetch(named.slot, RowKeys(named.hashes, named.ids))
                 elif kind is Kind.ARENA and files:
                     connection.memory = attach(files.pop(), decode_arena(body))
                 else:
@@ -292,6 +266,22 @@ class Worker:
             key, rows = batch_key(loaded, request), rows_of(loaded, request)
             self._wait(connection, request, request.priority, key, rows, now_s)
 
+    def _prefetch(self, slot: int, keys: RowKeys) -> None:
+        loaded = self._told_stock.at(slot)
+        if isinstance(loaded, LoadedModel):  # else it was unloaded meanwhile: nothing to warm
+            self._tiers.prefetch(loaded.view.fingerprint, keys)
+
+    def _prefetch_waiting(self) -> None:
+        """While the device works: the rows of those who did not find a place in the batch."""
+        rows = 0
+        for pending in self._waiting:
+            request = pending.payload[1]
+            rows += pending.rows
+            if rows > self._window.max_candidates:  # of the batch after the next: too early
+                return
+            if isinstance(request, ScoreRequest):
+                self._prefetch(request.slot, RowKeys(request.hashes, request.ids))
+
     def _cancel(self, connection: _Connection, number: int) -> None:
         """The caller left: what still waits is answered, because the gateway keeps its block until then."""
         for pending in self._waiting:
@@ -328,7 +318,9 @@ class Worker:
         self._shares.charge(taken[0].model, sum([pending.rows for pending in taken]))
         self._finish()
         self._under_way = (taken, started, now_s)
-        if not started.under_way:
+        if started.under_way:
+            self._prefetch_waiting()
+        else:
             self._finish()
 
     def _finish(self) -> None:

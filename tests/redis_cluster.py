@@ -122,7 +122,12 @@ class RedisCluster:
         """One more node, a copy of the primary and ready to take its place."""
         node = self.add()
         node.command("CLUSTER", "REPLICATE", primary.name)
-        until(lambda: _linked(node), f"{node} to follow {primary}")
+        until(lambda: _linked(node), f"{node} to copy {primary}")
+        name = primary.name
+        until(
+            lambda: all(other.command("CLUSTER", "REPLICAS", name) for other in self.nodes),
+            f"all nodes to know that {node} follows {primary}",
+        )
         return node
 
     def wait_until_ok(self) -> None:

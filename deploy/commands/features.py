@@ -230,6 +230,11 @@ def _running() -> "tuple[PlatformSettings, redis.Redis]":
     from deploy import wiring
 
     settings = running(PlatformSettings.from_environment(os.environ))[0]
+    if settings.features_url:
+        raise SluiceError(
+            "SLUICE_FEATURES_URL keeps feature rows in a store of your own, which this command does not reach yet",
+            "serving.features.materialiser.write_rows with a client of that store",
+        )
     return settings, wiring.redis_client(settings)
 
 

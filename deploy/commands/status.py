@@ -38,7 +38,7 @@ def status(
 def _report(settings: PlatformSettings, state: PlatformState) -> dict[str, Any]:
     import msgspec
 
-    from deploy.status import gateway_status, redis_status
+    from deploy.status import features_status, gateway_status, redis_status
 
     has_mlflow = any(process.name == "mlflow" for process in state.processes)
     return {
@@ -51,6 +51,7 @@ def _report(settings: PlatformSettings, state: PlatformState) -> dict[str, Any]:
         | ({"mlflow": settings.mlflow_url} if has_mlflow else {}),
         "processes": msgspec.to_builtins(state.processes),
         **redis_status(settings, int(time.time() * 1000)),
+        "features": features_status(settings),
         "gateway": gateway_status(settings),
     }
 
@@ -68,6 +69,8 @@ def _print(console: Console, state: PlatformState, found: dict[str, Any]) -> Non
         line("redis", f"{redis['used_memory_bytes'] / 1e6:.1f} MB, {redis['keys']} keys")
     else:
         line("redis", "does not answer")
+    if features := found["features"]:
+        line("features", f"{features['url']}, {features['nodes']} of {features['of']} nodes answer")
     for group, lag in found["events"].items():
         line("events", f"{group}: {lag['pending']} pending, {duration(lag['lag_s'])} behind")
     for plan in found["traffic"]:

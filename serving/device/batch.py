@@ -52,7 +52,7 @@ class BatchPreparer:
         counts = np.array([request.candidates for request in requests], dtype=np.int64)
         ends = np.cumsum(counts)
         staged: dict[str, NDArray[Any]] = {"ends": ends}
-        updated_ms, located = self._locate(requests, counts, staged)
+        updated_ms, unchecked, located = self._locate(requests, counts, staged)
         try:
             self._send(requests, staged, int(ends[-1]))
         except BaseException:
@@ -60,9 +60,9 @@ class BatchPreparer:
                 self._tier.forget(located)
             raise
         missing = updated_ms == 0
-        stale = np.zeros(len(missing), dtype=bool)
+        stale = unchecked
         if self._loaded.freshness_ms is not None:
-            stale = ~missing & (updated_ms.astype(np.float64) < now_ms - self._loaded.freshness_ms)
+            stale |= ~missing & (updated_ms.astype(np.float64) < now_ms - self._loaded.freshness_ms)
         starts = ends - counts
         return PreparedBatch(
             staged=staged,
@@ -75,8 +75,9 @@ class BatchPreparer:
 
     def _locate(
         self, requests: Sequence[ScoreRequest], counts: NDArray[np.int64], staged: dict[str, NDArray[Any]]
-    ) -> tuple[NDArray[np.uint64], Located | None]:
-        """Stages where the rows are; when they were written. Queries that bring all of theirs need none."""
+    ) -> tuple[NDArray[np.uint64], NDArray[np.bool_], Located | None]:
+        """Stages where the rows are; when they were written, and which may have changed since, both
+        (rows,). Queries that bring all of theirs need none."""
         total = int(counts.sum())
         stored = self._loaded.row_columns
         asking = [
@@ -85,19 +86,22 @@ class BatchPreparer:
         ]
         cells = np.zeros(total, dtype=np.int32)  # cell 0, whatever it holds, where a query brought its rows
         updated_ms = np.full(total, NEVER_STALE_MS, dtype=np.uint64)
+        unchecked = np.zeros(total, dtype=bool)
         staged["cells"] = cells
         if not any(asking):
-            return updated_ms, None
+            return updated_ms, unchecked, None
         keys = RowKeys.join(
             [RowKeys(request.hashes, request.ids) for request, asks in zip(requests, asking, strict=True) if asks]
         )
         located = self._tier.locate(keys)
         rows = np.flatnonzero(np.repeat(asking, counts))
         cells[rows], updated_ms[rows] = located.cells, located.updated_ms
+        if located.unchecked is not None:
+            unchecked[rows] = located.unchecked
         staged["missed"] = rows[located.missed]
         staged["missed_rows"] = located.missed_rows
         staged["placed_cells"], staged["placed_from"] = located.placed_cells, located.placed_from
-        return updated_ms, located
+        return updated_ms, unchecked, located
 
     def _send(self, requests: Sequence[ScoreRequest], staged: dict[str, NDArray[Any]], total: int) -> None:
         """Stages what came with the queries: over defaults, and over stored columns where they say so."""

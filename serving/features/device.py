@@ -5,7 +5,8 @@ are one tensor. So a batch's lookup is a few numpy calls, and what crosses are c
 candidate) and the rows that were missed.
 """
 
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -15,20 +16,23 @@ from numpy.typing import NDArray
 
 from serving import metrics
 from serving.device.streams import Device
+from serving.features.leases import Lease
+from serving.features.prefetch import LeasingTier
 from serving.features.slab import Slab
+from serving.features.suspects import CheckRule, Suspects
 from serving.features.tier import RowKeys, Rows, RowTier
 from serving.tally import CounterTally
 
 
-class ForgettingTier(RowTier, Protocol):
-    """A tier that keeps rows and can be told to forget them."""
+class ForgettingTier(LeasingTier, RowTier, Protocol):
+    """A tier that keeps rows and can be told what became of them."""
 
     def drop(self, hashes: Iterable[int]) -> None:
         """Forgets rows that changed in the store."""
         ...
 
-    def clear(self) -> None:
-        """Forgets everything."""
+    def distrust(self) -> None:
+        """Changes may have been missed: checks every row before long."""
         ...
 
 
@@ -40,6 +44,7 @@ class Located:
     missed_rows: float32 (missed, columns). placed_cells, placed_from: int64 (placed,), the cells
     that take rows and which of `missed_rows` each takes: to be written AFTER the batch's gather,
     since they may have held rows of it. updated_ms: uint64 (keys,), 0 where there is no row.
+    unchecked: bool (keys,), see `Rows`.
     """
 
     cells: NDArray[np.int32]
@@ -50,18 +55,29 @@ class Located:
     placed_hashes: NDArray[np.uint64]
     updated_ms: NDArray[np.uint64]
     away: bool
+    unchecked: NDArray[np.bool_] | None = None
 
 
 class DeviceTier:
     """values: float32 (capacity, columns) on the device; read and written on one stream alone.
 
     name: of the feature view, for metrics. rows: capacity, as the slab rounds it. Absence is kept
-    too, as the slow tier's defaults.
+    too, as the slow tier's defaults. rule, clock: see `HostTier`.
     """
 
-    def __init__(self, name: str, slow: ForgettingTier, rows: int, columns: int, device: Device) -> None:
+    def __init__(
+        self,
+        name: str,
+        slow: ForgettingTier,
+        rows: int,
+        columns: int,
+        device: Device,
+        rule: CheckRule | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._slow = slow
         self._slab = Slab(rows, 0)
+        self._suspects = Suspects(self._slab.capacity, rule or CheckRule(), clock)
         self.values = device.empty((self._slab.capacity, columns), torch.float32)
         self._hits = CounterTally(metrics.DEVICE_LOOKUPS.labels(name, "hit"))
         self._misses = CounterTally(metrics.DEVICE_LOOKUPS.labels(name, "miss"))
@@ -78,22 +94,50 @@ class DeviceTier:
         From now on the slab counts `placed_cells` as held: they are written, or `forget` is called.
         """
         cells = self._slab.find(keys.hashes)
-        missed = np.flatnonzero(cells < 0)
+        absent = cells < 0
+        missed = np.flatnonzero(absent)
         updated_ms = self._slab.updated_ms[cells]
         self._hits.inc(len(keys) - len(missed))
+        unchecked = None
+        if self._suspects.any:
+            unchecked = self._suspects.among(cells)
+            missed = np.flatnonzero(absent | self._suspects.due(unchecked))
         if not len(missed):
             nothing = np.empty(0, dtype=np.int64)
             no_rows = np.empty((0, self.values.shape[1]), dtype=np.float32)
             return Located(
-                cells.astype(np.int32), nothing, no_rows, nothing, nothing, keys.hashes[:0], updated_ms, False
+                cells.astype(np.int32),
+                nothing,
+                no_rows,
+                nothing,
+                nothing,
+                keys.hashes[:0],
+                updated_ms,
+                False,
+                unchecked,
             )
-        self._misses.inc(len(missed))
+        self._misses.inc(int(absent.sum()))
         fetched = self._slow.fetch(keys.pick(missed))
+        if fetched.away and unchecked is not None:  # what is held here is no worse than what is below
+            unheld = absent[missed]
+            missed, away = missed[unheld], bool(unheld.any())
+            fetched = Rows(fetched.values[unheld], fetched.updated_ms[unheld], away)
+        if unchecked is not None or fetched.unchecked is not None:
+            unchecked = np.zeros(len(keys), dtype=bool) if unchecked is None else unchecked
+            unchecked[missed] = False if fetched.unchecked is None else fetched.unchecked
         updated_ms[missed] = fetched.updated_ms
         cells[missed] = 0
         placed_cells, placed_from, hashes = self._place(keys.hashes[missed], fetched)
         return Located(
-            cells.astype(np.int32), missed, fetched.values, placed_cells, placed_from, hashes, updated_ms, fetched.away
+            cells=cells.astype(np.int32),
+            missed=missed,
+            missed_rows=fetched.values,
+            placed_cells=placed_cells,
+            placed_from=placed_from,
+            placed_hashes=hashes,
+            updated_ms=updated_ms,
+            away=fetched.away,
+            unchecked=unchecked,
         )
 
     def forget(self, located: Located) -> None:
@@ -107,13 +151,28 @@ class DeviceTier:
     def drop(self, hashes: Iterable[int]) -> None:
         """Forgets rows that changed in the store, here and below."""
         changed = list(hashes)
-        self._slab.drop(np.array(changed, dtype=np.uint64))
+        cells = self._slab.drop(np.array(changed, dtype=np.uint64))
+        if self._suspects.any:
+            self._suspects.unmark(cells)
         self._slow.drop(changed)
 
-    def clear(self) -> None:
-        """Forgets everything, here and below."""
-        self._slab.clear()
-        self._slow.clear()
+    def distrust(self) -> None:
+        """Changes may have been missed: checks every row before long, here and below."""
+        self._suspects.mark(self._slab.held())
+        self._slow.distrust()
+
+    @property
+    def ahead(self) -> RowTier | None:
+        """Rows are fetched ahead into the tier below."""
+        return self._slow.ahead
+
+    def lease(self, keys: RowKeys) -> Lease | None:
+        """See `HostTier`: below, since from there on the way is short."""
+        return self._slow.lease(keys)
+
+    def keep(self, lease: Lease, fetched: Rows | None) -> None:
+        """See `HostTier`."""
+        self._slow.keep(lease, fetched)
 
     def _place(
         self, hashes: NDArray[np.uint64], fetched: Rows
@@ -122,8 +181,13 @@ class DeviceTier:
             nothing = np.empty(0, dtype=np.int64)
             return nothing, nothing, hashes[:0]
         distinct, places = np.unique(hashes, return_index=True)
+        if fetched.unchecked is not None:  # these are to be asked for again
+            sure = ~fetched.unchecked[places]
+            distinct, places = distinct[sure], places[sure]
         nothing_here = np.empty((len(distinct), 0), dtype=np.float32)  # values lie on the device
         cells = self._slab.place(distinct, nothing_here, fetched.updated_ms[places])
         self._held.set(self._slab.size)
+        if self._suspects.any:
+            self._suspects.unmark(cells[cells >= 0])
         kept = cells >= 0  # one of them may have taken another's cell
         return cells[kept], places[kept].astype(np.int64), distinct[kept]

@@ -1,13 +1,16 @@
 """The host slab over a slower tier: hits from memory, misses fetched once and kept."""
 
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from serving import metrics
 from serving.features.freshness import ValueCounts
+from serving.features.leases import Lease, Leases
 from serving.features.slab import Slab
+from serving.features.suspects import CheckRule, Suspects
 from serving.features.tier import RowKeys, Rows, RowTier, TierAway
 from serving.tally import CounterTally
 
@@ -17,6 +20,11 @@ class HostTier:
 
     name: of the feature view, for metrics. rows: how many to keep, as the slab rounds it. defaults:
     float32 (`row` columns,), for rows that do not exist. counts: told of every row handed out.
+    rule, clock: how rows are checked after changes may have been missed. ahead: the slow tier
+    again, on connections that another thread may use; None: nothing is fetched ahead.
+
+    A fetch looks up and keeps on the one thread that is also told of changes, between fetches: a
+    change that arrives while a fetch is under way is applied after it, and pushes its row out.
     """
 
     def __init__(
@@ -26,12 +34,19 @@ class HostTier:
         rows: int,
         defaults: NDArray[np.float32],
         counts: ValueCounts | None = None,
+        rule: CheckRule | None = None,
+        ahead: RowTier | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._slow = slow
+        self._slow, self.ahead = slow, ahead
         self._defaults, self._counts = defaults, counts
         self._slab = Slab(rows, len(defaults))
+        self._suspects = Suspects(self._slab.capacity, rule or CheckRule(), clock)
+        self._leases = Leases()
         self._hits = CounterTally(metrics.TIER_LOOKUPS.labels(name, "hit"))
         self._misses = CounterTally(metrics.TIER_LOOKUPS.labels(name, "miss"))
+        self._checks = CounterTally(metrics.TIER_CHECKS.labels(name))
+        self._unchecked = CounterTally(metrics.TIER_UNCHECKED_ROWS.labels(name))
         self._held = metrics.TIER_ROWS.labels(name)
 
     @property
@@ -45,32 +60,95 @@ class HostTier:
         # `take` clips the -1 of a miss to a row that is overwritten below; it copies twice as fast as indexing
         rows = Rows(self._slab.values.take(cells, axis=0, mode="clip"), self._slab.updated_ms.take(cells, mode="clip"))
         self._hits.inc(len(keys) - len(missed))
-        if len(missed):
+        if self._suspects.any:
+            self._fill_and_check(rows, keys, cells, missed)
+        elif len(missed):
             self._misses.inc(len(missed))
-            self._fill(rows, keys, missed)
+            self._fetch(rows, keys, missed, missed)
         if self._counts is not None and not rows.away:
             self._counts.count(rows.updated_ms)
         return rows
 
-    def _fill(self, rows: Rows, keys: RowKeys, missed: NDArray[np.int64]) -> None:
-        """Fetches what was missed, once a key, and keeps of it what is wanted enough."""
-        distinct, first, places = np.unique(keys.hashes[missed], return_index=True, return_inverse=True)
+    def _fill_and_check(self, rows: Rows, keys: RowKeys, cells: NDArray[np.int64], missed: NDArray[np.int64]) -> None:
+        """Fetches what was missed, and of the marked rows those that are due."""
+        unchecked = rows.unchecked = self._suspects.among(cells)
+        due = self._suspects.due(unchecked)
+        self._misses.inc(len(missed))
+        self._checks.inc(int(due.sum()))
+        due[missed] = True
+        if due.any():
+            self._fetch(rows, keys, np.flatnonzero(due), missed)
+        self._unchecked.inc(int(unchecked.sum()))
+
+    def _fetch(self, rows: Rows, keys: RowKeys, wanted: NDArray[np.int64], missed: NDArray[np.int64]) -> None:
+        """Puts the wanted rows in their places, each asked for once, and keeps what is wanted enough.
+
+        missed: the places among them of rows that are not held.
+        """
+        hashes, first, again = np.unique(keys.hashes[wanted], return_index=True, return_inverse=True)
         try:
-            fetched = self._slow.fetch(keys.pick(missed[first]))
+            fetched = self._slow.fetch(keys.pick(wanted[first]))
         except TierAway:
-            rows.values[missed], rows.updated_ms[missed], rows.away = self._defaults, 0, True
+            rows.values[missed], rows.updated_ms[missed], rows.away = self._defaults, 0, bool(len(missed))
             return
-        rows.values[missed], rows.updated_ms[missed] = fetched.values[places], fetched.updated_ms[places]
-        if fetched.away:  # what looks absent may exist: nothing to remember
-            rows.away = True
+        if fetched.away:  # what looks absent may exist: nothing to remember, and what is held is no worse
+            again = again[np.isin(wanted, missed)]
+            rows.values[missed], rows.updated_ms[missed] = fetched.values[again], fetched.updated_ms[again]
+            rows.away = bool(len(missed))
             return
-        self._slab.place(distinct, fetched.values, fetched.updated_ms)
+        rows.values[wanted], rows.updated_ms[wanted] = fetched.values[again], fetched.updated_ms[again]
+        if rows.unchecked is not None:
+            rows.unchecked[wanted] = False
+        if fetched.unchecked is None:
+            self._keep(hashes, fetched.values, fetched.updated_ms)
+            return
+        if rows.unchecked is None:
+            rows.unchecked = np.zeros(len(keys), dtype=bool)
+        rows.unchecked[wanted] = fetched.unchecked[again]
+        sure = ~fetched.unchecked
+        self._keep(hashes[sure], fetched.values[sure], fetched.updated_ms[sure])
+
+    def _keep(self, hashes: NDArray[np.uint64], values: NDArray[np.float32], updated_ms: NDArray[np.uint64]) -> None:
+        cells = self._slab.place(hashes, values, updated_ms)
+        if self._suspects.any:
+            self._suspects.unmark(cells[cells >= 0])
         self._held.set(self._slab.size)
+
+    def lease(self, keys: RowKeys) -> Lease | None:
+        """The rows that are worth fetching ahead: neither held nor under way. None if there are none.
+
+        A batch does not wait for them: one round trip of its own takes no longer than the rest of theirs.
+        """
+        hashes, first = np.unique(keys.hashes, return_index=True)
+        cells = self._slab.look(hashes)
+        known = cells >= 0
+        if self._suspects.any:
+            known &= ~self._suspects.among(cells)
+        wanted = first[~known & ~self._leases.under_way(hashes)]
+        return self._leases.grant(keys.pick(wanted)) if len(wanted) else None
+
+    def keep(self, lease: Lease, fetched: Rows | None) -> None:
+        """Ends a lease and keeps what was fetched, but for rows that changed or came meanwhile.
+
+        fetched: None if the store did not answer.
+        """
+        sure = self._leases.end(lease)
+        if fetched is None or fetched.away:
+            return
+        hashes = lease.keys.hashes
+        cells = self._slab.find(hashes)  # counts them as asked for, as far as admission is concerned
+        sure &= (cells < 0) | self._suspects.among(cells)
+        self._keep(hashes[sure], fetched.values[sure], fetched.updated_ms[sure])
 
     def drop(self, hashes: Iterable[int]) -> None:
         """Forgets rows that changed in the store."""
-        self._slab.drop(np.fromiter(hashes, dtype=np.uint64))
+        changed = list(hashes)
+        self._leases.revoke(changed)
+        cells = self._slab.drop(np.array(changed, dtype=np.uint64))
+        if self._suspects.any:
+            self._suspects.unmark(cells)
 
-    def clear(self) -> None:
-        """Forgets everything: after missed invalidations nothing here can be trusted."""
-        self._slab.clear()
+    def distrust(self) -> None:
+        """Changes may have been missed: every row is checked before long, see `suspects`."""
+        self._leases.revoke_all()
+        self._suspects.mark(self._slab.held())

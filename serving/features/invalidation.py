@@ -1,12 +1,13 @@
 """Redis tells which rows changed, so that nothing waits for a time to live.
 
 RESP3 client tracking in broadcast mode over the row keys, on a connection of its own. There is
-no replay: after a lost connection everything cached is suspect, so the listener asks for a full
-clear before it trusts pushes again.
+no replay: after a lost connection everything cached is suspect, so the listener says so before it
+trusts pushes again.
 """
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Sequence
 
 import redis
@@ -22,7 +23,9 @@ ROW_PREFIX = b"sluice:row:"
 class InvalidationListener(threading.Thread):
     """Calls `changed(view, hashes)` for pushed keys, and `resync()` whenever pushes may be lost.
 
-    Both are called on this thread: hand over, do not work there.
+    Both are called on this thread: hand over, do not work there. silence_s: an idle connection is
+    asked for a sign of life, and lost if there is none for so long: a machine that is switched off
+    closes nothing.
     """
 
     def __init__(
@@ -31,9 +34,11 @@ class InvalidationListener(threading.Thread):
         changed: Callable[[str, list[int]], None],
         resync: Callable[[], None],
         retry_s: float = 0.5,
+        silence_s: float = 2.0,
     ) -> None:
         super().__init__(name="invalidation", daemon=True)
-        self._connect, self._changed, self._resync, self._retry_s = connect, changed, resync, retry_s
+        self._connect, self._changed, self._resync = connect, changed, resync
+        self._retry_s, self._silence_s = retry_s, silence_s
         self._stop_asked = threading.Event()
         self.listening = threading.Event()
 
@@ -63,9 +68,15 @@ class InvalidationListener(threading.Thread):
             self._resync()
             self.listening.set()
             log.info("listening for changed rows")
+            heard_s = time.monotonic()
             while not self._stop_asked.is_set():
                 if connection.can_read(timeout=0.5):
                     connection.read_response(push_request=True)
+                    heard_s = time.monotonic()
+                elif time.monotonic() - heard_s > self._silence_s:
+                    raise redis.TimeoutError(f"no sign of life for {self._silence_s:g} s")
+                else:
+                    connection.send_command("PING")  # type: ignore[no-untyped-call]
         finally:
             connection.disconnect()  # type: ignore[no-untyped-call]
 

@@ -53,11 +53,13 @@ class RowKeys:
 class Rows:
     """values: float32 (keys, `row` columns), defaults where there is no row.
     updated_ms: uint64 (keys,), when the row was written; 0 where there is none.
-    away: a store did not answer, so that missing rows may exist after all."""
+    away: a store did not answer, so that missing rows may exist after all.
+    unchecked: bool (keys,), rows that may have changed unseen since; None if there are none."""
 
     values: NDArray[np.float32]
     updated_ms: NDArray[np.uint64]
     away: bool = False
+    unchecked: NDArray[np.bool_] | None = None
 
 
 class RowTier(Protocol):

@@ -32,13 +32,14 @@ class ClusterMap:
         self._importing: dict[str, ClusterNode] = {}
         self._looking = threading.Lock()
         self._looked_s = float("-inf")
+        self._tried = False
 
     def client(self) -> redis.RedisCluster:
         """The connected client. Only the first call waits for a connection. Raises RedisError if
         none was made so far; a look that makes it is under way then."""
         if self._client is None:
-            if self._looked_s == float("-inf"):
-                self.look()
+            if not self._tried:
+                self.look()  # or waits for the look that has begun
             else:
                 self.look_soon()
         if self._client is None:
@@ -74,6 +75,8 @@ class ClusterMap:
                 return self._look()
             except RedisClusterException as error:  # which redis-py does not count among its RedisErrors
                 raise redis.ConnectionError(str(error)) from error
+            finally:
+                self._tried = True
 
     def look_soon(self) -> None:
         """Looks on a thread of its own, unless somebody is looking, or has a moment ago."""

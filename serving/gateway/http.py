@@ -2,6 +2,7 @@
 
     POST /v1/models/{model}/rank
     POST /v1/feedback
+    POST /v1/prefetch
     POST /v2/models/{model}[/versions/{version}]/infer
 
 Everything else goes to the FastAPI application behind.
@@ -19,13 +20,15 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from registry.contracts.ids import RankingIds, model_tag
 from serving import metrics
-from serving.errors import BodyTooLarge, QueryRefused, RankingError, WrongContentType, WrongMethod
+from serving.errors import BodyTooLarge, QueryRefused, RankingError, ReplicaUnhealthy, WrongContentType, WrongMethod
 from serving.event_log import EventLog
-from serving.gateway.schema import read_feedback, read_rank, write_ranking
+from serving.gateway.schema import read_feedback, read_prefetch, read_rank, write_ranking
 from serving.rank import Ranker, Ranking
 from serving.settings import GatewaySettings
 
@@ -33,7 +36,7 @@ log = logging.getLogger(__name__)
 
 
 MODELS_PREFIX, RANK_SUFFIX = "/v1/models/", "/rank"
-FEEDBACK_PATH = "/v1/feedback"
+FEEDBACK_PATH, PREFETCH_PATH = "/v1/feedback", "/v1/prefetch"
 _INFER_PATH = re.compile(r"/v2/models/(?P<model>[^/]+)(?:/versions/(?P<version>[^/]+))?/infer")
 _TRACEPARENT = re.compile(rb"00-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 
@@ -56,6 +59,10 @@ class Answer:
 Begin = Callable[[Body, Headers, Callable[[Answer], None]], Callable[[], None] | None]
 """Begins a request without a coroutine: the last argument is called with the answer, once, later. Returns
 how to take the request back, None if it must go the long way, through `handle`."""
+
+
+Prefetch = Callable[[str, NDArray[np.uint64], bytes], int]
+"""See `ReplicaPool.prefetch`."""
 
 
 class InferRoute(Protocol):
@@ -99,8 +106,9 @@ class HotRoutes:
         random: random.Random,
         wall_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
         infer: InferRoute | None = None,
+        prefetch: Prefetch | None = None,
     ) -> None:
-        self._infer = infer
+        self._infer, self._prefetch = infer, prefetch
         self._rest, self._ranker, self._event_log, self._ids = rest, ranker, event_log, ids
         self._settings, self._random, self._wall_ms = settings, random, wall_ms
 
@@ -128,6 +136,8 @@ class HotRoutes:
         limit = self._settings.max_body_bytes
         if path == FEEDBACK_PATH:
             return HotRoute(self._feedback, True, limit)
+        if path == PREFETCH_PATH and self._prefetch is not None:
+            return HotRoute(functools.partial(self._warm, self._prefetch), True, limit)
         if path.startswith(MODELS_PREFIX) and path.endswith(RANK_SUFFIX):
             model = path[len(MODELS_PREFIX) : -len(RANK_SUFFIX)]
             if model and "/" not in model:
@@ -195,6 +205,13 @@ class HotRoutes:
         for event in events:
             metrics.FEEDBACK.labels(type(event).__name__.lower(), "accepted").inc()
         return Answer(202, msgspec.json.encode({"accepted": len(events)}))
+
+    async def _warm(self, prefetch: Prefetch, body: Body, headers: Headers, trace_id: str) -> Answer:
+        model, hashes, ids = read_prefetch(body, self._settings)
+        self._ranker.plan_of(model)  # raises UnknownModel
+        if not prefetch(model, hashes, ids):
+            raise ReplicaUnhealthy(f"no replica ranks by {model!r} now: see `sluice status`")
+        return Answer(202, msgspec.json.encode({"accepted": len(hashes)}))
 
     def check_head(self, route: HotRoute, headers: Headers) -> None:
         """Raises WrongContentType or BodyTooLarge before a byte of the body is read."""

@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 
 from serving.gateway.infer_head import RequestHead
-from serving.gateway.schema import FeedbackBody, RankAnswer, RankBody
+from serving.gateway.schema import FeedbackBody, PrefetchBody, RankAnswer, RankBody
 
 
 class ErrorAnswer(msgspec.Struct):
@@ -16,6 +16,12 @@ class ErrorAnswer(msgspec.Struct):
 
 class FeedbackAnswer(msgspec.Struct):
     """accepted: how many events are now safe."""
+
+    accepted: int
+
+
+class PrefetchAnswer(msgspec.Struct):
+    """accepted: distinct items that the replicas were told of."""
 
     accepted: int
 
@@ -45,7 +51,7 @@ _ERRORS = {
     "415": "The body is not application/json.",
     "429": "All permits are out: come back after Retry-After seconds.",
     "500": "The model failed on this query, or a bug did; the log says more.",
-    "503": "No replica can answer (rank), or events cannot be kept now (feedback).",
+    "503": "No replica can answer (rank, prefetch), or events cannot be kept now (feedback).",
 }
 _INFER_ERRORS = {
     "400": "A tensor or field breaks a rule; the message names both.",
@@ -61,9 +67,12 @@ _INFER_ERRORS = {
 
 def with_hot_routes(document: dict[str, Any]) -> dict[str, Any]:
     """The document with the routes that FastAPI does not see."""
-    types = (RankBody, RankAnswer, FeedbackBody, FeedbackAnswer, ErrorAnswer, RequestHead, InferResponse)
+    types = (
+        *(RankBody, RankAnswer, FeedbackBody, FeedbackAnswer, ErrorAnswer, RequestHead, InferResponse),
+        *(PrefetchBody, PrefetchAnswer),
+    )
     references, components = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
-    rank_body, rank_answer, feedback_body, feedback_answer, error, infer_head, inferred = references
+    rank_body, rank_answer, feedback_body, feedback_answer, error, infer_head, inferred, *prefetch = references
     document.setdefault("components", {}).setdefault("schemas", {}).update(components)
     model = {"name": "model", "in": "path", "required": True, "schema": {"type": "string"}}
     version = {"name": "version", "in": "path", "required": True, "schema": {"type": "integer"}}
@@ -86,6 +95,17 @@ def with_hot_routes(document: dict[str, Any]) -> dict[str, Any]:
             ("202", feedback_answer),
             error,
             _ERRORS,
+            [],
+        )
+    }
+    document["paths"]["/v1/prefetch"] = {
+        "post": _operation(
+            "prefetch",
+            "Fetch the rows of items that are about to be ranked",
+            prefetch[0],
+            ("202", prefetch[1]),
+            error,
+            {**{status: _ERRORS[status] for status in ("400", "413", "415", "503")}, "404": "No such model is served."},
             [],
         )
     }

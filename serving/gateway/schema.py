@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from registry.contracts.errors import InvalidName
 from registry.contracts.events import SCHEMA, Click, Exposure
-from registry.contracts.ids import MAX_ID_CHARS, IssuedRanking, RankingIds, check_id
+from registry.contracts.ids import MAX_ID_CHARS, IssuedRanking, RankingIds, check_id, hashes_of
 from serving.errors import QueryRefused
 from serving.rank import Ranking, RankQuery
 from serving.settings import GatewaySettings
@@ -66,6 +66,13 @@ class FeedbackBody(msgspec.Struct, forbid_unknown_fields=True):
     events: list[FeedbackEventBody]
 
 
+class PrefetchBody(msgspec.Struct, forbid_unknown_fields=True):
+    """items: ids that are about to be candidates for the model; one that is named twice counts once."""
+
+    model: str
+    items: list[str]
+
+
 class RankedItem(msgspec.Struct):
     """position: 1 is the best."""
 
@@ -88,6 +95,7 @@ class RankAnswer(msgspec.Struct):
 
 
 _rank_decoder = msgspec.json.Decoder(RankBody)
+_prefetch_decoder = msgspec.json.Decoder(PrefetchBody)
 _feedback_decoder = msgspec.json.Decoder(FeedbackBody)
 _encoder = msgspec.json.Encoder()
 
@@ -102,7 +110,7 @@ def rank_query(model: str, parsed: RankBody, settings: GatewaySettings, trace_id
     count = len(parsed.candidates)
     if not 1 <= count <= settings.max_candidates:
         raise QueryRefused(f"candidates: {count} ids, expected 1 to {settings.max_candidates}")
-    blob = _ids_blob(parsed.candidates)
+    blob = _ids_blob("candidates", parsed.candidates)
     if parsed.top_k < 1:
         raise QueryRefused(f"top_k={parsed.top_k}: expected at least 1")
     deadline_ms = settings.default_deadline_ms if parsed.deadline_ms is None else parsed.deadline_ms
@@ -125,6 +133,16 @@ def rank_query(model: str, parsed: RankBody, settings: GatewaySettings, trace_id
         candidate_features={name: _column(name, values, count) for name, values in parsed.features.items()},
         trace_id=trace_id,
     )
+
+
+def read_prefetch(body: bytes | memoryview, settings: GatewaySettings) -> tuple[str, NDArray[np.uint64], bytes]:
+    """The model, and hashes and text of the distinct items, as frames carry them. Raises QueryRefused."""
+    parsed: PrefetchBody = _decode(_prefetch_decoder, body)
+    if not 1 <= len(parsed.items) <= settings.max_candidates:
+        raise QueryRefused(f"items: {len(parsed.items)} ids, expected 1 to {settings.max_candidates}")
+    items = list(dict.fromkeys(parsed.items))
+    blob = _ids_blob("items", items)
+    return parsed.model, hashes_of(blob, len(items)), blob
 
 
 def write_ranking(ranking: Ranking) -> bytes:
@@ -208,7 +226,7 @@ def _decode(decoder: "msgspec.json.Decoder[Any]", body: bytes | memoryview) -> A
         raise QueryRefused(f"body: not JSON ({error})") from error
 
 
-def _ids_blob(ids: list[str]) -> bytes:
+def _ids_blob(field: str, ids: list[str]) -> bytes:
     """The ids joined by NUL, if every one of them keeps the rules of `check_id`.
 
     Looks at all of them together first: a loop over a thousand ids would cost more than ranking them.
@@ -217,7 +235,7 @@ def _ids_blob(ids: list[str]) -> bytes:
     if len(distinct) != len(ids):
         seen: set[str] = set()
         repeated = next(item for item in ids if item in seen or seen.add(item))  # type: ignore[func-returns-value]
-        raise QueryRefused(f"candidates: {repeated!r} stands there twice, expected distinct ids")
+        raise QueryRefused(f"{field}: {repeated!r} stands there twice, expected distinct ids")
     try:
         blob = "\x00".join(ids).encode()
     except UnicodeEncodeError:
@@ -226,7 +244,7 @@ def _ids_blob(ids: list[str]) -> bytes:
     controls = len(blob) - len(blob.translate(None, CONTROL_BYTES))
     if controls != len(ids) - 1 or "" in distinct or max(map(len, ids)) > MAX_ID_CHARS:
         for i, item in enumerate(ids):
-            _check(f"candidates[{i}]", item)
+            _check(f"{field}[{i}]", item)
     return blob
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from deploy import lifecycle, wiring
 from deploy.client import GatewayClient
 from deploy.errors import SluiceError
+from deploy.feature_store import feature_client
 from deploy.settings import PlatformSettings
 from deploy.state import read_state
 from pipelines.archive import Archive
@@ -64,7 +65,8 @@ class Platform:
         view = package.manifest.feature_view()
         client = wiring.redis_client(self.settings)
         values = np.arange(len(ITEMS), dtype=np.float32).reshape(-1, 1)
-        write_rows(client, view, ITEMS, values, updated_ms=1, on_rows=lambda _: None)
+        rows = feature_client(self.settings, wiring.REDIS_TIMEOUT_S)
+        write_rows(rows, view, ITEMS, values, updated_ms=1, on_rows=lambda _: None)
         write(package, self.settings.versions_folder / MODEL / "1")
         RedisBoard(client).publish(TrafficPlan(MODEL, 1, champion=1, champion_digest=package.digest))
         self.wait_until_warm()

@@ -15,6 +15,7 @@ from serving.device.streams import CpuDevice, Device, Lane
 from serving.features.device import DeviceTier
 from serving.features.host import HostTier
 from serving.features.memory import MemoryTier
+from serving.features.suspects import CheckRule
 from serving.frames import RankedReply, ScoreRequest
 from serving.program import TorchProgram
 from serving.scoring import LoadedModel
@@ -70,8 +71,9 @@ class Workbench:
         _, on_device = program_of(kind, str(self.device.torch_device), precision)
         view = package.manifest.feature_view()
         self.store = Store(view)
-        self.host_tier = HostTier(view.name, self.store, 64, view.defaults[view.positions("row")])
-        self.tier = DeviceTier(view.name, self.host_tier, resident, STORED, self.device)
+        at_once = CheckRule(within_s=0)  # after a lost channel nothing is served without a look
+        self.host_tier = HostTier(view.name, self.store, 64, view.defaults[view.positions("row")], rule=at_once)
+        self.tier = DeviceTier(view.name, self.host_tier, resident, STORED, self.device, at_once)
         loaded = LoadedModel(
             model=kind,
             version=1,

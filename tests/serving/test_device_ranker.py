@@ -86,7 +86,7 @@ def test_resident_rows_are_not_fetched_again() -> None:
     bench = Workbench("mlp", resident=1024)
     request = a_request([f"item-{i}" for i in range(20)])
     [first] = bench.ranker.submit([request], [0.0], NOW_MS).replies()
-    bench.host_tier.clear()
+    bench.host_tier.drop(request.hashes.tolist())
     for i in range(20):
         bench.store.write(f"item-{i}", np.zeros(STORED, dtype=np.float32))
 
@@ -97,12 +97,12 @@ def test_resident_rows_are_not_fetched_again() -> None:
     assert again.features == first.features
 
 
-def test_a_clear_forgets_the_rows_of_the_device_and_of_the_host() -> None:
+def test_rows_of_the_device_are_checked_when_changes_may_have_been_missed() -> None:
     bench = Workbench("mlp", resident=1024)
     request = a_request(["item-1"])
     bench.ranker.submit([request], [0.0], NOW_MS).replies()
     bench.store.write("item-1", np.full(STORED, 5.0, dtype=np.float32))
-    bench.tier.clear()
+    bench.tier.distrust()
 
     [reply] = bench.ranker.submit([request], [0.0], NOW_MS).replies()
 

@@ -19,6 +19,7 @@ from serving.frames import (
     FrameBuffer,
     Kind,
     LoadedVersion,
+    PrefetchRequest,
     RankedReply,
     ScoreRequest,
     WorkerState,
@@ -110,6 +111,24 @@ def test_a_score_request_survives_the_wire(request: ScoreRequest) -> None:
 
     assert kind is Kind.SCORE
     assert_same(ScoreRequest.decode(body), request)
+
+
+@given(score_requests())
+def test_a_prefetch_survives_the_wire_and_one_that_is_out_of_step_is_refused(request: ScoreRequest) -> None:
+    prefetch = PrefetchRequest(request.slot, request.hashes, request.ids)
+
+    kind, body = only_frame(prefetch.encode())
+
+    assert kind is Kind.PREFETCH
+    assert_same(PrefetchRequest.decode(body), prefetch)
+    for broken in (
+        body[:-1],
+        body + b"x",
+        body[:5],
+        PrefetchRequest(0, request.hashes, request.ids + b"\x00").encode(),
+    ):
+        with pytest.raises(BrokenFrame):
+            PrefetchRequest.decode(broken)
 
 
 @given(ranked_replies())

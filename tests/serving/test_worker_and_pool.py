@@ -15,12 +15,16 @@ from prometheus_client import REGISTRY
 from redis.connection import UnixDomainSocketConnection
 
 from registry.contracts.ids import hash64
+from serving.batch_ranker import HostRanker
 from serving.batching import BatchWindow
 from serving.errors import DeadlineExceeded, QueryRefused, RankingError, ReplicaUnhealthy
 from serving.features.host import HostTier
 from serving.features.invalidation import InvalidationListener
 from serving.features.materialiser import write_rows
+from serving.features.prefetch import Prefetcher
 from serving.features.redis import RedisTier
+from serving.features.tier import RowKeys, Rows
+from serving.features.tiers import Tiers
 from serving.frames import (
     FailedReply,
     FrameBuffer,
@@ -35,7 +39,7 @@ from serving.frames import (
 )
 from serving.replicas import Replica as SeenReplica
 from serving.replicas import ReplicaPool
-from serving.worker import Tiers
+from serving.scoring import LoadedModel
 from tests.builders import NOW_MS, a_plan
 from tests.conftest import RedisServer
 from tests.serving.workbench import (
@@ -48,6 +52,7 @@ from tests.serving.workbench import (
     WORDS,
     Held,
     SumOfFeatures,
+    a_loaded_model,
     a_replica,
     a_request,
     rows_in_memory,
@@ -446,7 +451,7 @@ def test_an_update_in_redis_is_in_the_scores(redis_server: RedisServer, redis_cl
         listener.join()
 
 
-def test_a_change_drops_that_row_of_that_view_and_a_resync_everything() -> None:
+def test_a_change_drops_that_row_of_that_view_and_a_resync_nothing() -> None:
     def tier() -> HostTier:
         tier = HostTier(VIEW.name, rows_in_memory(), 100, VIEW.defaults[:1])
         tier.fetch(keys_of("item-1", "item-2", "item-3"))
@@ -463,4 +468,69 @@ def test_a_change_drops_that_row_of_that_view_and_a_resync_everything() -> None:
 
     tiers.resync()
     tiers.apply_changes()
-    assert (functions.size, modules.size) == (0, 0)
+    assert (functions.size, modules.size) == (2, 3)  # checked as they are asked for, see `test_suspects`
+
+
+class Noted:
+    """A store that notes which rows it is asked for."""
+
+    def __init__(self) -> None:
+        self.asked: list[bytes] = []
+
+    def fetch(self, keys: RowKeys) -> Rows:
+        """See `RowTier`."""
+        self.asked += keys.ids()
+        return rows_in_memory().fetch(keys)
+
+
+def test_rows_that_a_gateway_names_are_fetched_by_every_replica_before_they_are_ranked() -> None:
+    slow, ahead = Noted(), Noted()
+    prefetcher = Prefetcher(fetched=lambda: replica.wake())
+    tiers = Tiers(prefetcher)
+    tier = tiers.of(VIEW.name, VIEW.fingerprint, lambda: HostTier(VIEW.name, slow, 100, VIEW.defaults[:1], ahead=ahead))
+    prefetcher.start()
+    request = a_request(["item-1", "item-2"])
+
+    async def scenario(address: str) -> RankedReply:
+        async with a_pool(address) as pool:
+            await pool.wait_for_holder("codesearch", 1, asyncio.get_running_loop().time() + PATIENCE_S)
+            assert pool.prefetch("nobody", request.hashes, request.ids) == 0
+            assert pool.prefetch("codesearch", request.hashes, request.ids) == 1
+            gives_up_s = time.monotonic() + PATIENCE_S
+            while tier.size < 2:
+                assert time.monotonic() < gives_up_s
+                await asyncio.sleep(0.001)
+            return await ask(pool, request)
+
+    with a_replica(tier=tier, tiers=tiers) as replica:
+        reply = asyncio.run(scenario(replica.address))
+    prefetcher.stop()
+
+    assert reply.scores.tolist() == [LENGTHS["item-2"] + 0.5, LENGTHS["item-1"] + 0.5]
+    assert sorted(ahead.asked) == [b"item-1", b"item-2"]
+    assert slow.asked == []
+
+
+def test_while_a_device_works_the_rows_of_the_next_batch_are_fetched_and_of_none_beyond() -> None:
+    ahead = Noted()
+    prefetcher = Prefetcher()
+    tiers = Tiers(prefetcher)
+    tier = tiers.of(
+        VIEW.name, VIEW.fingerprint, lambda: HostTier(VIEW.name, rows_in_memory(), 100, VIEW.defaults[:1], ahead=ahead)
+    )
+
+    def load(model: str, version: int, digest: str) -> LoadedModel:
+        loaded = a_loaded_model(tier=tier, digest=digest)
+        loaded.ranker = HostRanker(loaded)  # as a device's: its batches are under way until they are asked for
+        return loaded
+
+    requests = [a_request([f"item-{i}", f"item-{i + 10}"], number=i) for i in range(3)]
+    with a_replica(load=load, window=BatchWindow(2), tiers=tiers) as replica, a_caller(replica.address) as caller:
+        caller.told_of(1)
+        replies = caller.answers_to(*requests)
+    prefetcher.start()  # only now: what was asked for waits
+    prefetcher.stop()
+    prefetcher.join(PATIENCE_S)
+
+    assert all(isinstance(reply, RankedReply) for reply in replies.values())
+    assert sorted(ahead.asked) == [b"item-1", b"item-11", b"item-12", b"item-2"]

@@ -19,6 +19,7 @@ from serving.batching import BatchWindow
 from serving.event_log import EventLog
 from serving.features.memory import MemoryTier
 from serving.features.tier import RowTier
+from serving.features.tiers import Tiers
 from serving.frames import ScoreRequest
 from serving.journal import Journal
 from serving.permits import Permits
@@ -28,7 +29,7 @@ from serving.replicas import ReplicaPool
 from serving.scoring import LoadedModel
 from serving.shelf import Shelf
 from serving.tensors import Tensor
-from serving.worker import Tiers, Worker
+from serving.worker import Worker
 from tests.builders import NOW_MS, a_plan, a_view
 
 VIEW = a_view()  # length (row, default 1), match (candidate, default 0.5), query_words (query, default 0)
@@ -148,8 +149,9 @@ class Replica:
         plan: TrafficPlan,
         window: BatchWindow,
         clock: Callable[[], float],
+        tiers: Tiers | None = None,
     ) -> None:
-        self.address, self.tiers = address, Tiers()
+        self.address, self.tiers = address, tiers or Tiers()
         self.shelf = Shelf(load, changed=lambda: self._worker.wake(), unload_after_s=30.0, clock=clock)
         self._window, self._stop = window, threading.Event()
         self.start()
@@ -166,6 +168,10 @@ class Replica:
         self._worker = Worker("worker-0", self.address, self.shelf, self.tiers, self._window)
         self._thread = threading.Thread(target=self._worker.run, args=(self._stop,), daemon=True)
         self._thread.start()
+
+    def wake(self) -> None:
+        """For other threads, see `Worker`."""
+        self._worker.wake()
 
     def stop(self) -> None:
         """Answers what it has read and ends."""
@@ -184,6 +190,7 @@ def a_replica(
     clock: Callable[[], float] = lambda: 0.0,
     load: Callable[[str, int, str], LoadedModel] | None = None,
     address: str | None = None,
+    tiers: Tiers | None = None,
 ) -> Iterator[Replica]:
     """A replica that holds what the plan names, every version with this program and tier unless
     `load` says otherwise."""
@@ -194,7 +201,7 @@ def a_replica(
     # not tmp_path: the path of a Unix socket may have 107 bytes at most
     with tempfile.TemporaryDirectory(prefix="sluice-", dir="/tmp") as folder:
         address = address or str(Path(folder) / "worker.sock")
-        replica = Replica(address, load or load_alike, plan or a_plan(), window or BatchWindow(4096), clock)
+        replica = Replica(address, load or load_alike, plan or a_plan(), window or BatchWindow(4096), clock, tiers)
         try:
             yield replica
         finally:
