@@ -116,9 +116,9 @@ def test_no_room_has_a_drawer_for_everything() -> None:
     assert not named & FORBIDDEN_NAMES
 
 
-@pytest.mark.parametrize("module", ["deploy.gateway_process", "deploy.cli", "deploy.process"])
+@pytest.mark.parametrize("module", ["deploy.gateway_process", "deploy.grpc_server", "deploy.cli", "deploy.process"])
 def test_the_gateway_and_the_command_line_load_neither_torch_nor_mlflow(module: str) -> None:
-    heavy = {"torch", "mlflow", "pandas", "scipy", "tritonclient"}
+    heavy = {"torch", "mlflow", "pandas", "scipy", "tritonclient", "grpc"}
     program = f"import sys, {module}; print(*sorted({heavy} & set(sys.modules)))"
 
     loaded = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)

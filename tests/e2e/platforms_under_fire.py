@@ -52,8 +52,9 @@ class Platform:
     @staticmethod
     def start(home: Path, **flags: Any) -> "Platform":
         """Starts on free ports and waits until every process is ready."""
-        told = {"with_mlflow": False, "with_celery": False, "with_monitor": False} | flags
-        settings = PlatformSettings(home=home, gateway_port=0, grpc_port=0, mlflow_port=0, **told)
+        ports = {"gateway_port": 0, "grpc_port": 0, "mlflow_port": 0}
+        told = {"with_mlflow": False, "with_celery": False, "with_monitor": False} | ports | flags
+        settings = PlatformSettings(home=home, **told)
         supervisor = lifecycle.launch(settings, attached=True)
         lifecycle.wait_until_ready(settings, supervisor, PATIENCE_S, lambda _: None)
         return Platform(lifecycle.running(settings)[0], supervisor)

@@ -45,6 +45,11 @@ GOOD_TYPED = service_pb2.ModelInferRequest(
         for name in ("left", "right")
     ],
 ).SerializeToString()
+GOOD_PLAIN = service_pb2.ModelInferRequest(
+    model_name="tensors",
+    inputs=[{"name": name, "datatype": "FP32", "shape": [1, 3]} for name in ("left", "right")],
+    raw_input_contents=[bytes(12)] * 2,
+).SerializeToString()
 GOOD_RANK = ranking_pb2.RankRequest(
     model="codesearch",
     candidates=["item-1", "item-2"],
@@ -58,7 +63,7 @@ GOOD_FEEDBACK = ranking_pb2.FeedbackRequest(
     events=[{"event_id": "e", "type": ranking_pb2.EVENT_TYPE_CLICK, "ranking_id": "0" * 32, "item": "item-1"}]
 ).SerializeToString()
 GOOD_NAMES = open_inference_pb2.ModelMetadataRequest(name="tensors", version="1").SerializeToString()
-GOOD = [GOOD_INFER, GOOD_TYPED, GOOD_RANK, GOOD_FEEDBACK, GOOD_NAMES]
+GOOD = [GOOD_PLAIN, GOOD_INFER, GOOD_TYPED, GOOD_RANK, GOOD_FEEDBACK, GOOD_NAMES]
 UNARY = [
     *(
         f"/{INFERENCE}/{method.name}"

@@ -2,7 +2,8 @@
 
 import asyncio
 import queue
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import grpc
@@ -16,7 +17,6 @@ from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 from tritonclient.utils import InferenceServerException
 
-from serving.gateway.grpc.tensors import CONTENTS
 from serving.program import Program
 from serving.tensors import DATATYPES, DTYPES
 from tests.serving.grpc_gateway import Gateway, a_worker, name_of, served
@@ -133,29 +133,6 @@ def test_messages_larger_than_any_window_go_both_ways(worker: Replica) -> None:
         ]
         result = client.infer("every", inputs, outputs=[triton.InferRequestedOutput("a_bytes")])
         assert (result.as_numpy("a_bytes") == texts).all()
-
-    served(scenario, worker)
-
-
-def test_typed_contents_are_read_for_every_datatype_that_has_them(worker: Replica) -> None:
-    async def scenario(gateway: Gateway) -> None:
-        request = service_pb2.ModelInferRequest(model_name="every")
-        for datatype in CONTENTS:
-            given = request.inputs.add(name=name_of(datatype), datatype=datatype, shape=[3, 2])
-            getattr(given.contents, CONTENTS[datatype]).extend(values_of(datatype).reshape(-1).tolist())
-        for datatype in ("FP16", "BF16"):
-            zeros = request.inputs.add(name=name_of(datatype), datatype=datatype, shape=[3, 2])
-            zeros.contents.fp32_contents.extend([0.0] * 6)
-        code, message = await asked(gateway, request)
-        assert code is grpc.StatusCode.INVALID_ARGUMENT
-        assert message == "input 'a_fp16': FP16 has no contents of its own, send it in raw_input_contents"
-
-    async def asked(gateway: Gateway, request: service_pb2.ModelInferRequest) -> Any:
-        async with gateway.channel() as channel:
-            stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
-            with pytest.raises(grpc.aio.AioRpcError) as caught:
-                await stub.ModelInfer(request, timeout=TIMEOUT_S)
-            return caught.value.code(), caught.value.details()
 
     served(scenario, worker)
 
@@ -345,6 +322,13 @@ def test_without_a_permit_the_client_is_told_when_to_come_back(worker: Replica) 
 # deadlines and cancellation
 
 
+async def until(condition: Callable[[], bool]) -> None:
+    """Returns when it holds; fails the test if it never does."""
+    async with asyncio.timeout(PATIENCE_S):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
 @pytest.fixture
 def held() -> Iterator[tuple[Replica, list[Held]]]:
     """A worker whose programs wait for `let_go` in their first batch."""
@@ -366,7 +350,7 @@ def held() -> Iterator[tuple[Replica, list[Held]]]:
 def test_who_is_not_answered_in_time_is_told_so(held: tuple[Replica, list[Held]], asked: str) -> None:
     worker, _ = held
 
-    async def scenario(gateway: Gateway) -> grpc.StatusCode:
+    async def scenario(gateway: Gateway) -> grpc.aio.AioRpcError:
         changes: dict[str, Any] = {}
         timeout_s = 0.05
         if asked == "the timeout parameter":
@@ -376,9 +360,13 @@ def test_who_is_not_answered_in_time_is_told_so(held: tuple[Replica, list[Held]]
             stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await stub.ModelInfer(a_message(**changes), timeout=timeout_s)
-            return caught.value.code()
+            return caught.value
 
-    assert served(scenario, worker) is grpc.StatusCode.DEADLINE_EXCEEDED
+    error = served(scenario, worker)
+
+    assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    if asked == "the timeout parameter":  # long before the client's own deadline
+        assert error.details() == "the deadline passed while the model worked"
 
 
 @pytest.mark.parametrize("how", ["cancelled", "connection closed"])
@@ -390,15 +378,12 @@ def test_a_call_that_is_given_up_gives_its_permit_back(held: tuple[Replica, list
         stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
         call = stub.ModelInfer(a_message(), timeout=TIMEOUT_S)
         answer = asyncio.ensure_future(call)
-        while not gateway.permits.taken:
-            await asyncio.sleep(0.01)
+        await until(lambda: gateway.permits.taken == 1)
         if how == "cancelled":
             call.cancel()
         else:
             await channel.close()
-        async with asyncio.timeout(PATIENCE_S):
-            while gateway.permits.taken:
-                await asyncio.sleep(0.01)
+        await until(lambda: gateway.permits.taken == 0)
         with pytest.raises((asyncio.CancelledError, grpc.aio.AioRpcError)):
             await answer
         await channel.close()
@@ -415,8 +400,7 @@ def test_a_gateway_that_ends_answers_what_it_has_taken(held: tuple[Replica, list
         async with gateway.channel() as channel:
             stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
             answer = asyncio.ensure_future(stub.ModelInfer(a_message(), timeout=TIMEOUT_S))
-            while not gateway.permits.taken:
-                await asyncio.sleep(0.01)
+            await until(lambda: gateway.permits.taken == 1)
             ending = asyncio.ensure_future(gateway.server.stop(PATIENCE_S))
             await asyncio.sleep(0)
             assert repr(gateway.server) == "<GrpcServer [CLOSED | 1 connections]>"
@@ -431,13 +415,14 @@ def test_a_gateway_that_ends_answers_what_it_has_taken(held: tuple[Replica, list
 # streams
 
 
-def test_a_stream_is_answered_in_its_order_with_errors_in_their_places(worker: Replica) -> None:
+@pytest.mark.parametrize("algorithm", [None, "gzip", "deflate"])
+def test_a_stream_is_answered_in_its_order_with_errors_in_their_places(worker: Replica, algorithm: str | None) -> None:
     async def scenario(gateway: Gateway) -> None:
         await gateway.client(stream)
 
     def stream(client: triton.InferenceServerClient) -> None:
         told: queue.Queue[tuple[Any, Any]] = queue.Queue()
-        client.start_stream(lambda result, error: told.put((result, error)))
+        client.start_stream(lambda result, error: told.put((result, error)), compression_algorithm=algorithm)
         asked = [two_inputs(1 + seed % 5, seed) for seed in range(200)]
         for seed, inputs in enumerate(asked):
             model = "nobody" if seed % 50 == 7 else "tensors"
@@ -475,23 +460,27 @@ def test_a_stream_of_the_asynchronous_client_is_answered(worker: Replica) -> Non
     served(scenario, worker)
 
 
-def test_a_stream_that_is_given_up_gives_its_permits_back(held: tuple[Replica, list[Held]]) -> None:
+def test_requests_of_a_stream_work_together_and_give_their_permits_back_when_it_is_given_up(
+    held: tuple[Replica, list[Held]],
+) -> None:
     worker, programs = held
 
     async def scenario(gateway: Gateway) -> None:
-        await gateway.client(give_up)
-        async with asyncio.timeout(PATIENCE_S):
-            while gateway.permits.taken:
-                await asyncio.sleep(0.01)
+        all_begun = threading.Event()
+        using = asyncio.ensure_future(gateway.client(lambda client: give_up(client, all_begun)))
+        await until(lambda: gateway.permits.taken == 3)
+        all_begun.set()
+        await using
+        await until(lambda: gateway.permits.taken == 0)
         for program in programs:
             program.let_go.set()
 
-    def give_up(client: triton.InferenceServerClient) -> None:
+    def give_up(client: triton.InferenceServerClient, all_begun: threading.Event) -> None:
         told: queue.Queue[tuple[Any, Any]] = queue.Queue()
         client.start_stream(lambda result, error: told.put((result, error)))
         for seed in range(3):
             client.async_stream_infer("tensors", two_inputs(1, seed))
-        assert any(program.working.wait(PATIENCE_S) for program in programs)
+        assert all_begun.wait(PATIENCE_S)
         client.stop_stream(cancel_requests=True)
         _, error = told.get(timeout=PATIENCE_S)
         assert isinstance(error, InferenceServerException)
