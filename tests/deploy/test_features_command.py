@@ -1,6 +1,9 @@
 """`sluice features` as a shell sees it, over the Redis of a real platform."""
 
 import json
+import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -12,7 +15,7 @@ from registry.board import RedisBoard
 from registry.contracts.features import Column, FeatureView
 from registry.contracts.traffic import TrafficPlan
 from tests.builders import a_package
-from tests.deploy.platforms import Platforms
+from tests.deploy.platforms import ROOT, Platforms, until
 from tests.deploy.test_cli import sluice
 
 VIEW = FeatureView(
@@ -34,6 +37,17 @@ def view_file(tmp_path: Path) -> str:
     path = tmp_path / "view.json"
     path.write_bytes(msgspec.json.encode(VIEW.to_json()))
     return str(path)
+
+
+def start_sluice(*arguments: str, home: Path) -> "subprocess.Popen[bytes]":
+    """A command that the test does not wait for."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "deploy.cli", *arguments],
+        env=os.environ | {"SLUICE_HOME": str(home)},
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
 
 
 def test_a_file_is_loaded_shown_and_counted(home: Path, tmp_path: Path, view_file: str):
@@ -112,3 +126,23 @@ def test_a_champions_view_needs_no_file(home: Path, platforms: Platforms, tmp_pa
 
 def test_without_a_platform_the_exit_code_is_4(tmp_path: Path):
     assert sluice("features", "stats", home=tmp_path).returncode == 4
+
+
+def test_a_load_killed_with_9_goes_on_where_it_was(home: Path, tmp_path: Path, view_file: str):
+    rows = tmp_path / "rows.csv"
+    count = 1_000_000
+    rows.write_text("item,clicks,age\n" + "".join(f"article-{i},{i % 900},0.5\n" for i in range(count)))
+    loading = start_sluice("features", "load", str(rows), "--view", view_file, home=home)
+    until(lambda: list(home.glob("loads/*.json")), "a part is marked as loaded")
+    loading.kill()
+    assert loading.wait() == -9
+
+    again = sluice("features", "load", str(rows), "--view", view_file, "--json", home=home)
+
+    assert again.returncode == 0, again.stderr
+    (report,) = json.loads(again.stdout)
+    assert report["rows"] == count
+    assert 0 < report["resumed_rows"] < count
+    counted = json.loads(sluice("features", "stats", "articles", "--json", home=home).stdout)
+    assert [view["rows"] for view in counted["views"]] == [count]
+    assert not list(home.glob("loads/*"))
