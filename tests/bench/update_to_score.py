@@ -14,6 +14,7 @@ import time
 
 import numpy as np
 import redis
+from prometheus_client.parser import text_string_to_metric_families
 
 from deploy import wiring
 from deploy.client import GatewayClient
@@ -25,12 +26,19 @@ from tests.bench.rank_by_id import zipf_requests
 
 SERVER_CORE, GENERATOR_CORE = 0, 1
 GIVE_UP_S = 10.0
+ANSWERS = "serving_answers_total"
 
 
 def score_of(gateway: GatewayClient, item: str) -> float:
     """The item's score, ranked alone."""
     answer = gateway.post("/v1/models/bench/rank", {"candidates": [item], "query": {"id": "probe"}})
     return float(answer["items"][0]["score"])
+
+
+def answers(gateway: GatewayClient) -> float:
+    """How many queries the platform answered so far."""
+    families = text_string_to_metric_families(gateway.text("/metrics"))
+    return sum(sample.value for family in families for sample in family.samples if sample.name == ANSWERS)
 
 
 def delay_s(client: redis.Redis, view: FeatureView, gateway: GatewayClient, item: str, value: float) -> float:
@@ -51,6 +59,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--updates", type=int, default=200)
     parser.add_argument("--pause-ms", type=float, default=50.0, help="at most, between updates; drawn")
+    parser.add_argument("--seconds", type=float, default=30.0, help="of load; longer than the updates take")
     parser.add_argument("--concurrency", type=int, default=8)
     parser.add_argument("--items", type=int, default=20_000)
     parser.add_argument("--seed", type=int, default=7)
@@ -66,35 +75,39 @@ def main() -> None:
     loads: list[Measured] = []
     with data_plane([package], SERVER_CORE, items, values) as (settings, state):
         client = wiring.redis_client(settings)
-        over = threading.Event()
+        pids = platform_pids(state)
 
         def load() -> None:
-            pids = platform_pids(state)
-            while not over.is_set():
-                loads.append(
-                    measure(
-                        settings.gateway_port, requests, b'"position":10', told.concurrency, 3.0, GENERATOR_CORE, pids
-                    )
+            loads.append(
+                measure(
+                    settings.gateway_port,
+                    requests,
+                    b'"position":10',
+                    told.concurrency,
+                    told.seconds,
+                    GENERATOR_CORE,
+                    pids,
                 )
+            )
 
         generator = threading.Thread(target=load)
         with GatewayClient(settings.gateway_url) as gateway:
             idle = [delay_s(client, view, gateway, items[i], 100.0 + i) for i in range(20)]
+            before = answers(gateway)
             generator.start()
-            try:
-                while not loads:
-                    time.sleep(0.1)  # the first load is the warm-up
-                busy, floors = [], []
-                for number in range(told.updates):
-                    time.sleep(rng.uniform(0, told.pause_ms) / 1000)
-                    item = items[int(rng.integers(told.items))]
-                    began_s = time.perf_counter()
-                    score_of(gateway, item)
-                    floors.append(time.perf_counter() - began_s)
-                    busy.append(delay_s(client, view, gateway, item, 1000.0 + number))
-            finally:
-                over.set()
-                generator.join()
+            while answers(gateway) < before + 2000:
+                time.sleep(0.1)
+            busy, floors = [], []
+            for number in range(told.updates):
+                time.sleep(rng.uniform(0, told.pause_ms) / 1000)
+                item = items[int(rng.integers(told.items))]
+                began_s = time.perf_counter()
+                score_of(gateway, item)
+                floors.append(time.perf_counter() - began_s)
+                busy.append(delay_s(client, view, gateway, item, 1000.0 + number))
+            if not generator.is_alive():
+                raise RuntimeError("the load ended before the updates: raise --seconds")
+            generator.join()
     print("| | p50 ms | p99 ms | longest ms |")
     print("|---|---:|---:|---:|")
     for title, took in (("no load", idle), ("under load", busy), ("one /rank under load, the floor", floors)):
