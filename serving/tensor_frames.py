@@ -49,11 +49,7 @@ class InferRequest:
     def place(self, memory: memoryview, start: int, size: int) -> None:
         """Copies the inputs into a block."""
         self.start, self.size = start, size
-        at = start
-        for tensor in self.inputs:
-            end = at + len(tensor.data)
-            memory[at:end] = tensor.data
-            at = start + _padded(end - start)
+        _lay_out(memory, start, self.inputs)
 
     def encode(self) -> bytes:
         """The frame's bytes."""
@@ -108,10 +104,7 @@ class InferredReply:
         """The frame's bytes; outputs with a block are copied into the arena's memory."""
         head = _INFERRED.pack(self.number, len(self.outputs), self.start, self.queue_us, self.gather_us, self.device_us)
         if self.start != INLINE and memory is not None:
-            at = self.start
-            for _, tensor in self.outputs:
-                memory[at : at + len(tensor.data)] = tensor.data
-                at += _padded(len(tensor.data))
+            _lay_out(memory, self.start, [tensor for _, tensor in self.outputs])
         return frame(Kind.INFERRED, head, *_tensor_parts(self.outputs, self.start == INLINE))
 
     @staticmethod
@@ -133,6 +126,13 @@ class InferredReply:
 
 def _padded(size: int) -> int:
     return -(-size // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
+
+
+def _lay_out(memory: memoryview, start: int, tensors: Iterable[Tensor]) -> None:
+    """Copies tensors into a block, one after the other, as `block_bytes` counts them."""
+    for tensor in tensors:
+        memory[start : start + len(tensor.data)] = tensor.data
+        start += _padded(len(tensor.data))
 
 
 def block_bytes(tensors: Iterable[Tensor]) -> int:
