@@ -80,8 +80,17 @@ class Platform:
         until(lambda: holders() == replicas, f"{replicas} replicas with {version}")
 
     def wait_until_warm(self) -> None:
-        """Until the gateway says ready."""
-        until(lambda: self.status().get("ready"), "the model to be warm")
+        """Until the gateway follows a plan of the model and sees a worker hold its version.
+
+        Its own `ready` says nothing of a plan just published: a gateway that follows none yet is ready too.
+        """
+
+        def warm() -> bool:
+            status = self.status()
+            held = any(f"{MODEL}@1" in replica["versions"] for replica in status.get("replicas", ()))
+            return held and MODEL in status["plans"]
+
+        until(warm, "the model to be warm")
 
     def kill(self, name: str, how: signal.Signals = signal.SIGKILL) -> int:
         """kill -9 of a process, once it is there, by its own pid; waits until it is gone. Returns the pid."""
