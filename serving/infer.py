@@ -253,8 +253,8 @@ class InferService:
 
     def _route(self, query: InferQuery, plan: TrafficPlan) -> tuple[int, str]:
         if query.version is None:
-            arm = plan.arm_of(query.unit) if query.unit else "champion"
-            return plan.version_of(arm), arm
+            assigned = plan.assign(query.unit)
+            return assigned.version, assigned.arm
         if query.version not in plan.versions() and self._pool.holder(query.model, query.version) is None:
             raise _not_loaded(query.model, query.version, self._held(query.model))
         return query.version, ""

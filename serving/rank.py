@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from registry.contracts.events import SCHEMA, RankingEvent
 from registry.contracts.ids import RankingIds, hashes_of, model_tag
-from registry.contracts.traffic import Arm, TrafficPlan
+from registry.contracts.traffic import Arm, Assignment, TrafficPlan
 from serving import metrics
 from serving.begun import Begun
 from serving.errors import QueryRefused, RankingError, UnknownModel
@@ -116,8 +116,9 @@ class Ranker:
         try:
             with self._permits.one():
                 plan = self.plan_of(query.model)
-                arm = plan.arm_of(query.unit) if query.unit else "champion"
-                ranking = await self._answer(query, plan, arm)
+                assigned = plan.assign(query.unit)
+                arm = assigned.arm
+                ranking = await self._answer(query, plan, assigned)
         except RankingError as error:
             metrics.ANSWERS.labels(query.model if query.model in self.plans else "", arm, error.status).inc()
             raise
@@ -133,12 +134,12 @@ class Ranker:
         plan = self.plans.get(query.model)
         if plan is None or query.model in self.held_back or not self._permits.free:
             return None
-        arm = plan.arm_of(query.unit) if query.unit else "champion"
-        version, began_s = plan.version_of(arm), self._clock()
+        assigned, began_s = plan.assign(query.unit), self._clock()
+        arm, version = assigned.arm, assigned.version
         deadline_s = began_s + query.deadline_ms / 1000
 
         def settle(reply: RankedReply, loaded: LoadedVersion) -> Ranking:
-            ranking = self._settle(query, plan, arm, version, loaded, reply, began_s)
+            ranking = self._settle(query, plan, assigned, loaded, reply, began_s)
             self._count_answer(query.model, arm)
             return ranking
 
@@ -161,21 +162,19 @@ class Ranker:
             return None
         return None if take_back is None else begun.start(take_back)
 
-    async def _answer(self, query: RankQuery, plan: TrafficPlan, arm: Arm) -> Ranking:
+    async def _answer(self, query: RankQuery, plan: TrafficPlan, assigned: Assignment) -> Ranking:
         began_s = self._clock()
-        version = plan.version_of(arm)
         deadline_s = began_s + query.deadline_ms / 1000
         reply, loaded = await self._pool.score(
-            query.model, version, deadline_s, lambda loaded: build_request(query, loaded)
+            query.model, assigned.version, deadline_s, lambda loaded: build_request(query, loaded)
         )
-        return self._settle(query, plan, arm, version, loaded, reply, began_s)
+        return self._settle(query, plan, assigned, loaded, reply, began_s)
 
     def _settle(
         self,
         query: RankQuery,
         plan: TrafficPlan,
-        arm: Arm,
-        version: int,
+        assigned: Assignment,
         loaded: LoadedVersion,
         reply: RankedReply,
         began_s: float,
@@ -191,8 +190,8 @@ class Ranker:
                 ranking_id=ranking_id,
                 answered_ms=now_ms,
                 model=query.model,
-                version=version,
-                arm=arm,
+                version=assigned.version,
+                arm=assigned.arm,
                 plan_revision=plan.revision,
                 unit=query.unit,
                 query_id=query.query_id,
@@ -209,15 +208,16 @@ class Ranker:
                 degraded=degraded,
                 latency_ms=total_s * 1000,
                 trace_id=query.trace_id,
+                experiment=assigned.experiment.name if assigned.experiment else "",
             )
         )
         stages_ms = self._observe(reply, total_s)
-        self._note(query, ranking_id, version, degraded, stages_ms)
+        self._note(query, ranking_id, assigned.version, degraded, stages_ms)
         return Ranking(
             ranking_id=ranking_id,
             model=query.model,
-            version=version,
-            arm=arm,
+            version=assigned.version,
+            arm=assigned.arm,
             plan_revision=plan.revision,
             items=items,
             scores=reply.scores,

@@ -48,12 +48,12 @@ from serving.regions import Regions
 from serving.replicas import ReplicaPool
 from serving.settings import GatewaySettings, GrpcSettings
 from serving.tensors import DATATYPES
-from tests.builders import NOW_MS, a_manifest, a_plan
+from tests.builders import NOW_MS, a_manifest, a_plan, a_tested_plan
 from tests.serving.workbench import PATIENCE_S, Replica, a_loaded_model
 
 T = TypeVar("T")
 
-RANKING = a_plan(challenger=2, challenger_digest=f"{2:064x}", weight=500, salt="s")
+RANKING = a_tested_plan(weight=500)
 TENSORS = a_plan("tensors")
 EVERY = a_plan("every")
 PLANS = {plan.model: plan for plan in (RANKING, TENSORS, EVERY)}

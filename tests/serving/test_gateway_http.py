@@ -28,7 +28,7 @@ from serving.rank import Ranker
 from serving.replicas import ReplicaPool
 from serving.scoring import LoadedModel
 from serving.settings import GatewaySettings
-from tests.builders import NOW_MS, a_plan
+from tests.builders import NOW_MS, a_plan, a_tested_plan
 from tests.serving.workbench import (
     LENGTHS,
     PATIENCE_S,
@@ -44,7 +44,7 @@ T = TypeVar("T")
 RANK, FEEDBACK, PREFETCH = "/v1/models/codesearch/rank", "/v1/feedback", "/v1/prefetch"
 JSON, CSV = {"content-type": "application/json"}, {"content-type": "text/csv"}
 DAY_MS = 24 * 3600 * 1000
-TWO_ARMS = a_plan(challenger=2, challenger_digest=f"{2:064x}", weight=500, salt="s")
+TWO_ARMS = a_tested_plan(weight=500)
 
 
 @dataclass
@@ -184,7 +184,7 @@ def test_a_units_arm_is_the_plans_and_its_version_answers(replica: Replica) -> N
     async def scenario(gateway: Gateway) -> None:
         for unit in (f"user-{i}" for i in range(20)):
             body = (await gateway.rank(unit=unit)).json()
-            assert body["arm"] == TWO_ARMS.arm_of(unit)
+            assert body["arm"] == TWO_ARMS.assign(unit).arm
             assert body["version"] == {"champion": 1, "challenger": 2}[body["arm"]]
         arms = {event.arm for event in gateway.logged() if isinstance(event, RankingEvent)}
         assert arms == {"champion", "challenger"}

@@ -152,7 +152,7 @@ def test_a_units_arm_is_the_plans(worker: Replica) -> None:
         arms = set()
         for unit in (f"user-{i}" for i in range(12)):
             answer = await rank(gateway, candidates=["item-1"], unit=unit)
-            assert answer.arm == RANKING.arm_of(unit)
+            assert answer.arm == RANKING.assign(unit).arm
             arms.add(answer.arm)
         return arms
 

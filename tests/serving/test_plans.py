@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from registry.contracts.traffic import TrafficPlan
 from registry.errors import StoreUnavailable
 from serving.plans import Plans, PlanWatcher, newer
-from tests.builders import a_plan
+from tests.builders import a_plan, a_tested_plan
 
 PATIENCE_S = 10.0
 
@@ -124,7 +124,7 @@ def started(board: Board, copy: Path) -> Plans:
 
 
 def test_a_start_without_the_board_uses_the_copy(tmp_path: Path) -> None:
-    board = Board(a_plan(revision=5, challenger=2, challenger_digest="c", weight=100))
+    board = Board(a_tested_plan(revision=5, weight=100))
     PlanWatcher(board, tmp_path / "folder" / "plans.json", lambda _: None).poll()
     board.alive = False
 

@@ -40,7 +40,7 @@ from serving.frames import (
 from serving.replicas import Replica as SeenReplica
 from serving.replicas import ReplicaPool
 from serving.scoring import LoadedModel
-from tests.builders import NOW_MS, a_plan
+from tests.builders import NOW_MS, a_plan, a_tested_plan
 from tests.conftest import RedisServer
 from tests.serving.workbench import (
     LENGTH,
@@ -266,7 +266,7 @@ def test_a_query_waits_for_a_version_that_is_being_loaded() -> None:
             early = asyncio.create_task(ask(pool, request, version=2))
             assert_right(await ask(pool, request, version=1), request)
             assert not early.done()
-            replica.follow(a_plan(revision=2, challenger=2, challenger_digest="2" * 64, weight=100))
+            replica.follow(a_tested_plan(revision=2, digest="2" * 64, weight=100))
             assert_right(await early, request)
 
     request = a_random_request(1)
