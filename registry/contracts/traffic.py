@@ -157,13 +157,11 @@ class TrafficPlan(msgspec.Struct, frozen=True):
     def assign(self, unit: str) -> Assignment:
         """The unit's arm, the same for every query while salts and ranges stay.
 
-        A unit in an experiment's arm stays there when its weight grows. An empty unit is nobody: it
-        gets the champion, outside of every experiment if there are any.
+        A unit in an experiment's arm stays there when its weight grows. An empty unit is nobody's:
+        it gets the champion, and counts in no analysis by unit.
         """
-        if not self.layers and not self.overrides:
+        if not unit or not (self.layers or self.overrides):
             return Assignment("champion", self.champion)
-        if not unit:
-            return Assignment("outside" if self.layers else "champion", self.champion)
         for override in self.overrides:
             if override.unit == unit:
                 return Assignment("outside", override.version)

@@ -121,8 +121,8 @@ def test_a_tester_gets_the_version_asked_for_and_counts_nowhere() -> None:
     ]
 
 
-def test_who_names_no_unit_is_in_no_experiment() -> None:
-    assert (a_tested_plan(weight=1000).assign("").arm, a_plan().assign("").arm) == ("outside", "champion")
+def test_who_names_no_unit_gets_the_champion() -> None:
+    assert (a_tested_plan(weight=1000).assign("").version, a_plan().assign("").version) == (1, 1)
 
 
 def test_an_interleaved_list_is_the_champion_s_and_the_experiment_s() -> None:
