@@ -524,7 +524,7 @@ def test_the_status_says_who_serves_what(replica: Replica) -> None:
     async def scenario(gateway: Gateway) -> None:
         status = (await gateway.client.get("/v1/status")).json()
         assert status["ready"] and status["permits_in_use"] == status["events_waiting"] == 0
-        assert status["plans"]["codesearch"] == msgspec.to_builtins(TWO_ARMS)
+        assert status["plans"]["codesearch"] == msgspec.json.decode(TWO_ARMS.encode())
         [seen] = status["replicas"]
         assert (seen["replica"], seen["connected"]) == ("worker-0", True)
         assert seen["versions"] == ["codesearch@1", "codesearch@2"]
