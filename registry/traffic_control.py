@@ -1,12 +1,12 @@
-"""Traffic plans and their history: the one place where it is decided which version answers whom.
+"""Traffic plans, rollouts and their histories: the one place where it is decided which version answers whom.
 
 A change is a compare-and-set on the plan's revision, and its record (who, when, why, on what
 evidence) is written in the same transaction: no plan without its history, no history of a plan
-that never was.
+that never was. The same holds for rollouts, whose changes are in the transaction of their plan's.
 """
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -17,8 +17,10 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.schema import CreateTable
 
 from registry.contracts.ids import model_name
+from registry.contracts.rollouts import Evidence, Rollout, RolloutChange
 from registry.contracts.traffic import TrafficPlan
-from registry.errors import StaleRevision, StoreUnavailable
+from registry.decisions import Decision, Move, settle
+from registry.errors import RolloutConflict, StaleRevision, StaleRollout, StoreUnavailable, UnknownRollout
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +73,13 @@ class TrafficControl(Protocol):
 
 
 class MemoryControl:
-    """Plans inside one process; safe for several threads."""
+    """Plans, rollouts and evidence inside one process (`rollouts.RolloutControl`); safe for several threads."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._history: dict[str, list[TrafficChange]] = {}
+        self._rollouts: dict[str, list[RolloutChange]] = {}
+        self._evidence: dict[str, Evidence] = {}
 
     def plan(self, model: str) -> TrafficPlan | None:
         """See `TrafficControl`."""
@@ -98,19 +102,94 @@ class MemoryControl:
         now_ms: int,
     ) -> TrafficPlan:
         """See `TrafficControl`."""
-        stored = msgspec.structs.replace(plan, revision=expected_revision + 1)
-        with self._lock:
-            actual = len(self._history.get(model_name(plan.model), []))
-            if actual != expected_revision:
-                raise StaleRevision(plan.model, expected_revision, actual)
-            change = TrafficChange(stored, now_ms, who, why, msgspec.to_builtins(dict(evidence)))
-            self._history.setdefault(plan.model, []).append(change)
+        stored = _next(plan, expected_revision)
+        self.decide(Decision(who, why, now_ms, plan=stored, record=evidence))
         return stored
 
     def history(self, model: str) -> list[TrafficChange]:
         """See `TrafficControl`."""
         with self._lock:
             return list(self._history.get(model, []))
+
+    def decide(self, decision: Decision) -> TrafficPlan | None:
+        """See `RolloutControl`."""
+        with self._lock:
+            self._check(decision)
+            moves = [*decision.moves, *self._settled(decision)]
+            plan_revision = self._revision(decision.model)
+            if decision.plan is not None:
+                plan_revision = decision.plan.revision
+                record = msgspec.to_builtins(dict(decision.record))
+                change = TrafficChange(decision.plan, decision.now_ms, decision.who, decision.why, record)
+                self._history.setdefault(decision.plan.model, []).append(change)
+            for move in moves:
+                changes = self._rollouts.setdefault(move.rollout.id, [])
+                changes.append(move.change(decision, plan_revision))
+            for evidence in decision.evidence:
+                self._evidence.setdefault(evidence.id, evidence)
+        return decision.plan
+
+    def rollout(self, rollout_id: str) -> Rollout:
+        """See `RolloutControl`."""
+        return self.rollout_history(rollout_id)[-1].rollout
+
+    def rollouts(self, model: str | None = None, *, open_only: bool = False) -> list[Rollout]:
+        """See `RolloutControl`."""
+        with self._lock:
+            newest = [changes[-1].rollout for changes in self._rollouts.values()]
+        wanted = [one for one in newest if model in (None, one.model) and (one.open or not open_only)]
+        return sorted(wanted, key=lambda one: (one.started_ms, one.started_revision, one.id), reverse=True)
+
+    def rollout_history(self, rollout_id: str) -> list[RolloutChange]:
+        """See `RolloutControl`."""
+        with self._lock:
+            if rollout_id not in self._rollouts:
+                raise unknown_rollout(rollout_id)
+            return list(self._rollouts[rollout_id])
+
+    def add_evidence(self, evidence: Evidence) -> str:
+        """See `RolloutControl`."""
+        with self._lock:
+            self._evidence.setdefault(evidence.id, evidence)
+        return evidence.id
+
+    def evidence(self, model: str, *, since_ms: int = 0, challenger_digest: str | None = None) -> list[Evidence]:
+        """See `RolloutControl`."""
+        with self._lock:
+            known = sorted(self._evidence.values(), key=lambda one: (one.made_ms, one.id))
+        return [
+            one
+            for one in known
+            if one.model == model and one.made_ms >= since_ms and challenger_digest in (None, one.challenger_digest)
+        ]
+
+    def evidence_of(self, ids: Sequence[str]) -> list[Evidence]:
+        """See `RolloutControl`."""
+        with self._lock:
+            return [self._evidence[one] for one in ids if one in self._evidence]
+
+    def _revision(self, model: str | None) -> int:
+        return len(self._history.get(model, [])) if model is not None else 0
+
+    def _settled(self, decision: Decision) -> list[Move]:
+        if decision.plan is None:
+            return []
+        moved = {move.rollout.id for move in decision.moves}
+        others = [one for one in self.rollouts(decision.plan.model, open_only=True) if one.id not in moved]
+        return settle(decision.plan, others, decision.now_ms)
+
+    def _check(self, decision: Decision) -> None:
+        if (plan := decision.plan) is not None and self._revision(plan.model) != plan.revision - 1:
+            raise StaleRevision(plan.model, plan.revision - 1, self._revision(plan.model))
+        for move in decision.moves:
+            changes = self._rollouts.get(move.rollout.id, [])
+            if len(changes) != move.rollout.revision - 1:
+                raise StaleRollout(move.rollout.id, move.rollout.revision - 1, len(changes))
+        moved = {move.rollout.id for move in decision.moves}
+        for rollout in [move.rollout for move in decision.moves if move.rollout.active]:
+            for other in self.rollouts(rollout.model, open_only=True):
+                if other.active and other.layer == rollout.layer and other.id not in moved:
+                    raise layer_is_taken(rollout, other)
 
 
 _metadata = sql.MetaData()
@@ -231,3 +310,20 @@ def _sql_errors(what: str) -> Iterator[None]:
     except SQLAlchemyError as error:
         first_line = str(error).partition("\n")[0]
         raise StoreUnavailable(f"the control database could not {what}: {first_line}") from error
+
+
+def unknown_rollout(rollout_id: str) -> UnknownRollout:
+    """The error that every control raises for a rollout that it does not have."""
+    return UnknownRollout(f"there is no rollout {rollout_id!r}: `sluice rollout list` shows what there is")
+
+
+def layer_is_taken(wanted: Rollout, by: Rollout) -> RolloutConflict:
+    """The error of every control when a layer would have two active rollouts."""
+    return RolloutConflict(
+        f"layer {wanted.layer!r} of {wanted.model!r} has rollout {by.id!r}, which is {by.state}: wait for its end, "
+        "abort it, or name another layer"
+    )
+
+
+def _next(plan: TrafficPlan, expected_revision: int) -> TrafficPlan:
+    return msgspec.structs.replace(plan, model=model_name(plan.model), revision=expected_revision + 1)
