@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from registry.contracts.rollouts import Evidence, Rollout, RolloutChange, What
 from registry.contracts.traffic import TrafficPlan
-from registry.errors import RolloutConflict
+from registry.errors import RolloutConflict, UnknownRollout
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,3 +89,16 @@ def _done_to(
             "experiment as it is"
         )
     return None
+
+
+def unknown_rollout(rollout_id: str) -> UnknownRollout:
+    """The error that every control raises for a rollout that it does not have."""
+    return UnknownRollout(f"there is no rollout {rollout_id!r}: `sluice rollout list` shows what there is")
+
+
+def layer_is_taken(wanted: Rollout, by: Rollout) -> RolloutConflict:
+    """The error of every control when a layer would have two active rollouts."""
+    return RolloutConflict(
+        f"layer {wanted.layer!r} of {wanted.model!r} has rollout {by.id!r}, which is {by.state}: wait for its end, "
+        "abort it, or name another layer"
+    )

@@ -8,6 +8,7 @@ RegistryError          500
   StaleRevision        409  somebody changed the plan first; carries the actual revision
     StaleRollout       409  somebody changed the rollout first; carries its actual revision
   RolloutConflict      409  the rollout's state, or another rollout, does not allow it
+  RefusedDatabase      500  the control database was made by a newer Sluice
   StoreUnavailable     503  Redis, MLflow or SQL does not answer; try again
 ```
 """
@@ -55,6 +56,10 @@ class UnknownRollout(RegistryError):
 
 class RolloutConflict(RegistryError):
     """What is asked for does not go together with a rollout as it is."""
+
+
+class RefusedDatabase(RegistryError):
+    """The control database has tables that this Sluice does not know."""
 
 
 class StoreUnavailable(RegistryError):

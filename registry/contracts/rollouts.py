@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeVar
 import msgspec
 
 from registry.contracts.errors import UNDECODABLE, ContractError, InvalidName
+from registry.contracts.ids import model_name
 from registry.contracts.traffic import WEIGHT_STEPS, Experiment, Kind
 
 Verdict = Literal["passed", "failed", "inconclusive", "errored"]
@@ -31,6 +32,7 @@ Since = Literal["step", "rollout", "ever"]
 
 DAY_S = 86400.0
 T = TypeVar("T")
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 _KIND = re.compile(r"[a-z][a-z0-9_]{0,31}")
 
 
@@ -207,6 +209,8 @@ class Rollout(msgspec.Struct, frozen=True):
     def __post_init__(self) -> None:
         if not 0 <= self.step < len(self.spec.steps):
             raise ContractError(f"rollout {self.id!r}: step={self.step}: expected 0 to {len(self.spec.steps) - 1}")
+        if not 1 <= len(self.layer) <= 64:
+            raise InvalidName(f"layer={self.layer[:70]!r}: expected 1 to 64 characters")
 
     @property
     def active(self) -> bool:
@@ -271,6 +275,15 @@ class RolloutChange(msgspec.Struct, frozen=True):
     plan_revision: int
     evidence: tuple[str, ...] = ()
 
+    def encode(self) -> bytes:
+        """Canonical JSON."""
+        return msgspec.json.encode(self, order="deterministic")
+
+    @staticmethod
+    def decode(raw: bytes) -> "RolloutChange":
+        """Raises ContractError naming what does not fit."""
+        return _decode(raw, RolloutChange, "change of a rollout")
+
 
 class Evidence(msgspec.Struct, frozen=True):
     """What was measured of a challenger against a champion, and what came of it.
@@ -298,6 +311,10 @@ class Evidence(msgspec.Struct, frozen=True):
 
     def __post_init__(self) -> None:
         check_kind(self.kind)
+        model_name(self.model)
+        for field in ("champion_digest", "challenger_digest"):
+            if not _DIGEST.fullmatch(getattr(self, field)):
+                raise InvalidName(f"{field}={getattr(self, field)[:70]!r}: expected a version's digest, 64 hex digits")
         if self.until_ms < self.since_ms:
             raise ContractError(f"evidence {self.kind!r}: its window ends before it begins")
 
