@@ -596,7 +596,7 @@ def test_what_the_worker_fails_is_counted_as_failed() -> None:
 def test_counts_are_published_and_those_of_old_revisions_go() -> None:
     counts, board = ArmCounts(), MemoryCounterBoard()
     for revision in range(1, KEPT_REVISIONS + 3):
-        counts.of("codesearch", revision, "", "champion").answered(0.004, degraded=False)
+        counts.of("codesearch", revision, "", "champion", "champion").answered(0.004, degraded=False)
     publisher = CounterPublisher(counts, board, "gateway-0:1:2", period_s=0.01, wall_ms=lambda: NOW_MS)
     publisher.start()
     publisher.stop()
