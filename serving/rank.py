@@ -118,10 +118,12 @@ class Ranker:
         self.adopt()
 
     def adopt(self) -> None:
-        """Routes by every wanted plan whose versions some replica holds, warm. Until then the plan
-        before it stays: no query waits for a swap. A model's first plan is adopted at once."""
+        """Routes by every wanted plan whose new versions some replica holds, warm. Until then the plan
+        before it stays: no query waits for a swap. A model's first plan is adopted at once; and so is one
+        that names no version in a new place: a version that is away must not keep its weight."""
         for model, plan in self._wanted.items():
-            if plan != self.plans.get(model) and (model not in self.plans or self._pool.holds(plan)):
+            followed = self.plans.get(model)
+            if plan != followed and (followed is None or self._pool.holds(model, newly_served(plan, followed))):
                 self.plans[model] = plan
                 metrics.PLAN_REVISION.labels(model).set(plan.revision)
                 log.info("routing %s by revision %d, champion %d", model, plan.revision, plan.champion)
@@ -348,6 +350,16 @@ class Ranker:
                 f", degraded: {', '.join(degraded)}" if degraded else "",
                 extra={"ranking_id": ranking_id, "trace_id": query.trace_id, "total_ms": stages_ms["total"]},
             )
+
+
+def newly_served(plan: TrafficPlan, followed: TrafficPlan) -> dict[int, str]:
+    """Digest by version of the plan's versions that the plan followed until now does not name, and of a
+    champion that was none."""
+    known = followed.versions()
+    fresh = {version: digest for version, digest in plan.versions().items() if known.get(version) != digest}
+    if plan.champion != followed.champion:
+        fresh[plan.champion] = plan.champion_digest
+    return fresh
 
 
 def _look_away(side: "asyncio.Future[Any]") -> None:

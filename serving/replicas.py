@@ -11,13 +11,12 @@ import itertools
 import logging
 import socket
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from registry.contracts.traffic import TrafficPlan
 from serving import metrics
 from serving.addresses import check_peer, parse_address
 from serving.arena import Arena
@@ -123,14 +122,14 @@ class ReplicaPool:
         """Calls `changed` whenever a replica came, went, or holds something else."""
         self._watchers.append(changed)
 
-    def holds(self, plan: TrafficPlan) -> bool:
-        """Whether every version of the plan is loaded somewhere, with the digest decided on."""
+    def holds(self, model: str, versions: Mapping[int, str]) -> bool:
+        """Whether every version is loaded somewhere, with the digest decided on. versions: digest by number."""
         return all(
             any(
-                (loaded := replica.held.get((plan.model, version))) is not None and loaded.digest == digest
+                (loaded := replica.held.get((model, version))) is not None and loaded.digest == digest
                 for replica in self.replicas
             )
-            for version, digest in plan.versions().items()
+            for version, digest in versions.items()
         )
 
     def has(self, model: str, version: int) -> bool:
