@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from deploy import wiring
 from deploy.client import GatewayClient
@@ -100,11 +101,11 @@ class Placed:
         assert found is not None
         return found
 
-    def start(self, version: int, digest: str, *steps: Step) -> Rollout:
+    def start(self, version: int, digest: str, *steps: Step, layer: str = "rollout") -> Rollout:
         """Decided, and left to the controller to show."""
         spec = RolloutSpec(steps or STEPS, NOT_ON_LATENCY, holdback_weight=20, holdback_s=2.0)
         stored = StoredVersion(MODEL, version, digest, a_package().manifest, 0)
-        decision = start(self.plan(), stored, spec, **(WORDS | {"now_ms": _now_ms()}))
+        decision = start(self.plan(), stored, spec, layer=layer, **(WORDS | {"now_ms": _now_ms()}))
         self.control.decide(decision)
         return decision.moves[0].rollout
 
@@ -219,17 +220,24 @@ def test_a_challenger_that_fails_is_rolled_back_by_what_gateways_counted(placed:
 
 
 @pytest.mark.slow
-def test_a_version_that_nobody_can_load_gets_no_traffic_and_holds(placed: Placed) -> None:
+def test_a_version_that_nobody_can_load_holds_and_stands_in_no_other_rollback_s_way(placed: Placed) -> None:
+    digest = a_challenger(placed)
+    half = Step("ab-50", "ab", 500, min_s=3600.0)
     with Readers(placed.platform) as readers:
-        rollout = placed.start(9, "9" * 64, Step("ab-50", "ab", 500, min_s=0.0, min_answers=10))
+        rollout = placed.start(2, digest, half)
+        readers.wait_for(2, more=20)
+        stuck = placed.start(9, "9" * 64, replace(half, min_s=0.0), layer="other")
         log = placed.platform.settings.log_file
         until(lambda: f"could not load {MODEL}@9" in log.read_text(), "the worker to refuse the version")
-        readers.wait_for(1, more=100)
-        assert placed.control.rollout(rollout.id).state == "running"
+        readers.wait_for(2, more=20)
+        verdict_s = time.monotonic()
         placed.control.add_evidence(some_evidence(rollout, "drift", "failed", made_ms=_now_ms()))
         placed.wait_for(rollout, "rolled_back")
+        until(lambda: readers.answers[-1].at_s > verdict_s + ZERO_WITHIN_S + 1, "answers from after the promise")
 
-    assert {answer.version for answer in readers.answers} == {1}
+    late = [answer for answer in readers.answers if answer.at_s > verdict_s + ZERO_WITHIN_S]
+    assert {answer.version for answer in late} == {1}
+    assert placed.control.rollout(stuck.id).step == 0
     assert readers.failed == []
 
 
