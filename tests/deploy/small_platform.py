@@ -32,6 +32,9 @@ def specs(name: str, settings: PlatformSettings) -> list[ProcessSpec]:
             return [platform_processes(settings)[0]]
         case "registry":
             return [spec for spec in platform_processes(settings) if spec.name in ("redis", "mlflow")]
+        case "controlled":
+            wanted = ("redis", "mlflow", "controller")
+            return [spec for spec in platform_processes(settings) if spec.name in wanted]
     raise ValueError(name)
 
 
