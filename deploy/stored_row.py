@@ -7,6 +7,7 @@ from typing import Any
 import redis
 
 from deploy.errors import SluiceError
+from deploy.feature_store import stored_bytes
 from registry.contracts.features import ROW_HEADER, FeatureView, row_key, unpack_rows
 
 
@@ -39,15 +40,15 @@ class StoredRow:
 
 
 def stored_row(
-    client: redis.Redis, name: str, views: Sequence[FeatureView], item: str, now_ms: int
+    client: redis.Redis | redis.RedisCluster, name: str, views: Sequence[FeatureView], item: str, now_ms: int
 ) -> StoredRow | None:
     """The row of the item, read by the one view that it was written for; None if there is none.
 
     views: layouts of the view called `name`, one or more. Raises SluiceError if the row is of
-    none of them.
+    none of them, and redis.RedisError.
     """
-    raw: Sequence[bytes | None] = client.mget([row_key(views[0], item)])  # type: ignore[assignment]
-    if (row := raw[0]) is None:
+    row = stored_bytes(client, row_key(views[0], item))
+    if row is None:
         return None
     written_for = row[:8].hex()
     view = next((view for view in views if view.fingerprint == written_for), None)
