@@ -189,6 +189,7 @@ def open_version(
 
     package = read(cache.get(model, version, digest))
     manifest = package.manifest
+    calls = None
     if manifest.remote is None:
         program: Program = open_program(package, mine.device, mine.precision, mine.compile)
         platform = "pytorch_export"
@@ -196,7 +197,7 @@ def open_version(
         from serving.triton import open_remote  # 0.4 s and 20 MB: for those who have such a version
 
         program = remote = open_remote(manifest, mine.triton_servers)
-        platform = remote.platform
+        platform, calls = remote.platform, remote.calls
     if not manifest.ranks:
         return LoadedProgram(
             model=model,
@@ -208,6 +209,7 @@ def open_version(
             batchable=manifest.batchable,
             platform=platform,
             footprint=Footprint(len(package.program)),
+            calls=calls,
         )
     view = manifest.feature_view()
 
@@ -241,6 +243,7 @@ def open_version(
         view=view,
         tier=tiers.of(view.name, view.fingerprint, tier),
         reference_std=package.profile.scores.std,
+        calls=calls,
     )
     if lane is not None and isinstance(program, TorchProgram):
         loaded.ranker = device_ranker(loaded, program, lane, mine.batch_candidates, mine.graphs)

@@ -96,12 +96,8 @@ def score_batch(
     query_index = np.repeat(np.arange(len(requests)), counts)
     scores = loaded.program.score(assembled.matrix, query_index, timeout_s)
     computed = clock()
-    replies = _replies(loaded, requests, counts, scores, assembled)
     features_us, device_us = (gathered - began) * 1e6, (computed - gathered) * 1e6
-    for reply, waited_us in zip(replies, queue_us, strict=True):
-        if isinstance(reply, RankedReply):
-            reply.queue_us, reply.features_us, reply.device_us = waited_us, features_us, device_us
-    return replies
+    return rank(loaded, requests, queue_us, counts, scores, assembled, features_us, device_us)
 
 
 def assemble(
@@ -183,13 +179,20 @@ def top_of_lists(
     return shown, padded
 
 
-def _replies(
+def rank(
     loaded: LoadedModel,
     requests: Sequence[ScoreRequest],
+    queue_us: Sequence[float],
     counts: NDArray[np.int64],
     scores: NDArray[np.float32],
     assembled: Assembled,
+    features_us: float,
+    device_us: float,
 ) -> list[RankedReply | FailedReply]:
+    """From a batch's scores, float32 (rows,), to its replies: a query whose scores are not finite fails alone.
+
+    counts: rows by query. features_us, device_us: what the batch took.
+    """
     starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
     broken = np.add.reduceat(~np.isfinite(scores), starts, dtype=np.int64)
     if broken.any():
@@ -222,9 +225,9 @@ def _replies(
                 missing_rows=int(missing[i]),
                 stale_rows=int(stale[i]),
                 tier_away=assembled.away,
-                queue_us=0.0,
-                features_us=0.0,
-                device_us=0.0,
+                queue_us=queue_us[i],
+                features_us=features_us,
+                device_us=device_us,
                 score_mean=float(means[i]),
                 score_std=float(stds[i]),
                 margin=float(sure.margin[i]),

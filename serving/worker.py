@@ -20,7 +20,8 @@ from serving.arena import attach
 from serving.batch_times import BatchTimes
 from serving.batching import BatchWindow, Pending
 from serving.drain import DrainRule
-from serving.execution import UNLOADED, Reply, Started, start_batch
+from serving.elsewhere import RemoteQueues
+from serving.execution import UNLOADED, Reply, Request, Started, refused, start_batch
 from serving.features.tier import RowKeys
 from serving.features.tiers import Tiers
 from serving.frames import (
@@ -60,7 +61,6 @@ class _Connection:
         self.memory: memoryview | None = None
 
 
-Request = ScoreRequest | InferRequest
 Waiting = Pending[Hashable, tuple[_Connection, Request]]
 
 
@@ -90,6 +90,7 @@ class Worker:
         self._replica, self._shelf, self._tiers, self._window = replica, shelf, tiers, window
         self._clock, self._wall_ms = clock, wall_ms
         self._waiting: list[Waiting] = []
+        self._elsewhere: RemoteQueues[_Connection] = RemoteQueues(window, self._times, clock, wall_ms, self.wake)
         self._under_way: tuple[list[Waiting], Started, float] | None = None
         self._received = bytearray(RECEIVE_BYTES)
         self._selector = selectors.DefaultSelector()
@@ -138,12 +139,16 @@ class Worker:
             self._tell_state(connection)
         while self._connections:
             unanswered = len(self._waiting) + (self._under_way is not None)
-            if self._drain_rule.is_over(began_s, self._received_s, unanswered, self._clock()):
+            remote = self._elsewhere.unanswered
+            if self._drain_rule.is_over(began_s, self._received_s, unanswered + remote, self._clock()):
                 break
             self._turn(0.0 if unanswered else self._drain_rule.quiet_s / 4)
         while self._waiting:
             self._score_next()
         self._finish()
+        while self._elsewhere:
+            self._elsewhere.wait()
+            self._answer_elsewhere()
 
     def _turn(self, wait_s: float) -> None:
         for key, ready in self._selector.select(wait_s):
@@ -162,10 +167,22 @@ class Worker:
             self._times.keep({*self._told_stock.slots, *self._told_stock.leaving})
             for connection in list(self._connections):
                 self._tell_state(connection)
+        if self._elsewhere:
+            self._answer_elsewhere()
         if self._waiting:
             self._score_next()
         else:
             self._finish()
+
+    def _answer_elsewhere(self) -> None:
+        self._tiers.apply_changes()
+        self._answer(self._elsewhere.answers())
+
+    def _answer(self, answers: Sequence[tuple[Waiting, Reply]]) -> None:
+        for pending, reply in answers:
+            self._reply(pending.payload[0], reply)
+        for connection in {pending.payload[0] for pending, _ in answers}:
+            self._flush(connection)
 
     def _accept(self) -> None:
         channel, _ = self._listener.accept()
@@ -237,19 +254,21 @@ class Worker:
         self, connection: _Connection, request: Request, priority: int, key: Hashable, rows: int, now_s: float
     ) -> None:
         loaded = self._told_stock.at(request.slot)
-        self._waiting.append(
-            Pending(
-                key=key,
-                rows=rows,
-                arrived_s=now_s,
-                deadline_s=now_s + request.deadline_us / 1e6,
-                payload=(connection, request),
-                model=loaded.model if loaded is not None else "",
-                slot=request.slot,
-                priority=priority,
-                alone=loaded is not None and not loaded.batchable,
-            )
+        pending: Waiting = Pending(
+            key=key,
+            rows=rows,
+            arrived_s=now_s,
+            deadline_s=now_s + request.deadline_us / 1e6,
+            payload=(connection, request),
+            model=loaded.model if loaded is not None else "",
+            slot=request.slot,
+            priority=priority,
+            alone=loaded is not None and not loaded.batchable,
         )
+        if loaded is not None and loaded.calls is not None:
+            self._elsewhere.add(pending, loaded)
+        else:
+            self._waiting.append(pending)
 
     def _take_tensors(self, connection: _Connection, body: bytes, now_s: float) -> None:
         stock = self._told_stock
@@ -287,25 +306,22 @@ class Worker:
         for pending in self._waiting:
             if pending.payload[0] is connection and pending.payload[1].number == number:
                 self._waiting.remove(pending)
-                self._reply(connection, FailedReply(number, 499, "the caller left"))
-                self._flush(connection)
-                return
+                break
+        else:
+            if not self._elsewhere.cancel(connection, number):
+                return  # it is being answered
+        self._reply(connection, FailedReply(number, 499, "the caller left"))
+        self._flush(connection)
 
     def _score_next(self) -> None:
         self._tiers.apply_changes()
         now_s = self._clock()
         batch = self._window.take(self._waiting, now_s, self._shares, self._times)
         self._waiting = batch.left
-        for late in batch.expired:
-            connection, request = late.payload
-            self._reply(connection, FailedReply(request.number, 504, "the deadline passed in the worker's queue"))
-        for hopeless in batch.hopeless:
-            connection, request = hopeless.payload
-            self._reply(connection, FailedReply(request.number, 504, _too_late(hopeless, now_s, self._times)))
         if batch.taken:
             self._start(batch.taken, now_s)
-        for connection in {pending.payload[0] for pending in (*batch.expired, *batch.hopeless)}:
-            self._flush(connection)
+        if batch.expired or batch.hopeless:
+            self._answer(refused(batch, now_s, self._times))
 
     def _start(self, taken: list[Waiting], now_s: float) -> None:
         """Gives a batch to its version, and only then finishes the one before: the device goes on
@@ -362,14 +378,7 @@ class Worker:
         if not connection.closed:
             connection.closed = True
             self._waiting = [pending for pending in self._waiting if pending.payload[0] is not connection]
+            self._elsewhere.forget(connection)
             self._connections.discard(connection)
             self._selector.unregister(connection.channel)
             connection.channel.close()
-
-
-def _too_late(pending: Waiting, now_s: float, times: BatchTimes) -> str:
-    expected_ms = times.of(pending.slot).expected_s(pending.rows, now_s) * 1000
-    return (
-        f"deadline_ms: {(pending.deadline_s - now_s) * 1000:.1f} ms were left in the worker's queue, "
-        f"{pending.rows} rows take {expected_ms:.1f} ms"
-    )
