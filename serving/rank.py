@@ -36,6 +36,7 @@ class RankQuery:
 
     ids_blob: the ids in UTF-8, joined by NUL. query_features: value by column; candidate_features:
     one value per candidate by column. unit: whose arm is sticky; empty: the query's own.
+    priority: see `priority`.
     """
 
     model: str
@@ -48,6 +49,7 @@ class RankQuery:
     query_features: dict[str, float] | None = None
     candidate_features: dict[str, NDArray[np.float32]] | None = None
     trace_id: str = ""
+    priority: int = 0
 
 
 @dataclass(slots=True)
@@ -307,6 +309,7 @@ def build_request(query: RankQuery, loaded: LoadedVersion) -> ScoreRequest:
         query_values=np.array(list(in_query.values()), dtype=np.float32) if in_query else NO_VALUES,
         candidate_columns=np.array(candidate_columns, dtype=np.uint16) if in_candidates else NO_COLUMNS,
         candidate_values=np.stack(list(in_candidates.values())) if in_candidates else NO_VALUES,
+        priority=query.priority,
     )
 
 

@@ -36,6 +36,7 @@ from serving.frames import (
     decode_cancel,
     encode_state,
 )
+from serving.priority import steps_behind
 from serving.scoring import LoadedModel
 from serving.shares import Shares
 from serving.shelf import Shelf
@@ -231,7 +232,7 @@ class Worker:
             for kind, body in connection.frames.feed(bytes(memoryview(self._received)[:size])):
                 if kind is Kind.SCORE:
                     ranking = ScoreRequest.decode(body)
-                    self._wait(connection, ranking, 0, ranking.slot, ranking.candidates, now_s)
+                    self._wait(connection, ranking, ranking.slot, ranking.candidates, now_s)
                 elif kind is Kind.INFER:
                     self._take_tensors(connection, body, now_s)
                 elif kind is Kind.CANCEL:
@@ -250,9 +251,7 @@ class Worker:
             for file in files:
                 os.close(file)
 
-    def _wait(
-        self, connection: _Connection, request: Request, priority: int, key: Hashable, rows: int, now_s: float
-    ) -> None:
+    def _wait(self, connection: _Connection, request: Request, key: Hashable, rows: int, now_s: float) -> None:
         loaded = self._told_stock.at(request.slot)
         pending: Waiting = Pending(
             key=key,
@@ -262,7 +261,7 @@ class Worker:
             payload=(connection, request),
             model=loaded.model if loaded is not None else "",
             slot=request.slot,
-            priority=priority,
+            priority=steps_behind(request.priority),
             alone=loaded is not None and not loaded.batchable,
         )
         if loaded is not None and loaded.calls is not None:
@@ -283,7 +282,7 @@ class Worker:
             self._flush(connection)
         else:
             key, rows = batch_key(loaded, request), rows_of(loaded, request)
-            self._wait(connection, request, request.priority, key, rows, now_s)
+            self._wait(connection, request, key, rows, now_s)
 
     def _prefetch(self, slot: int, keys: RowKeys) -> None:
         loaded = self._told_stock.at(slot)

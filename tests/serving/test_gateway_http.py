@@ -22,9 +22,10 @@ from serving.batching import BatchWindow
 from serving.event_log import EventLog
 from serving.gateway.app import build_app
 from serving.gateway.http import HotRoutes
+from serving.gateway.schema import read_rank
 from serving.journal import Journal
 from serving.permits import Permits
-from serving.rank import Ranker
+from serving.rank import Ranker, build_request
 from serving.replicas import ReplicaPool
 from serving.scoring import LoadedModel
 from serving.settings import GatewaySettings
@@ -242,6 +243,8 @@ BAD_BODIES: dict[str, tuple[bytes, str, str]] = {
     "unknown field": (b'{"candidates": ["a"], "topk": 3}', "topk", "unknown field"),
     "top_k 0": (b'{"candidates": ["a"], "top_k": 0}', "top_k=0", "at least 1"),
     "top_k as text": (b'{"candidates": ["a"], "top_k": "3"}', "top_k", "expected `int`"),
+    "priority too low": (b'{"candidates": ["a"], "priority": 256}', "priority=256", "1 (first) to 255 (last)"),
+    "priority below 0": (b'{"candidates": ["a"], "priority": -1}', "priority=-1", "expected 0 (the default, as 4)"),
     "deadline 0": (b'{"candidates": ["a"], "deadline_ms": 0}', "deadline_ms=0", "expected 1 to 60000"),
     "deadline too late": (b'{"candidates": ["a"], "deadline_ms": 60001}', "deadline_ms=60001", "expected 1 to 60000"),
     "control character": (b'{"candidates": ["a", "b\\u0007"]}', "candidates[1]", "control characters"),
@@ -438,6 +441,14 @@ def test_feedback_that_cannot_be_kept_is_not_accepted(replica: Replica) -> None:
         assert "the event journal is full" in refused.json()["error"]
 
     served(scenario, replica)
+
+
+def test_a_querys_priority_goes_to_the_worker() -> None:
+    loaded = a_loaded_model().describe(slot=0)
+    settings = GatewaySettings(Path("journal"), Path("plans"), ("worker",))
+
+    for body, priority in ((b'{"candidates": ["a"]}', 0), (b'{"candidates": ["a"], "priority": 2}', 2)):
+        assert build_request(read_rank("m", body, settings, ""), loaded).priority == priority
 
 
 # overload, deadlines, health

@@ -6,6 +6,7 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -226,6 +227,25 @@ def test_a_query_that_the_model_works_on_for_too_long_fails_at_its_deadline() ->
     program = Held(SumOfFeatures())
     with a_replica(program) as replica:
         asyncio.run(scenario(replica.address))
+
+
+def test_what_waits_is_ranked_by_priority_one_first_and_zero_as_the_default_level() -> None:
+    priorities = [5, 0, 1, 4, 3]
+    program = Held(SumOfFeatures())
+    with a_replica(program, window=BatchWindow(1)) as replica, a_caller(replica.address) as caller:
+        assert caller.told_of(1).ready
+        caller.channel.sendall(a_request(["item-1"], number=100).encode())
+        assert program.working.wait(PATIENCE_S)
+        waiting = [replace(a_request(["item-1"], number=n), priority=level) for n, level in enumerate(priorities)]
+        caller.channel.sendall(b"".join(request.encode() for request in waiting))
+        program.let_go.set()
+        answered: list[int] = []
+        while len(answered) < 1 + len(waiting):
+            kind, body = caller.next()
+            answered += [RankedReply.decode(body).number] if kind is Kind.RANKED else []
+
+    assert answered[0] == 100
+    assert [priorities[number] for number in answered[1:]] == [1, 3, 0, 4, 5]
 
 
 def test_a_slot_that_holds_nothing_is_unavailable() -> None:
