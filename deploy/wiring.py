@@ -219,15 +219,19 @@ def open_version(
         rule = CheckRule(mine.check_rows_per_s, mine.check_within_s)
         defaults = view.defaults[view.positions("row")]
         # the second store is for the thread that fetches ahead: its client's pool gives it connections of its own
-        host = HostTier(view.name, rows(view), mine.slab_rows, defaults, ValueCounts(view), rule, rows(view))
+        counts = ValueCounts(view)
+        told = counts if lane is None else None
+        host = HostTier(view.name, rows(view), mine.slab_rows, defaults, told, rule, rows(view))
         if lane is None:
             return host
+        above = DeviceTier(view.name, host, mine.device_rows, columns, lane.device, rule, counts=counts)
         # forgets what changed as a host tier does, which is what a worker's tiers are asked for
-        return cast("HostTier", DeviceTier(view.name, host, mine.device_rows, columns, lane.device, rule))
+        return cast("HostTier", above)
 
     with PeakMemory(mine.device) as memory:
         warm_up(program, len(view.columns))
-    slab_bytes = mine.device_rows * 4 * columns if lane else mine.slab_rows * (4 * columns + SLAB_ROW_BYTES)
+    host_row_bytes = 4 * columns + view.missing_bytes + SLAB_ROW_BYTES
+    slab_bytes = mine.device_rows * 4 * columns if lane else mine.slab_rows * host_row_bytes
     loaded = LoadedModel(
         model=model,
         version=version,

@@ -146,7 +146,7 @@ def show(
         raise SluiceError(f"item {item!r} is not stored in view {view_name!r}", "sluice features load")
     table = Table("column", "value", "", box=None, pad_edge=False, header_style="bold")
     for value in row.values:
-        notes = ["default"] if value.default else []
+        notes = ["missing: the default"] if value.missing else ["default"] if value.default else []
         if value.freshness_s is not None:
             state = "[red]stale[/]" if value.stale else "fresh"
             notes.append(f"{state}, limit {duration(value.freshness_s)}")

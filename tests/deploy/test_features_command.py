@@ -67,7 +67,9 @@ def test_a_file_is_loaded_shown_and_counted(home: Path, tmp_path: Path, view_fil
     assert shown["stored"] and shown["updated_ms"] == report["updated_ms"]
     age, clicks = shown["values"]
     assert (age["value"], age["default"], age["stale"]) == (2.5, False, False)
-    assert (clicks["value"], clicks["default"]) == (3.0, True)
+    assert (clicks["value"], clicks["default"], clicks["missing"], age["missing"]) == (3.0, True, True, False)
+    told = sluice("features", "show", "articles", "b", "--view", view_file, home=home).stdout
+    assert "missing: the default" in told
 
     counted = json.loads(sluice("features", "stats", "--json", home=home).stdout)
     assert [(view["view"], view["rows"]) for view in counted["views"]] == [("articles", 2)]
