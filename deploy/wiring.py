@@ -96,6 +96,7 @@ def run_worker(settings: PlatformSettings, stop: threading.Event) -> None:
     from serving.features.tiers import Tiers
     from serving.plans import PlanWatcher
     from serving.registration import Registration
+    from serving.scoring import LoadedModel
     from serving.settings import WorkerSettings
     from serving.shares import Shares, parse_weights
     from serving.shelf import Shelf
@@ -124,6 +125,7 @@ def run_worker(settings: PlatformSettings, stop: threading.Event) -> None:
         changed=lambda: worker.wake(),
         unload_after_s=mine.unload_after_s,
         budget=MemoryBudget(mine.model_bytes, mine.device_bytes),
+        kept=lambda held: tiers.keep({loaded.view.fingerprint for loaded in held if isinstance(loaded, LoadedModel)}),
     )
     name = f"worker-{settings.replica}"
     board = RedisBoard(redis_client(settings, 1.0))
@@ -151,6 +153,10 @@ def run_worker(settings: PlatformSettings, stop: threading.Event) -> None:
     worker.run(stop)
     for thread in (watcher, shelf, listener, prefetcher, registration, sampler):
         thread.stop()
+
+
+def _nothing() -> None:
+    """There is nothing to let go of."""
 
 
 def _device(settings: PlatformSettings) -> str:
@@ -189,7 +195,7 @@ def open_version(
 
     package = read(cache.get(model, version, digest))
     manifest = package.manifest
-    calls = None
+    calls, release = None, _nothing
     if manifest.remote is None:
         program: Program = open_program(package, mine.device, mine.precision, mine.compile)
         platform = "pytorch_export"
@@ -197,7 +203,7 @@ def open_version(
         from serving.triton import open_remote  # 0.4 s and 20 MB: for those who have such a version
 
         program = remote = open_remote(manifest, mine.triton_servers)
-        platform, calls = remote.platform, remote.calls
+        platform, calls, release = remote.platform, remote.calls, remote.close
     if not manifest.ranks:
         return LoadedProgram(
             model=model,
@@ -210,6 +216,7 @@ def open_version(
             platform=platform,
             footprint=Footprint(len(package.program)),
             calls=calls,
+            release=release,
         )
     view = manifest.feature_view()
 
@@ -248,6 +255,7 @@ def open_version(
         tier=tiers.of(view.name, view.fingerprint, tier),
         reference_std=package.profile.scores.std,
         calls=calls,
+        release=release,
     )
     if lane is not None and isinstance(program, TorchProgram):
         loaded.ranker = device_ranker(loaded, program, lane, mine.batch_candidates, mine.graphs)

@@ -6,6 +6,7 @@ listwise model sees whole lists. What the server does wrong becomes a reply, nev
 that the worker does not know.
 """
 
+import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -81,9 +82,13 @@ class TritonProgram:
             self._score_place = scores_place(manifest)
 
     def close(self) -> None:
-        """Ends the connections; calls under way fail."""
+        """Takes no more calls; ends the connections when those under way have ended. Returns at once."""
+        self.calls.shutdown(wait=False)
+        threading.Thread(target=self._close, name=f"close {self._named}", daemon=True).start()
+
+    def _close(self) -> None:
+        self.calls.shutdown(wait=True)
         self._connection.close()
-        self.calls.shutdown(wait=False, cancel_futures=True)
 
     def score(
         self, features: NDArray[np.float32], query_index: NDArray[np.int64], timeout_s: float | None = None

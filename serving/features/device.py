@@ -36,6 +36,10 @@ class ForgettingTier(LeasingTier, RowTier, Protocol):
         """Changes may have been missed: checks every row before long."""
         ...
 
+    def close(self) -> None:
+        """Says that it holds nothing any more."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Located:
@@ -177,6 +181,11 @@ class DeviceTier:
         if self._suspects.any:
             self._suspects.unmark(cells)
         self._slow.drop(changed)
+
+    def close(self) -> None:
+        """Says that it holds nothing any more, here and below; its memory goes with it."""
+        self._held.set(0)
+        self._slow.close()
 
     def distrust(self) -> None:
         """Changes may have been missed: checks every row before long, here and below."""

@@ -157,6 +157,10 @@ class HostTier:
         if self._suspects.any:
             self._suspects.unmark(cells)
 
+    def close(self) -> None:
+        """Says that it holds nothing any more; its memory goes with it."""
+        self._held.set(0)
+
     def distrust(self) -> None:
         """Changes may have been missed: every row is checked before long, see `suspects`."""
         self._leases.revoke_all()

@@ -399,6 +399,18 @@ def test_a_worker_that_stops_answers_what_its_server_still_works_on(triton: Trit
     assert isinstance(reply, RankedReply)
 
 
+def test_a_program_that_is_let_go_ends_its_calls_first_and_takes_no_more(triton: TritonServer) -> None:
+    program = opened(triton)
+    slow = np.full((2, 3), 300, dtype=np.float32)
+    under_way = program.calls.submit(program.score, slow, np.zeros(2, dtype=np.int64))
+
+    program.close()
+
+    with pytest.raises(RuntimeError, match="after shutdown"):
+        program.calls.submit(program.score, slow, np.zeros(2, dtype=np.int64))
+    assert under_way.result(PATIENCE_S).tolist() == [900.0, 900.0]
+
+
 def test_what_the_model_cannot_do_fails_alone_and_the_worker_goes_on(triton: TritonServer) -> None:
     fine = a_request(["item-1"], {WORDS: 1.0}, {MATCH: [2.0]})
     poison = a_request(["item-1"], {WORDS: 1.0}, {MATCH: [500.0]}, number=2)
