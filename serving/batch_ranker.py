@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from serving.frames import FailedReply, RankedReply, ScoreRequest
-from serving.scoring import LoadedModel, score_batch
 
 Replies = list[RankedReply | FailedReply]
 
@@ -23,22 +22,3 @@ class BatchRanker(Protocol):
     def submit(self, requests: Sequence[ScoreRequest], queue_us: Sequence[float], now_ms: int) -> Submitted:
         """Starts a batch of checked requests. Raises what the program raises on the host's side."""
         ...
-
-
-class HostRanker:
-    """Computes at once: numpy and a program on the CPU, or a remote one."""
-
-    def __init__(self, loaded: LoadedModel) -> None:
-        self._loaded = loaded
-
-    def submit(self, requests: Sequence[ScoreRequest], queue_us: Sequence[float], now_ms: int) -> Submitted:
-        """See `BatchRanker`."""
-        return _Done(score_batch(self._loaded, requests, queue_us, now_ms))
-
-
-class _Done:
-    def __init__(self, replies: Replies) -> None:
-        self._replies = replies
-
-    def replies(self) -> Replies:
-        return self._replies

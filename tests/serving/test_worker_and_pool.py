@@ -16,9 +16,11 @@ from prometheus_client import REGISTRY
 from redis.connection import UnixDomainSocketConnection
 
 from registry.contracts.ids import hash64
-from serving.batch_ranker import HostRanker
 from serving.batching import BatchWindow
+from serving.device.ranker import DeviceRanker
+from serving.device.streams import CpuDevice, Lane
 from serving.errors import DeadlineExceeded, QueryRefused, RankingError, ReplicaUnhealthy
+from serving.features.device import DeviceTier
 from serving.features.host import HostTier
 from serving.features.invalidation import InvalidationListener
 from serving.features.materialiser import write_rows
@@ -38,10 +40,11 @@ from serving.frames import (
     encode_arena,
     encode_state,
 )
+from serving.program import TorchProgram
 from serving.replicas import Replica as SeenReplica
 from serving.replicas import ReplicaPool
 from serving.scoring import LoadedModel
-from tests.builders import NOW_MS, a_plan
+from tests.builders import NOW_MS, a_package, a_plan
 from tests.conftest import RedisServer
 from tests.serving.workbench import (
     LENGTH,
@@ -535,13 +538,15 @@ def test_while_a_device_works_the_rows_of_the_next_batch_are_fetched_and_of_none
     ahead = Noted()
     prefetcher = Prefetcher()
     tiers = Tiers(prefetcher)
-    tier = tiers.of(
-        VIEW.name, VIEW.fingerprint, lambda: HostTier(VIEW.name, rows_in_memory(), 100, VIEW.defaults[:1], ahead=ahead)
-    )
+    device = CpuDevice()
+    host = HostTier(VIEW.name, rows_in_memory(), 100, VIEW.defaults[:1], ahead=ahead)
+    tier = DeviceTier(VIEW.name, host, 64, 1, device)
+    tiers.of(VIEW.name, VIEW.fingerprint, lambda: host)
 
     def load(model: str, version: int, digest: str) -> LoadedModel:
-        loaded = a_loaded_model(tier=tier, digest=digest)
-        loaded.ranker = HostRanker(loaded)  # as a device's: its batches are under way until they are asked for
+        program = TorchProgram(a_package(), "cpu")
+        loaded = a_loaded_model(program, tier, digest=digest)
+        loaded.ranker = DeviceRanker(loaded, program, tier, Lane.of(device), largest=2, graphs=False)
         return loaded
 
     requests = [a_request([f"item-{i}", f"item-{i + 10}"], number=i) for i in range(3)]
