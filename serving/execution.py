@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
+from itertools import compress
 from typing import Any, TypeVar, cast
 
 import numpy as np
@@ -16,7 +17,7 @@ from serving.errors import DeadlineExceeded, RankingError, ReplicaUnhealthy
 from serving.frames import REMOTE_AWAY, FailedReply, RankedReply, ScoreRequest
 from serving.loaded import LoadedProgram
 from serving.scoring import LoadedModel, ScoreRefused, assemble, check, rank, score_batch
-from serving.tensor_batch import run_batch
+from serving.tensor_batch import run_batch, spoilt
 from serving.tensor_frames import INLINE, InferredReply, InferRequest, block_bytes
 from serving.tensors import Tensor
 
@@ -27,6 +28,7 @@ Reply = RankedReply | InferredReply | FailedReply
 Rankings = list[RankedReply | FailedReply]
 Call = Future[tuple[Any, float]]
 Caller = TypeVar("Caller")
+T = TypeVar("T")
 Answer = tuple[Pending[Hashable, tuple[Caller, Request]], Reply]
 NO_REQUESTS_FAULT = (ReplicaUnhealthy, DeadlineExceeded)
 """What a program raises that asks a server: no request of the batch would do better alone."""
@@ -116,7 +118,8 @@ class _Ranking:
         return replies
 
     def _count(self, replies: Rankings) -> Rankings:
-        return _counted(self.loaded, self.requests, self.queue_us, replies)
+        _count_ranked(self.loaded, self.requests, self.queue_us, replies)
+        return replies
 
 
 def _infer(
@@ -133,7 +136,11 @@ def _infer(
             _infer(loaded, [request], [waited_us], timeout_s)[0]
             for request, waited_us in zip(requests, queue_us, strict=True)
         ]
-    return _inferred(loaded, requests, queue_us, outputs, (time.perf_counter() - began_s) * 1e6)
+    replies = _inferred(loaded, requests, queue_us, outputs, (time.perf_counter() - began_s) * 1e6)
+    return [
+        _infer(loaded, [request], [waited_us], timeout_s)[0] if reply is None else reply
+        for reply, request, waited_us in zip(replies, requests, queue_us, strict=True)
+    ]
 
 
 def _inferred(
@@ -142,11 +149,18 @@ def _inferred(
     queue_us: Sequence[float],
     outputs: Sequence[Sequence[Tensor]],
     device_us: float,
-) -> list[InferredReply | FailedReply]:
+) -> list[InferredReply | None]:
+    """The replies, None for who is to be tried alone, see `tensor_batch.spoilt`."""
+    if any(again := spoilt(loaded, outputs)):
+        sound = [not one for one in again]
+        if not any(sound):
+            return [None] * len(requests)
+        kept = iter(_inferred(loaded, _of(requests, sound), _of(queue_us, sound), _of(outputs, sound), device_us))
+        return [next(kept) if one else None for one in sound]
     rows = sum(tensors[0].shape[0] if tensors and tensors[0].shape else 1 for tensors in outputs)
     loaded.batch_candidates.observe(rows)
     loaded.statistics.batch(len(requests), 0, rows, sum(queue_us), 0.0, device_us)
-    replies: list[InferredReply | FailedReply] = []
+    replies: list[InferredReply | None] = []
     for request, tensors, waited_us in zip(requests, outputs, queue_us, strict=True):
         wanted = [(place, tensor) for place, tensor in enumerate(tensors) if request.wanted >> place & 1]
         size = block_bytes(tensor for _, tensor in wanted)
@@ -169,20 +183,18 @@ class Elsewhere:
     requests: Sequence[Request]
     began_s: float
     future: Call
-    answer: Callable[[Any, float], Sequence[Reply]]
+    answer: Callable[[Any, float], Sequence[Reply | None]]
 
     def replies(self) -> Sequence[Reply | None]:
         """In the order of the requests; None: failed together with others, and is to be tried alone.
         Never raises; waits for the server if it has not answered."""
-        alone = len(self.requests) == 1
         try:
-            replies = self.answer(*self.future.result())
+            return self.answer(*self.future.result())
         except Exception as error:  # a server, or a program there, may do anything
-            if not alone and not isinstance(error, NO_REQUESTS_FAULT):
+            if len(self.requests) > 1 and not isinstance(error, NO_REQUESTS_FAULT):
                 return [None] * len(self.requests)
             _count_failed(self.loaded, self.requests, (time.perf_counter() - self.began_s) * 1e6)
             return [_failed(self.loaded, request.number, error) for request in self.requests]
-        return replies if alone else [None if isinstance(reply, FailedReply) else reply for reply in replies]
 
 
 def start_elsewhere(
@@ -216,9 +228,15 @@ def start_elsewhere(
     query_index = np.repeat(np.arange(len(rankings)), counts)
     future = _submitted(loaded.calls, lambda: loaded.program.score(assembled.matrix, query_index, timeout_s))
 
-    def answer(scores: NDArray[np.float32], device_us: float) -> Sequence[Reply]:
+    def answer(scores: NDArray[np.float32], device_us: float) -> Sequence[Reply | None]:
         replies = rank(ranker, rankings, queue_us, counts, scores, assembled, features_us, device_us)
-        return _counted(ranker, rankings, queue_us, replies)
+        if len(replies) == 1 or not any(isinstance(reply, FailedReply) for reply in replies):
+            _count_ranked(ranker, rankings, queue_us, replies)
+            return replies
+        sound = [isinstance(reply, RankedReply) for reply in replies]
+        if any(sound):
+            _count_ranked(ranker, _of(rankings, sound), _of(queue_us, sound), _of(replies, sound))
+        return [reply if isinstance(reply, RankedReply) else None for reply in replies]
 
     return Elsewhere(loaded, requests, began_s, future, answer)
 
@@ -248,17 +266,19 @@ def _needs_view(loaded: LoadedProgram) -> LoadedModel:
     return loaded
 
 
-def _counted(
+def _of(all_: Sequence[T], chosen: Sequence[bool]) -> list[T]:
+    return list(compress(all_, chosen))
+
+
+def _count_ranked(
     loaded: LoadedModel, requests: Sequence[ScoreRequest], queue_us: Sequence[float], replies: Rankings
-) -> Rankings:
-    """The same replies, after they were counted."""
+) -> None:
     rows = sum([request.candidates for request in requests])
     loaded.batch_candidates.observe(rows)
     ranked = [reply for reply in replies if isinstance(reply, RankedReply)]
     gather_us, device_us = (ranked[0].features_us, ranked[0].device_us) if ranked else (0.0, 0.0)
     failed = len(replies) - len(ranked)
     loaded.statistics.batch(len(replies), failed, rows, sum(queue_us), gather_us, device_us)
-    return replies
 
 
 def refused(batch: Batch[Any, tuple[Caller, Request]], now_s: float, times: BatchTimes) -> list[Answer[Caller]]:

@@ -87,7 +87,8 @@ def score_batch(
 ) -> list[RankedReply | FailedReply]:
     """Ranks every query of a batch. requests: checked, all for this version. timeout_s: see `Program.score`.
 
-    Returns replies in the order of the requests. A query whose scores are not finite fails alone.
+    Returns replies in the order of the requests. A query whose scores are not finite is ranked once
+    more by itself, and fails alone.
     """
     began = clock()
     counts = np.array([request.candidates for request in requests])
@@ -97,7 +98,15 @@ def score_batch(
     scores = loaded.program.score(assembled.matrix, query_index, timeout_s)
     computed = clock()
     features_us, device_us = (gathered - began) * 1e6, (computed - gathered) * 1e6
-    return rank(loaded, requests, queue_us, counts, scores, assembled, features_us, device_us)
+    replies = rank(loaded, requests, queue_us, counts, scores, assembled, features_us, device_us)
+    if len(requests) == 1 or not any(isinstance(reply, FailedReply) for reply in replies):
+        return replies
+    return [  # a listwise model may have carried one list's infinities into another's scores
+        score_batch(loaded, [request], [waited_us], now_ms, clock, timeout_s)[0]
+        if isinstance(reply, FailedReply)
+        else reply
+        for reply, request, waited_us in zip(replies, requests, queue_us, strict=True)
+    ]
 
 
 def assemble(

@@ -414,13 +414,16 @@ def test_a_program_that_is_let_go_ends_its_calls_first_and_takes_no_more(triton:
 def test_what_the_model_cannot_do_fails_alone_and_the_worker_goes_on(triton: TritonServer) -> None:
     fine = a_request(["item-1"], {WORDS: 1.0}, {MATCH: [2.0]})
     poison = a_request(["item-1"], {WORDS: 1.0}, {MATCH: [500.0]}, number=2)
+    not_finite = a_request(["item-1"], {WORDS: 1.0}, {MATCH: [float("nan")]}, number=3)
     with a_remote_replica(triton) as replica:
-        replies = ask(replica.address, fine, poison)
+        replies = ask(replica.address, fine, poison, not_finite)
         after = ask(replica.address, fine)
 
     assert isinstance(replies[0], RankedReply)
     assert isinstance(replies[1], RankingError)
     assert (replies[1].status, "poison" in str(replies[1])) == (500, True)
+    assert isinstance(replies[2], RankingError)
+    assert (replies[2].status, "not finite" in str(replies[2])) == (500, True)
     assert isinstance(after[0], RankedReply)
 
 
