@@ -9,7 +9,9 @@ Replies = list[RankedReply | FailedReply]
 
 
 class Submitted(Protocol):
-    """A batch under way."""
+    """A batch under way. answer_us: what making its replies took, once they are made."""
+
+    answer_us: float
 
     def replies(self) -> Replies:
         """In the order of the requests; waits for the device. Raises what the program raised."""

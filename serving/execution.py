@@ -17,6 +17,7 @@ from serving.errors import DeadlineExceeded, RankingError, ReplicaUnhealthy
 from serving.frames import REMOTE_AWAY, FailedReply, RankedReply, ScoreRequest
 from serving.loaded import LoadedProgram
 from serving.scoring import LoadedModel, ScoreRefused, assemble, check, rank, score_batch
+from serving.statistics import VersionStatistics
 from serving.tensor_batch import run_batch, spoilt
 from serving.tensor_frames import INLINE, InferredReply, InferRequest, block_bytes
 from serving.tensors import Tensor
@@ -41,10 +42,11 @@ WORTH_A_BLOCK_BYTES = 16 << 10
 class Started:
     """A batch that was given to its version. finish: waits for it and gives the replies, in the order
     of the requests; never raises. under_way: the device still works, so that another batch may be
-    started before this one is finished."""
+    started before this one is finished. statistics: of the version; None if nothing was computed."""
 
     finish: Callable[[], Sequence[Reply]]
     under_way: bool
+    statistics: VersionStatistics | None = None
 
 
 def start_batch(
@@ -62,7 +64,7 @@ def start_batch(
         return _done([FailedReply(request.number, 503, UNLOADED) for request in requests])
     loaded.statistics.last_ms = now_ms
     if isinstance(requests[0], InferRequest):
-        return _done(_infer(loaded, cast(Sequence[InferRequest], requests), queue_us, timeout_s))
+        return _done(_infer(loaded, cast(Sequence[InferRequest], requests), queue_us, timeout_s), loaded.statistics)
     rankings = cast(Sequence[ScoreRequest], requests)
     try:
         ranker = _needs_view(loaded)
@@ -71,8 +73,8 @@ def start_batch(
     return _Ranking(ranker, rankings, queue_us, now_ms, timeout_s).start()
 
 
-def _done(replies: Sequence[Reply]) -> Started:
-    return Started(lambda: replies, under_way=False)
+def _done(replies: Sequence[Reply], statistics: VersionStatistics | None = None) -> Started:
+    return Started(lambda: replies, under_way=False, statistics=statistics)
 
 
 @dataclass(slots=True)
@@ -91,35 +93,37 @@ class _Ranking:
             for request in requests:
                 check(loaded, request)
             if loaded.ranker is None:
+                began_s = time.perf_counter()
                 replies = score_batch(loaded, requests, self.queue_us, self.now_ms, timeout_s=self.timeout_s)
-                return _done(self._count(replies))
+                self._count(replies, _left_us(replies, (time.perf_counter() - began_s) * 1e6))
+                return _done(replies, loaded.statistics)
             submitted = loaded.ranker.submit(requests, self.queue_us, self.now_ms)
         except Exception as error:  # a program may raise anything; the next batch may be fine
             return _done(self._without(error))
 
         def finish() -> Sequence[Reply]:
             try:
-                return self._count(submitted.replies())
+                replies = submitted.replies()
+                self._count(replies, submitted.answer_us)
+                return replies
             except Exception as error:  # as above
                 return self._without(error)
 
-        return Started(finish, under_way=True)
+        return Started(finish, under_way=True, statistics=loaded.statistics)
 
     def _without(self, error: Exception) -> Rankings:
         """What the queries get when the batch failed."""
-        if isinstance(error, NO_REQUESTS_FAULT):
+        if len(self.requests) == 1 or isinstance(error, NO_REQUESTS_FAULT):
+            _count_failed(self.loaded, self.requests, 0.0)
             return [_failed(self.loaded, request.number, error) for request in self.requests]
-        if len(self.requests) == 1:
-            return [_failed(self.loaded, self.requests[0].number, error)]
         replies: Rankings = []
         for request, waited_us in zip(self.requests, self.queue_us, strict=True):
             alone = _Ranking(self.loaded, [request], [waited_us], self.now_ms, self.timeout_s)
             replies += cast(Rankings, alone.start().finish())
         return replies
 
-    def _count(self, replies: Rankings) -> Rankings:
-        _count_ranked(self.loaded, self.requests, self.queue_us, replies)
-        return replies
+    def _count(self, replies: Rankings, answer_us: float) -> None:
+        _count_ranked(self.loaded, self.requests, self.queue_us, replies, answer_us)
 
 
 def _infer(
@@ -151,6 +155,7 @@ def _inferred(
     device_us: float,
 ) -> list[InferredReply | None]:
     """The replies, None for who is to be tried alone, see `tensor_batch.spoilt`."""
+    began_s = time.perf_counter()
     if any(again := spoilt(loaded, outputs)):
         sound = [not one for one in again]
         if not any(sound):
@@ -158,8 +163,6 @@ def _inferred(
         kept = iter(_inferred(loaded, _of(requests, sound), _of(queue_us, sound), _of(outputs, sound), device_us))
         return [next(kept) if one else None for one in sound]
     rows = sum(tensors[0].shape[0] if tensors and tensors[0].shape else 1 for tensors in outputs)
-    loaded.batch_candidates.observe(rows)
-    loaded.statistics.batch(len(requests), 0, rows, sum(queue_us), 0.0, device_us)
     replies: list[InferredReply | None] = []
     for request, tensors, waited_us in zip(requests, outputs, queue_us, strict=True):
         wanted = [(place, tensor) for place, tensor in enumerate(tensors) if request.wanted >> place & 1]
@@ -167,6 +170,9 @@ def _inferred(
         fits = request.start != INLINE and WORTH_A_BLOCK_BYTES <= size <= request.size
         start = request.start if fits else INLINE
         replies.append(InferredReply(request.number, wanted, start, waited_us, 0.0, device_us))
+    loaded.batch_candidates.observe(rows)
+    answer_us = (time.perf_counter() - began_s) * 1e6
+    loaded.statistics.batch(len(requests), 0, rows, sum(queue_us), 0.0, device_us, answer_us)
     return replies
 
 
@@ -229,9 +235,10 @@ def start_elsewhere(
     future = _submitted(loaded.calls, lambda: loaded.program.score(assembled.matrix, query_index, timeout_s))
 
     def answer(scores: NDArray[np.float32], device_us: float) -> Sequence[Reply | None]:
+        ranking_s = time.perf_counter()
         replies = rank(ranker, rankings, queue_us, counts, scores, assembled, features_us, device_us)
         if len(replies) == 1 or not any(isinstance(reply, FailedReply) for reply in replies):
-            _count_ranked(ranker, rankings, queue_us, replies)
+            _count_ranked(ranker, rankings, queue_us, replies, (time.perf_counter() - ranking_s) * 1e6)
             return replies
         sound = [isinstance(reply, RankedReply) for reply in replies]
         if any(sound):
@@ -271,14 +278,26 @@ def _of(all_: Sequence[T], chosen: Sequence[bool]) -> list[T]:
 
 
 def _count_ranked(
-    loaded: LoadedModel, requests: Sequence[ScoreRequest], queue_us: Sequence[float], replies: Rankings
+    loaded: LoadedModel,
+    requests: Sequence[ScoreRequest],
+    queue_us: Sequence[float],
+    replies: Rankings,
+    answer_us: float = 0.0,
 ) -> None:
     rows = sum([request.candidates for request in requests])
     loaded.batch_candidates.observe(rows)
     ranked = [reply for reply in replies if isinstance(reply, RankedReply)]
     gather_us, device_us = (ranked[0].features_us, ranked[0].device_us) if ranked else (0.0, 0.0)
     failed = len(replies) - len(ranked)
-    loaded.statistics.batch(len(replies), failed, rows, sum(queue_us), gather_us, device_us)
+    loaded.statistics.batch(len(replies), failed, rows, sum(queue_us), gather_us, device_us, answer_us)
+
+
+def _left_us(replies: Rankings, total_us: float) -> float:
+    """What of the time of `score_batch` went into the replies; 0 if some were computed twice."""
+    first = replies[0]
+    if not isinstance(first, RankedReply) or any(isinstance(reply, FailedReply) for reply in replies):
+        return 0.0
+    return max(0.0, total_us - first.features_us - first.device_us)
 
 
 def refused(batch: Batch[Any, tuple[Caller, Request]], now_s: float, times: BatchTimes) -> list[Answer[Caller]]:

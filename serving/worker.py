@@ -344,9 +344,14 @@ class Worker:
             return
         taken, started, began_s = self._under_way
         self._under_way = None
-        for pending, reply in zip(taken, started.finish(), strict=True):
+        replies = started.finish()
+        answering_s = self._clock()
+        for pending, reply in zip(taken, replies, strict=True):
             self._reply(pending.payload[0], reply)
         ended_s = self._clock()
+        if started.statistics is not None:
+            done = len(replies) - [type(reply) for reply in replies].count(FailedReply)
+            started.statistics.answered(len(taken), done, (ended_s - answering_s) * 1e6)
         self._times.of(taken[0].slot).observe(sum([pending.rows for pending in taken]), ended_s - began_s, ended_s)
         for connection in {pending.payload[0] for pending in taken}:
             self._flush(connection)

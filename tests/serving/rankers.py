@@ -83,12 +83,12 @@ class Workbench:
             tier=self.host_tier,
             reference_std=1.0,
         )
-        self._loaded = loaded
+        self.loaded = loaded
         self.ranker = DeviceRanker(loaded, on_device, self.tier, Lane.of(self.device), LARGEST, graphs)
 
     def on_host(self, requests: Sequence[ScoreRequest], now_ms: int = NOW_MS) -> Replies:
         """What the host's form answers."""
-        return score_batch(self._loaded, requests, [0.0] * len(requests), now_ms)
+        return score_batch(self.loaded, requests, [0.0] * len(requests), now_ms)
 
 
 def requests_of(source: random.Random, queries: int, number: int = 0) -> list[ScoreRequest]:

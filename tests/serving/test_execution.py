@@ -1,5 +1,7 @@
 """A batch through its version: what one request brings in stays with it."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -12,6 +14,8 @@ from serving.tensor_frames import InferredReply, InferRequest
 from serving.tensors import Tensor
 from tests.builders import NOW_MS
 from tests.models import COLUMNS, UNGUARDED, a_ranker
+from tests.serving.rankers import Workbench
+from tests.serving.workbench import MATCH, POISON, SumOfFeatures, a_loaded_model, a_request
 
 
 def a_listwise_program() -> LoadedProgram:
@@ -77,3 +81,29 @@ def test_only_a_listwise_model_in_company_can_have_spoilt_anything() -> None:
     assert spoilt(listwise, [[bf16], [sound], [names]]) == [True, False, False]
     assert spoilt(listwise, [[bf16]]) == [False]
     assert spoilt(pointwise, [[bf16], [sound]]) == [False, False]
+
+
+def test_what_the_answers_took_is_counted_for_both_forms_of_ranking() -> None:
+    bench = Workbench("mlp")
+    on_device = replace(bench.loaded, ranker=bench.ranker)
+    requests = [a_request(["item-1", "item-2"], number=1), a_request(["item-3"], number=2)]
+
+    for loaded in (bench.loaded, on_device):
+        start_batch(loaded, requests, [5.0, 7.0], NOW_MS).finish()
+
+        counted = loaded.statistics
+        assert (counted.success.count, counted.answer.count, counted.batches[2].answer.count) == (2, 2, 1)
+        assert counted.answer.ns == 2 * counted.batches[2].answer.ns > 0
+        assert counted.success.ns == sum(
+            spent.ns for spent in (counted.queue, counted.gather, counted.device, counted.answer)
+        )
+
+
+def test_a_ranking_that_fails_is_counted_as_failed() -> None:
+    loaded = a_loaded_model(SumOfFeatures())
+    good = a_request(["item-1"], number=1)
+    poison = a_request(["item-2"], in_candidates={MATCH: [POISON]}, number=2)
+
+    start_batch(loaded, [good, poison], [0.0, 0.0], NOW_MS).finish()
+
+    assert (loaded.statistics.success.count, loaded.statistics.failed.count) == (1, 1)
