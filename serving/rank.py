@@ -88,14 +88,15 @@ class Ranker:
         self._stages = [HistogramTally(metrics.STAGE_SECONDS.labels(stage)).observe for stage in STAGES]
         self._answers: dict[tuple[str, str], CounterTally] = {}
         self._wanted: Plans = {}
+        self._informed = False
         self.plans: dict[str, TrafficPlan] = {}
         self.held_back: frozenset[str] = frozenset()
         """Models that workers are told not to hold."""
         pool.watch(self.adopt)
 
     def follow(self, plans: Plans) -> None:
-        """Takes new plans; each is adopted as soon as it can be served."""
-        self._wanted = plans
+        """Takes new plans, or that there are none yet; each is adopted as soon as it can be served."""
+        self._wanted, self._informed = plans, True
         self._tags = {model: model_tag(model) for model in plans}
         self.adopt()
 
@@ -107,6 +108,14 @@ class Ranker:
                 self.plans[model] = plan
                 metrics.PLAN_REVISION.labels(model).set(plan.revision)
                 log.info("routing %s by revision %d, champion %d", model, plan.revision, plan.champion)
+
+    @property
+    def ready(self) -> bool:
+        """Whether it has heard which plans there are, and replicas hold the champion of each, warm; of
+        models that are held back nobody is to hold any."""
+        return self._informed and all(
+            self._pool.has(model, plan.champion) for model, plan in self.plans.items() if model not in self.held_back
+        )
 
     def model_of(self, tag: int) -> str | None:
         """The model with this tag in its ranking ids."""

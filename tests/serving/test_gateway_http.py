@@ -59,6 +59,7 @@ class Gateway:
     event_log: EventLog
     stream: MemoryStream
     ids: RankingIds
+    ranker: Ranker
 
     async def rank(self, **fields: Any) -> httpx.Response:
         """A query for the candidates given, or for three items."""
@@ -96,7 +97,7 @@ async def a_gateway(address: str, plan: TrafficPlan, **changes: Any) -> AsyncIte
         await pool.start()
         transport = httpx.ASGITransport(app=routes)
         async with httpx.AsyncClient(transport=transport, base_url="http://sluice", headers=JSON) as client:
-            yield Gateway(client, routes, pool, permits, event_log, stream, ids)
+            yield Gateway(client, routes, pool, permits, event_log, stream, ids, ranker)
         await pool.stop()
 
 
@@ -496,6 +497,29 @@ def test_a_query_that_breaks_the_model_is_500_and_shows_nothing(replica: Replica
     answer = served(scenario, replica)
 
     assert (answer.status_code, answer.json()) == (500, {"error": "codesearch@1 failed: poison"})
+
+
+def test_the_gateway_is_ready_when_it_has_heard_of_the_plans_and_every_champion_is_held(replica: Replica) -> None:
+    async def scenario(gateway: Gateway) -> None:
+        async def statuses() -> tuple[int, bool]:
+            status = (await gateway.client.get("/v1/status")).json()["ready"]
+            return (await gateway.client.get("/v2/health/ready")).status_code, status
+
+        ranker = Ranker(gateway.pool, gateway.event_log, gateway.ids, gateway.permits, log_every=100)
+        assert not ranker.ready  # it has heard of nothing, though a worker is warm
+        ranker.follow({})
+        assert ranker.ready  # and this, that there is nothing to hold
+
+        assert await statuses() == (200, True)
+        gateway.ranker.follow({"codesearch": TWO_ARMS, "others": a_plan("others")})
+        assert await statuses() == (503, False)
+        gateway.ranker.held_back = frozenset({"others"})
+        assert await statuses() == (200, True)
+
+        gateway.ranker.follow({"codesearch": a_plan(revision=9, champion=5)})  # not held: the old one goes on
+        assert await statuses() == (200, True)
+
+    served(scenario, replica)
 
 
 def test_the_gateway_is_ready_once_a_champion_is_warm_and_lives_all_the_time() -> None:
