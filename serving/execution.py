@@ -133,13 +133,13 @@ def _infer(
             for request, waited_us in zip(requests, queue_us, strict=True)
         ]
     device_us = (time.perf_counter() - began_s) * 1e6
-    rows = sum(tensors[0].shape[0] if tensors and tensors[0].shape else 1 for tensors in outputs)
+    rows = sum([tensors[0].shape[0] if tensors and tensors[0].shape else 1 for tensors in outputs])
     loaded.batch_candidates.observe(rows)
     loaded.statistics.batch(len(requests), 0, rows, sum(queue_us), 0.0, device_us)
     replies: list[InferredReply | FailedReply] = []
     for request, tensors, waited_us in zip(requests, outputs, queue_us, strict=True):
         wanted = [(place, tensor) for place, tensor in enumerate(tensors) if request.wanted >> place & 1]
-        size = block_bytes(tensor for _, tensor in wanted)
+        size = block_bytes([tensor for _, tensor in wanted])
         fits = request.start != INLINE and WORTH_A_BLOCK_BYTES <= size <= request.size
         start = request.start if fits else INLINE
         replies.append(InferredReply(request.number, wanted, start, waited_us, 0.0, device_us))

@@ -292,7 +292,9 @@ class InferService:
 def build_infer(query: InferQuery, loaded: LoadedVersion, max_rows: int) -> InferRequest:
     """The query in the loaded version's terms. Raises QueryRefused, naming the tensor and the rule."""
     inputs = fitting_inputs(query, loaded, max_rows)
-    wanted = ALL_OUTPUTS if not query.outputs else sum([1 << place for place in output_places(query, loaded)])
+    wanted = ALL_OUTPUTS
+    if query.outputs and (query.outputs != loaded.output_names or len(query.outputs) > MAX_OUTPUTS):
+        wanted = sum([1 << place for place in output_places(query, loaded)])
     return InferRequest(0, 0, inputs, wanted, 0, query.priority)
 
 
