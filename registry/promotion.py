@@ -11,42 +11,47 @@ from typing import Any
 import msgspec
 
 from registry.board import PlanBoard
-from registry.contracts.traffic import TrafficPlan
+from registry.contracts.traffic import EXPLORE_DEPTH, Experiment, Layer, TrafficPlan
 from registry.errors import StaleRevision, StoreUnavailable, UnknownVersion
 from registry.store import ModelStore, StoredVersion
 from registry.traffic_control import TrafficChange, TrafficControl
 
 
 def promote(plan: TrafficPlan | None, stored: StoredVersion) -> TrafficPlan:
-    """The plan after this one with the version as champion, alone."""
+    """The plan after this one with the version as champion, alone: experiments were held against
+    the champion before, so they end. Testers' overrides and exploration stay."""
     return TrafficPlan(
         model=stored.model,
         revision=plan.revision + 1 if plan else 1,
         champion=stored.version,
         champion_digest=stored.digest,
-        salt=plan.salt if plan else "",
+        overrides=plan.overrides if plan else (),
+        explore_share=plan.explore_share if plan else 0,
+        explore_depth=plan.explore_depth if plan else EXPLORE_DEPTH,
     )
 
 
-def challenge(
-    plan: TrafficPlan, stored: StoredVersion, *, weight: int = 0, mirror_share: int = 0, salt: str
-) -> TrafficPlan:
-    """The plan after this one with the version as challenger.
+def with_experiment(plan: TrafficPlan, experiment: Experiment, *, layer: str, salt: str) -> TrafficPlan:
+    """The plan after this one with the experiment in the layer: a new one, or other shares of one it has.
 
-    weight, mirror_share: in steps of 0.1 %. salt: keep it while the weight of one experiment
-    grows, take another for the next experiment. Raises ContractError if a share is out of range
-    or the version is the champion.
+    salt: of the layer, if it is made for this; a layer that is there keeps its own, so that units stay
+    in their arms. Raises ContractError if the experiment does not fit in.
     """
-    return msgspec.structs.replace(
-        plan,
-        revision=plan.revision + 1,
-        challenger=stored.version,
-        challenger_digest=stored.digest,
-        weight=weight,
-        mirror_share=mirror_share,
-        interleaving=False,
-        salt=salt,
+    there = next((one for one in plan.layers if one.name == layer), Layer(layer, salt, ()))
+    others = tuple(one for one in there.experiments if one.name != experiment.name)
+    changed = msgspec.structs.replace(there, experiments=(*others, experiment))
+    layers = tuple(one for one in plan.layers if one.name != layer)
+    return msgspec.structs.replace(plan, revision=plan.revision + 1, layers=(*layers, changed))
+
+
+def without_experiment(plan: TrafficPlan, name: str) -> TrafficPlan:
+    """The plan after this one without the experiment; its layer goes with the last one in it."""
+    left = (
+        msgspec.structs.replace(layer, experiments=tuple(one for one in layer.experiments if one.name != name))
+        for layer in plan.layers
     )
+    layers = tuple(layer for layer in left if layer.experiments)
+    return msgspec.structs.replace(plan, revision=plan.revision + 1, layers=layers)
 
 
 def previous_champion(history: Sequence[TrafficChange]) -> int | None:
@@ -141,5 +146,5 @@ class Promoter:
             self._store.set_alias(plan.model, "champion", plan.champion)
         if plan.challenger is None:
             self._store.drop_alias(plan.model, "challenger")
-        elif aliases.get("challenger") != plan.challenger:
-            self._store.set_alias(plan.model, "challenger", plan.challenger)
+        elif aliases.get("challenger") != plan.challenger.version:
+            self._store.set_alias(plan.model, "challenger", plan.challenger.version)

@@ -17,6 +17,8 @@ Decisions
   by descriptor (`arena`); what finds no room, or comes from another machine, goes over the socket.
 - A request that can be sent at once costs a callback, not a coroutine (`begun`); waiting for a
   replica, trying again and refusing are the long way, written once (`rank`, `infer`).
+- Nothing that computes here waits for a server that computes elsewhere: a remote version has a queue
+  and calling threads of its own (`elsewhere`), its rows and replies are made on the worker's thread.
 - On a device the next batch is prepared while one computes (`execution`, `device`).
 - A batch is of the model whose turn it is (`shares`), most urgent query first; who cannot be in
   time is refused before the device (`batch_times`). Nothing starves: the bounds are in `batching`.

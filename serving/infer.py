@@ -31,7 +31,7 @@ class InferQuery:
     """A request whose tensors are what their datatypes and shapes say; the model's own rules come later.
 
     version: None leaves the choice to the traffic plan. outputs: names wanted; empty means all.
-    unit: whose arm is sticky; empty: the champion answers. priority: 0 is normal, lower is sooner.
+    unit: whose arm is sticky; empty: the champion answers. priority: see `priority`.
     """
 
     model: str
@@ -130,8 +130,8 @@ class InferService:
         plan = self._ranker.plans.get(query.model)
         if plan is None or query.version is not None or not self.may_begin(query.model):
             return None
-        arm = plan.arm_of(query.unit) if query.unit else "champion"
-        version, began_s = plan.version_of(arm), self._clock()
+        assigned, began_s = plan.assign(query.unit), self._clock()
+        arm, version = assigned.arm, assigned.version
         deadline_s = began_s + query.deadline_ms / 1000
 
         def settle(reply: InferredReply, loaded: LoadedVersion) -> InferAnswer:
@@ -257,8 +257,8 @@ class InferService:
 
     def _route(self, query: InferQuery, plan: TrafficPlan) -> tuple[int, str]:
         if query.version is None:
-            arm = plan.arm_of(query.unit) if query.unit else "champion"
-            return plan.version_of(arm), arm
+            assigned = plan.assign(query.unit)
+            return assigned.version, assigned.arm
         if query.version not in plan.versions() and self._pool.holder(query.model, query.version) is None:
             raise _not_loaded(query.model, query.version, self._held(query.model))
         return query.version, ""

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from registry.contracts.events import SCHEMA, RankingEvent
 from registry.contracts.ids import RankingIds, model_tag
-from registry.contracts.traffic import Arm, TrafficPlan
+from registry.contracts.traffic import Arm, Assignment, TrafficPlan
 from serving import metrics
 from serving.begun import Begun
 from serving.errors import QueryRefused, RankingError, UnknownModel
@@ -36,7 +36,7 @@ class RankQuery:
 
     ids_blob: the ids in UTF-8, joined by NUL. hashes: uint64 (candidates,), theirs. query_features:
     value by column; candidate_features: one value per candidate by column. unit: whose arm is sticky;
-    empty: the query's own.
+    empty: the query's own. priority: see `priority`.
     """
 
     model: str
@@ -50,6 +50,7 @@ class RankQuery:
     query_features: dict[str, float] | None = None
     candidate_features: dict[str, NDArray[np.float32]] | None = None
     trace_id: str = ""
+    priority: int = 0
 
 
 @dataclass(slots=True)
@@ -88,14 +89,15 @@ class Ranker:
         self._stages = [HistogramTally(metrics.STAGE_SECONDS.labels(stage)).observe for stage in STAGES]
         self._answers: dict[tuple[str, str], CounterTally] = {}
         self._wanted: Plans = {}
+        self._informed = False
         self.plans: dict[str, TrafficPlan] = {}
         self.held_back: frozenset[str] = frozenset()
         """Models that workers are told not to hold."""
         pool.watch(self.adopt)
 
     def follow(self, plans: Plans) -> None:
-        """Takes new plans; each is adopted as soon as it can be served."""
-        self._wanted = plans
+        """Takes new plans, or that there are none yet; each is adopted as soon as it can be served."""
+        self._wanted, self._informed = plans, True
         self._tags = {model: model_tag(model) for model in plans}
         self.adopt()
 
@@ -108,6 +110,14 @@ class Ranker:
                 metrics.PLAN_REVISION.labels(model).set(plan.revision)
                 log.info("routing %s by revision %d, champion %d", model, plan.revision, plan.champion)
 
+    @property
+    def ready(self) -> bool:
+        """Whether it has heard which plans there are, and replicas hold the champion of each, warm; of
+        models that are held back nobody is to hold any."""
+        return self._informed and all(
+            self._pool.has(model, plan.champion) for model, plan in self.plans.items() if model not in self.held_back
+        )
+
     def model_of(self, tag: int) -> str | None:
         """The model with this tag in its ranking ids."""
         return next((model for model, known in self._tags.items() if known == tag), None)
@@ -118,8 +128,9 @@ class Ranker:
         try:
             with self._permits.one():
                 plan = self.plan_of(query.model)
-                arm = plan.arm_of(query.unit) if query.unit else "champion"
-                ranking = await self._answer(query, plan, arm)
+                assigned = plan.assign(query.unit)
+                arm = assigned.arm
+                ranking = await self._answer(query, plan, assigned)
         except RankingError as error:
             metrics.ANSWERS.labels(query.model if query.model in self.plans else "", arm, error.status).inc()
             raise
@@ -135,12 +146,12 @@ class Ranker:
         plan = self.plans.get(query.model)
         if plan is None or query.model in self.held_back or not self._permits.free:
             return None
-        arm = plan.arm_of(query.unit) if query.unit else "champion"
-        version, began_s = plan.version_of(arm), self._clock()
+        assigned, began_s = plan.assign(query.unit), self._clock()
+        arm, version = assigned.arm, assigned.version
         deadline_s = began_s + query.deadline_ms / 1000
 
         def settle(reply: RankedReply, loaded: LoadedVersion) -> Ranking:
-            ranking = self._settle(query, plan, arm, version, loaded, reply, began_s)
+            ranking = self._settle(query, plan, assigned, loaded, reply, began_s)
             self._count_answer(query.model, arm)
             return ranking
 
@@ -163,21 +174,19 @@ class Ranker:
             return None
         return None if take_back is None else begun.start(take_back)
 
-    async def _answer(self, query: RankQuery, plan: TrafficPlan, arm: Arm) -> Ranking:
+    async def _answer(self, query: RankQuery, plan: TrafficPlan, assigned: Assignment) -> Ranking:
         began_s = self._clock()
-        version = plan.version_of(arm)
         deadline_s = began_s + query.deadline_ms / 1000
         reply, loaded = await self._pool.score(
-            query.model, version, deadline_s, lambda loaded: build_request(query, loaded)
+            query.model, assigned.version, deadline_s, lambda loaded: build_request(query, loaded)
         )
-        return self._settle(query, plan, arm, version, loaded, reply, began_s)
+        return self._settle(query, plan, assigned, loaded, reply, began_s)
 
     def _settle(
         self,
         query: RankQuery,
         plan: TrafficPlan,
-        arm: Arm,
-        version: int,
+        assigned: Assignment,
         loaded: LoadedVersion,
         reply: RankedReply,
         began_s: float,
@@ -193,8 +202,8 @@ class Ranker:
                 ranking_id=ranking_id,
                 answered_ms=now_ms,
                 model=query.model,
-                version=version,
-                arm=arm,
+                version=assigned.version,
+                arm=assigned.arm,
                 plan_revision=plan.revision,
                 unit=query.unit,
                 query_id=query.query_id,
@@ -211,15 +220,16 @@ class Ranker:
                 degraded=degraded,
                 latency_ms=total_s * 1000,
                 trace_id=query.trace_id,
+                experiment=assigned.experiment.name if assigned.experiment else "",
             )
         )
         stages_ms = self._observe(reply, total_s)
-        self._note(query, ranking_id, version, degraded, stages_ms)
+        self._note(query, ranking_id, assigned.version, degraded, stages_ms)
         return Ranking(
             ranking_id=ranking_id,
             model=query.model,
-            version=version,
-            arm=arm,
+            version=assigned.version,
+            arm=assigned.arm,
             plan_revision=plan.revision,
             items=items,
             scores=reply.scores,
@@ -309,6 +319,7 @@ def build_request(query: RankQuery, loaded: LoadedVersion) -> ScoreRequest:
         query_values=np.array(list(in_query.values()), dtype=np.float32) if in_query else NO_VALUES,
         candidate_columns=np.array(candidate_columns, dtype=np.uint16) if in_candidates else NO_COLUMNS,
         candidate_values=np.stack(list(in_candidates.values())) if in_candidates else NO_VALUES,
+        priority=query.priority,
     )
 
 

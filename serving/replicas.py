@@ -114,11 +114,6 @@ class ReplicaPool:
             if replica.transport is not None:
                 replica.transport.close()
 
-    @property
-    def ready(self) -> bool:
-        """Whether some replica holds every champion."""
-        return any(replica.state.ready for replica in self.replicas)
-
     def watch(self, changed: Callable[[], None]) -> None:
         """Calls `changed` whenever a replica came, went, or holds something else."""
         self._watchers.append(changed)
@@ -132,6 +127,10 @@ class ReplicaPool:
             )
             for version, digest in plan.versions().items()
         )
+
+    def has(self, model: str, version: int) -> bool:
+        """Whether some replica holds the version."""
+        return any((model, version) in replica.held for replica in self.replicas)
 
     def holder(self, model: str, version: int) -> tuple[Replica, LoadedVersion] | None:
         """The least busy replica that holds the version; a silent or an ejected one only if there is no other."""

@@ -91,7 +91,8 @@ def score_batch(
 ) -> list[RankedReply | FailedReply]:
     """Ranks every query of a batch. requests: checked, all for this version. timeout_s: see `Program.score`.
 
-    Returns replies in the order of the requests. A query whose scores are not finite fails alone.
+    Returns replies in the order of the requests. A query whose scores are not finite is ranked once
+    more by itself, and fails alone.
     """
     began = clock()
     counts = np.array([request.candidates for request in requests])
@@ -100,8 +101,16 @@ def score_batch(
     query_index = np.repeat(np.arange(len(requests)), counts)
     scores = loaded.program.score(assembled.matrix, query_index, timeout_s)
     computed = clock()
-    spent = (gathered - began) * 1e6, (computed - gathered) * 1e6
-    return _replies(loaded, requests, counts, scores, assembled, queue_us, spent)
+    features_us, device_us = (gathered - began) * 1e6, (computed - gathered) * 1e6
+    replies = rank(loaded, requests, queue_us, counts, scores, assembled, features_us, device_us)
+    if len(requests) == 1 or not any(isinstance(reply, FailedReply) for reply in replies):
+        return replies
+    return [  # a listwise model may have carried one list's infinities into another's scores
+        score_batch(loaded, [request], [waited_us], now_ms, clock, timeout_s)[0]
+        if isinstance(reply, FailedReply)
+        else reply
+        for reply, request, waited_us in zip(replies, requests, queue_us, strict=True)
+    ]
 
 
 def assemble(
@@ -204,16 +213,20 @@ def _best_places(padded: NDArray[np.float32], most: int) -> NDArray[np.uint32]:
     return np.sort(best, axis=1).view(_U32)[:, ::2]
 
 
-def _replies(
+def rank(
     loaded: LoadedModel,
     requests: Sequence[ScoreRequest],
+    queue_us: Sequence[float],
     counts: NDArray[np.int64],
     scores: NDArray[np.float32],
     assembled: Assembled,
-    queue_us: Sequence[float],
-    spent: tuple[float, float],
+    features_us: float,
+    device_us: float,
 ) -> list[RankedReply | FailedReply]:
-    """spent: microseconds of the batch for its features and on the device."""
+    """From a batch's scores, float32 (rows,), to its replies: a query whose scores are not finite fails alone.
+
+    counts: rows by query. features_us, device_us: what the batch took.
+    """
     starts = np.cumsum(counts) - counts
     finite = np.isfinite(scores)
     broken = [0] * len(requests)
@@ -256,8 +269,8 @@ def _replies(
                     stale_rows=stale,
                     tier_away=assembled.away,
                     queue_us=waited_us,
-                    features_us=spent[0],
-                    device_us=spent[1],
+                    features_us=features_us,
+                    device_us=device_us,
                     score_mean=mean,
                     score_std=std,
                     margin=margin,

@@ -12,7 +12,7 @@ from registry.contracts.features import Column, FeatureView
 from registry.contracts.manifest import JUDGED_NDCG, Lineage, ModelManifest, ModelPackage, TensorSpec
 from registry.contracts.profile import ReferenceProfile, describe
 from registry.contracts.replicas import ReplicaRecord
-from registry.contracts.traffic import TrafficPlan
+from registry.contracts.traffic import Experiment, Kind, Layer, TrafficPlan
 
 if TYPE_CHECKING:
     import torch
@@ -125,6 +125,20 @@ def a_plan(model: str = "codesearch", revision: int = 1, champion: int = 1, **ch
     """A champion alone, unless changed."""
     fields: dict[str, Any] = {"champion_digest": f"{champion:064x}"}
     return TrafficPlan(model, revision, champion, **(fields | changes))
+
+
+def a_tested_plan(
+    model: str = "codesearch",
+    version: int = 2,
+    weight: int = 100,
+    salt: str = "s",
+    digest: str | None = None,
+    kind: Kind = "ab",
+    **changes: Any,
+) -> TrafficPlan:
+    """A champion and one experiment, `test`."""
+    experiment = Experiment("test", version, digest or f"{version:064x}", weight, kind=kind)
+    return a_plan(model, layers=(Layer("rollout", salt, (experiment,)),), **changes)
 
 
 def a_replica_record(address: str = "unix:/run/worker-0.sock", **changes: Any) -> ReplicaRecord:

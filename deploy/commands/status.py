@@ -74,5 +74,9 @@ def _print(console: Console, state: PlatformState, found: dict[str, Any]) -> Non
     for group, lag in found["events"].items():
         line("events", f"{group}: {lag['pending']} pending, {duration(lag['lag_s'])} behind")
     for plan in found["traffic"]:
-        challenger = f", challenger @{plan['challenger']} at {plan['weight'] / 10:g} %" if plan["challenger"] else ""
-        line("traffic", f"{plan['model']}: champion @{plan['champion']}{challenger} (revision {plan['revision']})")
+        others = "".join(
+            f", {one['name']} @{one['version']} at {one['weight'] / 10:g} %"
+            for layer in plan["layers"]
+            for one in layer["experiments"]
+        )
+        line("traffic", f"{plan['model']}: champion @{plan['champion']}{others} (revision {plan['revision']})")

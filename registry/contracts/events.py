@@ -26,6 +26,9 @@ class RankingEvent(msgspec.Struct, frozen=True, array_like=True, tag="ranking"):
     features: float32, (shown, columns), what the model saw of them; fingerprint: of which view.
     score_mean, score_std, margin, entropy: over all candidates, see `profile.confidences`.
     degraded: what the answer had to do without, empty if nothing.
+    experiment: whose arm this was, empty in the champion's. teams: of an interleaved list, one byte per
+    shown item: 0 drafted by the champion, 1 by `team_version`, the experiment's. explored: the coin
+    fell for a swap.
     """
 
     schema: int
@@ -50,6 +53,10 @@ class RankingEvent(msgspec.Struct, frozen=True, array_like=True, tag="ranking"):
     degraded: tuple[str, ...] = ()
     latency_ms: float = 0.0
     trace_id: str = ""
+    experiment: str = ""
+    teams: bytes = b""
+    team_version: int = 0
+    explored: bool = False
 
     @property
     def event_id(self) -> str:

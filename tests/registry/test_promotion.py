@@ -3,17 +3,19 @@
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from registry.board import MemoryBoard
 from registry.contracts.errors import ContractError
-from registry.contracts.traffic import TrafficPlan
+from registry.contracts.traffic import Experiment, Layer, Override, TrafficPlan
 from registry.errors import StaleRevision, StoreUnavailable, UnknownVersion
-from registry.promotion import Promoter, challenge, previous_champion, promote
+from registry.promotion import Promoter, previous_champion, promote, with_experiment, without_experiment
 from registry.store import MemoryStore, StoredVersion
 from registry.traffic_control import MemoryControl, TrafficChange
 from tests.builders import NOW_MS, a_manifest, a_package, a_plan
 
 WORDS: dict[str, Any] = {"who": "ann", "why": "better", "evidence": {"verdict": "passed"}, "now_ms": NOW_MS}
+TEST = Experiment("test", 2, f"{2:064x}", 250, mirror_share=10)
 
 
 def a_stored(version: int) -> StoredVersion:
@@ -48,15 +50,36 @@ def test_the_first_champion_needs_no_plan_before() -> None:
 
 
 def test_a_promoted_version_stands_alone() -> None:
-    plan = challenge(a_plan(revision=4), a_stored(2), weight=250, mirror_share=10, salt="second")
+    testers = (Override("ann", 3, "three"),)
+    plan = with_experiment(a_plan(revision=4, overrides=testers), TEST, layer="rollout", salt="s")
 
-    assert (plan.revision, plan.versions()) == (5, {1: f"{1:064x}", 2: f"{2:064x}"})
-    assert promote(plan, a_stored(2)) == a_plan(revision=6, champion=2, salt="second")
+    assert (plan.revision, list(plan.versions())) == (5, [1, 2, 3])
+    assert promote(plan, a_stored(2)) == a_plan(revision=6, champion=2, overrides=testers)
 
 
-def test_the_champion_cannot_challenge_itself() -> None:
-    with pytest.raises(ContractError):
-        challenge(a_plan(champion=1), a_stored(1), weight=100, salt="s")
+def test_an_experiment_that_grows_keeps_its_layer_s_salt() -> None:
+    plan = with_experiment(a_plan(), TEST, layer="rollout", salt="first")
+    grown = with_experiment(plan, replace(TEST, weight=500), layer="rollout", salt="second")
+
+    assert grown.layers == (Layer("rollout", "first", (replace(TEST, weight=500),)),)
+
+
+def test_the_last_experiment_takes_its_layer_with_it() -> None:
+    other = replace(TEST, name="other", first=500)
+    plan = with_experiment(a_plan(), TEST, layer="rollout", salt="s")
+    plan = with_experiment(plan, other, layer="rollout", salt="s")
+    plan = without_experiment(plan, "test")
+
+    assert plan.layers == (Layer("rollout", "s", (other,)),)
+    assert without_experiment(plan, "other") == a_plan(revision=5)
+
+
+def test_buckets_are_nobody_s_twice() -> None:
+    plan = with_experiment(a_plan(), TEST, layer="rollout", salt="s")
+
+    with pytest.raises(ContractError, match="takes buckets of another"):
+        with_experiment(plan, replace(TEST, name="other", first=249), layer="rollout", salt="s")
+    with_experiment(plan, replace(TEST, name="other", first=249), layer="another", salt="t")
 
 
 @pytest.mark.parametrize(
@@ -130,7 +153,7 @@ def test_a_rollback_returns_to_the_champion_before_and_is_a_change_like_any() ->
 def test_the_challenger_s_alias_follows_the_plan() -> None:
     places = Places()
     plan = places.promoter.promote("codesearch", 1, **WORDS)
-    places.promoter.apply(challenge(plan, places.store.get("codesearch", 2), weight=100, salt="s"), **WORDS)
+    places.promoter.apply(with_experiment(plan, TEST, layer="rollout", salt="s"), **WORDS)
     assert places.store.aliases("codesearch") == {"champion": 1, "challenger": 2}
 
     places.promoter.promote("codesearch", 2, **WORDS)

@@ -48,12 +48,12 @@ from serving.regions import Regions
 from serving.replicas import ReplicaPool
 from serving.settings import GatewaySettings, GrpcSettings
 from serving.tensors import DATATYPES
-from tests.builders import NOW_MS, a_manifest, a_plan
+from tests.builders import NOW_MS, a_manifest, a_plan, a_tested_plan
 from tests.serving.workbench import PATIENCE_S, Replica, a_loaded_model
 
 T = TypeVar("T")
 
-RANKING = a_plan(challenger=2, challenger_digest=f"{2:064x}", weight=500, salt="s")
+RANKING = a_tested_plan(weight=500)
 TENSORS = a_plan("tensors")
 EVERY = a_plan("every")
 PLANS = {plan.model: plan for plan in (RANKING, TENSORS, EVERY)}
@@ -189,10 +189,10 @@ async def a_gateway(
         routes = HotRoutes(app, ranker, event_log, ids, settings, random.Random(2), wall_ms=lambda: NOW_MS)
         table = method_table(
             Inference(service, settings, regions),
-            Models(service, lambda: pool.ready, "0.0"),
+            Models(service, lambda: ranker.ready, "0.0"),
             SharedMemory(regions),
             RankingService(ranker, event_log, ids, settings, wall_ms=lambda: NOW_MS),
-            Health(SERVICES, lambda: pool.ready),
+            Health(SERVICES, lambda: ranker.ready),
             settings,
         )
         server = GrpcServer(table, limits or GrpcSettings(), random.Random(3))

@@ -9,7 +9,7 @@ from serving.batching import BatchWindow
 from serving.replicas import ReplicaPool
 from serving.scoring import LoadedModel
 from serving.shelf import LEAVE_S
-from tests.builders import a_plan
+from tests.builders import a_plan, a_tested_plan
 from tests.serving.test_worker_and_pool import a_pool
 from tests.serving.workbench import LENGTHS, PATIENCE_S, SumOfFeatures, a_loaded_model, a_replica, a_request
 
@@ -60,7 +60,7 @@ def test_models_with_the_same_version_numbers_answer_each_their_own_queries() ->
             asked = [factor(pool, model, version) for _ in range(50) for model in "ab" for version in (1, 2)]
             return await asyncio.gather(*asked)
 
-    plans = [a_plan(model, challenger=2, challenger_digest=f"{2:064x}", weight=100) for model in "ab"]
+    plans = [a_tested_plan(model, weight=100) for model in "ab"]
     with a_replica(load=load, plan=plans[0], window=BatchWindow(100)) as replica:
         replica.follow(*plans)
         answers = asyncio.run(scenario())

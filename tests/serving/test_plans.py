@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from registry.contracts.traffic import TrafficPlan
 from registry.errors import StoreUnavailable
 from serving.plans import Plans, PlanWatcher, newer
-from tests.builders import a_plan
+from tests.builders import a_plan, a_tested_plan
 
 PATIENCE_S = 10.0
 
@@ -100,6 +100,23 @@ def test_what_is_held_back_is_told_before_its_plan_and_once_a_change(tmp_path: P
     assert told[2:] == [frozenset()]
 
 
+def test_that_there_are_no_plans_is_told_once_by_the_first_board_that_answers(tmp_path: Path) -> None:
+    board, told = Board(), list[Plans]()
+    watcher = PlanWatcher(board, tmp_path / "plans.json", told.append)
+    board.alive = False
+    watcher.poll()
+    assert told == []
+
+    board.alive = True
+    watcher.poll()
+    watcher.poll()
+    assert told == [{}]
+
+    board.publish(a_plan())
+    watcher.poll()
+    assert told == [{}, {"codesearch": a_plan()}]
+
+
 def test_a_wiped_board_takes_no_plan_away(tmp_path: Path) -> None:
     board = Board(a_plan("a"), a_plan("b"))
     watcher = PlanWatcher(board, tmp_path / "plans.json", lambda _: None)
@@ -124,7 +141,7 @@ def started(board: Board, copy: Path) -> Plans:
 
 
 def test_a_start_without_the_board_uses_the_copy(tmp_path: Path) -> None:
-    board = Board(a_plan(revision=5, challenger=2, challenger_digest="c", weight=100))
+    board = Board(a_tested_plan(revision=5, weight=100))
     PlanWatcher(board, tmp_path / "folder" / "plans.json", lambda _: None).poll()
     board.alive = False
 

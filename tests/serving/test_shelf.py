@@ -12,14 +12,14 @@ from serving.budget import UNLIMITED, MemoryBudget
 from serving.footprint import Footprint
 from serving.scoring import LoadedModel
 from serving.shelf import LEAVE_S, MAX_RETRY_S, Shelf
-from tests.builders import a_plan
+from tests.builders import a_plan, a_tested_plan
 from tests.serving.workbench import a_loaded_model
 
 UNLOAD_AFTER_S = 30.0
 
 
 def with_challenger(model: str = "codesearch") -> TrafficPlan:
-    return a_plan(model, challenger=2, challenger_digest=f"{2:064x}", weight=100)
+    return a_tested_plan(model, weight=100)
 
 
 class Bench:

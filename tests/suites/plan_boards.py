@@ -3,7 +3,7 @@
 from concurrent.futures import ThreadPoolExecutor
 
 from registry.board import PlanBoard
-from tests.builders import a_plan
+from tests.builders import a_plan, a_tested_plan
 
 
 class PlanBoardSuite:
@@ -13,7 +13,7 @@ class PlanBoardSuite:
         assert board.read() == {}
 
     def test_it_shows_every_model_s_plan(self, board: PlanBoard) -> None:
-        one = a_plan("one", challenger=2, challenger_digest="ab", weight=100, salt="é")
+        one = a_tested_plan("one", weight=100, salt="é")
         board.publish(one)
         board.publish(a_plan("two"))
 

@@ -9,7 +9,7 @@ from registry.contracts.errors import InvalidName
 from registry.contracts.traffic import TrafficPlan
 from registry.errors import StaleRevision
 from registry.traffic_control import TrafficControl
-from tests.builders import NOW_MS, a_plan
+from tests.builders import NOW_MS, a_plan, a_tested_plan
 
 
 def change(control: TrafficControl, plan: TrafficPlan, expected: int, **words: Any) -> TrafficPlan:
@@ -30,7 +30,7 @@ class TrafficControlSuite:
 
     def test_every_change_is_a_revision_further_and_kept(self, control: TrafficControl) -> None:
         change(control, a_plan(champion=1), expected=0, why="first")
-        challenged = a_plan(champion=1, challenger=2, challenger_digest="ab", weight=100, salt="s")
+        challenged = a_tested_plan(champion=1, weight=100)
         change(control, challenged, expected=1, who="gate", evidence={"verdict": "passed", "n": 3}, now_ms=NOW_MS + 1)
 
         assert [(c.revision, c.who, c.why, dict(c.evidence), c.at_ms) for c in control.history("codesearch")] == [
