@@ -23,6 +23,12 @@ ARM_SECONDS = Histogram(
     _ARM,
     buckets=[bound_ms / 1000 for bound_ms in LATENCY_BOUNDS_MS[::ARM_BOUNDS_STEP]],
 )
+BREAKERS_OPEN = Gauge(
+    "serving_breakers_open",
+    "Experiments' versions that fail so often that the champion answers their units.",
+    ["model"],
+    multiprocess_mode="livesum",
+)
 MIRRORED = Counter(
     "serving_mirrored_queries",
     "Queries that the coin chose for a mirror, by what became of them.",

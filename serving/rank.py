@@ -16,8 +16,8 @@ from registry.contracts.ids import RankingIds, hashes_of, model_tag
 from registry.contracts.traffic import Arm, TrafficPlan
 from serving import metrics
 from serving.arm_counts import ArmCounts
-from serving.begun import Begun
-from serving.errors import QueryRefused, RankingError, UnknownModel
+from serving.begun import Begun, in_task
+from serving.errors import DeadlineExceeded, QueryRefused, RankingError, UnknownModel
 from serving.event_log import EventLog
 from serving.exploration import Exploration
 from serving.frames import LoadedVersion, RankedReply, ScoreRequest
@@ -103,7 +103,7 @@ class Ranker:
         self._coins = coins or random.Random()
         self._mirror = mirror
         self.counts = counts or ArmCounts()
-        self.router = Router(pool.has, self._coins)
+        self.router = Router(pool.has, self._coins, clock)
         self._stages = [HistogramTally(metrics.STAGE_SECONDS.labels(stage)).observe for stage in STAGES]
         self._wanted: Plans = {}
         self.plans: dict[str, TrafficPlan] = {}
@@ -132,13 +132,13 @@ class Ranker:
         """The model with this tag in its ranking ids."""
         return next((model for model, known in self._tags.items() if known == tag), None)
 
-    async def rank(self, query: RankQuery) -> Ranking:
-        """One answer, logged. Raises RankingError, having logged no exposure."""
-        plan, route = self.plans.get(query.model), None
+    async def rank(self, query: RankQuery, route: Route | None = None) -> Ranking:
+        """One answer, logged. route: if it is found already. Raises RankingError, having logged no exposure."""
+        plan = self.plans.get(query.model)
         try:
             with self._permits.one():
                 plan = self.plan_of(query.model)
-                route = self.router.of(plan, query.unit, query.version)
+                route = route or self.router.of(plan, query.unit, query.version)
                 return await (self._draft if route.drafted else self._answer)(query, plan, route)
         except RankingError as error:
             self.count_refused(query.model, plan, route, error)
@@ -158,7 +158,7 @@ class Ranker:
         except RankingError:
             return None
         if route.drafted:
-            return None
+            return in_task(self.rank(query, route), done)
         began_s = self._clock()
         deadline_s = began_s + query.deadline_ms / 1000
         rows = exploration_of(query, plan).rows if route.explored else query.top_k
@@ -210,12 +210,15 @@ class Ranker:
         try:
             champion = await self._pool.score(query.model, route.version, began_s + allowed_s, build)
             await asyncio.wait([other], timeout=max(0.0, patient_until_s - self._clock()))
-            came = other.done() and other.exception() is None
+            error = other.exception() if other.done() else DeadlineExceeded("too late for the draft")
+            self.router.served(
+                query.model, route.drafted, failed=error is not None and not isinstance(error, QueryRefused)
+            )
         finally:
             other.cancel()
             other.add_done_callback(_look_away)
         reply, loaded = champion
-        if not came:
+        if error is not None:
             return self._settle(query, plan, route.away(plan.champion), loaded, reply, as_ranked(reply), began_s)
         challenger = other.result()
         shown = interleaved(champion, challenger, self._coins.getrandbits(query.top_k))
@@ -303,6 +306,8 @@ class Ranker:
     def count_answer(self, model: str, plan: TrafficPlan, route: Route, total_s: float, degraded: bool) -> None:
         """One more answer, so long after its permit."""
         self.counts.of(model, plan.revision, route.experiment, route.assigned, route.arm).answered(total_s, degraded)
+        if route.arm == "challenger":
+            self.router.served(model, route.version, failed=False)
 
     def count_refused(self, model: str, plan: TrafficPlan | None, route: Route | None, error: RankingError) -> None:
         """One more query without an answer. plan, route: None if it did not get so far."""
@@ -311,6 +316,8 @@ class Ranker:
         else:
             counts = self.counts.of(model, plan.revision, route.experiment, route.assigned, route.arm)
             counts.not_answered(error.status)
+            if route.arm == "challenger":
+                self.router.served(model, route.version, failed=error.status >= 500)
 
     def plan_of(self, model: str) -> TrafficPlan:
         """The plan that the model's queries are routed by now. Raises UnknownModel."""

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import httpx
 import numpy as np
@@ -181,12 +181,12 @@ def test_each_arm_gets_its_share_of_units_and_its_version_answers(asker: Asker) 
         a_plan_of([an_experiment("ab", 2, 250), an_experiment("drafts", 3, 100, first=400, kind="interleaving")]),
     )
 
-    answers = [asker.ask(unit=f"user-{i}") for i in range(1500)]
+    answers = [asker.ask(unit=f"user-{i}") for i in range(800)]
 
     arms = Counter((answer["arm"], answer["experiment"]) for answer in answers)
     assert arms.keys() == {("champion", ""), ("challenger", "ab"), ("interleaved", "drafts")}
-    assert within(arms["challenger", "ab"], 1500, 0.25)
-    assert within(arms["interleaved", "drafts"], 1500, 0.1)
+    assert within(arms["challenger", "ab"], 800, 0.25)
+    assert within(arms["interleaved", "drafts"], 800, 0.1)
     for answer in answers:
         assert answer["plan_revision"] == plan.revision
         if answer["arm"] == "champion":
@@ -208,7 +208,7 @@ def test_a_weight_of_none_or_all_is_none_or_all(asker: Asker, weight: int, arms:
 
 
 def test_a_unit_stays_in_its_arm_when_the_weight_grows_and_a_new_salt_deals_anew(asker: Asker) -> None:
-    units = [f"user-{i}" for i in range(300)]
+    units = [f"user-{i}" for i in range(150)]
     taken = []
     for weight in (100, 250, 500):
         follow(asker, a_plan_of([an_experiment(weight=weight)]))
@@ -224,7 +224,7 @@ def test_a_unit_stays_in_its_arm_when_the_weight_grows_and_a_new_salt_deals_anew
 def test_layers_are_independent_and_who_is_in_two_gets_the_champion_outside_of_both(asker: Asker) -> None:
     follow(asker, a_plan_of([an_experiment("two", 2, 400)], [an_experiment("three", 3, 300)]))
 
-    answers = [asker.ask(unit=f"user-{i}") for i in range(2000)]
+    answers = [asker.ask(unit=f"user-{i}") for i in range(1200)]
 
     found = Counter((answer["arm"], answer["experiment"]) for answer in answers)
     # by layer: neither, the first alone, the second alone, both
@@ -232,9 +232,9 @@ def test_layers_are_independent_and_who_is_in_two_gets_the_champion_outside_of_b
         [found["champion", ""], found["challenger", "three"]],
         [found["challenger", "two"], found["outside", ""]],
     ]
-    assert sum(map(sum, table)) == 2000
-    assert within(sum(table[1]), 2000, 0.4)
-    assert within(table[0][1] + table[1][1], 2000, 0.3)
+    assert sum(map(sum, table)) == 1200
+    assert within(sum(table[1]), 1200, 0.4)
+    assert within(table[0][1] + table[1][1], 1200, 0.3)
     assert chi2_contingency(table).pvalue > 1e-4
     assert all(is_by_champion(answer) for answer in answers if answer["arm"] == "outside")
 
@@ -277,7 +277,7 @@ def test_a_query_may_name_a_version_of_its_plan_where_that_is_allowed(asker: Ask
 def test_every_interleaved_list_has_coins_of_its_own_and_its_propensities_are_how_often_it_comes(asker: Asker) -> None:
     follow(asker, a_plan_of([an_experiment(weight=1000, kind="interleaving")]))
 
-    answers = [asker.ask(unit="ann", top_k=5) for _ in range(800)]
+    answers = [asker.ask(unit="ann", top_k=5) for _ in range(500)]
 
     events = asker.events_of(answers)
     seen = Counter((at, item) for event in events for at, item in enumerate(event.items))
@@ -285,12 +285,12 @@ def test_every_interleaved_list_has_coins_of_its_own_and_its_propensities_are_ho
         assert (event.arm, event.experiment, event.version, event.team_version) == ("interleaved", "test", 1, 2)
         assert abs(2 * sum(event.teams) - 5) == 1
         for at, (item, told) in enumerate(zip(event.items, event.propensity_array().tolist(), strict=True)):
-            assert within(seen[at, item], 800, told), (at, item, told)
-    assert within(sum(event.teams[0] for event in events), 800, 0.5)
+            assert within(seen[at, item], 500, told), (at, item, told)
+    assert within(sum(event.teams[0] for event in events), 500, 0.5)
     drafts = {event.teams[:4] for event in events}
     assert len(drafts) == 4  # both coins of the first two rounds, in every combination
     repeats = sum(left.teams[0] == right.teams[0] for left, right in itertools.pairwise(events))
-    assert within(repeats, 799, 0.5)
+    assert within(repeats, 499, 0.5)
 
 
 def test_scores_and_features_of_an_interleaved_item_are_its_teams_and_users_are_not_told_whose(asker: Asker) -> None:
@@ -406,19 +406,56 @@ def test_a_plan_waits_for_a_version_that_is_new_or_becomes_champion() -> None:
     assert newly_served(followed, a_plan(champion=3)) == dict([one, two])
 
 
+class Fickle(SumOfFeatures):
+    """As Turned, while it is well."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.well = False
+
+    def score(
+        self, features: NDArray[np.float32], query_index: NDArray[np.int64], timeout_s: float | None = None
+    ) -> NDArray[np.float32]:
+        """See `serving.program.Program`."""
+        if not self.well:
+            raise ZeroDivisionError("unwell")
+        return -SumOfFeatures.score(self, features, query_index)
+
+
+@pytest.mark.parametrize("kind", ["ab", "interleaving"])
+def test_units_of_a_version_that_fails_get_the_champion_until_it_is_well(kind: Literal["ab", "interleaving"]) -> None:
+    fickle = Fickle()
+    with asked(loader({2: fickle}), plan=a_tested_plan(weight=1000, kind=kind)) as (asker, _):
+        arm, reason = ("challenger", "challenger_away") if kind == "ab" else ("interleaved", "interleaving_away")
+        first = [asker.post(unit=f"user-{i}").status_code for i in range(20)]
+        assert set(first) == {500 if kind == "ab" else 200}
+
+        answers = [asker.post(unit=f"user-{i}") for i in range(30)]
+
+        away = [answer.json() for answer in answers if answer.status_code == 200]
+        assert len(away) >= 25  # the others were probes
+        assert all(one["arm"] == "outside" and one["degraded"][0] == reason and is_by_champion(one) for one in away)
+        assert asker.counted()[1, "test", arm].degraded >= 25
+
+        fickle.well = True
+
+        asker.gateway.until(lambda: asker.post(unit="ann").json().get("arm") == arm)
+        assert {asker.ask(unit=f"user-{i}")["arm"] for i in range(20)} == {arm}
+
+
 # exploration
 
 
 def test_explored_lists_have_their_share_and_every_propensity_is_how_often_it_comes(asker: Asker) -> None:
     follow(asker, a_plan(explore_share=300, explore_depth=8))
 
-    answers = [asker.ask(unit=f"user-{i}", top_k=4, features={"match": [0.25] * len(ITEMS)}) for i in range(1500)]
+    answers = [asker.ask(unit=f"user-{i}", top_k=4, features={"match": [0.25] * len(ITEMS)}) for i in range(800)]
 
     events = asker.events_of(answers)
     seen = Counter((at, item) for event in events for at, item in enumerate(event.items))
     ranked = ITEMS[::-1]
     swaps = 4 * 8 - 4
-    assert within(sum(event.explored for event in events), 1500, 0.3)
+    assert within(sum(event.explored for event in events), 800, 0.3)
     assert {item for event in events for item in event.items} == set(ranked[:8])
     for event in events:
         moved = [(at, item) for at, item in enumerate(event.items) if item != ranked[at]]
@@ -426,7 +463,7 @@ def test_explored_lists_have_their_share_and_every_propensity_is_how_often_it_co
         assert [LENGTHS[item] for item in event.items] == event.feature_matrix()[:, 0].tolist()
         assert [LENGTHS[item] + 0.25 for item in event.items] == event.score_array().tolist()
         for at, (item, told) in enumerate(zip(event.items, event.propensity_array().tolist(), strict=True)):
-            assert within(seen[at, item], 1500, told), (at, item, told)
+            assert within(seen[at, item], 800, told), (at, item, told)
     unexplored = next(event for event in events if not event.explored)
     assert unexplored.propensity_array() == pytest.approx([1 - 0.3 * (8 - 1 + 4 - 1) / swaps] * 4)
 
@@ -516,12 +553,14 @@ def test_a_mirror_that_hangs_holds_up_no_answer_and_is_bounded() -> None:
             assert all(is_by_champion(answer) and answer["arm"] == "champion" for answer in answers)
             assert hanging.working.is_set()
             assert not hanging.let_go.is_set()  # all were answered while the first mirrored one hung
-            asker.gateway.until(lambda: mirrored_total("dropped_full") - full == 92)
-            assert asker.gateway.mirror.in_flight == 8
-            assert asker.mirrored_by_now() == []
+            asker.gateway.turn()
+            assert asker.gateway.mirror.in_flight <= 8
+            dropped = mirrored_total("dropped_full") - full
+            assert dropped > 0
         finally:
             hanging.let_go.set()
-        assert {event.ranking_id for event in asker.mirrored()} == {answer["ranking_id"] for answer in answers[:8]}
+        # a replica that says nothing for long is given up, which makes room for others
+        assert len(asker.mirrored()) == 100 - dropped
 
 
 def test_a_mirror_that_fails_or_is_late_or_away_is_logged_with_the_reason() -> None:
