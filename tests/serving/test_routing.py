@@ -1,13 +1,14 @@
 """What a plan asks for, asserted from the answers of a gateway in front of real workers, and from their events."""
 
+import http.client
 import itertools
+import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
-import httpx
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -64,16 +65,33 @@ def a_plan_of(*layers: Sequence[Experiment], **changes: Any) -> TrafficPlan:
 EVERY_VERSION = a_plan_of([an_experiment("two", 2), an_experiment("three", 3)])
 
 
-@dataclass
+@dataclass(frozen=True)
+class Response:
+    """What the gateway said. Thousands are asked for here, which is why there is no richer client."""
+
+    status_code: int
+    text: str
+
+    def json(self) -> Any:
+        return json.loads(self.text)
+
+
 class Asker:
     """A client of the gateway."""
 
-    gateway: RunningGateway
-    client: httpx.Client = field(default_factory=httpx.Client)
+    def __init__(self, gateway: RunningGateway) -> None:
+        self.gateway = gateway
+        self.connection = http.client.HTTPConnection("127.0.0.1", gateway.port, timeout=PATIENCE_S)
 
-    def post(self, headers: dict[str, str] | None = None, **fields: Any) -> httpx.Response:
-        url = f"http://{self.gateway.address}/v1/models/codesearch/rank"
-        return self.client.post(url, json={"candidates": ITEMS} | fields, headers=headers, timeout=PATIENCE_S)
+    def post_to(self, path: str, body: dict[str, Any], headers: dict[str, str] | None = None) -> Response:
+        told = {"content-type": "application/json"} | (headers or {})
+        self.connection.request("POST", path, json.dumps(body), told)
+        answer = self.connection.getresponse()
+        return Response(answer.status, answer.read().decode())
+
+    def post(self, headers: dict[str, str] | None = None, **fields: Any) -> Response:
+        """A query for all items."""
+        return self.post_to("/v1/models/codesearch/rank", {"candidates": ITEMS} | fields, headers)
 
     def ask(self, **fields: Any) -> dict[str, Any]:
         """The answer to a query, which must be one."""
@@ -127,9 +145,10 @@ def asked(*loads: Load, plan: TrafficPlan = EVERY_VERSION, **changes: Any) -> It
     """A gateway in front of one worker a loader; changes are the gateway's settings'."""
     with ExitStack() as stack:
         replicas = [stack.enter_context(a_replica(plan=plan, load=load)) for load in loads or (loader(),)]
-        gateway = stack.enter_context(a_running_gateway(tuple(one.address for one in replicas), plan, **changes))
+        addresses = tuple(one.address for one in replicas)
+        gateway = stack.enter_context(a_running_gateway(addresses, plan, keep_alive_s=600, **changes))
         asker = Asker(gateway)
-        stack.callback(asker.client.close)
+        stack.callback(asker.connection.close)
         yield asker, replicas
 
 
@@ -624,10 +643,7 @@ def test_tensor_requests_are_routed_by_the_same_arms_and_drafted_units_get_the_c
     scores = {}
     for kind, arm in (("ab", "challenger"), ("interleaving", "outside")):
         plan = follow(asker, a_plan_of([an_experiment(weight=1000, kind=kind)]))
-        response = asker.client.post(
-            f"http://{asker.gateway.address}/v2/models/codesearch/infer",
-            json={"inputs": [rows], "parameters": {"unit": "ann"}},
-        )
+        response = asker.post_to("/v2/models/codesearch/infer", {"inputs": [rows], "parameters": {"unit": "ann"}})
         assert response.status_code == 200, response.text
         scores[arm] = response.json()["outputs"][0]["data"]
         assert asker.counted()[plan.revision, "test" if kind == "ab" else "", arm].answered == 1
