@@ -22,8 +22,8 @@ Decisions
   probability. Only drafts need two replies, and take the long way. Drafted lists are not explored: they
   are random already, and a swap would blur whose pick an item was. Explored lists are not mirrored: a
   rank-diff with a random list says nothing.
-- An experiment whose version is away loses its units' answers (`outside`), not its count: guardrails see
-  the arm that the plan gave (`arm_counts`).
+- An experiment whose version is away, or fails on most queries (`breaker`), loses its units' answers
+  (`outside`), not its count: guardrails see the arm that the plan gave (`arm_counts`).
 - A mirrored query starts after the answer is written, has a deadline and a bound of its own, and shares
   nothing with the answer but the replica (`mirror`).
 - On a device the next batch is prepared while one computes (`execution`, `device`).
