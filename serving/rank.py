@@ -132,13 +132,14 @@ class Ranker:
         """The model with this tag in its ranking ids."""
         return next((model for model, known in self._tags.items() if known == tag), None)
 
-    async def rank(self, query: RankQuery, route: Route | None = None) -> Ranking:
-        """One answer, logged. route: if it is found already. Raises RankingError, having logged no exposure."""
-        plan = self.plans.get(query.model)
+    async def rank(self, query: RankQuery, way: tuple[TrafficPlan, Route] | None = None) -> Ranking:
+        """One answer, logged. way: if it is found already. Raises RankingError, having logged no exposure."""
+        plan, route = way or (None, None)
         try:
             with self._permits.one():
-                plan = self.plan_of(query.model)
-                route = route or self.router.of(plan, query.unit, query.version)
+                if plan is None or route is None:
+                    plan = self.plan_of(query.model)
+                    route = self.router.of(plan, query.unit, query.version)
                 return await (self._draft if route.drafted else self._answer)(query, plan, route)
         except RankingError as error:
             self.count_refused(query.model, plan, route, error)
@@ -158,7 +159,7 @@ class Ranker:
         except RankingError:
             return None
         if route.drafted:
-            return in_task(self.rank(query, route), done)
+            return in_task(self.rank(query, (plan, route)), done)
         began_s = self._clock()
         deadline_s = began_s + query.deadline_ms / 1000
         rows = exploration_of(query, plan).rows if route.explored else query.top_k
