@@ -17,6 +17,7 @@ from registry.contracts.events import (
     Click,
     Event,
     Exposure,
+    MirrorEvent,
     RankingEvent,
     decode_event,
     decode_events,
@@ -42,6 +43,7 @@ class Batch:
     name: str
     rankings: dict[Partition, list[RankingEvent]]
     feedback: dict[Partition, list[Click | Exposure]]
+    mirrors: dict[Partition, list[MirrorEvent]]
     rejected: list[str]
 
     @staticmethod
@@ -50,15 +52,18 @@ class Batch:
         rejected: list[str] = []
         rankings: dict[Partition, list[RankingEvent]] = defaultdict(list)
         feedback: dict[Partition, list[Click | Exposure]] = defaultdict(list)
+        mirrors: dict[Partition, list[MirrorEvent]] = defaultdict(list)
         for event in _events(entries, lambda *what: rejected.append(_rejection(*what))):
             partition = (event.model, hour_of(gateway_ms(event)))
             if isinstance(event, RankingEvent):
                 rankings[partition].append(event)
+            elif isinstance(event, MirrorEvent):
+                mirrors[partition].append(event)
             else:
                 feedback[partition].append(event)
         for of_hour in rankings.values():  # now they are references: as rows of a table they would be copied
             of_hour.sort(key=_time_and_id)
-        return Batch(_name(entries), rankings, feedback, rejected)
+        return Batch(_name(entries), rankings, feedback, mirrors, rejected)
 
 
 def hour_of(time_ms: int) -> str:
