@@ -137,7 +137,7 @@ async def _serve(settings: PlatformSettings, mine: GatewaySettings, stop: thread
 
         listener = _listen(settings.gateway_host, settings.grpc_port)
         trace_ids = random.Random(source.getrandbits(256))
-        return await start_grpc(listener, ranker, service, pool, event_log, ids, mine, regions, trace_ids)
+        return await start_grpc(listener, ranker, service, event_log, ids, mine, regions, trace_ids)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

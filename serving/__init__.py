@@ -26,6 +26,8 @@ Decisions
   (`outside`), not its count: guardrails see the arm that the plan gave (`arm_counts`).
 - A mirrored query starts after the answer is written, has a deadline and a bound of its own, and shares
   nothing with the answer but the replica (`mirror`).
+- Nothing that computes here waits for a server that computes elsewhere: a remote version has a queue
+  and calling threads of its own (`elsewhere`), its rows and replies are made on the worker's thread.
 - On a device the next batch is prepared while one computes (`execution`, `device`).
 - A batch is of the model whose turn it is (`shares`), most urgent query first; who cannot be in
   time is refused before the device (`batch_times`). Nothing starves: the bounds are in `batching`.

@@ -32,7 +32,7 @@ class InferQuery:
     """A request whose tensors are what their datatypes and shapes say; the model's own rules come later.
 
     version: None leaves the choice to the traffic plan. outputs: names wanted; empty means all.
-    unit: whose arm is sticky; empty: the champion answers. priority: 0 is normal, lower is sooner.
+    unit: whose arm is sticky; empty: the champion answers. priority: see `priority`.
     """
 
     model: str

@@ -64,7 +64,9 @@ STALE_VALUES = Counter(
     "serving_stale_values", "Feature values looked up past their own freshness limit.", ["view", "column"]
 )
 MISSING_VALUES = Counter(
-    "serving_missing_values", "Feature values that were the default because there is no row.", ["view", "column"]
+    "serving_missing_values",
+    "Feature values that were the default: there is no row, or it lacks the value.",
+    ["view", "column"],
 )
 REFUSED_ROWS = Counter("serving_refused_rows", "Stored rows of another layout, treated as missing.", ["view"])
 TIER_LOOKUPS = Counter("serving_tier_lookups", "Row lookups in the host slab.", ["view", "outcome"])

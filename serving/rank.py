@@ -43,7 +43,7 @@ class RankQuery:
 
     ids_blob: the ids in UTF-8, joined by NUL. query_features: value by column; candidate_features:
     one value per candidate by column. unit: whose arm is sticky; empty: the query's own. version: that a
-    tester asks for; 0: the plan decides.
+    tester asks for; 0: the plan decides. priority: see `priority`.
     """
 
     model: str
@@ -57,6 +57,7 @@ class RankQuery:
     candidate_features: dict[str, NDArray[np.float32]] | None = None
     trace_id: str = ""
     version: int = 0
+    priority: int = 0
 
 
 @dataclass(slots=True)
@@ -106,14 +107,15 @@ class Ranker:
         self.router = Router(pool.has, self._coins, clock)
         self._stages = [HistogramTally(metrics.STAGE_SECONDS.labels(stage)).observe for stage in STAGES]
         self._wanted: Plans = {}
+        self._informed = False
         self.plans: dict[str, TrafficPlan] = {}
         self.held_back: frozenset[str] = frozenset()
         """Models that workers are told not to hold."""
         pool.watch(self.adopt)
 
     def follow(self, plans: Plans) -> None:
-        """Takes new plans; each is adopted as soon as it can be served."""
-        self._wanted = plans
+        """Takes new plans, or that there are none yet; each is adopted as soon as it can be served."""
+        self._wanted, self._informed = plans, True
         self._tags = {model: model_tag(model) for model in plans}
         self.adopt()
 
@@ -127,6 +129,14 @@ class Ranker:
                 self.plans[model] = plan
                 metrics.PLAN_REVISION.labels(model).set(plan.revision)
                 log.info("routing %s by revision %d, champion %d", model, plan.revision, plan.champion)
+
+    @property
+    def ready(self) -> bool:
+        """Whether it has heard which plans there are, and replicas hold the champion of each, warm; of
+        models that are held back nobody is to hold any."""
+        return self._informed and all(
+            self._pool.has(model, plan.champion) for model, plan in self.plans.items() if model not in self.held_back
+        )
 
     def model_of(self, tag: int) -> str | None:
         """The model with this tag in its ranking ids."""
@@ -411,6 +421,7 @@ def build_request(query: RankQuery, loaded: LoadedVersion, rows: int) -> ScoreRe
         query_values=np.array(list(in_query.values()), dtype=np.float32) if in_query else NO_VALUES,
         candidate_columns=np.array(candidate_columns, dtype=np.uint16) if in_candidates else NO_COLUMNS,
         candidate_values=np.stack(list(in_candidates.values())) if in_candidates else NO_VALUES,
+        priority=query.priority,
     )
 
 

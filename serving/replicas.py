@@ -113,11 +113,6 @@ class ReplicaPool:
             if replica.transport is not None:
                 replica.transport.close()
 
-    @property
-    def ready(self) -> bool:
-        """Whether some replica holds every champion."""
-        return any(replica.state.ready for replica in self.replicas)
-
     def watch(self, changed: Callable[[], None]) -> None:
         """Calls `changed` whenever a replica came, went, or holds something else."""
         self._watchers.append(changed)

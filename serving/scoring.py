@@ -87,7 +87,8 @@ def score_batch(
 ) -> list[RankedReply | FailedReply]:
     """Ranks every query of a batch. requests: checked, all for this version. timeout_s: see `Program.score`.
 
-    Returns replies in the order of the requests. A query whose scores are not finite fails alone.
+    Returns replies in the order of the requests. A query whose scores are not finite is ranked once
+    more by itself, and fails alone.
     """
     began = clock()
     counts = np.array([request.candidates for request in requests])
@@ -96,12 +97,16 @@ def score_batch(
     query_index = np.repeat(np.arange(len(requests)), counts)
     scores = loaded.program.score(assembled.matrix, query_index, timeout_s)
     computed = clock()
-    replies = _replies(loaded, requests, counts, scores, assembled)
     features_us, device_us = (gathered - began) * 1e6, (computed - gathered) * 1e6
-    for reply, waited_us in zip(replies, queue_us, strict=True):
-        if isinstance(reply, RankedReply):
-            reply.queue_us, reply.features_us, reply.device_us = waited_us, features_us, device_us
-    return replies
+    replies = rank(loaded, requests, queue_us, counts, scores, assembled, features_us, device_us)
+    if len(requests) == 1 or not any(isinstance(reply, FailedReply) for reply in replies):
+        return replies
+    return [  # a listwise model may have carried one list's infinities into another's scores
+        score_batch(loaded, [request], [waited_us], now_ms, clock, timeout_s)[0]
+        if isinstance(reply, FailedReply)
+        else reply
+        for reply, request, waited_us in zip(replies, requests, queue_us, strict=True)
+    ]
 
 
 def assemble(
@@ -183,13 +188,20 @@ def top_of_lists(
     return shown, padded
 
 
-def _replies(
+def rank(
     loaded: LoadedModel,
     requests: Sequence[ScoreRequest],
+    queue_us: Sequence[float],
     counts: NDArray[np.int64],
     scores: NDArray[np.float32],
     assembled: Assembled,
+    features_us: float,
+    device_us: float,
 ) -> list[RankedReply | FailedReply]:
+    """From a batch's scores, float32 (rows,), to its replies: a query whose scores are not finite fails alone.
+
+    counts: rows by query. features_us, device_us: what the batch took.
+    """
     starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
     broken = np.add.reduceat(~np.isfinite(scores), starts, dtype=np.int64)
     if broken.any():
@@ -222,9 +234,9 @@ def _replies(
                 missing_rows=int(missing[i]),
                 stale_rows=int(stale[i]),
                 tier_away=assembled.away,
-                queue_us=0.0,
-                features_us=0.0,
-                device_us=0.0,
+                queue_us=queue_us[i],
+                features_us=features_us,
+                device_us=device_us,
                 score_mean=float(means[i]),
                 score_std=float(stds[i]),
                 margin=float(sure.margin[i]),

@@ -13,6 +13,7 @@ from registry.contracts.errors import InvalidName
 from registry.contracts.events import SCHEMA, Click, Exposure
 from registry.contracts.ids import MAX_ID_CHARS, IssuedRanking, RankingIds, check_id, hashes_of
 from serving.errors import QueryRefused
+from serving.priority import check_priority
 from serving.rank import Ranking, RankQuery
 from serving.settings import GatewaySettings
 
@@ -34,7 +35,7 @@ class RankBody(msgspec.Struct, forbid_unknown_fields=True):
     """candidates: distinct item ids. features: one value per candidate, by column name.
 
     unit: user or session whose arm is sticky. top_k: how many to return. deadline_ms: from
-    arrival to answer.
+    arrival to answer. priority: 1 is the most urgent, a larger number less; 0, the default, is level 4.
     """
 
     candidates: list[str]
@@ -43,6 +44,7 @@ class RankBody(msgspec.Struct, forbid_unknown_fields=True):
     query: QueryBody = msgspec.field(default_factory=QueryBody)
     features: dict[str, list[float]] = {}
     deadline_ms: int | None = None
+    priority: int = 0
 
 
 class FeedbackEventBody(msgspec.Struct, forbid_unknown_fields=True):
@@ -135,6 +137,7 @@ def rank_query(model: str, parsed: RankBody, settings: GatewaySettings, trace_id
         query_features=parsed.query.features,
         candidate_features={name: _column(name, values, count) for name, values in parsed.features.items()},
         trace_id=trace_id,
+        priority=check_priority("priority", parsed.priority) if parsed.priority else 0,
     )
 
 
