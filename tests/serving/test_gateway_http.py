@@ -449,7 +449,7 @@ def test_a_querys_priority_goes_to_the_worker() -> None:
     settings = GatewaySettings(Path("journal"), Path("plans"), ("worker",))
 
     for body, priority in ((b'{"candidates": ["a"]}', 0), (b'{"candidates": ["a"], "priority": 2}', 2)):
-        assert build_request(read_rank("m", body, settings, ""), loaded, 10).priority == priority
+        assert build_request(read_rank("m", body, settings, ""), loaded, rows=1).priority == priority
 
 
 # overload, deadlines, health

@@ -20,7 +20,7 @@ from registry.contracts.events import MirrorEvent, RankingEvent
 from registry.contracts.features import FeatureView
 from registry.contracts.traffic import Experiment, Layer, Override, TrafficPlan
 from registry.counters import MemoryCounterBoard
-from serving.arm_counts import KEPT_REVISIONS, ArmCounts, CounterPublisher
+from serving.arm_counts import KEPT_REVISIONS, MAX_EXPERIMENT_LABELS, ArmCounts, CounterPublisher
 from serving.program import Program
 from serving.rank import newly_served
 from serving.scoring import LoadedModel
@@ -677,6 +677,25 @@ def test_what_the_worker_fails_is_counted_as_failed() -> None:
 
         assert statuses == [500] * 3
         assert asker.counted()[1, "test", "challenger"].failed == 3
+
+
+def test_experiments_beyond_a_bound_share_one_label_in_prometheus_and_are_apart_on_the_board() -> None:
+    counts = ArmCounts()
+    for number in range(MAX_EXPERIMENT_LABELS + 10):
+        counts.of("many", 1, f"experiment-{number}", "challenger", "challenger").answered(0.004, degraded=True)
+    counts.flush()
+
+    def answered(experiment: str) -> float | None:
+        labels = {"model": "many", "experiment": experiment, "arm": "challenger", "outcome": "answered"}
+        return REGISTRY.get_sample_value("serving_arm_answers_total", labels)
+
+    assert (answered("experiment-0"), answered("other")) == (1.0, 10.0)
+    assert answered(f"experiment-{MAX_EXPERIMENT_LABELS}") is None
+    seconds = {"model": "many", "experiment": "other", "arm": "challenger"}
+    assert REGISTRY.get_sample_value("serving_arm_seconds_bucket", seconds | {"le": "0.004"}) == 10.0
+    assert REGISTRY.get_sample_value("serving_arm_seconds_bucket", seconds | {"le": "0.002"}) == 0.0
+    assert REGISTRY.get_sample_value("serving_arm_degraded_answers_total", seconds) == 10.0
+    assert len(counts.snapshot("gateway", NOW_MS).arms) == MAX_EXPERIMENT_LABELS + 10
 
 
 def test_counts_are_published_and_those_of_old_revisions_go() -> None:
