@@ -3,6 +3,8 @@
 - `contracts/`: records and their encoding, no I/O.
 - `artefacts`, `store`, `mlflow_store`, `cache`: immutable model versions, verified wherever they
   are written, moved or read.
+- `compare`, `lineage`: what two versions differ in, and the way of one from training window to
+  promotion; pure.
 - `traffic_control`, `board`, `promotion`: which version answers whom. Tables decide, by
   compare-and-set; the board and MLflow's aliases are copies, published from there and repaired at
   start.

@@ -16,6 +16,7 @@ from deploy.commands.models import models
 from deploy.errors import SluiceError
 from deploy.settings import PlatformSettings
 from registry.artefacts import write
+from registry.contracts.manifest import CLICK_NDCG, JUDGED_NDCG, Lineage
 from tests.builders import a_package
 from tests.deploy.platforms import PATIENCE_S, ROOT, Platforms
 from tests.postgres import PostgresServer
@@ -108,3 +109,33 @@ def test_passwords_stand_neither_in_the_log_nor_on_a_command_line(shell: Shell):
 
     assert any(b"mlflow" in line for line in lines)
     assert not [line for line in lines if url.encode() in line]
+
+
+def test_versions_are_compared_and_their_way_is_shown(shell: Shell, model: str, tmp_path: Path):
+    first = a_package(model=model, lineage=Lineage("stdlib", "d" * 64, ("2026-01-01", "2026-01-14"), seed=5))
+    second = a_package(2.0, model=model, metrics={"ndcg@10": 0.55}, lineage=Lineage("stdlib", "d" * 64, parent=1))
+    for number, package in enumerate((first, second), 1):
+        write(package, tmp_path / str(number))
+        shell.does("register", model, str(tmp_path / str(number)), "--promote")
+
+    compared = shell.json("compare", model, "1", "2")
+    shown = shell.does("compare", model, "1", "2")
+    graph = shell.json("lineage", model, "2")
+    way = shell.does("lineage", model, "1")
+
+    assert [(metric["name"], metric["b"]) for metric in compared["metrics"]] == [("ndcg@10", 0.55)]
+    assert "+10.00 %" in shown and "2026-01-01 to 2026-01-14" in shown
+    assert {"source": "version:1", "target": "version:2", "how": "trained on from"} in graph["edges"]
+    assert "dataset stdlib" in way and "replaced by 2" in way and "sluice models register --promote" in way
+    assert "no version 7" in shell.refuses("compare", model, "1", "7")
+    assert "no version 7" in shell.refuses("lineage", model, "7")
+
+
+def test_figures_of_different_definitions_are_refused_in_words(shell: Shell, model: str, tmp_path: Path):
+    for number, metric in enumerate((JUDGED_NDCG, CLICK_NDCG), 1):
+        write(a_package(model=model, metric=metric), tmp_path / str(number))
+        shell.does("register", model, str(tmp_path / str(number)))
+
+    assert "metrics not compared: the figures of 1 and 2 are different metrics" in shell.does(
+        "compare", model, "1", "2"
+    )
