@@ -20,13 +20,18 @@ from registry.artefacts import read, verify, write
 from registry.contracts.ids import model_name
 from registry.contracts.manifest import MANIFEST_FILE, ModelManifest, ModelPackage
 from registry.errors import RegistryError, StoreUnavailable, UnknownVersion
-from registry.store import StoredVersion, check_package, unknown_version
+from registry.store import StoredVersion, check_package, not_condemned, unknown_version
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
 DIGEST_TAG = "sluice.digest"
 FINGERPRINT_TAG = "sluice.fingerprint"
+ARCHIVED_TAG = "sluice.archived"
+CONDEMNED_TAG = "sluice.condemned"
+OURS_TAG = "sluice.run"
+"""On a version: of its package, of its feature view, since when (ms) it is archived, marked to be deleted.
+On a run: made by us, and deleted with its last version."""
 
 _BATCH = 1000  # figures that MLflow takes in one request
 
@@ -55,7 +60,7 @@ class MlflowStore:
         from mlflow import MlflowClient
 
         logging.getLogger("mlflow").setLevel(logging.WARNING)
-        self._artefacts = artefacts
+        self._artefacts, self._tracking_uri = artefacts, tracking_uri
         self._manifests: dict[str, ModelManifest] = {}  # by digest; they never change
         with _mlflow_errors("open the store"):
             self._client = MlflowClient(tracking_uri, tracking_uri)
@@ -150,6 +155,55 @@ class MlflowStore:
             with _mlflow_errors(f"drop alias {alias!r} of {model!r}"):
                 self._client.delete_registered_model_alias(model, alias)
 
+    def archive(self, model: str, version: int, now_ms: int) -> None:
+        """See `ModelStore`."""
+        if ARCHIVED_TAG not in self._version(model, version).tags:
+            self._tag(model, version, ARCHIVED_TAG, str(now_ms))
+
+    def unarchive(self, model: str, version: int) -> None:
+        """See `ModelStore`."""
+        if ARCHIVED_TAG in self._version(model, version).tags:
+            self._tag(model, version, ARCHIVED_TAG, None)
+
+    def condemn(self, model: str, version: int, wanted: bool) -> None:
+        """See `ModelStore`."""
+        if (CONDEMNED_TAG in self._version(model, version).tags) != wanted:
+            self._tag(model, version, CONDEMNED_TAG, "true" if wanted else None)
+
+    def delete(self, model: str, version: int) -> None:
+        """See `ModelStore`. What a crash in the middle leaves is condemned still: delete it again.
+
+        The run goes with its last version if it is one of ours; MLflow keeps it in its trash until
+        `mlflow gc`.
+        """
+        try:
+            found = self._version(model, version)
+        except UnknownVersion:
+            return
+        if CONDEMNED_TAG not in found.tags:
+            raise not_condemned(model, version)
+        with _mlflow_errors(f"delete version {version} of {model!r}"):
+            run = self._client.get_run(found.run_id)
+            self._delete_files(run.info.artifact_uri, _folder(found.tags[DIGEST_TAG]))
+            self._client.delete_model_version(model, str(version))
+            others = self._client.search_model_versions(f"run_id = '{found.run_id}'", max_results=1)
+            if OURS_TAG in run.data.tags and not others:
+                self._client.delete_run(found.run_id)
+
+    def _tag(self, model: str, version: int, tag: str, value: str | None) -> None:
+        with _mlflow_errors(f"mark version {version} of {model!r}"):
+            if value is None:
+                self._client.delete_model_version_tag(model, str(version), tag)
+            else:
+                self._client.set_model_version_tag(model, str(version), tag, value)
+
+    def _delete_files(self, artifact_uri: str, folder: str) -> None:
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+        where = get_artifact_repository(artifact_uri, tracking_uri=self._tracking_uri)
+        if where.list_artifacts(folder):
+            where.delete_artifacts(folder)
+
     def _version(self, model: str, version: int) -> "ModelVersion":
         try:
             with _mlflow_errors(f"read version {version} of {model!r}"):
@@ -167,7 +221,16 @@ class MlflowStore:
                 path = self._client.download_artifacts(found.run_id, f"{_folder(digest)}/{MANIFEST_FILE}", folder)
                 self._manifests[digest] = ModelManifest.decode(Path(path).read_bytes())
         manifest = self._manifests[digest]
-        return StoredVersion(found.name, int(found.version), digest, manifest, manifest.created_ms, found.run_id)
+        return StoredVersion(
+            model=found.name,
+            version=int(found.version),
+            digest=digest,
+            manifest=manifest,
+            created_ms=manifest.created_ms,
+            run_id=found.run_id,
+            archived_ms=int(found.tags.get(ARCHIVED_TAG, 0)),
+            condemned=CONDEMNED_TAG in found.tags,
+        )
 
     def _search(self, condition: str) -> Iterator["ModelVersion"]:
         """All versions of ours that fit, whatever the number of pages."""
@@ -218,7 +281,8 @@ class MlflowStore:
                 if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another process was quicker
                     raise
             experiment = self._client.get_experiment_by_name(model)
-        return str(self._client.create_run(experiment.experiment_id, run_name=name or None).info.run_id)
+        made = self._client.create_run(experiment.experiment_id, run_name=name or None, tags={OURS_TAG: "true"})
+        return str(made.info.run_id)
 
     def _make_model(self, model: str) -> None:
         from mlflow.exceptions import MlflowException

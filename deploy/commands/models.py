@@ -11,6 +11,7 @@ from rich.table import Table
 from deploy import wiring
 from deploy.commands.ancestry import compare, lineage
 from deploy.commands.registry_access import AsJson, ModelName, now_ms, platform, time_of, told, who
+from deploy.commands.retirement import archive, gc, unarchive
 from deploy.errors import SluiceError
 from deploy.settings import PlatformSettings
 
@@ -32,6 +33,7 @@ def list_models(as_json: AsJson = False) -> None:
             "created": time_of(stored.created_ms),
             "metrics": stored.manifest.metrics,
             "digest": stored.digest,
+            "archived": _time_or_none(stored.archived_ms),
         }
         for model in store.models()
         for stored in store.versions(model)
@@ -45,7 +47,7 @@ def list_models(as_json: AsJson = False) -> None:
         table.add_row(
             str(row["model"]),
             str(row["version"]),
-            ", ".join(row["aliases"]),  # type: ignore[arg-type]
+            ", ".join(row["aliases"] or ["archived"] * bool(row["archived"])),  # type: ignore[arg-type]
             str(row["created"]),
             "  ".join(f"{name.removesuffix('_ndcg@10')} {value:.4f}" for name, value in sorted(figures.items())),
             str(row["digest"])[:12],
@@ -74,6 +76,7 @@ def show(
         "version": version,
         "digest": stored.digest,
         "created": time_of(stored.created_ms),
+        "archived": _time_or_none(stored.archived_ms),
         "manifest": msgspec.to_builtins(stored.manifest),
         "history": [
             {"revision": change.revision, "at": time_of(change.at_ms), "who": change.who, "why": change.why}
@@ -88,6 +91,8 @@ def show(
     table = Table(title=f"{model}@{version}", show_header=False)
     table.add_row("digest", stored.digest)
     table.add_row("created", shown["created"])
+    if stored.archived_ms:
+        table.add_row("archived", shown["archived"])
     for title, specs in (("inputs", manifest.inputs), ("outputs", manifest.outputs)):
         table.add_row(title, ", ".join(f"{spec.name} {spec.datatype} {list(spec.shape)}" for spec in specs))
     if manifest.remote is not None:
@@ -164,5 +169,12 @@ def _register(settings: PlatformSettings, model: str, package: "ModelPackage", p
     typer.echo(f"registered {model}@{version}{' as champion' if promote else ''}")
 
 
+def _time_or_none(at_ms: int) -> str | None:
+    return time_of(at_ms) if at_ms else None
+
+
 models.command()(compare)
 models.command()(lineage)
+models.command()(archive)
+models.command()(unarchive)
+models.command()(gc)

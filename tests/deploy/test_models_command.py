@@ -139,3 +139,32 @@ def test_figures_of_different_definitions_are_refused_in_words(shell: Shell, mod
     assert "metrics not compared: the figures of 1 and 2 are different metrics" in shell.does(
         "compare", model, "1", "2"
     )
+
+
+def test_archived_versions_are_collected_with_their_copies_on_this_machine(shell: Shell, model: str, tmp_path: Path):
+    for number, scale in enumerate((1.0, 2.0, 3.0), 1):
+        package = a_package(scale, model=model)
+        write(package, tmp_path / str(number))
+        write(package, shell.settings.versions_folder / model / str(number))
+        shell.does("register", model, str(tmp_path / str(number)))
+    write(a_package(model=model), shell.settings.versions_folder / model / "9")  # of no version
+    shell.does("register", model, str(tmp_path / "3"), "--promote")
+
+    assert "version 3 of model" in shell.refuses("archive", model, "3")
+    assert shell.does("archive", model, "1") == f"archived {model}@1\n"
+    assert shell.does("archive", model, "2") == f"archived {model}@2\n"
+    assert shell.does("unarchive", model, "2") == f"{model}@2 is not archived\n"
+    assert "is archived" in shell.refuses("register", model, str(tmp_path / "1"), "--promote")
+    assert [row["version"] for row in shell.json("list") if row["model"] == model and row["archived"]] == [1]
+    assert f"{model}@1" in shell.does("gc", "--dry-run", "--older-than", "0")
+    early = shell.json("gc")
+    assert [one["deleted"] for one in early["models"] if one["model"] == model] == [[]]
+    assert early["copies"] == [[model, 9]]
+
+    collected = shell.json("gc", "--older-than", "0")
+
+    assert [one["deleted"] for one in collected["models"] if one["model"] == model] == [[1]]
+    assert collected["copies"] == [[model, 1]]
+    assert [row["version"] for row in shell.json("list") if row["model"] == model] == [2, 3]
+    assert {path.name for path in (shell.settings.versions_folder / model).iterdir()} == {"2", "3"}
+    assert not list(shell.settings.artefacts_folder.rglob(f"{a_package(1.0, model=model).digest}/*"))

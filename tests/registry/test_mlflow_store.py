@@ -163,6 +163,39 @@ def test_models_of_others_are_left_alone(store: MlflowStore) -> None:
         store.get("theirs", 1)
 
 
+def test_a_deleted_version_takes_its_files_and_its_run_with_it(store: MlflowStore, folder: Path) -> None:
+    stored = store.get("deleted", store.register("deleted", a_package(model="deleted")))
+    store.condemn("deleted", 1, wanted=True)
+    store.delete("deleted", 1)
+
+    assert list((folder / "artefacts" / "deleted").rglob(PROGRAM_FILE)) == []
+    assert store._client.get_run(stored.run_id).info.lifecycle_stage == "deleted"
+
+
+def test_a_run_stays_while_another_version_is_in_it_and_if_it_is_not_ours(store: MlflowStore) -> None:
+    ours = store.record_training("shared", "first", {}, {}, NOW_MS)
+    theirs = store._client.create_run(store._client.get_run(ours).info.experiment_id).info.run_id
+    for scale, run_id in ((1.0, ours), (2.0, ours), (3.0, theirs)):
+        lineage = Lineage("stdlib", "d" * 64, run_id=run_id)
+        store.register("shared", a_package(scale, model="shared", lineage=lineage))
+    for version in (1, 3):
+        store.condemn("shared", version, wanted=True)
+        store.delete("shared", version)
+
+    assert store.package("shared", 2)
+    assert {store._client.get_run(run_id).info.lifecycle_stage for run_id in (ours, theirs)} == {"active"}
+
+
+def test_deleting_goes_on_after_a_crash_in_the_middle(store: MlflowStore) -> None:
+    stored = store.get("half", store.register("half", a_package(model="half")))
+    store.condemn("half", 1, wanted=True)
+    store._delete_files(store._client.get_run(stored.run_id).info.artifact_uri, f"sluice/{stored.digest}")
+
+    store.delete("half", 1)
+
+    assert store.versions("half") == []
+
+
 def test_nothing_is_printed(folder: Path) -> None:
     write(a_package(model="quiet"), folder / "package")
     program = (
