@@ -14,6 +14,6 @@
 - `stream`: the event log that gateways write and the archiver and the drift monitor read.
 
 May import nothing of Sluice but itself. Every protocol has an in-memory form that ships and
-passes the same suite (`tests/suites/`) as the durable one. Only `mlflow_store` imports mlflow and
-nothing here imports torch: gateways start in under two seconds.
+passes the same suite (`tests/suites/`) as the durable one. Only `mlflow_store` and `mlflow_foreign`
+(models of others, to be adopted) import mlflow, and nothing here imports torch: gateways start in under two seconds.
 """

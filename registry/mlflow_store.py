@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING
 from registry.artefacts import read, verify, write
 from registry.contracts.ids import model_name
 from registry.contracts.manifest import MANIFEST_FILE, ModelManifest, ModelPackage
-from registry.errors import RegistryError, StoreUnavailable, UnknownVersion
+from registry.errors import RefusedVersion, RegistryError, StoreUnavailable, UnknownVersion
 from registry.store import StoredVersion, check_package, not_condemned, unknown_version
 
 if TYPE_CHECKING:
+    from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
 
 DIGEST_TAG = "sluice.digest"
@@ -55,22 +56,16 @@ class MlflowStore:
     """
 
     def __init__(self, tracking_uri: str, artefacts: Path | None = None) -> None:
-        for name, value in _QUIET.items():
-            os.environ.setdefault(name, value)
-        from mlflow import MlflowClient
-
-        logging.getLogger("mlflow").setLevel(logging.WARNING)
         self._artefacts, self._tracking_uri = artefacts, tracking_uri
         self._manifests: dict[str, ModelManifest] = {}  # by digest; they never change
-        with _mlflow_errors("open the store"):
-            self._client = MlflowClient(tracking_uri, tracking_uri)
+        self._client = open_client(tracking_uri)
 
     def register(self, model: str, package: ModelPackage) -> int:
         """See `ModelStore`."""
         manifest, digest = check_package(model, package), package.digest
         if (known := self._by_digest(model, digest)) is not None:
             return known
-        with _mlflow_errors(f"register a version of {model!r}"):
+        with mlflow_errors(f"register a version of {model!r}"):
             run_id = self._run_for(manifest)
             self._upload(run_id, package)
             self._make_model(model)
@@ -84,10 +79,20 @@ class MlflowStore:
             )
         first = self._by_digest(model, digest)
         if first is not None and first < int(made.version):  # somebody registered the same meanwhile
-            with _mlflow_errors("remove a version that was registered twice"):
+            with mlflow_errors("remove a version that was registered twice"):
                 self._client.delete_model_version(model, str(made.version))
             return first
         return int(made.version)
+
+    def require_ours(self, model: str) -> None:
+        """Raises RefusedVersion if others have versions under this name: who loads theirs by number or alias
+        would find ours."""
+        with mlflow_errors(f"look for versions of {model!r}"):
+            found = self._client.search_model_versions(f"name = '{model_name(model)}'", max_results=1000)
+        if theirs := [version.version for version in found if DIGEST_TAG not in version.tags]:
+            raise RefusedVersion(
+                f"version {theirs[0]} of model {model!r} in MLflow is of others: register under another name"
+            )
 
     def record_training(
         self,
@@ -105,7 +110,7 @@ class MlflowStore:
             for metric, curve in curves.items()
             for step, value in enumerate(curve)
         ]
-        with _mlflow_errors(f"record a training of {model!r}"):
+        with mlflow_errors(f"record a training of {model!r}"):
             run_id = self._new_run(model, name)
             self._client.log_batch(run_id, params=[Param(key, str(value)) for key, value in params.items()])
             for start in range(0, len(points), _BATCH):
@@ -121,7 +126,7 @@ class MlflowStore:
         """See `ModelStore`."""
         found = self._version(model, version)
         digest = found.tags[DIGEST_TAG]
-        with tempfile.TemporaryDirectory() as folder, _mlflow_errors(f"fetch version {version} of {model!r}"):
+        with tempfile.TemporaryDirectory() as folder, mlflow_errors(f"fetch version {version} of {model!r}"):
             package = read(Path(self._client.download_artifacts(found.run_id, _folder(digest), folder)))
         verify(package, digest)
         return package
@@ -137,7 +142,7 @@ class MlflowStore:
     def aliases(self, model: str) -> dict[str, int]:
         """See `ModelStore`."""
         try:
-            with _mlflow_errors(f"read the aliases of {model!r}"):
+            with mlflow_errors(f"read the aliases of {model!r}"):
                 found = self._client.get_registered_model(model)
         except UnknownVersion:
             return {}
@@ -146,13 +151,13 @@ class MlflowStore:
     def set_alias(self, model: str, alias: str, version: int) -> None:
         """See `ModelStore`."""
         self._version(model, version)
-        with _mlflow_errors(f"set alias {alias!r} of {model!r}"):
+        with mlflow_errors(f"set alias {alias!r} of {model!r}"):
             self._client.set_registered_model_alias(model, alias, str(version))
 
     def drop_alias(self, model: str, alias: str) -> None:
         """See `ModelStore`."""
         if alias in self.aliases(model):
-            with _mlflow_errors(f"drop alias {alias!r} of {model!r}"):
+            with mlflow_errors(f"drop alias {alias!r} of {model!r}"):
                 self._client.delete_registered_model_alias(model, alias)
 
     def archive(self, model: str, version: int, now_ms: int) -> None:
@@ -182,7 +187,7 @@ class MlflowStore:
             return
         if CONDEMNED_TAG not in found.tags:
             raise not_condemned(model, version)
-        with _mlflow_errors(f"delete version {version} of {model!r}"):
+        with mlflow_errors(f"delete version {version} of {model!r}"):
             run = self._client.get_run(found.run_id)
             self._delete_files(run.info.artifact_uri, _folder(found.tags[DIGEST_TAG]))
             self._client.delete_model_version(model, str(version))
@@ -191,7 +196,7 @@ class MlflowStore:
                 self._client.delete_run(found.run_id)
 
     def _tag(self, model: str, version: int, tag: str, value: str | None) -> None:
-        with _mlflow_errors(f"mark version {version} of {model!r}"):
+        with mlflow_errors(f"mark version {version} of {model!r}"):
             if value is None:
                 self._client.delete_model_version_tag(model, str(version), tag)
             else:
@@ -206,7 +211,7 @@ class MlflowStore:
 
     def _version(self, model: str, version: int) -> "ModelVersion":
         try:
-            with _mlflow_errors(f"read version {version} of {model!r}"):
+            with mlflow_errors(f"read version {version} of {model!r}"):
                 found = self._client.get_model_version(model, str(version))
         except UnknownVersion as error:
             raise unknown_version(model, version) from error
@@ -217,7 +222,7 @@ class MlflowStore:
     def _stored(self, found: "ModelVersion") -> StoredVersion:
         digest = found.tags[DIGEST_TAG]
         if digest not in self._manifests:
-            with tempfile.TemporaryDirectory() as folder, _mlflow_errors(f"read the manifest of {found.name!r}"):
+            with tempfile.TemporaryDirectory() as folder, mlflow_errors(f"read the manifest of {found.name!r}"):
                 path = self._client.download_artifacts(found.run_id, f"{_folder(digest)}/{MANIFEST_FILE}", folder)
                 self._manifests[digest] = ModelManifest.decode(Path(path).read_bytes())
         manifest = self._manifests[digest]
@@ -236,7 +241,7 @@ class MlflowStore:
         """All versions of ours that fit, whatever the number of pages."""
         token: str | None = None
         while token != "":
-            with _mlflow_errors("list the versions"):
+            with mlflow_errors("list the versions"):
                 page = self._client.search_model_versions(condition or None, page_token=token)
             yield from (version for version in page if DIGEST_TAG in version.tags)
             token = page.token or ""
@@ -250,7 +255,7 @@ class MlflowStore:
         from mlflow.entities import Metric, Param
 
         try:
-            with _mlflow_errors("look up the training run"):
+            with mlflow_errors("look up the training run"):
                 known = self._client.get_run(manifest.lineage.run_id) if manifest.lineage.run_id else None
         except UnknownVersion:  # trained under another MLflow
             known = None
@@ -300,6 +305,17 @@ class MlflowStore:
             self._client.log_artifacts(run_id, str(files), _folder(package.digest))
 
 
+def open_client(tracking_uri: str) -> "MlflowClient":
+    """A client that neither prints nor reports; the first takes seconds. Raises StoreUnavailable."""
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+    from mlflow import MlflowClient
+
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
+    with mlflow_errors("open the store"):
+        return MlflowClient(tracking_uri, tracking_uri)
+
+
 def _folder(digest: str) -> str:
     return f"sluice/{digest}"
 
@@ -322,7 +338,7 @@ def _params(manifest: ModelManifest) -> dict[str, object]:
         "parent": lineage.parent,
         "seed": lineage.seed,
         "code_version": lineage.code_version,
-        "feature_view": manifest.view["name"],
+        "feature_view": manifest.view.get("name", ""),
         "fingerprint": manifest.fingerprint,
         "metric_definition": manifest.metric.digest,
     }
@@ -334,7 +350,7 @@ def _describe(manifest: ModelManifest) -> str:
 
 
 @contextmanager
-def _mlflow_errors(what: str) -> Iterator[None]:
+def mlflow_errors(what: str) -> Iterator[None]:
     """MLflow's errors, translated: UnknownVersion for what is not there, else StoreUnavailable.
 
     Without a server the database's and the file system's own errors come through mlflow, too.

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from deploy import wiring
+from deploy.commands.adoption import adopt
 from deploy.commands.ancestry import compare, lineage
 from deploy.commands.registry_access import AsJson, ModelName, now_ms, platform, time_of, told, who
 from deploy.commands.retirement import archive, gc, unarchive
@@ -173,6 +174,7 @@ def _time_or_none(at_ms: int) -> str | None:
     return time_of(at_ms) if at_ms else None
 
 
+models.command()(adopt)
 models.command()(compare)
 models.command()(lineage)
 models.command()(archive)

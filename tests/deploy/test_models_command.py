@@ -14,10 +14,12 @@ from typer.testing import CliRunner
 
 from deploy.commands.models import models
 from deploy.errors import SluiceError
+from deploy.home import as_running
 from deploy.settings import PlatformSettings
 from registry.artefacts import write
 from registry.contracts.manifest import CLICK_NDCG, JUDGED_NDCG, Lineage
 from tests.builders import a_package
+from tests.deploy.foreign_models import Others, exported_file
 from tests.deploy.platforms import PATIENCE_S, ROOT, Platforms
 from tests.postgres import PostgresServer
 
@@ -168,3 +170,25 @@ def test_archived_versions_are_collected_with_their_copies_on_this_machine(shell
     assert [row["version"] for row in shell.json("list") if row["model"] == model] == [2, 3]
     assert {path.name for path in (shell.settings.versions_folder / model).iterdir()} == {"2", "3"}
     assert not list(shell.settings.artefacts_folder.rglob(f"{a_package(1.0, model=model).digest}/*"))
+
+
+def test_a_model_of_others_is_adopted_promoted_and_left_as_it_was(shell: Shell, tmp_path: Path):
+    others = Others(as_running(shell.settings).mlflow_url)
+    run_id = others.log_file(exported_file(tmp_path / "ranker.pt2"))
+    others.client.create_registered_model("plain")
+    others.client.create_model_version("plain", f"runs:/{run_id}/export", run_id, await_creation_for=0)
+    others.client.set_registered_model_alias("plain", "live", "1")
+    columns = ", ".join(f'{{"name": "{name}"}}' for name in "abc")
+    view = tmp_path / "view.json"
+    view.write_text(f'{{"name": "articles", "entity": "article", "columns": [{columns}]}}')
+
+    told = shell.does("adopt", "models:/plain@live", "--view", str(view), "--promote")
+
+    assert told.splitlines()[0] == "adopted models:/plain/1 as plain-served@1, champion"
+    assert shell.json("show", "plain-served")["manifest"]["description"] == "Adopted from models:/plain/1"
+    assert shell.does("adopt", "models:/plain/1", "--as", "tensors") == "adopted models:/plain/1 as tensors@1\n"
+    assert "is of others: register under another name" in shell.refuses("adopt", "models:/plain/1", "--as", "plain")
+    assert "expected models:/NAME@ALIAS" in shell.refuses("adopt", "plain")
+    (theirs,) = others.client.search_model_versions("name = 'plain'")
+    assert (int(theirs.version), theirs.tags) == (1, {})
+    assert others.client.get_registered_model("plain").aliases == {"live": "1"}

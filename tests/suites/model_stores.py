@@ -4,9 +4,11 @@ from dataclasses import replace
 from itertools import count
 
 import pytest
+from msgspec import structs
 
 from registry.contracts.errors import InvalidName
 from registry.contracts.manifest import Lineage, ModelPackage
+from registry.contracts.profile import no_profile
 from registry.errors import RefusedVersion, UnknownVersion
 from registry.store import ModelStore
 from tests.builders import NOW_MS, a_package
@@ -30,6 +32,14 @@ class ModelStoreSuite:
         assert store.package(model, 1) == package
         assert (stored.model, stored.version, stored.digest) == (model, 1, package.digest)
         assert (stored.manifest, stored.created_ms) == (package.manifest, NOW_MS)
+
+    def test_a_version_that_takes_tensors_only_is_a_version_too(self, store: ModelStore, model: str) -> None:
+        ranker = a_package(model=model)
+        package = ModelPackage.of(
+            ranker.program, structs.replace(ranker.manifest, view={}, fingerprint=""), no_profile()
+        )
+
+        assert store.package(model, store.register(model, package)) == package
 
     def test_versions_are_numbered_and_listed_in_order(self, store: ModelStore, model: str) -> None:
         packages = [a_package(scale, model=model) for scale in (1.0, 2.0, 3.0)]
