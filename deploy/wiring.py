@@ -323,6 +323,16 @@ def promoter(settings: PlatformSettings, store: "ModelStore") -> "Promoter":
     return Promoter(ServableVersions(store), traffic_control(settings), RedisBoard(redis_client(settings)))
 
 
+def show_traffic(settings: PlatformSettings, store: "ModelStore") -> None:
+    """On MLflow's pages of the versions: what each one is in the traffic plan."""
+    from registry.lineage import all_roles
+
+    control = traffic_control(settings)
+    for model in control.models():
+        if plan := control.plan(model):
+            store.show_traffic(model, all_roles(plan))
+
+
 def local_version(settings: PlatformSettings, model: str, version: int, digest: str) -> "ModelPackage":
     """A version's package from the copies on this machine, fetched if it is not there."""
     from registry.artefacts import read

@@ -188,5 +188,10 @@ def roles(plan: TrafficPlan, version: int) -> tuple[str, ...]:
     return (*found, f"for {testers} tester{'s' * (testers > 1)}") if testers else tuple(found)
 
 
+def all_roles(plan: TrafficPlan) -> dict[int, str]:
+    """What each version of the plan is in it, in words: for `ModelStore.show_traffic`."""
+    return {version: ", ".join(roles(plan, version)) for version in plan.versions()}
+
+
 def _step(index: int, step: Step) -> tuple[int, Node]:
     return step.version, Node(f"step:{index}", "step", step.title, step.facts, step.at_ms)

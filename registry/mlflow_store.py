@@ -13,12 +13,13 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from registry.artefacts import read, verify, write
 from registry.contracts.ids import model_name
-from registry.contracts.manifest import MANIFEST_FILE, ModelManifest, ModelPackage
+from registry.contracts.manifest import MANIFEST_FILE, ModelManifest, ModelPackage, TensorSpec
 from registry.errors import RefusedVersion, RegistryError, StoreUnavailable, UnknownVersion
 from registry.store import StoredVersion, check_package, not_condemned, unknown_version
 
@@ -29,10 +30,15 @@ if TYPE_CHECKING:
 DIGEST_TAG = "sluice.digest"
 FINGERPRINT_TAG = "sluice.fingerprint"
 ARCHIVED_TAG = "sluice.archived"
+TRAFFIC_TAG = "sluice.traffic"
 CONDEMNED_TAG = "sluice.condemned"
 OURS_TAG = "sluice.run"
-"""On a version: of its package, of its feature view, since when (ms) it is archived, marked to be deleted.
-On a run: made by us, and deleted with its last version."""
+"""On a version: of its package; of its feature view; since when it is archived, ISO 8601; what it is in the
+traffic plan, in words; marked to be deleted. On a run: made by us, and deleted with its last version."""
+
+MODEL_NOTE = """Served by **Sluice**. Who answers whom is decided in its traffic plan; the aliases `champion` and
+`challenger` and the tags `sluice.*` are copies of that, written again after every change. Change traffic with
+`sluice models register --promote` or the promote API, not here."""
 
 _BATCH = 1000  # figures that MLflow takes in one request
 
@@ -74,7 +80,7 @@ class MlflowStore:
                 source=f"runs:/{run_id}/{_folder(digest)}",
                 run_id=run_id,
                 tags={DIGEST_TAG: digest, FINGERPRINT_TAG: manifest.fingerprint},
-                description=manifest.description or _describe(manifest),
+                description=describe_version(manifest),
                 await_creation_for=0,  # there is nothing to wait for, and waiting is logged
             )
         first = self._by_digest(model, digest)
@@ -163,12 +169,19 @@ class MlflowStore:
     def archive(self, model: str, version: int, now_ms: int) -> None:
         """See `ModelStore`."""
         if ARCHIVED_TAG not in self._version(model, version).tags:
-            self._tag(model, version, ARCHIVED_TAG, str(now_ms))
+            self._tag(model, version, ARCHIVED_TAG, _iso(now_ms))
 
     def unarchive(self, model: str, version: int) -> None:
         """See `ModelStore`."""
         if ARCHIVED_TAG in self._version(model, version).tags:
             self._tag(model, version, ARCHIVED_TAG, None)
+
+    def show_traffic(self, model: str, words: Mapping[int, str]) -> None:
+        """See `ModelStore`: a tag on each version that has a role, and on no other."""
+        for found in list(self._search(f"name = '{model_name(model)}'")):
+            said = words.get(int(found.version))
+            if found.tags.get(TRAFFIC_TAG) != said:
+                self._tag(model, int(found.version), TRAFFIC_TAG, said)
 
     def condemn(self, model: str, version: int, wanted: bool) -> None:
         """See `ModelStore`."""
@@ -233,7 +246,7 @@ class MlflowStore:
             manifest=manifest,
             created_ms=manifest.created_ms,
             run_id=found.run_id,
-            archived_ms=int(found.tags.get(ARCHIVED_TAG, 0)),
+            archived_ms=_ms(found.tags[ARCHIVED_TAG]) if ARCHIVED_TAG in found.tags else 0,
             condemned=CONDEMNED_TAG in found.tags,
         )
 
@@ -293,7 +306,7 @@ class MlflowStore:
         from mlflow.exceptions import MlflowException
 
         try:
-            self._client.create_registered_model(model)
+            self._client.create_registered_model(model, description=MODEL_NOTE)
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
@@ -344,9 +357,61 @@ def _params(manifest: ModelManifest) -> dict[str, object]:
     }
 
 
-def _describe(manifest: ModelManifest) -> str:
-    figures = ", ".join(f"{name} {value:.4f}" for name, value in sorted(manifest.metrics.items()))
-    return f"trained on {manifest.lineage.dataset}: {figures}"
+def describe_version(manifest: ModelManifest) -> str:
+    """What MLflow's page of the version says, in Markdown."""
+    lineage, remote = manifest.lineage, manifest.remote
+    window = " to ".join(filter(None, lineage.training_window))
+    facts = {
+        **{name: f"{value:.4f}" for name, value in sorted(manifest.metrics.items())},
+        "trained on": ", ".join(filter(None, (lineage.dataset, _code(lineage.dataset_digest[:12]), window))),
+        "parent": f"[version {lineage.parent}](#/models/{manifest.model}/versions/{lineage.parent})"
+        if lineage.parent is not None
+        else "",
+        "seed": str(lineage.seed),
+        "code": _code(lineage.code_version),
+        "feature view": _view(manifest),
+        "inputs": _tensors(manifest.inputs),
+        "outputs": _tensors(manifest.outputs),
+        "runs on": f"Triton server {remote.server}, model {remote.model} {remote.version}".strip() if remote else "",
+    }
+    rows = [f"| {name} | {_cell(value)} |" for name, value in facts.items() if value]
+    return "\n".join(filter(None, (manifest.description and f"{manifest.description}\n", "| | |", "|---|---|", *rows)))
+
+
+def _view(manifest: ModelManifest) -> str:
+    view = manifest.view
+    if not manifest.ranks:
+        return "none: it takes tensors only"
+    return f"{view['name']}, {len(view['columns'])} columns, {_code(manifest.fingerprint)}"
+
+
+def _tensors(specs: Sequence[TensorSpec]) -> str:
+    return ", ".join(f"`{spec.name}` {spec.datatype} {list(spec.shape)}" for spec in specs)
+
+
+def _code(text: str) -> str:
+    return f"`{text}`" if text else ""
+
+
+def _cell(text: str) -> str:
+    """One cell of a table, whatever others put into it.
+
+    >>> _cell("a|b" + chr(10) + "c")
+    'a\\\\|b c'
+    """
+    return " ".join(text.replace("|", "\\|").split())
+
+
+def _iso(at_ms: int) -> str:
+    """
+    >>> _iso(1_767_225_600_123), _ms("2026-01-01T00:00:00.123+00:00")
+    ('2026-01-01T00:00:00.123+00:00', 1767225600123)
+    """
+    return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="milliseconds")
+
+
+def _ms(at: str) -> int:
+    return round(datetime.fromisoformat(at).timestamp() * 1000)
 
 
 @contextmanager

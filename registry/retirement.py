@@ -81,6 +81,10 @@ class ServableVersions:
         """See `ModelStore`."""
         self._store.unarchive(model, version)
 
+    def show_traffic(self, model: str, words: Mapping[int, str]) -> None:
+        """See `ModelStore`."""
+        self._store.show_traffic(model, words)
+
     def condemn(self, model: str, version: int, wanted: bool) -> None:
         """See `ModelStore`."""
         self._store.condemn(model, version, wanted)

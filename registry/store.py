@@ -1,6 +1,7 @@
 """ModelStore: immutable model versions by number, and the aliases that name some of them."""
 
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -79,6 +80,11 @@ class ModelStore(Protocol):
 
     def unarchive(self, model: str, version: int) -> None:
         """Takes that mark away, if it is there. Raises UnknownVersion."""
+        ...
+
+    def show_traffic(self, model: str, words: Mapping[int, str]) -> None:
+        """Shows on each version what it is in the traffic plan, in words; on one that is not named, nothing.
+        For eyes: nothing is decided by it."""
         ...
 
     def condemn(self, model: str, version: int, wanted: bool) -> None:
@@ -178,6 +184,9 @@ class MemoryStore:
         """See `ModelStore`."""
         self._package(model, version)
         self._archived_ms.pop((model, version), None)
+
+    def show_traffic(self, model: str, words: Mapping[int, str]) -> None:
+        """See `ModelStore`; nobody looks into memory."""
 
     def condemn(self, model: str, version: int, wanted: bool) -> None:
         """See `ModelStore`."""

@@ -189,6 +189,7 @@ def test_a_model_of_others_is_adopted_promoted_and_left_as_it_was(shell: Shell, 
     assert shell.does("adopt", "models:/plain/1", "--as", "tensors") == "adopted models:/plain/1 as tensors@1\n"
     assert "is of others: register under another name" in shell.refuses("adopt", "models:/plain/1", "--as", "plain")
     assert "expected models:/NAME@ALIAS" in shell.refuses("adopt", "plain")
+    assert others.client.get_model_version("plain-served", "1").tags["sluice.traffic"] == "champion"
     (theirs,) = others.client.search_model_versions("name = 'plain'")
     assert (int(theirs.version), theirs.tags) == (1, {})
     assert others.client.get_registered_model("plain").aliases == {"live": "1"}

@@ -117,6 +117,15 @@ class ModelStoreSuite:
         store.unarchive(model, 1)
         assert store.get(model, 1).servable
 
+    def test_showing_traffic_changes_nothing_else(self, store: ModelStore, model: str) -> None:
+        register_two(store, model)
+        before = store.versions(model)
+        store.show_traffic(model, {1: "champion"})
+        store.show_traffic(model, {2: "champion", 7: "of no version"})
+        store.show_traffic("nobody", {1: "champion"})
+
+        assert store.versions(model) == before
+
     def test_only_a_condemned_version_is_deleted(self, store: ModelStore, model: str) -> None:
         register_two(store, model)
         store.archive(model, 1, NOW_MS)
