@@ -31,9 +31,11 @@ app = make_celery(
 
 @app.task(name="deploy.repair")  # type: ignore[untyped-decorator]
 def repair() -> None:
-    """Board and aliases as the tables say, whatever a crash between the three left behind."""
+    """Board, aliases and what MLflow's pages say, as the tables say, whatever a crash between the three left behind."""
     try:
-        wiring.promoter(settings, wiring.model_store(settings)).repair()
+        store = wiring.model_store(settings)
+        wiring.promoter(settings, store).repair()
+        wiring.show_traffic(settings, store)
     except RegistryError as error:
         log.warning("could not repair board and aliases, next try in %.0f s: %s", REPAIR_EVERY_S, error)
 

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import fcntl
+import hashlib
 import os
 import shutil
 import socket
@@ -14,6 +15,7 @@ from pathlib import Path
 import msgspec
 
 from deploy.errors import AlreadyRunning, SettingsError, SluiceError
+from deploy.features_url import without_password
 from deploy.identity import identify
 from deploy.settings import PlatformSettings
 
@@ -27,9 +29,19 @@ class _Found(msgspec.Struct, frozen=True):
     mlflow_port: int
     grpc_port: int
     features_url: str = ""
+    control: str = ""  # digest of the URL of the control database, which may hold a password
 
     def of(self, settings: PlatformSettings) -> PlatformSettings:
-        return dataclasses.replace(settings, **msgspec.structs.asdict(self))
+        if self.control and self.control != _control(settings):
+            told = without_password(settings.control_url) or "(unset)"
+            rule = "the database that the platform of this data folder was started with"
+            raise SettingsError("SLUICE_CONTROL_URL", told, rule, "set it as it was for sluice up")
+        ports = {name: port for name, port in msgspec.structs.asdict(self).items() if name != "control"}
+        return dataclasses.replace(settings, **ports)
+
+
+def _control(settings: PlatformSettings) -> str:
+    return hashlib.blake2b(settings.control_database.encode(), digest_size=16).hexdigest()
 
 
 def _lock_file(settings: PlatformSettings) -> Path:
@@ -119,6 +131,7 @@ def claim_ports(settings: PlatformSettings) -> PlatformSettings:
             if settings.with_grpc
             else settings.grpc_port,
             features_url=settings.features_url,
+            control=_control(settings),
         )
     write_atomically(_found_file(settings), msgspec.json.encode(found))
     return found.of(settings)
@@ -126,7 +139,10 @@ def claim_ports(settings: PlatformSettings) -> PlatformSettings:
 
 def as_running(settings: PlatformSettings) -> PlatformSettings:
     """The settings with the ports on which the platform of this data folder really listens, and the
-    store that its rows are in."""
+    store that its rows are in.
+
+    Raises SettingsError if they name another control database: a change there would not be the platform's.
+    """
     try:
         return msgspec.json.decode(_found_file(settings).read_bytes(), type=_Found).of(settings)
     except FileNotFoundError:

@@ -4,6 +4,7 @@ A builder takes the settings and a stop event, and runs until the event is set. 
 does not need is not imported: the gateway sees neither torch nor mlflow.
 """
 
+import functools
 import logging
 import os
 import secrets
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from deploy import collector, heap
+from deploy.database_url import require_driver
 from deploy.settings import PlatformSettings
 
 if TYPE_CHECKING:
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
     from registry.mlflow_store import MlflowStore
     from registry.promotion import Promoter
     from registry.store import ModelStore
-    from registry.traffic_control import TrafficControl
+    from registry.traffic_control import SqlControl, TrafficControl
     from serving.device.streams import Lane
     from serving.features.host import HostTier
     from serving.features.tier import RowTier
@@ -319,17 +321,34 @@ def model_store(settings: PlatformSettings) -> "MlflowStore":
 
 def traffic_control(settings: PlatformSettings) -> "TrafficControl":
     """The tables of traffic plans and their history."""
+    require_driver("SLUICE_CONTROL_URL", settings.control_database)
+    return _control(settings.control_database)
+
+
+@functools.cache  # a process shares one pool of connections: tasks ask again and again
+def _control(url: str) -> "SqlControl":
     from registry.traffic_control import SqlControl
 
-    return SqlControl(f"sqlite:///{settings.control_db}")
+    return SqlControl(url)
 
 
 def promoter(settings: PlatformSettings, store: "ModelStore") -> "Promoter":
     """Store, tables and board, moved together."""
     from registry.board import RedisBoard
     from registry.promotion import Promoter
+    from registry.retirement import ServableVersions
 
-    return Promoter(store, traffic_control(settings), RedisBoard(redis_client(settings)))
+    return Promoter(ServableVersions(store), traffic_control(settings), RedisBoard(redis_client(settings)))
+
+
+def show_traffic(settings: PlatformSettings, store: "ModelStore") -> None:
+    """On MLflow's pages of the versions: what each one is in the traffic plan."""
+    from registry.lineage import all_roles
+
+    control = traffic_control(settings)
+    for model in control.models():
+        if plan := control.plan(model):
+            store.show_traffic(model, all_roles(plan))
 
 
 def local_version(settings: PlatformSettings, model: str, version: int, digest: str) -> "ModelPackage":

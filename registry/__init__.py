@@ -3,6 +3,10 @@
 - `contracts/`: records and their encoding, no I/O.
 - `artefacts`, `store`, `mlflow_store`, `cache`: immutable model versions, verified wherever they
   are written, moved or read.
+- `retirement`: archived versions, and their deletion, never of one in use. Promoters and rollouts
+  see versions through its `ServableVersions`, and read the plan before they ask for a version.
+- `compare`, `lineage`: what two versions differ in, and the way of one from training window to
+  promotion; pure.
 - `traffic_control`, `board`, `promotion`: which version answers whom. Tables decide, by
   compare-and-set; the board and MLflow's aliases are copies, published from there and repaired at
   start.
@@ -10,6 +14,6 @@
 - `stream`: the event log that gateways write and the archiver and the drift monitor read.
 
 May import nothing of Sluice but itself. Every protocol has an in-memory form that ships and
-passes the same suite (`tests/suites/`) as the durable one. Only `mlflow_store` imports mlflow and
-nothing here imports torch: gateways start in under two seconds.
+passes the same suite (`tests/suites/`) as the durable one. Only `mlflow_store` and `mlflow_foreign`
+(models of others, to be adopted) import mlflow, and nothing here imports torch: gateways start in under two seconds.
 """
