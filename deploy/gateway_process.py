@@ -17,7 +17,7 @@ from fastapi import FastAPI
 from prometheus_client import REGISTRY, CollectorRegistry
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from deploy import collector
+from deploy import collector, heap
 from deploy.settings import PlatformSettings
 from deploy.wiring import ranking_secret, redis_client
 from registry.board import RedisBoard
@@ -65,6 +65,7 @@ def metrics_registry() -> CollectorRegistry:
 
 def serve_gateway(settings: PlatformSettings, stop: threading.Event) -> None:
     """Runs until `stop` is set and the requests under way are answered."""
+    heap.keep()
     mine = GatewaySettings(
         journal=settings.journal_folder / f"gateway-{settings.replica}.journal",
         plan_copy=settings.versions_folder / f"plans-gateway-{settings.replica}.json",

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from deploy import collector
+from deploy import collector, heap
 from deploy.settings import PlatformSettings
 
 if TYPE_CHECKING:
@@ -114,6 +114,7 @@ def run_worker(settings: PlatformSettings, stop: threading.Event) -> None:
         precision=settings.precision,
         compile=settings.compile,
     )
+    heap.keep()
     torch.set_num_threads(mine.threads)
     prefetcher = Prefetcher(mine.prefetches, fetched=lambda: worker.wake())
     tiers = Tiers(prefetcher)
@@ -285,7 +286,9 @@ def run_archiver(settings: PlatformSettings, stop: threading.Event) -> None:
     from pipelines.settings import ArchiverSettings
     from registry.stream import RedisStream
 
+    heap.keep()
     reader = RedisStream(redis_client(settings)).reader("archiver", "archiver-0")
+    collector.calm()
     Archiver(reader, Archive(settings.archive_folder), ArchiverSettings()).run(stop)
 
 

@@ -162,11 +162,11 @@ def _inferred(
             return [None] * len(requests)
         kept = iter(_inferred(loaded, _of(requests, sound), _of(queue_us, sound), _of(outputs, sound), device_us))
         return [next(kept) if one else None for one in sound]
-    rows = sum(tensors[0].shape[0] if tensors and tensors[0].shape else 1 for tensors in outputs)
+    rows = sum([tensors[0].shape[0] if tensors and tensors[0].shape else 1 for tensors in outputs])
     replies: list[InferredReply | None] = []
     for request, tensors, waited_us in zip(requests, outputs, queue_us, strict=True):
         wanted = [(place, tensor) for place, tensor in enumerate(tensors) if request.wanted >> place & 1]
-        size = block_bytes(tensor for _, tensor in wanted)
+        size = block_bytes([tensor for _, tensor in wanted])
         fits = request.start != INLINE and WORTH_A_BLOCK_BYTES <= size <= request.size
         start = request.start if fits else INLINE
         replies.append(InferredReply(request.number, wanted, start, waited_us, 0.0, device_us))

@@ -88,6 +88,11 @@ class LoadedVersion(msgspec.Struct, frozen=True, array_like=True, dict=True):
         return {column: i for i, column in enumerate(self.columns)}
 
     @cached_property
+    def output_names(self) -> tuple[str, ...]:
+        """The outputs' names, in the manifest's order."""
+        return tuple(output.name for output in self.outputs)
+
+    @cached_property
     def sent(self) -> tuple[str, ...]:
         """The columns that come with a query, not from a store."""
         return tuple(c for c, source in zip(self.columns, self.sources, strict=True) if source != "row")

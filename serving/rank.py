@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from registry.contracts.events import SCHEMA, RankingEvent
-from registry.contracts.ids import RankingIds, hashes_of, model_tag
+from registry.contracts.ids import RankingIds, model_tag
 from registry.contracts.traffic import Arm, TrafficPlan
 from serving import metrics
 from serving.arm_counts import ArmCounts
@@ -41,14 +41,15 @@ NO_VALUES = np.empty(0, dtype=np.float32)
 class RankQuery:
     """A validated query. item_ids: distinct, in the order given (ties keep it).
 
-    ids_blob: the ids in UTF-8, joined by NUL. query_features: value by column; candidate_features:
-    one value per candidate by column. unit: whose arm is sticky; empty: the query's own. version: that a
-    tester asks for; 0: the plan decides. priority: see `priority`.
+    ids_blob: the ids in UTF-8, joined by NUL. hashes: uint64 (candidates,), theirs. query_features:
+    value by column; candidate_features: one value per candidate by column. unit: whose arm is sticky;
+    empty: the query's own. version: that a tester asks for; 0: the plan decides. priority: see `priority`.
     """
 
     model: str
     item_ids: Sequence[str]
     ids_blob: bytes
+    hashes: NDArray[np.uint64]
     top_k: int
     deadline_ms: int
     unit: str = ""
@@ -415,7 +416,7 @@ def build_request(query: RankQuery, loaded: LoadedVersion, rows: int) -> ScoreRe
         slot=loaded.slot,
         top_k=rows,
         deadline_us=0,
-        hashes=hashes_of(query.ids_blob, len(query.item_ids)),
+        hashes=query.hashes,
         ids=query.ids_blob,
         query_columns=np.array(query_columns, dtype=np.uint16) if in_query else NO_COLUMNS,
         query_values=np.array(list(in_query.values()), dtype=np.float32) if in_query else NO_VALUES,

@@ -138,6 +138,9 @@ class ReplicaPool:
     def holder(self, model: str, version: int) -> tuple[Replica, LoadedVersion] | None:
         """The least busy replica that holds the version; a silent or an ejected one only if there is no other."""
         key = (model, version)
+        if len(self.replicas) == 1:
+            lone = self.replicas[0]
+            return (lone, lone.held[key]) if key in lone.held else None
         able = [replica for replica in self.replicas if key in replica.held]
         if not able:
             return None

@@ -25,7 +25,7 @@ def batch_key(loaded: LoadedProgram, request: InferRequest) -> Hashable:
     """Requests with equal keys may share a forward pass, if the version is batchable."""
     if not loaded.batchable:
         return (request.slot,)
-    return (request.slot, *(tensor.shape[1:] for tensor in request.inputs))
+    return (request.slot, *[tensor.shape[1:] for tensor in request.inputs])
 
 
 def rows_of(loaded: LoadedProgram, request: InferRequest) -> int:

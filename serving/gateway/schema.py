@@ -115,7 +115,7 @@ def rank_query(model: str, parsed: RankBody, settings: GatewaySettings, trace_id
     count = len(parsed.candidates)
     if not 1 <= count <= settings.max_candidates:
         raise QueryRefused(f"candidates: {count} ids, expected 1 to {settings.max_candidates}")
-    blob = _ids_blob("candidates", parsed.candidates)
+    blob, hashes = _read_ids("candidates", parsed.candidates)
     if parsed.top_k < 1:
         raise QueryRefused(f"top_k={parsed.top_k}: expected at least 1")
     deadline_ms = settings.default_deadline_ms if parsed.deadline_ms is None else parsed.deadline_ms
@@ -130,6 +130,7 @@ def rank_query(model: str, parsed: RankBody, settings: GatewaySettings, trace_id
         model=model,
         item_ids=parsed.candidates,
         ids_blob=blob,
+        hashes=hashes,
         top_k=min(parsed.top_k, count),
         deadline_ms=deadline_ms,
         unit=parsed.unit,
@@ -158,8 +159,8 @@ def read_prefetch(body: bytes | memoryview, settings: GatewaySettings) -> tuple[
     if not 1 <= len(parsed.items) <= settings.max_candidates:
         raise QueryRefused(f"items: {len(parsed.items)} ids, expected 1 to {settings.max_candidates}")
     items = list(dict.fromkeys(parsed.items))
-    blob = _ids_blob("items", items)
-    return parsed.model, hashes_of(blob, len(items)), blob
+    blob, hashes = _read_ids("items", items)
+    return parsed.model, hashes, blob
 
 
 def write_ranking(ranking: Ranking) -> bytes:
@@ -244,26 +245,27 @@ def _decode(decoder: "msgspec.json.Decoder[Any]", body: bytes | memoryview) -> A
         raise QueryRefused(f"body: not JSON ({error})") from error
 
 
-def _ids_blob(field: str, ids: list[str]) -> bytes:
-    """The ids joined by NUL, if every one of them keeps the rules of `check_id`.
+def _read_ids(field: str, ids: list[str]) -> tuple[bytes, NDArray[np.uint64]]:
+    """The ids joined by NUL and their hashes, if each keeps the rules of `check_id` and none stands twice.
 
     Looks at all of them together first: a loop over a thousand ids would cost more than ranking them.
     """
-    distinct = set(ids)
-    if len(distinct) != len(ids):
-        seen: set[str] = set()
-        repeated = next(item for item in ids if item in seen or seen.add(item))  # type: ignore[func-returns-value]
-        raise QueryRefused(f"{field}: {repeated!r} stands there twice, expected distinct ids")
     try:
         blob = "\x00".join(ids).encode()
     except UnicodeEncodeError:
         blob = b"\x00" * len(ids)  # the loop says which
     # in UTF-8 these bytes are control characters and nothing else; the separators are the only ones allowed
     controls = len(blob) - len(blob.translate(None, CONTROL_BYTES))
-    if controls != len(ids) - 1 or "" in distinct or max(map(len, ids)) > MAX_ID_CHARS:
+    if controls != len(ids) - 1 or "" in ids or max(map(len, ids)) > MAX_ID_CHARS:
         for i, item in enumerate(ids):
             _check(f"{field}[{i}]", item)
-    return blob
+    hashes = hashes_of(blob, len(ids))
+    in_order = np.sort(hashes)
+    if np.equal(in_order[1:], in_order[:-1]).any() and len(set(ids)) < len(ids):
+        seen: set[str] = set()
+        repeated = next(item for item in ids if item in seen or seen.add(item))  # type: ignore[func-returns-value]
+        raise QueryRefused(f"{field}: {repeated!r} stands there twice, expected distinct ids")
+    return blob, hashes
 
 
 def _check(field: str, value: str) -> None:
