@@ -9,6 +9,9 @@ holds. That can change while we look, so a version is deleted in three steps:
    compare-and-set, and who decides on the new one asks for the version afterwards, and does not get it.
 3. What is in use now is spared; the rest is deleted.
 
+What a rollback would go to is looked up at that revision: after another rollback it is an older one, which,
+archived, could not have had traffic again anyway.
+
 So whoever gives traffic to a version must read the plan first and ask for the version then. A crash leaves
 condemned versions that nobody new can use; the next collection deletes or spares them.
 """

@@ -91,10 +91,13 @@ class Registry:
         return [stored.version for stored in self.store.versions(MODEL)]
 
     def serving(self) -> set[int]:
-        """What answers, and what a rollback would let answer."""
+        """What answers."""
         plan = self.control.plan(MODEL)
-        previous = previous_champion(self.control.history(MODEL))
-        return {*(plan.versions() if plan else ()), *({previous} if previous else ())}
+        return set(plan.versions()) if plan else set()
+
+    def rolled_back_to(self) -> set[int]:
+        """What a rollback would let answer, if it is there."""
+        return {previous_champion(self.control.history(MODEL))} & set(self.stored)
 
 
 def test_an_archived_version_cannot_be_promoted_until_it_is_unarchived():
@@ -257,6 +260,20 @@ def act(registry: Registry, action: tuple[str, int]) -> None:
         others(registry)[action[0]](action[1])
 
 
+def test_the_champion_that_a_rollback_goes_to_is_kept_as_of_the_collection():
+    """A rollback meanwhile makes an older one the next: archived, it could not have had traffic again."""
+    registry = Registry(3)
+    for version in (3, 1, 2):
+        registry.promote(version)
+    registry.archive(3)
+
+    assert registry.collect().deleted == (3,)
+    registry.rollback()
+    assert registry.serving() == {1}
+    with pytest.raises(UnknownVersion):
+        registry.rollback()
+
+
 @settings(max_examples=300)
 @given(
     first=st.lists(ACTIONS, min_size=4, max_size=12),
@@ -288,8 +305,9 @@ def test_whatever_happens_meanwhile_no_version_in_use_is_lost(
     assert registry.serving() <= set(registry.stored)
     for version in registry.serving():
         assert registry.store.package(MODEL, version)
+    needed = registry.serving() | registry.rolled_back_to()
     registry.collect()  # after a crash: what is condemned is deleted, or spared
-    assert registry.serving() <= set(registry.stored)
+    assert needed <= set(registry.stored)
     if registry.control.plan(MODEL):
         assert not [stored for stored in registry.store.versions(MODEL) if stored.condemned]
 
