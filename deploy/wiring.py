@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from registry.mlflow_store import MlflowStore
     from registry.promotion import Promoter
     from registry.store import ModelStore
-    from registry.traffic_control import SqlControl, TrafficControl
+    from registry.traffic_control import SqlControl
     from serving.device.streams import Lane
     from serving.features.host import HostTier
     from serving.features.tier import RowTier
@@ -312,6 +312,13 @@ def run_monitor(settings: PlatformSettings, stop: threading.Event) -> None:
     Monitor(reader, profile_of, reports.write, MonitorSettings(), settings.journal_folder / "monitor.windows").run(stop)
 
 
+def run_controller(settings: PlatformSettings, stop: threading.Event) -> None:
+    """Rollouts, step by step, and what is decided shown to gateways and MLflow."""
+    from deploy.controller import control
+
+    control(settings, stop)
+
+
 def model_store(settings: PlatformSettings) -> "MlflowStore":
     """The registry of versions. Slow to import: never in the gateway or a worker."""
     from registry.mlflow_store import MlflowStore
@@ -319,8 +326,8 @@ def model_store(settings: PlatformSettings) -> "MlflowStore":
     return MlflowStore(settings.mlflow_url)
 
 
-def traffic_control(settings: PlatformSettings) -> "TrafficControl":
-    """The tables of traffic plans and their history."""
+def traffic_control(settings: PlatformSettings) -> "SqlControl":
+    """The tables of traffic plans, rollouts and their histories, migrated if need be."""
     require_driver("SLUICE_CONTROL_URL", settings.control_database)
     return _control(settings.control_database)
 
@@ -341,16 +348,6 @@ def promoter(settings: PlatformSettings, store: "ModelStore") -> "Promoter":
     return Promoter(ServableVersions(store), traffic_control(settings), RedisBoard(redis_client(settings)))
 
 
-def show_traffic(settings: PlatformSettings, store: "ModelStore") -> None:
-    """On MLflow's pages of the versions: what each one is in the traffic plan."""
-    from registry.lineage import all_roles
-
-    control = traffic_control(settings)
-    for model in control.models():
-        if plan := control.plan(model):
-            store.show_traffic(model, all_roles(plan))
-
-
 def local_version(settings: PlatformSettings, model: str, version: int, digest: str) -> "ModelPackage":
     """A version's package from the copies on this machine, fetched if it is not there."""
     from registry.artefacts import read
@@ -361,6 +358,7 @@ def local_version(settings: PlatformSettings, model: str, version: int, digest: 
 BUILDERS: dict[str, Builder] = {
     "gateway": run_gateway,
     "worker": run_worker,
+    "controller": run_controller,
     "archiver": run_archiver,
     "monitor": run_monitor,
 }

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from registry.contracts.events import SCHEMA, RankingEvent
 from registry.contracts.ids import RankingIds, model_tag
-from registry.contracts.traffic import Arm, TrafficPlan
+from registry.contracts.traffic import Arm, Experiment, TrafficPlan
 from serving import metrics
 from serving.arm_counts import ArmCounts
 from serving.begun import Begun, in_task
@@ -123,7 +123,9 @@ class Ranker:
     def adopt(self) -> None:
         """Routes by every wanted plan whose new versions some replica holds, warm. Until then the plan
         before it stays: no query waits for a swap. A model's first plan is adopted at once; and so is one
-        that names no version in a new place: a version that is away must not keep its weight."""
+        that names no version in a new place: a version that is away must not keep its weight. A plan that
+        takes traffic from a version waits for its champion only: a rollback must not wait for a version
+        that is new elsewhere in the plan, whose units the champion answers meanwhile."""
         for model, plan in self._wanted.items():
             followed = self.plans.get(model)
             if plan != followed and (followed is None or self._pool.holds(model, newly_served(plan, followed))):
@@ -372,13 +374,23 @@ class Ranker:
 
 
 def newly_served(plan: TrafficPlan, followed: TrafficPlan) -> dict[int, str]:
-    """Digest by version of the plan's versions that the plan followed until now does not name, and of a
-    champion that was none."""
+    """Digest by version of what must be held before the plan is followed: its versions that the plan
+    followed until now does not name, and a champion that was none; the latter alone if it takes traffic
+    from a version."""
     known = followed.versions()
+    if any(_lessened(plan, experiment) for experiment in followed.experiments):
+        known = plan.versions()
     fresh = {version: digest for version, digest in plan.versions().items() if known.get(version) != digest}
     if plan.champion != followed.champion:
         fresh[plan.champion] = plan.champion_digest
     return fresh
+
+
+def _lessened(plan: TrafficPlan, experiment: Experiment) -> bool:
+    """Whether the version gets fewer units in the plan than it has in this experiment."""
+    there = plan.experiment(experiment.name)
+    kept = there.weight if there is not None and there.digest == experiment.digest else 0
+    return kept < experiment.weight
 
 
 def _look_away(side: "asyncio.Future[Any]") -> None:

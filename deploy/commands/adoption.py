@@ -32,7 +32,6 @@ def adopt(
         if promote:
             why = f"sluice models adopt {foreign.source} --promote"
             wiring.promoter(settings, store).promote(model, version, who=who(), why=why, evidence={}, now_ms=now_ms())
-            wiring.show_traffic(settings, store)
     typer.echo(f"adopted {foreign.source} as {model}@{version}{', champion' if promote else ''}")
     if seen and not adopted.profiled_rows:
         typer.echo("without a reference profile: its drift cannot be judged", err=True)

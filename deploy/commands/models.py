@@ -167,7 +167,6 @@ def _register(settings: PlatformSettings, model: str, package: "ModelPackage", p
         version = store.register(model, package)
         if promote:
             wiring.promoter(settings, store).promote(model, version, who=who(), why=why, evidence={}, now_ms=now_ms())
-            wiring.show_traffic(settings, store)
     typer.echo(f"registered {model}@{version}{' as champion' if promote else ''}")
 
 

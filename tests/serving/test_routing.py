@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 from numpy.typing import NDArray
 from prometheus_client import REGISTRY
 from scipy.stats import chi2_contingency
@@ -418,10 +419,11 @@ def test_a_plan_waits_for_a_version_that_is_new_or_becomes_champion() -> None:
 
     assert newly_served(a_plan_of([an_experiment(version=2, weight=900)]), followed) == {}
     assert newly_served(a_plan(), followed) == {}
-    assert newly_served(a_plan_of([an_experiment(version=3)]), followed) == dict([three])
+    idle = a_plan_of([an_experiment(version=2)])
+    assert newly_served(a_plan_of([an_experiment(version=3)]), idle) == dict([three])
     assert newly_served(a_plan(champion=2), followed) == dict([two])
     again = a_plan_of([Experiment("test", 2, "another digest")])
-    assert newly_served(again, followed) == {2: "another digest"}
+    assert newly_served(again, idle) == {2: "another digest"}
     assert newly_served(followed, a_plan(champion=3)) == dict([one, two])
 
 
@@ -460,6 +462,18 @@ def test_units_of_a_version_that_fails_get_the_champion_until_it_is_well(kind: L
 
         asker.gateway.until(lambda: asker.post(unit="ann").json().get("arm") == arm)
         assert {asker.ask(unit=f"user-{i}")["arm"] for i in range(20)} == {arm}
+
+
+def test_a_plan_that_takes_traffic_from_a_version_waits_for_its_champion_only() -> None:
+    taken = an_experiment(version=2, weight=100)
+    new = an_experiment("new", version=3, first=500, weight=100)
+    followed = a_plan_of([taken])
+
+    assert newly_served(a_plan_of([taken, new]), followed) == {3: DIGESTS[3]}
+    for rolled_back in ([new], [new, an_experiment(version=2, weight=99)], [new, Experiment("test", 2, "x", 100)]):
+        assert newly_served(a_plan_of(rolled_back), followed) == {}
+        moved = replace(a_plan_of(rolled_back), champion=4, champion_digest="four")
+        assert newly_served(moved, followed) == {4: "four"}
 
 
 # exploration
