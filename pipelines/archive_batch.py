@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
+from operator import attrgetter
 
 import xxhash
 
@@ -16,6 +17,7 @@ from registry.contracts.events import (
     Click,
     Event,
     Exposure,
+    MirrorEvent,
     RankingEvent,
     decode_event,
     decode_events,
@@ -27,19 +29,21 @@ from registry.stream import StreamEntry
 HOUR_MS = 3_600_000
 
 Partition = tuple[str, str]  # model, hour
+_time_and_id = attrgetter("answered_ms", "ranking_id")
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
     """The events of some entries, by model and hour.
 
-    name: the same for the same entries, another for any others. rejected: what could not be
-    read, as JSON lines.
+    name: the same for the same entries, another for any others. rankings: of an hour in order of
+    time and id. rejected: what could not be read, as JSON lines.
     """
 
     name: str
     rankings: dict[Partition, list[RankingEvent]]
     feedback: dict[Partition, list[Click | Exposure]]
+    mirrors: dict[Partition, list[MirrorEvent]]
     rejected: list[str]
 
     @staticmethod
@@ -48,13 +52,18 @@ class Batch:
         rejected: list[str] = []
         rankings: dict[Partition, list[RankingEvent]] = defaultdict(list)
         feedback: dict[Partition, list[Click | Exposure]] = defaultdict(list)
+        mirrors: dict[Partition, list[MirrorEvent]] = defaultdict(list)
         for event in _events(entries, lambda *what: rejected.append(_rejection(*what))):
             partition = (event.model, hour_of(gateway_ms(event)))
             if isinstance(event, RankingEvent):
                 rankings[partition].append(event)
+            elif isinstance(event, MirrorEvent):
+                mirrors[partition].append(event)
             else:
                 feedback[partition].append(event)
-        return Batch(_name(entries), rankings, feedback, rejected)
+        for of_hour in rankings.values():  # now they are references: as rows of a table they would be copied
+            of_hour.sort(key=_time_and_id)
+        return Batch(_name(entries), rankings, feedback, mirrors, rejected)
 
 
 def hour_of(time_ms: int) -> str:

@@ -2,10 +2,37 @@
 
 from prometheus_client import Counter, Gauge, Histogram
 
+from registry.contracts.counters import LATENCY_BOUNDS_MS
+
 _FAST = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 
 ANSWERS = Counter(
     "serving_answers", "Queries answered or refused, by model, arm and HTTP status.", ["model", "arm", "status"]
+)
+_ARM = ["model", "experiment", "arm"]  # experiments: of plans, bounded by `arm_counts`; empty in the champion's arm
+ARM_ANSWERS = Counter(
+    "serving_arm_answers",
+    "Queries by the arm that the plan gave their unit, and what became of them.",
+    [*_ARM, "outcome"],
+)
+ARM_DEGRADED = Counter("serving_arm_degraded_answers", "Answers that had to do without something, by arm.", _ARM)
+ARM_BOUNDS_STEP = 4  # every so many of the counter board's buckets
+ARM_SECONDS = Histogram(
+    "serving_arm_seconds",
+    "Time from permit to answer, by arm.",
+    _ARM,
+    buckets=[bound_ms / 1000 for bound_ms in LATENCY_BOUNDS_MS[::ARM_BOUNDS_STEP]],
+)
+BREAKERS_OPEN = Gauge(
+    "serving_breakers_open",
+    "Experiments' versions that fail so often that the champion answers their units.",
+    ["model"],
+    multiprocess_mode="livesum",
+)
+MIRRORED = Counter(
+    "serving_mirrored_queries",
+    "Queries that the coin chose for a mirror, by what became of them.",
+    ["model", "outcome"],
 )
 GRPC_CALLS = Counter("serving_grpc_calls", "gRPC calls ended, by method and status code.", ["method", "code"])
 STAGE_SECONDS = Histogram("serving_stage_seconds", "Time of one stage of an answered query.", ["stage"], buckets=_FAST)
@@ -37,7 +64,9 @@ STALE_VALUES = Counter(
     "serving_stale_values", "Feature values looked up past their own freshness limit.", ["view", "column"]
 )
 MISSING_VALUES = Counter(
-    "serving_missing_values", "Feature values that were the default because there is no row.", ["view", "column"]
+    "serving_missing_values",
+    "Feature values that were the default: there is no row, or it lacks the value.",
+    ["view", "column"],
 )
 REFUSED_ROWS = Counter("serving_refused_rows", "Stored rows of another layout, treated as missing.", ["view"])
 TIER_LOOKUPS = Counter("serving_tier_lookups", "Row lookups in the host slab.", ["view", "outcome"])

@@ -58,9 +58,9 @@ def build_app(
     async def live() -> dict[str, bool]:
         return {"live": True}
 
-    @app.get("/v2/health/ready", summary="Some replica holds every champion, warm")
+    @app.get("/v2/health/ready", summary="The plans are known, and replicas hold every champion, warm")
     async def ready() -> JSONResponse:
-        return JSONResponse({"ready": pool.ready}, 200 if pool.ready else 503)
+        return JSONResponse({"ready": ranker.ready}, 200 if ranker.ready else 503)
 
     @app.get("/metrics", summary="Prometheus metrics of all processes", response_class=Response)
     async def metrics() -> Response:
@@ -70,7 +70,7 @@ def build_app(
     @app.get("/v1/status", summary="Plans, replicas, permits and the event log, as this gateway sees them")
     async def status() -> dict[str, Any]:
         return {
-            "ready": pool.ready,
+            "ready": ranker.ready,
             "plans": {model: msgspec.to_builtins(plan) for model, plan in sorted(ranker.plans.items())},
             "replicas": [
                 {

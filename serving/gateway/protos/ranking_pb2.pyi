@@ -38,7 +38,7 @@ class Column(_message.Message):
     def __init__(self, values: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class RankRequest(_message.Message):
-    __slots__ = ("model", "candidates", "top_k", "unit", "query", "features", "deadline_ms")
+    __slots__ = ("model", "candidates", "top_k", "unit", "query", "features", "deadline_ms", "priority")
     class FeaturesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -53,6 +53,7 @@ class RankRequest(_message.Message):
     QUERY_FIELD_NUMBER: _ClassVar[int]
     FEATURES_FIELD_NUMBER: _ClassVar[int]
     DEADLINE_MS_FIELD_NUMBER: _ClassVar[int]
+    PRIORITY_FIELD_NUMBER: _ClassVar[int]
     model: str
     candidates: _containers.RepeatedScalarFieldContainer[str]
     top_k: int
@@ -60,7 +61,8 @@ class RankRequest(_message.Message):
     query: Query
     features: _containers.MessageMap[str, Column]
     deadline_ms: int
-    def __init__(self, model: _Optional[str] = ..., candidates: _Optional[_Iterable[str]] = ..., top_k: _Optional[int] = ..., unit: _Optional[str] = ..., query: _Optional[_Union[Query, _Mapping]] = ..., features: _Optional[_Mapping[str, Column]] = ..., deadline_ms: _Optional[int] = ...) -> None: ...
+    priority: int
+    def __init__(self, model: _Optional[str] = ..., candidates: _Optional[_Iterable[str]] = ..., top_k: _Optional[int] = ..., unit: _Optional[str] = ..., query: _Optional[_Union[Query, _Mapping]] = ..., features: _Optional[_Mapping[str, Column]] = ..., deadline_ms: _Optional[int] = ..., priority: _Optional[int] = ...) -> None: ...
 
 class RankedItem(_message.Message):
     __slots__ = ("id", "score", "position")
@@ -73,7 +75,7 @@ class RankedItem(_message.Message):
     def __init__(self, id: _Optional[str] = ..., score: _Optional[float] = ..., position: _Optional[int] = ...) -> None: ...
 
 class RankResponse(_message.Message):
-    __slots__ = ("ranking_id", "model", "version", "arm", "plan_revision", "items", "degraded", "stages_ms")
+    __slots__ = ("ranking_id", "model", "version", "arm", "plan_revision", "items", "degraded", "stages_ms", "experiment")
     class StagesMsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -89,6 +91,7 @@ class RankResponse(_message.Message):
     ITEMS_FIELD_NUMBER: _ClassVar[int]
     DEGRADED_FIELD_NUMBER: _ClassVar[int]
     STAGES_MS_FIELD_NUMBER: _ClassVar[int]
+    EXPERIMENT_FIELD_NUMBER: _ClassVar[int]
     ranking_id: str
     model: str
     version: int
@@ -97,7 +100,8 @@ class RankResponse(_message.Message):
     items: _containers.RepeatedCompositeFieldContainer[RankedItem]
     degraded: _containers.RepeatedScalarFieldContainer[str]
     stages_ms: _containers.ScalarMap[str, float]
-    def __init__(self, ranking_id: _Optional[str] = ..., model: _Optional[str] = ..., version: _Optional[int] = ..., arm: _Optional[str] = ..., plan_revision: _Optional[int] = ..., items: _Optional[_Iterable[_Union[RankedItem, _Mapping]]] = ..., degraded: _Optional[_Iterable[str]] = ..., stages_ms: _Optional[_Mapping[str, float]] = ...) -> None: ...
+    experiment: str
+    def __init__(self, ranking_id: _Optional[str] = ..., model: _Optional[str] = ..., version: _Optional[int] = ..., arm: _Optional[str] = ..., plan_revision: _Optional[int] = ..., items: _Optional[_Iterable[_Union[RankedItem, _Mapping]]] = ..., degraded: _Optional[_Iterable[str]] = ..., stages_ms: _Optional[_Mapping[str, float]] = ..., experiment: _Optional[str] = ...) -> None: ...
 
 class FeedbackEvent(_message.Message):
     __slots__ = ("event_id", "type", "ranking_id", "item", "position", "time_ms", "simulated")
