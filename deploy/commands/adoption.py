@@ -7,7 +7,6 @@ import typer
 
 from deploy import wiring
 from deploy.commands.registry_access import now_ms, platform, told, who
-from deploy.views import view_of_file
 
 
 def adopt(
@@ -18,6 +17,7 @@ def adopt(
 ) -> None:
     """Register an exported program (a .pt2 file) that plain MLflow holds; without --view it serves tensors."""
     from deploy.adoption import adopted_package
+    from deploy.views import view_of_file
     from registry.mlflow_foreign import fetch_foreign
 
     settings = platform()
