@@ -8,8 +8,14 @@
 - `compare`, `lineage`: what two versions differ in, and the way of one from training window to
   promotion; pure.
 - `traffic_control`, `board`, `promotion`: which version answers whom. Tables decide, by
-  compare-and-set; the board and MLflow's aliases are copies, published from there and repaired at
-  start.
+  compare-and-set; the board and MLflow's aliases are copies, published from there and repaired by
+  the controller.
+- `rollouts`, `rollout_moves`, `decisions`: a version's way to champion. A decision is one transaction
+  over plan, rollouts, histories and evidence. The moves are pure; a plan that others change ends the
+  rollouts that it leaves behind in that same transaction (`decisions.settle`), and nobody but a rollout
+  changes its experiment.
+- `database`, `tables`, `migrations`: the control database, SQLite or PostgreSQL.
+- `counters`: what gateways answered, arm by arm.
 - `replica_board`: which workers there are, by heartbeat.
 - `stream`: the event log that gateways write and the archiver and the drift monitor read.
 
