@@ -11,6 +11,9 @@ from registry.roles import Role
 from serving.errors import BodyTooLarge
 from serving.gateway.control_schema import (
     ChangeAnswer,
+    EvidenceAnswer,
+    EvidenceBody,
+    EvidenceList,
     HistoryAnswer,
     KeyAnswer,
     KeyBody,
@@ -19,6 +22,11 @@ from serving.gateway.control_schema import (
     PlanBody,
     PromoteBody,
     RollbackBody,
+    RolloutAnswer,
+    RolloutBody,
+    RolloutList,
+    RolloutReport,
+    WhyBody,
 )
 from serving.gateway.controller import Headers
 from serving.gateway.http import Answer
@@ -46,21 +54,33 @@ class ControlRoute:
 _MODEL = "/v1/models/{model}"
 
 
-def _change(name: str, path: str, summary: str, role: Role, body: type) -> ControlRoute:
-    """Of a model's plan: on the revision that the client has seen, if it says so."""
-    return ControlRoute(name, "POST", _MODEL + path, summary, role, ChangeAnswer, body, conditional=True)
+def _change(
+    name: str, path: str, summary: str, role: Role, answer: type, body: type, success: int = 200
+) -> ControlRoute:
+    """Of a model's traffic: on the revision that the client has seen, if it says so."""
+    return ControlRoute(name, "POST", _MODEL + path, summary, role, answer, body, success, conditional=True)
 
 
 def _look(name: str, path: str, summary: str, answer: type, role: Role = "viewer") -> ControlRoute:
     return ControlRoute(name, "GET", path, summary, role, answer)
 
 
+_ROLLOUT = "/rollouts/{id}"
+
 CONTROL_ROUTES = (
-    _change("promote", "/promote", "Make a version champion, alone", "admin", PromoteBody),
-    _change("rollback", "/rollback", "Make the champion before champion again", "operator", RollbackBody),
-    _change("change_plan", "/plan", "Experiments, overrides and exploration by hand", "admin", PlanBody),
+    _change("promote", "/promote", "Make a version champion, alone", "admin", ChangeAnswer, PromoteBody),
+    _change("rollback", "/rollback", "Take back what came last", "operator", ChangeAnswer, RollbackBody),
+    _change("change_plan", "/plan", "Experiments by hand, overrides, exploration", "admin", ChangeAnswer, PlanBody),
     _look("plan", f"{_MODEL}/plan", "The traffic plan as it is decided", ChangeAnswer),
     _look("history", f"{_MODEL}/history", "Who changed the traffic, when, why", HistoryAnswer),
+    _change("start_rollout", "/rollouts", "Start a rollout", "operator", RolloutAnswer, RolloutBody, 201),
+    _look("rollouts", f"{_MODEL}/rollouts", "Rollouts; `?state=open` for those not over", RolloutList),
+    _look("rollout", f"{_MODEL}{_ROLLOUT}", "One rollout, its history and evidence", RolloutReport),
+    _change("pause_rollout", f"{_ROLLOUT}/pause", "Advance no more for now", "operator", RolloutAnswer, WhyBody),
+    _change("resume_rollout", f"{_ROLLOUT}/resume", "Go on", "operator", RolloutAnswer, WhyBody),
+    _change("abort_rollout", f"{_ROLLOUT}/abort", "End it; the champion for all", "operator", RolloutAnswer, WhyBody),
+    _change("add_evidence", "/evidence", "Hand in a measurement", "operator", EvidenceAnswer, EvidenceBody, 201),
+    _look("evidence", f"{_MODEL}/evidence", "Evidence of the last 30 days", EvidenceList),
     _look("keys", "/v1/keys", "All API keys, without the keys themselves", KeysAnswer, "admin"),
     ControlRoute("make_key", "POST", "/v1/keys", "A new API key", "admin", NewKeyAnswer, KeyBody, success=201),
     ControlRoute("revoke_key", "POST", "/v1/keys/{id}/revoke", "End an API key for good", "admin", KeyAnswer),

@@ -20,7 +20,9 @@ from serving.settings import ControlSettings
 _SENT_ON = frozenset(
     {b"authorization", b"content-type", b"idempotency-key", b"if-match", b"traceparent", b"x-on-behalf-of"}
 )
-_SENT_BACK = frozenset({b"allow", b"cache-control", b"etag", b"location", b"retry-after", b"www-authenticate"})
+_SENT_BACK = frozenset(
+    {b"allow", b"cache-control", b"etag", b"idempotency-replayed", b"location", b"retry-after", b"www-authenticate"}
+)
 _READ_BYTES = 1 << 16
 
 Headers = Iterable[tuple[bytes, bytes]]
