@@ -119,7 +119,7 @@ class Promoter:
             plan, expected_revision=plan.revision - 1, who=who, why=why, evidence=evidence, now_ms=now_ms
         )
         try:
-            self._publish([decided.model])
+            self.publish([decided.model])
         except StoreUnavailable as error:
             raise StoreUnavailable(
                 f"revision {decided.revision} of {decided.model!r} is decided and recorded, but not yet published "
@@ -129,9 +129,9 @@ class Promoter:
 
     def repair(self) -> None:
         """Publishes every plan again, as if nothing had come between; for every start."""
-        self._publish(self._control.models())
+        self.publish(self._control.models())
 
-    def _publish(self, models: Sequence[str]) -> None:
+    def publish(self, models: Sequence[str]) -> None:
         """Boards before aliases: traffic follows the board."""
         for model in models:
             if plan := self._control.plan(model):

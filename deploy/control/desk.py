@@ -22,7 +22,7 @@ from registry.decisions import Decision
 from registry.errors import StaleRevision, StoreUnavailable
 from registry.receipts import Receipt
 from registry.rollouts import RolloutControl
-from registry.store import ModelStore, StoredVersion
+from registry.store import ModelStore
 from registry.traffic_control import TrafficChange
 from serving.gateway.control_routes import ControlRoute
 from serving.gateway.control_schema import (
@@ -118,7 +118,7 @@ class Desk:
         body: PromoteBody = ask.body
 
         def decide(plan: TrafficPlan | None) -> Decision:
-            digest = self._version(plan, ask.model, body.version).digest
+            digest = self._digest(plan, ask.model, body.version)
             planned = changes.promoted(plan, ask.model, body.version, digest, body.holdback)
             return Decision(**ask.words, plan=planned, record=_record("promoted", ask, body.evidence))
 
@@ -145,7 +145,7 @@ class Desk:
                 raise _no_plan(ask.model)
 
             def digest_of(version: int) -> str:
-                return self._version(plan, ask.model, version).digest
+                return self._digest(plan, ask.model, version)
 
             planned = changes.by_hand(plan, body, digest_of, lambda: self.random_bytes(8).hex())
             return Decision(**ask.words, plan=planned, record=_record("changed", ask, {}))
@@ -251,9 +251,9 @@ class Desk:
                 kind=body.kind,
                 model=ask.model,
                 champion=champion,
-                champion_digest=self._version(plan, ask.model, champion).digest,
+                champion_digest=self._digest(plan, ask.model, champion),
                 challenger=body.challenger,
-                challenger_digest=self._version(plan, ask.model, body.challenger).digest,
+                challenger_digest=self._digest(plan, ask.model, body.challenger),
                 verdict=body.verdict,
                 made_ms=ask.now_ms,
                 since_ms=until_ms if body.since_ms is None else body.since_ms,
@@ -351,11 +351,11 @@ class Desk:
                 "trying; repeat the request with the same Idempotency-Key to see it through"
             ) from error
 
-    def _version(self, plan: TrafficPlan | None, model: str, version: int) -> StoredVersion | "_Planned":
+    def _digest(self, plan: TrafficPlan | None, model: str, version: int) -> str:
         """From the plan, if it names the version: that needs no registry. Raises UnknownVersion."""
         if plan is not None and (digest := plan.versions().get(version)):
-            return _Planned(digest)
-        return self.store().get(model, version)
+            return digest
+        return self.store().get(model, version).digest
 
     def _rollout(self, ask: Ask) -> Rollout:
         rollout = self.control.rollout(ask.id)
@@ -367,13 +367,6 @@ class Desk:
         if not (found := self.control.history(model)):
             raise _no_plan(model)
         return found
-
-
-@dataclass(frozen=True, slots=True)
-class _Planned:
-    """What a plan knows of a version."""
-
-    digest: str
 
 
 def _no_plan(model: str) -> NotThere:
