@@ -6,6 +6,7 @@ import os
 import secrets
 from pathlib import Path
 
+from deploy.admin_key import read_admin_key
 from registry.api_keys import SECRET_BYTES, KeyRing, key_text, make_key
 
 log = logging.getLogger(__name__)
@@ -18,20 +19,12 @@ def local_key(path: Path, ring: KeyRing, now_ms: int) -> str:
 
     Whoever wants another deletes the file and restarts the controller. Raises StoreUnavailable.
     """
-    text = read_key(path) or _make(path)
+    text = read_admin_key(path) or _make(path)
     key = make_key(text, LOCAL_KEY_NAME, "admin", created_ms=now_ms, created_by=f"controller, {path}")
     ring.add(key, text)
     if (found := ring.find(text)) and found.revoked_ms is not None:
         log.warning("the key in %s was revoked: for another, delete the file and restart the controller", path)
     return text
-
-
-def read_key(path: Path) -> str:
-    """The key in the file, empty if there is none. Raises PermissionError if it is somebody else's."""
-    try:
-        return path.read_text().strip()
-    except FileNotFoundError:
-        return ""
 
 
 def _make(path: Path) -> str:
@@ -44,4 +37,4 @@ def _make(path: Path) -> str:
         log.info("another controller made the key")
     finally:
         fresh.unlink()
-    return read_key(path)
+    return read_admin_key(path)
