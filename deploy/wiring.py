@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from registry.mlflow_store import MlflowStore
     from registry.promotion import Promoter
     from registry.store import ModelStore
-    from registry.traffic_control import SqlControl, TrafficControl
+    from registry.traffic_control import SqlControl
     from serving.device.streams import Lane
     from serving.features.host import HostTier
     from serving.features.tier import RowTier
@@ -294,6 +294,13 @@ def run_monitor(settings: PlatformSettings, stop: threading.Event) -> None:
     Monitor(reader, profile_of, reports.write, MonitorSettings(), settings.journal_folder / "monitor.windows").run(stop)
 
 
+def run_controller(settings: PlatformSettings, stop: threading.Event) -> None:
+    """Rollouts, step by step, and what is decided shown to gateways and MLflow."""
+    from deploy.controller import control
+
+    control(settings, stop)
+
+
 def model_store(settings: PlatformSettings) -> "MlflowStore":
     """The registry of versions. Slow to import: never in the gateway or a worker."""
     from registry.mlflow_store import MlflowStore
@@ -301,8 +308,8 @@ def model_store(settings: PlatformSettings) -> "MlflowStore":
     return MlflowStore(settings.mlflow_url)
 
 
-def traffic_control(settings: PlatformSettings) -> "TrafficControl":
-    """The tables of traffic plans and their history."""
+def traffic_control(settings: PlatformSettings) -> "SqlControl":
+    """The tables of traffic plans, rollouts and their histories, migrated if need be."""
     require_driver("SLUICE_CONTROL_URL", settings.control_database)
     return _control(settings.control_database)
 
@@ -332,6 +339,7 @@ def local_version(settings: PlatformSettings, model: str, version: int, digest: 
 BUILDERS: dict[str, Builder] = {
     "gateway": run_gateway,
     "worker": run_worker,
+    "controller": run_controller,
     "archiver": run_archiver,
     "monitor": run_monitor,
 }

@@ -1,6 +1,6 @@
 """The event archive: Parquet files by model and hour, every event in them exactly once to a reader.
 
-    <folder>/model=<name>/hour=<YYYYMMDDTHH>/kind=rankings|feedback/<batch>.parquet
+    <folder>/model=<name>/hour=<YYYYMMDDTHH>/kind=rankings|feedback|mirrors/<batch>.parquet
     <folder>/rejected/<batch>.jsonl     what could not be read, with the reason
 
 A batch is named after its first and last stream entry and a hash of them all: written again, it
@@ -27,9 +27,11 @@ import pyarrow.parquet as pq
 from pipelines.archive_batch import HOUR_MS, Batch, Partition, hour_of
 from pipelines.archive_tables import (
     FEEDBACK,
+    MIRRORS,
     RANKINGS,
     feedback_table,
     first_of_each,
+    mirrors_table,
     packed,
     rankings_table,
     unpacked,
@@ -40,15 +42,16 @@ from registry.stream import StreamEntry
 
 REPEATS_WITHIN_MS = 24 * HOUR_MS  # a client may send its feedback again, hours later, until it is accepted
 MERGED = "merged.parquet"
-TIMES = ("answered_ms", "received_ms")
-REPEATING = ["arm", "fingerprint", "version", "plan_revision", "event"]
+TIMES = ("answered_ms", "received_ms", "mirrored_ms")
+REPEATING = ["arm", "fingerprint", "version", "plan_revision", "event", "experiment", "team_version", "champion"]
 
-Kind = Literal["rankings", "feedback"]
-_KINDS: tuple[Kind, ...] = ("rankings", "feedback")
-_SCHEMA: dict[Kind, pa.Schema] = {"rankings": RANKINGS, "feedback": FEEDBACK}
+Kind = Literal["rankings", "feedback", "mirrors"]
+_KINDS: tuple[Kind, ...] = ("rankings", "feedback", "mirrors")
+_SCHEMA: dict[Kind, pa.Schema] = {"rankings": RANKINGS, "feedback": FEEDBACK, "mirrors": MIRRORS}
 _KEYS: dict[Kind, tuple[str, str]] = {
     "rankings": ("ranking_id", "answered_ms"),
     "feedback": ("event_id", "received_ms"),
+    "mirrors": ("event_id", "mirrored_ms"),
 }
 
 
@@ -60,6 +63,7 @@ class WriteReport:
     feedback: int = 0
     duplicates: int = 0
     rejected: int = 0
+    mirrors: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,14 +91,17 @@ class Archive:
         batch = Batch.of(entries)
         rankings = [self._keep(batch.name, "rankings", at, rankings_table(e)) for at, e in batch.rankings.items()]
         feedback = [self._keep(batch.name, "feedback", at, feedback_table(e)) for at, e in batch.feedback.items()]
+        mirrors = [self._keep(batch.name, "mirrors", at, mirrors_table(e)) for at, e in batch.mirrors.items()]
         if batch.rejected:
             replace_file(self.folder / "rejected" / f"{batch.name}.jsonl", "".join(batch.rejected).encode())
-        given = sum(map(len, batch.rankings.values())) + sum(map(len, batch.feedback.values()))
+        by_kind = (batch.rankings, batch.feedback, batch.mirrors)
+        given = sum(len(events) for kind in by_kind for events in kind.values())
         return WriteReport(
             rankings=sum(rankings),
             feedback=sum(feedback),
-            duplicates=given - sum(rankings) - sum(feedback),
+            duplicates=given - sum(rankings) - sum(feedback) - sum(mirrors),
             rejected=len(batch.rejected),
+            mirrors=sum(mirrors),
         )
 
     def rankings(
@@ -114,6 +121,12 @@ class Archive:
         An event sent again within a day counts when it came first. columns: of `FEEDBACK`.
         """
         return self._read("feedback", model, since_ms, until_ms, columns, repeats_ms=REPEATS_WITHIN_MS)
+
+    def mirrors(
+        self, model: str, since_ms: int, until_ms: int, columns: Sequence[str] = tuple(MIRRORS.names)
+    ) -> pa.Table:
+        """What was mirrored in since_ms <= t < until_ms, each event once, oldest first. columns: of `MIRRORS`."""
+        return self._read("mirrors", model, since_ms, until_ms, columns, repeats_ms=0)
 
     def uncompacted(self, ended_before_ms: int) -> list[tuple[str, str]]:
         """Model and hour of every hour that ended by then and has files to merge, oldest first."""

@@ -16,6 +16,7 @@ from registry.contracts.events import (
     Click,
     Event,
     Exposure,
+    MirrorEvent,
     RankingEvent,
     decode_event,
     decode_events,
@@ -40,6 +41,7 @@ class Batch:
     name: str
     rankings: dict[Partition, list[RankingEvent]]
     feedback: dict[Partition, list[Click | Exposure]]
+    mirrors: dict[Partition, list[MirrorEvent]]
     rejected: list[str]
 
     @staticmethod
@@ -48,13 +50,16 @@ class Batch:
         rejected: list[str] = []
         rankings: dict[Partition, list[RankingEvent]] = defaultdict(list)
         feedback: dict[Partition, list[Click | Exposure]] = defaultdict(list)
+        mirrors: dict[Partition, list[MirrorEvent]] = defaultdict(list)
         for event in _events(entries, lambda *what: rejected.append(_rejection(*what))):
             partition = (event.model, hour_of(gateway_ms(event)))
             if isinstance(event, RankingEvent):
                 rankings[partition].append(event)
+            elif isinstance(event, MirrorEvent):
+                mirrors[partition].append(event)
             else:
                 feedback[partition].append(event)
-        return Batch(_name(entries), rankings, feedback, rejected)
+        return Batch(_name(entries), rankings, feedback, mirrors, rejected)
 
 
 def hour_of(time_ms: int) -> str:

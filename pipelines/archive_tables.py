@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from registry.contracts.errors import InvalidName
-from registry.contracts.events import Click, Event, Exposure, RankingEvent
+from registry.contracts.events import Click, Event, Exposure, MirrorEvent, RankingEvent
 from registry.contracts.ids import model_name
 
 RANKINGS = pa.schema(
@@ -41,6 +41,29 @@ RANKINGS = pa.schema(
         ("degraded", pa.list_(pa.string())),
         ("latency_ms", pa.float64()),
         ("trace_id", pa.string()),
+        ("experiment", pa.string()),  # null in files from before there were experiments, as the next three
+        ("teams", pa.list_(pa.uint8())),  # one per item: 1 drafted by team_version; empty if not interleaved
+        ("team_version", pa.int64()),
+        ("explored", pa.bool_()),
+    ]
+)
+MIRRORS = pa.schema(
+    [
+        ("event_id", pa.string()),
+        ("ranking_id", pa.string()),
+        ("mirrored_ms", pa.int64()),
+        ("plan_revision", pa.int64()),
+        ("experiment", pa.string()),
+        ("champion", pa.int64()),
+        ("version", pa.int64()),
+        ("candidates", pa.int64()),
+        ("items", pa.list_(pa.string())),  # best first, as the answer showed them
+        ("scores", pa.list_(pa.float32())),
+        ("mirror_items", pa.list_(pa.string())),  # as the version would have; none if there is an error
+        ("mirror_scores", pa.list_(pa.float32())),
+        ("latency_ms", pa.float64()),
+        ("mirror_latency_ms", pa.float64()),
+        ("error", pa.string()),
     ]
 )
 FEEDBACK = pa.schema(
@@ -56,15 +79,17 @@ FEEDBACK = pa.schema(
     ]
 )
 
-_FLOATS = ("scores", "propensities", "features")
-_FIELDS = [field.name for field in msgspec.structs.fields(RankingEvent)]
+_NUMBERS = {"scores": "<f4", "propensities": "<f4", "features": "<f4", "mirror_scores": "<f4", "teams": "u1"}
+_FIELDS = {kind: [field.name for field in msgspec.structs.fields(kind)] for kind in (RankingEvent, MirrorEvent)}
 _YEAR_10000_MS = 253_402_300_800_000
 _LEAST, _MOST = -(2**63), 2**63 - 1
 
 
 def gateway_ms(event: Event) -> int:
     """When a gateway saw the event, ms since the epoch: a client's clock may be anything."""
-    return event.answered_ms if isinstance(event, RankingEvent) else event.received_ms
+    if isinstance(event, RankingEvent):
+        return event.answered_ms
+    return event.mirrored_ms if isinstance(event, MirrorEvent) else event.received_ms
 
 
 def flaw(event: Event) -> str | None:
@@ -75,6 +100,10 @@ def flaw(event: Event) -> str | None:
         return f"time {gateway_ms(event)} ms: expected a time between 1970 and 9999"
     if not all(_LEAST <= number <= _MOST for number in _numbers(event)):
         return "a number does not fit 64 bits"
+    if isinstance(event, MirrorEvent):
+        if len(event.scores) != 4 * len(event.items) or len(event.mirror_scores) != 4 * len(event.mirror_items):
+            return f"{len(event.items)} and {len(event.mirror_items)} items: expected as many float32 scores"
+        return None
     if not isinstance(event, RankingEvent):
         return None
     shown_bytes = 4 * len(event.items)
@@ -82,20 +111,19 @@ def flaw(event: Event) -> str | None:
         return f"{len(event.items)} items: expected as many float32 scores and propensities"
     if event.features and (not shown_bytes or len(event.features) % shown_bytes):
         return f"{len(event.features)} bytes of features: expected whole float32 rows of {len(event.items)} items"
+    if len(event.teams) not in (0, len(event.items)):
+        return f"{len(event.teams)} teams: expected one per item, {len(event.items)}, or none"
     return None
 
 
 def rankings_table(events: Sequence[RankingEvent]) -> pa.Table:
     """One row a ranking, in the given order, by the schema `RANKINGS`."""
-    columns = zip(*map(msgspec.structs.astuple, events), strict=True) if events else [()] * len(_FIELDS)
-    by_name = dict(zip(_FIELDS, columns, strict=True))
-    return pa.table(
-        [
-            _floats(by_name[field.name]) if field.name in _FLOATS else pa.array(by_name[field.name], field.type)
-            for field in RANKINGS
-        ],
-        schema=RANKINGS,
-    )
+    return _fields_table(RankingEvent, events, RANKINGS)
+
+
+def mirrors_table(events: Sequence[MirrorEvent]) -> pa.Table:
+    """One row a mirrored query, in the given order, by the schema `MIRRORS`."""
+    return _fields_table(MirrorEvent, events, MIRRORS)
 
 
 def feedback_table(events: Sequence[Click | Exposure]) -> pa.Table:
@@ -170,12 +198,34 @@ def _happened_ms(event: Click | Exposure) -> int:
 
 def _numbers(event: Event) -> Iterable[int]:
     if isinstance(event, RankingEvent):
-        return (event.version, event.plan_revision, event.candidates)
+        return (event.version, event.plan_revision, event.candidates, event.team_version)
+    if isinstance(event, MirrorEvent):
+        return (event.plan_revision, event.champion, event.version, event.candidates)
     return (_happened_ms(event), event.position or 0)
 
 
-def _floats(packed: Sequence[bytes]) -> pa.ListArray:
-    """Little-endian float32 bytes as lists, without a Python object a number."""
-    sizes = np.fromiter((len(one) // 4 for one in packed), np.int32, len(packed))
+def _fields_table(
+    kind: type[RankingEvent] | type[MirrorEvent],
+    events: Sequence[RankingEvent] | Sequence[MirrorEvent],
+    schema: pa.Schema,
+) -> pa.Table:
+    """A column for each of the schema's names, from the field of that name."""
+    columns = zip(*map(msgspec.structs.astuple, events), strict=True) if events else [()] * len(_FIELDS[kind])
+    by_name = dict(zip(_FIELDS[kind], columns, strict=True))
+    return pa.table(
+        [
+            _lists(by_name[field.name], _NUMBERS[field.name])
+            if field.name in _NUMBERS
+            else pa.array(by_name[field.name], field.type)
+            for field in schema
+        ],
+        schema=schema,
+    )
+
+
+def _lists(packed: Sequence[bytes], dtype: str) -> pa.ListArray:
+    """Numbers in little-endian bytes as lists, without a Python object a number."""
+    width = np.dtype(dtype).itemsize
+    sizes = np.fromiter((len(one) // width for one in packed), np.int32, len(packed))
     offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int32)
-    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(np.frombuffer(b"".join(packed), "<f4")))
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(np.frombuffer(b"".join(packed), dtype)))

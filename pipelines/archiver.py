@@ -127,6 +127,7 @@ class Archiver:
 def _count(report: WriteReport) -> None:
     metrics.ARCHIVED.labels("ranking").inc(report.rankings)
     metrics.ARCHIVED.labels("feedback").inc(report.feedback)
+    metrics.ARCHIVED.labels("mirror").inc(report.mirrors)
     metrics.ARCHIVE_DUPLICATES.inc(report.duplicates)
     metrics.ARCHIVE_REJECTED.inc(report.rejected)
     if report.rejected:

@@ -76,6 +76,17 @@ def decide(rollout: Rollout, evidence: Sequence[Evidence], sample: Sample, now_m
     return Advance(f"step {step.name!r} passed", tuple(stands_on), report)
 
 
+def outlook(outcome: Outcome) -> dict[str, object]:
+    """The outcome as plain JSON, for those who watch a rollout: `next`, `why`, `guardrails`, `evidence` (ids)."""
+    words = {Hold: "hold", Advance: "advance", RollBack: "roll_back"}
+    return {
+        "next": words[type(outcome)],
+        "why": outcome.why,
+        "guardrails": None if outcome.guardrails is None else _plain(outcome.guardrails),
+        "evidence": [] if isinstance(outcome, Hold) else [one.id for one in outcome.evidence],
+    }
+
+
 def guardrail_evidence(rollout: Rollout, report: GuardrailReport, now_ms: int) -> Evidence:
     """What the guardrails say, as evidence to keep with the decision made on it."""
     return Evidence(

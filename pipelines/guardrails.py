@@ -25,7 +25,7 @@ CHECKS = 3
 
 @dataclass(frozen=True, slots=True)
 class ArmSample:
-    """One arm's queries. failed: also those that another had to answer. latency: of the answers, by bucket."""
+    """One arm's queries. latency: of the answers, by bucket."""
 
     answered: int = 0
     failed: int = 0
@@ -93,10 +93,7 @@ def sample_of(rollout: Rollout, snapshots: Mapping[str, CounterSnapshot]) -> Sam
     mine = [arm for arm in counted if arm.experiment == rollout.experiment]
     return Sample(
         champion=_arm(arm for arm in counted if arm.arm == "champion"),
-        challenger=_arm(
-            (arm for arm in mine if arm.arm in ("challenger", "interleaved")),
-            away=(arm for arm in mine if arm.arm == "outside"),
-        ),
+        challenger=_arm(arm for arm in mine if arm.arm in ("challenger", "interleaved")),
         newest_ms=max((snapshot.at_ms for snapshot in snapshots.values()), default=None),
     )
 
@@ -168,10 +165,9 @@ def _p99(limits: GuardrailLimits, alpha: float, champion: ArmSample, challenger:
     return Check("p99", "passed" if found <= limit else "inconclusive", base, found, limit, words)
 
 
-def _arm(counted: Iterable[ArmCounters], away: Iterable[ArmCounters] = ()) -> ArmSample:
+def _arm(counted: Iterable[ArmCounters]) -> ArmSample:
     found = total("", 0, "", "champion", counted)
-    lost = sum(arm.answered + arm.failed for arm in away)
-    return ArmSample(found.answered, found.failed + lost, found.degraded, found.latency)
+    return ArmSample(found.answered, found.failed, found.degraded, found.latency)
 
 
 def _failed(arm: ArmSample) -> tuple[int, int]:

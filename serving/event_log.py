@@ -8,7 +8,7 @@ readers drop the repeat by its event id.
 import logging
 import threading
 
-from registry.contracts.events import Click, Event, Exposure, RankingEvent, encode_event, join_events
+from registry.contracts.events import Click, Event, Exposure, MirrorEvent, RankingEvent, encode_event, join_events
 from registry.errors import RegistryError
 from registry.stream import StreamWriter
 from serving import metrics
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 EVENTS_AN_ENTRY = 64
 ENTRY_BYTES = 512 << 10
 RETRY_S = 0.25
-_KINDS = {RankingEvent: "ranking", Exposure: "exposure", Click: "click"}
+_KINDS = {RankingEvent: "ranking", MirrorEvent: "mirror", Exposure: "exposure", Click: "click"}
 
 
 class EventLog(threading.Thread):
@@ -50,6 +50,13 @@ class EventLog(threading.Thread):
             self._append(event)
         except JournalFull:
             metrics.EVENTS_DROPPED.labels("ranking").inc()
+
+    def mirrored(self, event: MirrorEvent) -> None:
+        """Logs a mirrored query, as `ranked` logs an answer."""
+        try:
+            self._append(event)
+        except JournalFull:
+            metrics.EVENTS_DROPPED.labels("mirror").inc()
 
     def feedback(self, events: list[Click | Exposure]) -> None:
         """Logs feedback that is about to be acknowledged.

@@ -8,7 +8,7 @@ import numpy as np
 
 from registry.artefacts import strip_sample_inputs
 from registry.contracts.counters import ArmCounters
-from registry.contracts.events import SCHEMA, Click, Exposure, RankingEvent
+from registry.contracts.events import SCHEMA, Click, Exposure, MirrorEvent, RankingEvent
 from registry.contracts.features import Column, FeatureView
 from registry.contracts.manifest import JUDGED_NDCG, Lineage, ModelManifest, ModelPackage, TensorSpec
 from registry.contracts.profile import ReferenceProfile, describe
@@ -248,3 +248,24 @@ def an_exposure(event_id: str = "x1", ranking_id: str = "r1", item: str = "a", *
         "received_ms": NOW_MS + 2000,
     }
     return Exposure(SCHEMA, event_id, ranking_id, item=item, **(fields | changes))
+
+
+def a_mirror(event_id: str = "m1", ranking_id: str = "r1", **changes: Any) -> MirrorEvent:
+    """The champion's two items and the same two the other way round by version 2."""
+    fields: dict[str, Any] = {
+        "schema": SCHEMA,
+        "model": "codesearch",
+        "mirrored_ms": NOW_MS + 20,
+        "plan_revision": 1,
+        "experiment": "test",
+        "champion": 1,
+        "version": 2,
+        "candidates": 2,
+        "items": ("a", "b"),
+        "scores": np.array([2.0, 1.0], dtype="<f4").tobytes(),
+        "mirror_items": ("b", "a"),
+        "mirror_scores": np.array([0.5, 0.25], dtype="<f4").tobytes(),
+        "latency_ms": 4.0,
+        "mirror_latency_ms": 5.0,
+    }
+    return MirrorEvent(event_id=event_id, ranking_id=ranking_id, **(fields | changes))

@@ -1,4 +1,4 @@
-"""What happened: a ranking was answered, an item was seen, an item was clicked.
+"""What happened: a ranking was answered, also by a version that mirrors it; an item was seen, clicked.
 
 Events are msgpack arrays with a tag first and the schema version second; fields are only ever
 added at the end, with a default, so that older readers and writers go on understanding each
@@ -22,11 +22,14 @@ class RankingEvent(msgspec.Struct, frozen=True, array_like=True, tag="ranking"):
 
     answered_ms: ms since the epoch. candidates: how many were ranked, of which `items` were shown.
     scores, propensities: float32 little-endian, one per shown item; a propensity is the
-    probability with which this item came to stand at this position (1 without exploration).
+    probability with which this item came to stand at this position (1 if nothing was left to chance).
+    In an interleaved list the score and features of an item are those of the version that drafted it;
+    `version` is the champion's, and so is everything said over all candidates.
     features: float32, (shown, columns), what the model saw of them; fingerprint: of which view.
     score_mean, score_std, margin, entropy: over all candidates, see `profile.confidences`.
     degraded: what the answer had to do without, empty if nothing.
-    experiment: whose arm this was, empty in the champion's. teams: of an interleaved list, one byte per
+    experiment: whose arm this was, empty in the champion's; outside, the one that had the unit and could
+    not serve it (`degraded` says so), else empty. teams: of an interleaved list, one byte per
     shown item: 0 drafted by the champion, 1 by `team_version`, the experiment's. explored: the coin
     fell for a swap.
     """
@@ -109,7 +112,47 @@ class Click(msgspec.Struct, frozen=True, array_like=True, tag="click"):
     simulated: bool = False
 
 
-Event = RankingEvent | Exposure | Click
+class MirrorEvent(msgspec.Struct, frozen=True, array_like=True, tag="mirror"):
+    """A query that the champion had answered was also ranked by an experiment's version, unseen by users.
+
+    ranking_id: the answer's; event_id: of this mirroring, as one answer can be mirrored to several
+    experiments. mirrored_ms: ms since the epoch, when the mirror's list (or its failure) was there.
+    champion, version: who made which list. candidates: how many each ranked.
+    items, scores: what the answer showed, as in its RankingEvent; mirror_items, mirror_scores: as many
+    as the version would have shown. scores: float32 little-endian, one per item of their list, best first.
+    latency_ms, mirror_latency_ms: from permit to answer, and from when it was mirrored to its list.
+    error: empty, or why there is no mirrored list (then both of its fields are empty): the error's
+    status and what it says.
+    """
+
+    schema: int
+    event_id: str
+    ranking_id: str
+    model: str
+    mirrored_ms: int
+    plan_revision: int
+    experiment: str
+    champion: int
+    version: int
+    candidates: int
+    items: tuple[str, ...]
+    scores: bytes
+    mirror_items: tuple[str, ...] = ()
+    mirror_scores: bytes = b""
+    latency_ms: float = 0.0
+    mirror_latency_ms: float = 0.0
+    error: str = ""
+
+    def score_array(self) -> NDArray[np.float32]:
+        """Of `items`, shape (shown,), best first."""
+        return np.frombuffer(self.scores, dtype="<f4")
+
+    def mirror_score_array(self) -> NDArray[np.float32]:
+        """Of `mirror_items`, shape (mirrored,), best first."""
+        return np.frombuffer(self.mirror_scores, dtype="<f4")
+
+
+Event = RankingEvent | Exposure | Click | MirrorEvent
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(list[Event])

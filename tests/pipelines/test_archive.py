@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 
 from pipelines.archive import Archive, WriteReport
 from pipelines.archive_batch import HOUR_MS
-from pipelines.archive_tables import RANKINGS, rankings_table
+from pipelines.archive_tables import MIRRORS, RANKINGS, rankings_table
 from pipelines.errors import DataRefused
 from registry.contracts.events import Event, encode_event, join_events
 from registry.stream import StreamEntry
-from tests.builders import NOW_MS, a_click, a_ranking, an_exposure
+from tests.builders import NOW_MS, a_click, a_mirror, a_ranking, an_exposure
 
 HOUR = "20260101T00"
 UNTIL_MS = NOW_MS + HOUR_MS
@@ -46,7 +46,17 @@ def archive(tmp_path: Path) -> Archive:
 def test_a_ranking_is_read_as_it_was_answered(archive: Archive) -> None:
     scores, features = np.array([2.5, -1.0], "<f4"), np.arange(6, dtype="<f4")
     event = a_ranking(
-        "r1", ("a", "b"), scores=scores.tobytes(), features=features.tobytes(), degraded=("stale",), latency_ms=3.5
+        "r1",
+        ("a", "b"),
+        scores=scores.tobytes(),
+        features=features.tobytes(),
+        degraded=("stale",),
+        latency_ms=3.5,
+        arm="interleaved",
+        experiment="test",
+        teams=b"\x01\x00",
+        team_version=2,
+        explored=True,
     )
 
     archive.write([an_entry(1, event)])
@@ -56,9 +66,50 @@ def test_a_ranking_is_read_as_it_was_answered(archive: Archive) -> None:
     assert row["scores"] == scores.tolist()
     assert row["features"] == features.tolist()
     assert row["propensities"] == [1.0, 1.0]
-    plain = [name for name in RANKINGS.names if name not in ("items", "scores", "features", "propensities", "degraded")]
+    lists = ("items", "scores", "features", "propensities", "degraded", "teams")
+    plain = [name for name in RANKINGS.names if name not in lists]
     assert {name: row[name] for name in plain} == {name: getattr(event, name) for name in plain}
     assert row["degraded"] == ["stale"]
+    assert row["teams"] == [1, 0]
+
+
+def test_a_mirrored_query_is_read_as_it_was_and_kept_apart(archive: Archive) -> None:
+    given_ = [a_mirror("m1"), a_mirror("m2", mirror_items=(), mirror_scores=b"", error="504: too late")]
+
+    written = archive.write([an_entry(1, a_ranking("r1"), *given_), an_entry(2, given_[0])])
+
+    assert written == WriteReport(rankings=1, mirrors=2, duplicates=1)
+    rows = archive.mirrors("codesearch", NOW_MS, UNTIL_MS).to_pylist()
+    plain = [name for name in MIRRORS.names if not pa.types.is_list(MIRRORS.field(name).type)]
+    assert [{name: row[name] for name in plain} for row in rows] == [
+        {name: getattr(event, name) for name in plain} for event in given_
+    ]
+    assert [(row["items"], row["mirror_items"]) for row in rows] == [(["a", "b"], ["b", "a"]), (["a", "b"], [])]
+    assert rows[0]["mirror_scores"] == [0.5, 0.25]
+    assert archive.compact("codesearch", HOUR).rows == 3
+    assert archive.mirrors("codesearch", NOW_MS, UNTIL_MS).to_pylist() == rows
+    assert ranking_ids(archive) == ["r1"]
+
+
+def test_what_does_not_fit_a_list_is_set_aside(archive: Archive) -> None:
+    short = [a_mirror(mirror_scores=b""), a_ranking(teams=b"\x01")]
+
+    assert archive.write([an_entry(1, *short)]) == WriteReport(rejected=2)
+
+
+def test_a_file_from_before_there_were_experiments_is_still_read(archive: Archive) -> None:
+    archive.write([an_entry(1, a_ranking("r1"))])
+    (written,) = small_files(archive)
+    added = ["experiment", "teams", "team_version", "explored"]
+    pq.write_table(pq.read_table(written, partitioning=None).drop_columns(added), written)
+    archive.write([an_entry(2, a_ranking("r2", answered_ms=NOW_MS + 1, experiment="test"))])
+
+    for _ in range(2):  # also once they are in one file
+        rows = archive.rankings("codesearch", NOW_MS, UNTIL_MS, ["ranking_id", *added]).to_pylist()
+        assert [row["ranking_id"] for row in rows] == ["r1", "r2"]
+        assert [rows[0][name] for name in added] == [None] * 4
+        assert rows[1]["experiment"] == "test"
+        archive.compact("codesearch", HOUR)
 
 
 def test_feedback_is_read_as_it_was_received(archive: Archive) -> None:

@@ -154,16 +154,10 @@ def test_earlier_plans_other_experiments_and_other_models_do_not_count() -> None
     assert (sample.champion.queries, sample.challenger.queries) == (0, 0)
 
 
-def test_queries_that_the_champion_had_to_answer_for_the_challenger_are_its_failures() -> None:
-    arms = (
-        counted("champion", 10),
-        counted("challenger", 2),
-        counted("outside", 7),
-        counted("outside", 5, experiment=""),
-    )
-    sample = sample_of(a_rollout(), {"a": CounterSnapshot("a", NOW_MS, arms)})
+def test_a_challenger_that_is_away_shows_as_degraded() -> None:
+    champion, challenger = an_arm_sample(9000), an_arm_sample(200, degraded=200)
 
-    assert (sample.challenger.answered, sample.challenger.failed, sample.champion.queries) == (2, 7, 10)
+    assert judged(champion, challenger)[0] == "failed"
 
 
 def test_refused_queries_are_nobody_s_failures() -> None:

@@ -16,6 +16,7 @@ from registry.contracts.events import (
     Click,
     Event,
     Exposure,
+    MirrorEvent,
     RankingEvent,
     decode_event,
     decode_events,
@@ -23,7 +24,7 @@ from registry.contracts.events import (
     join_events,
     split_events,
 )
-from tests.builders import a_click, a_ranking, an_exposure
+from tests.builders import a_click, a_mirror, a_ranking, an_exposure
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 numbers = st.integers(0, 2**53)
@@ -46,6 +47,24 @@ def rankings(draw: st.DrawFn) -> RankingEvent:
         degraded=tuple(draw(st.lists(texts, max_size=2))),
         latency_ms=draw(reals),
         trace_id=draw(texts),
+        experiment=draw(texts),
+        teams=draw(st.binary(max_size=4)),
+        team_version=draw(numbers),
+        explored=draw(st.booleans()),
+    )
+
+
+@st.composite
+def mirrors(draw: st.DrawFn) -> MirrorEvent:
+    items, mirrored = (tuple(draw(st.lists(texts, max_size=4))) for _ in range(2))
+    return MirrorEvent(
+        SCHEMA,
+        *(draw(texts), draw(texts), draw(texts), draw(numbers), draw(numbers), draw(texts)),
+        *(draw(numbers), draw(numbers), draw(numbers), items),
+        draw(st.binary(min_size=4 * len(items), max_size=4 * len(items))),
+        mirrored,
+        draw(st.binary(min_size=4 * len(mirrored), max_size=4 * len(mirrored))),
+        *(draw(reals), draw(reals), draw(texts)),
     )
 
 
@@ -54,7 +73,7 @@ def feedback(kind: type[Click] | type[Exposure]) -> st.SearchStrategy[Click | Ex
     return st.builds(kind, st.just(SCHEMA), texts, texts, texts, texts, places, numbers, numbers, st.booleans())
 
 
-events: st.SearchStrategy[Event] = rankings() | feedback(Click) | feedback(Exposure)
+events: st.SearchStrategy[Event] = rankings() | mirrors() | feedback(Click) | feedback(Exposure)
 
 
 @given(events)
@@ -115,17 +134,25 @@ def as_list(event: Event) -> list[Any]:
     return plain
 
 
-@pytest.mark.parametrize("event", [a_ranking(), a_click(), an_exposure()])
+@pytest.mark.parametrize("event", [a_ranking(), a_mirror(), a_click(), an_exposure()])
 def test_fields_that_a_newer_writer_adds_are_passed_over(event: Event) -> None:
     assert decode_event(msgspec.msgpack.encode([*as_list(event), "new", 7])) == event
 
 
-@pytest.mark.parametrize(("event", "added"), [(a_ranking(), 3), (a_click(), 1), (an_exposure(), 1)])
+@pytest.mark.parametrize(
+    ("event", "added"),
+    [
+        (a_ranking(), 7),
+        (a_mirror(mirror_items=(), mirror_scores=b"", latency_ms=0.0, mirror_latency_ms=0.0), 5),
+        (a_click(), 1),
+        (an_exposure(), 1),
+    ],
+)
 def test_fields_that_an_older_writer_did_not_know_have_their_defaults(event: Event, added: int) -> None:
     assert decode_event(msgspec.msgpack.encode(as_list(event)[:-added])) == event
 
 
-@pytest.mark.parametrize("event", [a_ranking(), a_click(), an_exposure()])
+@pytest.mark.parametrize("event", [a_ranking(), a_mirror(), a_click(), an_exposure()])
 def test_a_newer_schema_is_refused_by_name(event: Event) -> None:
     tag, _, *rest = as_list(event)
     newer = msgspec.msgpack.encode([tag, SCHEMA + 1, *rest])
@@ -153,3 +180,6 @@ def test_arrays_are_shaped_by_the_items() -> None:
     assert event.feature_matrix().tolist() == [[0.0, 1.0, 2.0], [3.0, 4.0, 5.0]]
     assert a_ranking(features=b"").feature_matrix().shape == (2, 0)
     assert a_ranking(items=(), features=b"").feature_matrix().shape == (0, 0)
+    assert a_mirror().score_array().tolist() == [2.0, 1.0]
+    assert a_mirror().mirror_score_array().tolist() == [0.5, 0.25]
+    assert a_mirror(mirror_items=(), mirror_scores=b"").mirror_score_array().shape == (0,)
