@@ -47,7 +47,9 @@ class ControlClient:
         who = on_behalf_of or environment.get("USER", "")
         if told.url:
             if not told.key:
-                raise SluiceError("SLUICE_URL is set, SLUICE_KEY is not", "SLUICE_KEY=… from `sluice keys create` there")
+                raise SluiceError(
+                    "SLUICE_URL is set, SLUICE_KEY is not", "SLUICE_KEY=… from `sluice keys create` there"
+                )
             return ControlClient(told.url, told.key, who)
         settings, _ = running(PlatformSettings.from_environment(environment))
         return ControlClient.local(settings, who, told.key)
@@ -95,7 +97,9 @@ class ControlClient:
             except (OSError, http.client.HTTPException) as error:
                 self._connection.close()
                 if time.monotonic() >= until_s:
-                    raise NotRunning(f"no gateway answers at {self.url} ({error})", "sluice up, or SLUICE_URL") from error
+                    raise NotRunning(
+                        f"no gateway answers at {self.url} ({error})", "sluice up, or SLUICE_URL"
+                    ) from error
             else:
                 if status < 400:
                     return msgspec.json.decode(answer)

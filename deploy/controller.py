@@ -1,4 +1,4 @@
-"""The controller process: the rollout engine each second, MLflow's aliases behind it.
+"""The controller process: the rollout engine each second, MLflow's aliases behind it, the control API.
 
 It needs the control database and Redis, and waits for them when they are away; MLflow it only needs for
 aliases and for versions that are new. Several controllers may run: each change is a compare-and-set.
@@ -12,19 +12,26 @@ from dataclasses import dataclass, field
 
 from deploy import wiring
 from deploy.alias_keeper import AliasKeeper
+from deploy.control.app import build_control_app
+from deploy.control.desk import Desk
+from deploy.control.local_key import local_key
+from deploy.control.server import ControlServer
 from deploy.settings import PlatformSettings
 from pipelines.canary import outlook
 from pipelines.rollout_engine import RolloutEngine
 from pipelines.settings import RolloutSettings
+from registry.api_keys import SqlKeyRing
 from registry.board import PlanBoard, RedisBoard
 from registry.contracts.errors import ContractError
 from registry.contracts.rollouts import Rollout
 from registry.counters import RedisCounterBoard
 from registry.errors import RegistryError, StoreUnavailable
 from registry.promotion import Promoter
+from registry.receipts import KEPT_MS
 from registry.rollouts import RolloutControl
 from registry.store import ModelStore
 from registry.traffic_control import SqlControl
+from serving.addresses import parse_address
 
 log = logging.getLogger(__name__)
 
@@ -87,9 +94,12 @@ def control(settings: PlatformSettings, stop: threading.Event) -> None:
     controller = make_controller(settings, database)
     if controller.aliases is not None:
         controller.aliases.start()
+    api = control_api(settings, controller)
+    api.start()
     try:
         controller.run(stop)
     finally:
+        api.stop()
         if controller.aliases is not None:
             controller.aliases.stop()
         database.close()
@@ -109,6 +119,15 @@ def make_controller(settings: PlatformSettings, database: SqlControl) -> Control
     tables: RolloutControl = database
     engine = RolloutEngine(tables, board, RedisCounterBoard(redis), decided)
     return Controller(database, board, engine, aliases, mine)
+
+
+def control_api(settings: PlatformSettings, controller: Controller) -> ControlServer:
+    """The API over the controller's parts, and the key of commands on this machine. Raises StoreUnavailable."""
+    ring = SqlKeyRing(controller.control.engine)
+    local_key(settings.admin_key_file, ring, now_ms())
+    controller.control.forget_receipts(now_ms() - KEPT_MS)
+    desk = Desk(controller.control, ring, controller.store, controller.publish, controller.outlook, now_ms)
+    return ControlServer(build_control_app(desk), parse_address(settings.controller_address))
 
 
 def now_ms() -> int:

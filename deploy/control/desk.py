@@ -102,14 +102,15 @@ class Desk:
     """The parts that requests are answered from; safe for several threads.
 
     store: versions; raises StoreUnavailable while it is not there. publish: makes traffic follow a model's
-    plan; raises StoreUnavailable if the board is away. outlook: what the engine thinks of a rollout.
+    plan; raises StoreUnavailable if the board is away. outlook: what the engine thinks of an active rollout, see
+    `canary.outlook`; may raise StoreUnavailable.
     """
 
     control: RolloutControl
     ring: KeyRing
     store: Callable[[], ModelStore]
     publish: Callable[[str], None]
-    outlook: Callable[[Rollout], Mapping[str, Any]] = lambda _: {}
+    outlook: Callable[[Rollout], Mapping[str, object]]
     wall_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000
     random_bytes: Callable[[int], bytes] = secrets.token_bytes
 
@@ -234,7 +235,7 @@ class Desk:
             rollout,
             lines,
             _evidence_answers(about.plan_revision, (one for one in measured if one.is_of(rollout))),
-            dict(self.outlook(rollout)) if rollout.active else {},
+            self._outlook(rollout) if rollout.active else {},
         )
         return ask.reply(answer)
 
@@ -356,6 +357,12 @@ class Desk:
         if plan is not None and (digest := plan.versions().get(version)):
             return digest
         return self.store().get(model, version).digest
+
+    def _outlook(self, rollout: Rollout) -> dict[str, Any]:
+        try:
+            return dict(self.outlook(rollout))
+        except StoreUnavailable as error:
+            return {"next": "hold", "why": f"no counters: {error}", "guardrails": None, "evidence": []}
 
     def _rollout(self, ask: Ask) -> Rollout:
         rollout = self.control.rollout(ask.id)

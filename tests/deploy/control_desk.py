@@ -13,8 +13,12 @@ from deploy.control.app import build_control_app
 from deploy.control.desk import Desk
 from deploy.control.local_key import local_key
 from deploy.control.server import ControlServer
+from pipelines.canary import outlook
+from pipelines.rollout_engine import RolloutEngine
 from registry.api_keys import SqlKeyRing
 from registry.board import MemoryBoard
+from registry.contracts.rollouts import Rollout
+from registry.counters import MemoryCounterBoard
 from registry.errors import StoreUnavailable
 from registry.promotion import Promoter
 from registry.roles import Role
@@ -85,9 +89,16 @@ def a_control_bench(folder: Path) -> Iterator[ControlBench]:
             raise StoreUnavailable("Redis does not answer")
         promoter.publish([model])
 
+    engine = RolloutEngine(control, board, MemoryCounterBoard(), lambda _: None)
+
+    def engine_outlook(rollout: Rollout) -> dict[str, object]:
+        return outlook(engine.look(rollout, NOW_MS))
+
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    server = ControlServer(build_control_app(Desk(control, ring, there, publish)), TcpAddress("127.0.0.1", port))
+    server = ControlServer(
+        build_control_app(Desk(control, ring, there, publish, engine_outlook)), TcpAddress("127.0.0.1", port)
+    )
     server.start()
     bench.url = f"http://127.0.0.1:{port}"
     try:
