@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from registry.contracts.features import FeatureView
     from registry.contracts.manifest import ModelPackage
     from registry.mlflow_store import MlflowStore
-    from registry.promotion import Promoter
-    from registry.store import ModelStore
     from registry.traffic_control import SqlControl
     from serving.device.streams import Lane
     from serving.features.host import HostTier
@@ -319,14 +317,6 @@ def _control(url: str) -> "SqlControl":
     from registry.traffic_control import SqlControl
 
     return SqlControl(url)
-
-
-def promoter(settings: PlatformSettings, store: "ModelStore") -> "Promoter":
-    """Store, tables and board, moved together."""
-    from registry.board import RedisBoard
-    from registry.promotion import Promoter
-
-    return Promoter(store, traffic_control(settings), RedisBoard(redis_client(settings)))
 
 
 def local_version(settings: PlatformSettings, model: str, version: int, digest: str) -> "ModelPackage":

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import msgspec
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from deploy.control_client import ControlClient
 
@@ -43,7 +43,7 @@ def list_keys(as_json: AsJson = False) -> None:
     if as_json:
         typer.echo(msgspec.json.encode(found).decode())
         return
-    table = Table("id", "name", "begins", "role", "models", "created", "revoked")
+    table = Table(Column("id", no_wrap=True, overflow="fold"), "name", "begins", "role", "models", "created", "revoked")
     for key in found:
         models = ", ".join(key["models"]) or "all"
         table.add_row(
@@ -65,4 +65,4 @@ def revoke(
 
 
 def _time(at_ms: int | None) -> str:
-    return "" if at_ms is None else datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(sep=" ", timespec="seconds")
+    return "" if at_ms is None else datetime.fromtimestamp(at_ms / 1000, UTC).date().isoformat()

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from deploy import wiring
+from deploy.control_client import ControlClient, model_path
 from deploy.errors import SluiceError
 from deploy.lifecycle import running
 from deploy.settings import PlatformSettings
@@ -165,7 +166,8 @@ def _register(settings: PlatformSettings, model: str, package: "ModelPackage", p
     try:
         version = store.register(model, package)
         if promote:
-            wiring.promoter(settings, store).promote(model, version, who=_who(), why=why, evidence={}, now_ms=_now_ms())
+            with ControlClient.local(settings, os.environ.get("USER", "")) as control:
+                control.post(model_path(model, "promote"), {"version": version, "why": why})
     except (RegistryError, ContractError) as error:
         raise SluiceError(str(error), "sluice models list") from error
     typer.echo(f"registered {model}@{version}{' as champion' if promote else ''}")
@@ -173,10 +175,6 @@ def _register(settings: PlatformSettings, model: str, package: "ModelPackage", p
 
 def _settings() -> PlatformSettings:
     return running(PlatformSettings.from_environment(os.environ))[0]
-
-
-def _who() -> str:
-    return os.environ.get("USER", "unknown")
 
 
 def _now_ms() -> int:

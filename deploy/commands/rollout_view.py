@@ -48,7 +48,7 @@ def _steps(report: Any, now_ms: int) -> Table:
         traffic = report["weight"] if here and not done else step["weight"]
         table.add_row(
             *(mark, step["name"], step["kind"], _share(traffic), _share(step["mirror_share"])),
-            f"{spent} of {duration(step['min_s'])}" if spent else "",
+            f"{spent} of {duration(step['min_s'])}" if spent and step["min_s"] else spent,
             ", ".join(need["kind"] for need in step["needs"]) or "",
             style="bold" if here and not done else "dim",
         )

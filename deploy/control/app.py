@@ -25,7 +25,8 @@ from serving.gateway.control_routes import CONTROL_ROUTES, ControlRoute
 log = logging.getLogger(__name__)
 
 MAX_BODY_BYTES = 1 << 20
-_KEPT = (404, 409, 412, 422)  # refusals that a repeated request gets again
+# refusals that a repeated request gets again; 412 comes again by itself, and on the new revision may pass
+_KEPT = (404, 409, 422)
 
 
 def build_control_app(desk: Desk) -> fastapi.FastAPI:
@@ -108,7 +109,7 @@ def _ask(
         body := _body(route, headers, raw),
         IfMatch.parse(headers.get("if-match", "")) if route.conditional else IfMatch(),
         idempotency_key(headers.get("idempotency-key", "")) if route.method != "GET" else "",
-        digest_of(route.name, "/".join(path.values()), headers.get("if-match", ""), body),
+        digest_of(route.name, "/".join(path.values()), body),
     )
 
 

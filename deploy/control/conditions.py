@@ -46,7 +46,7 @@ class IfMatch:
         if (self.any_plan and not actual) or (self.revisions is not None and actual not in self.revisions):
             raise OtherRevision(
                 f"the traffic plan of {model!r} is at revision {actual}, which If-Match does not name: look at it "
-                "again, then repeat the change with another Idempotency-Key"
+                "again, then repeat the change"
             )
 
 
@@ -57,7 +57,10 @@ def idempotency_key(header: str) -> str:
     return header
 
 
-def digest_of(method: str, path: str, if_match: str, body: msgspec.Struct | None) -> str:
-    """SHA-256 of what is asked, 64 hex digits; the same for the same JSON however it is written."""
-    told = [method, path, if_match.strip(), msgspec.to_builtins(body)]
+def digest_of(route: str, of: str, body: msgspec.Struct | None) -> str:
+    """SHA-256 of what is asked, 64 hex digits; the same for the same JSON however it is written.
+
+    `If-Match` is no part of it: a job that is run again has seen a newer plan, and wants the same.
+    """
+    told = [route, of, msgspec.to_builtins(body)]
     return hashlib.sha256(msgspec.json.encode(told, order="deterministic")).hexdigest()

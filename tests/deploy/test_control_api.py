@@ -262,11 +262,23 @@ def test_a_key_for_another_request_is_refused(bench: ControlBench) -> None:
 
     for other in (
         bench.promote(2, idempotency_key="k1"),
-        bench.promote(1, idempotency_key="k1", if_match='"1"'),
+        bench.promote(1, why="something else", idempotency_key="k1"),
         bench.post("/rollback", WHY, idempotency_key="k1"),
     ):
         assert "another request" in told(other, 422)
     assert revision(bench) == 1
+
+
+def test_a_job_that_runs_again_on_a_newer_plan_gets_the_answer_it_had(bench: ControlBench) -> None:
+    bench.promote(1)
+    bench.promote(2)
+    assert bench.promote(3, idempotency_key="job", if_match='"1"').status_code == 412
+
+    first = bench.promote(3, idempotency_key="job", if_match='"2"')
+    again = bench.promote(3, idempotency_key="job", if_match='"3"')
+
+    assert (first.status_code, again.status_code, again.json()) == (200, 200, first.json())
+    assert revision(bench) == 3
 
 
 def test_two_callers_may_use_the_same_key(bench: ControlBench) -> None:
