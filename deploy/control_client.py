@@ -112,7 +112,8 @@ class ControlClient:
         if raw is not None:
             sent["content-type"] = "application/json"
         if self._on_behalf_of:
-            sent["x-on-behalf-of"] = self._on_behalf_of
+            # a header is Latin-1; whose name is not loses letters, not the request
+            sent["x-on-behalf-of"] = self._on_behalf_of.encode("latin-1", "replace").decode("latin-1")
         self._connection.request(method, self._base + path, raw, sent)
         response = self._connection.getresponse()
         return response.status, response.read()

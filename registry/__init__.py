@@ -6,6 +6,9 @@
 - `traffic_control`, `board`, `promotion`: which version answers whom. Tables decide, by
   compare-and-set; the board and MLflow's aliases are copies, published from there and repaired at
   start.
+- `rollouts`, `decisions`: a decision changes plan, rollout and both histories, or nothing; `receipts` puts
+  the answer of the request that asked for it into the same transaction.
+- `api_keys`, `roles`: who may ask.
 - `replica_board`: which workers there are, by heartbeat.
 - `stream`: the event log that gateways write and the archiver and the drift monitor read.
 

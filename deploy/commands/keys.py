@@ -3,6 +3,7 @@
 import os
 from datetime import UTC, datetime
 from typing import Annotated, Any
+from urllib.parse import quote
 
 import msgspec
 import typer
@@ -60,7 +61,7 @@ def revoke(
 ) -> None:
     """End a key for good."""
     with ControlClient.of(os.environ) as control:
-        revoked: dict[str, Any] = control.post(f"/v1/keys/{key_id}/revoke")
+        revoked: dict[str, Any] = control.post(f"/v1/keys/{quote(key_id, safe='')}/revoke")
     typer.echo(msgspec.json.encode(revoked).decode() if as_json else f"revoked {revoked['name']} ({revoked['id']})")
 
 

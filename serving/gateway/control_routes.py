@@ -133,6 +133,7 @@ _ERRORS = {
     "413": "The body is larger than the gateway takes.",
     "422": "The Idempotency-Key was used for another request, or the plan contradicts itself.",
     "429": "Too many control requests at once.",
+    "501": "No controller belongs to this platform.",
     "503": "The controller, its database or MLflow is away; queries go on by the plan there is.",
     "504": "The controller did not answer in time and may still do it: repeat with the same Idempotency-Key.",
 }

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import httptools
 
 from serving.addresses import Address, UnixAddress, check_peer, parse_address
-from serving.errors import ControlAway, DeadlineExceeded, Overloaded
+from serving.errors import ControlAway, DeadlineExceeded, NotServed, Overloaded
 from serving.gateway.http import Answer
 from serving.settings import ControlSettings
 
@@ -62,11 +62,11 @@ class Controller:
     async def ask(self, method: str, target: bytes, headers: Headers, body: bytes) -> Answer:
         """The controller's answer, whatever it is. target: path and query, as the client wrote them.
 
-        Raises ControlAway, DeadlineExceeded or Overloaded.
+        Raises ControlAway, DeadlineExceeded or Overloaded; NotServed if there is none.
         """
         address, limit = self._address, self._settings.max_in_flight
         if address is None:
-            raise ControlAway("no controller belongs to this platform: start it with SLUICE_WITH_CONTROLLER=1")
+            raise NotServed("no controller belongs to this platform: start it with SLUICE_WITH_CONTROLLER=1")
         if self._under_way >= limit:
             raise Overloaded(f"{limit} control requests are under way already: come back", retry_after_s=1.0)
         self._under_way += 1

@@ -1,6 +1,7 @@
 """A control API on loopback, over SQLite and versions in memory."""
 
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -92,7 +93,7 @@ def a_control_bench(folder: Path) -> Iterator[ControlBench]:
     engine = RolloutEngine(control, board, MemoryCounterBoard(), lambda _: None)
 
     def engine_outlook(rollout: Rollout) -> dict[str, object]:
-        return outlook(engine.look(rollout, NOW_MS))
+        return outlook(engine.look(rollout, time.time_ns() // 1_000_000))
 
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]

@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
+import sqlalchemy as sql
 
 from deploy.control.desk import Desk
 from registry.roles import ROLES, Role, includes
@@ -320,6 +321,17 @@ def test_what_is_decided_but_not_published_is_published_by_the_repeated_request(
 
     assert (answer.status_code, revision(bench)) == (200, 1)
     assert bench.board.read()[MODEL].champion == 1
+
+
+def test_a_database_that_does_not_answer_is_said_to_be_away(bench: ControlBench) -> None:
+    bench.promote(1)
+    with bench.control.engine.begin() as connection:
+        connection.execute(sql.text("ALTER TABLE traffic_plans RENAME TO gone"))
+
+    assert "control database" in told(bench.promote(2, idempotency_key="k1"), 503)
+    with bench.control.engine.begin() as connection:
+        connection.execute(sql.text("ALTER TABLE gone RENAME TO traffic_plans"))
+    assert bench.promote(2, idempotency_key="k1").status_code == 200
 
 
 def test_requests_under_one_key_at_once_are_one(bench: ControlBench) -> None:

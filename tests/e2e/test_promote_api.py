@@ -22,6 +22,7 @@ from deploy.feature_store import feature_client
 from registry.artefacts import write
 from registry.contracts.traffic import TrafficPlan
 from serving.features.materialiser import write_rows
+from serving.gateway.control_routes import CONTROL_ROUTES
 from tests.builders import a_package
 from tests.e2e.platforms_under_fire import ITEMS, MODEL, Load, Platform, until
 
@@ -181,6 +182,16 @@ def test_the_ci_job_of_the_readme_promotes_once(platform: Platform) -> None:
     assert told(sluice(platform, "rollback", MODEL, "--why", "back", "--json"))["plan"]["champion"] == before.champion
 
 
+def test_the_gateway_documents_every_control_route(platform: Platform) -> None:
+    document = httpx.get(f"{platform.settings.gateway_url}/openapi.json", timeout=60.0).json()
+
+    assert [
+        route for route in CONTROL_ROUTES if route.method.lower() not in document["paths"].get(route.path, {})
+    ] == []
+    named = {part.partition('"')[0] for part in json.dumps(document).split('"#/components/schemas/')[1:]}
+    assert named <= document["components"]["schemas"].keys()
+
+
 def test_commands_from_elsewhere_go_by_the_role_of_their_key(platform: Platform) -> None:
     made = told(sluice(platform, "keys", "create", "bot", "--role", "operator", "--model", MODEL, "--json"))
     elsewhere = {"SLUICE_URL": platform.settings.gateway_url, "SLUICE_KEY": made["key"], "SLUICE_HOME": "/nowhere"}
@@ -279,7 +290,7 @@ def test_a_hanging_controller_stops_no_query_and_its_callers_go_on_when_it_does(
         os.kill(pid, signal.SIGCONT)
 
 
-def test_without_a_controller_control_is_503_and_queries_go_on(tmp_path: Path) -> None:
+def test_a_platform_without_a_controller_says_so_and_answers_queries(tmp_path: Path) -> None:
     platform = Platform.start(tmp_path / "home", with_controller=False)
     try:
         platform.serve()
@@ -290,5 +301,5 @@ def test_without_a_controller_control_is_503_and_queries_go_on(tmp_path: Path) -
     finally:
         platform.stop()
 
-    assert refused.status_code == 503
+    assert refused.status_code == 501
     assert "SLUICE_WITH_CONTROLLER=1" in refused.json()["error"]

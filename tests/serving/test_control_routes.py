@@ -1,6 +1,8 @@
 """The gateway's way to the controller: requests and answers pass as they are, and nothing of it reaches ranking."""
 
 import asyncio
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -99,10 +101,20 @@ def test_an_answer_in_chunks_is_whole(tmp_path: Path) -> None:
     assert asyncio.run(scenario()).content == b"whole"
 
 
-@pytest.mark.parametrize("path", [None, "nobody"])
-def test_without_a_controller_it_says_so_and_when_to_come_back(tmp_path: Path, path: str | None) -> None:
+def test_a_platform_without_a_controller_says_what_starts_one() -> None:
     async def scenario() -> httpx.Response:
-        async with a_gateway(tmp_path / path if path else None) as client:
+        async with a_gateway(None) as client:
+            return await client.post(PROMOTE)
+
+    answer = asyncio.run(scenario())
+
+    assert (answer.status_code, "retry-after" in answer.headers) == (501, False)
+    assert "SLUICE_WITH_CONTROLLER=1" in answer.json()["error"]
+
+
+def test_a_controller_that_is_away_is_told_with_when_to_come_back(tmp_path: Path) -> None:
+    async def scenario() -> httpx.Response:
+        async with a_gateway(tmp_path / "nobody") as client:
             return await client.post(PROMOTE)
 
     answer = asyncio.run(scenario())
@@ -186,3 +198,13 @@ def test_the_openapi_document_has_every_control_route_and_no_dangling_reference(
 def test_no_two_control_routes_are_alike() -> None:
     assert len({(route.method, route.path) for route in CONTROL_ROUTES}) == len(CONTROL_ROUTES)
     assert len({route.name for route in CONTROL_ROUTES}) == len(CONTROL_ROUTES)
+
+
+def test_the_gateway_imports_nothing_of_the_control_plane() -> None:
+    program = "import sys, deploy.gateway_process; print(*sorted(sys.modules))"
+    shown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+
+    loaded = shown.stdout.split()
+    assert "serving.gateway.control_routes" in loaded
+    heavy = ("sqlalchemy", "alembic", "pipelines", "deploy.control", "deploy.controller", "registry.rollouts")
+    assert [name for name in loaded if name.startswith(heavy)] == []
