@@ -70,9 +70,9 @@ class ControlBench:
 
 
 @contextmanager
-def a_control_bench(folder: Path) -> Iterator[ControlBench]:
-    """Four versions registered, none promoted."""
-    control = SqlControl(f"sqlite:///{folder / 'control.db'}")
+def a_control_bench(folder: Path, database: str = "") -> Iterator[ControlBench]:
+    """Four versions registered, none promoted. database: SQLAlchemy's URL; SQLite in the folder by default."""
+    control = SqlControl(database or f"sqlite:///{folder / 'control.db'}")
     store, board = MemoryStore(), MemoryBoard()
     for version in range(VERSIONS):
         store.register(MODEL, a_package(created_ms=NOW_MS + version))

@@ -31,6 +31,14 @@ def bench(tmp_path: Path) -> Iterator[ControlBench]:
         yield bench
 
 
+@pytest.fixture(params=["sqlite", "postgres"])
+def any_bench(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[ControlBench]:
+    """On each kind of database, for what their transactions decide."""
+    database = request.getfixturevalue("postgres_url") if request.param == "postgres" else ""
+    with a_control_bench(tmp_path, database) as bench:
+        yield bench
+
+
 def revision(bench: ControlBench) -> int:
     plan = bench.control.plan(MODEL)
     return plan.revision if plan else 0
@@ -226,22 +234,22 @@ def test_the_first_promotion_can_ask_that_there_is_none_yet(bench: ControlBench)
     assert bench.promote(1, if_match='"0"').status_code == 200
 
 
-def test_of_twenty_promotions_decided_on_one_revision_one_wins(bench: ControlBench) -> None:
+def test_of_twenty_promotions_decided_on_one_revision_one_wins(any_bench: ControlBench) -> None:
     for round_ in range(3):
-        seen = f'"{revision(bench)}"'
+        seen = f'"{revision(any_bench)}"'
         with ThreadPoolExecutor(20) as pool:
-            answers = list(pool.map(lambda i: bench.promote(1 + i % 4, why=f"try {i}", if_match=seen), range(20)))  # noqa: B023
+            answers = list(pool.map(lambda i: any_bench.promote(1 + i % 4, why=f"try {i}", if_match=seen), range(20)))  # noqa: B023
         statuses = sorted(answer.status_code for answer in answers)
         assert statuses == [200] + [412] * 19
         (won,) = [answer.json() for answer in answers if answer.status_code == 200]
-        last = bench.control.history(MODEL)[-1]
-        assert (len(bench.control.history(MODEL)), last.why) == (round_ + 1, won["why"])
-        assert bench.board.read()[MODEL] == last.plan
+        last = any_bench.control.history(MODEL)[-1]
+        assert (len(any_bench.control.history(MODEL)), last.why) == (round_ + 1, won["why"])
+        assert any_bench.board.read()[MODEL] == last.plan
 
 
-def test_promotions_without_a_condition_come_one_after_another(bench: ControlBench) -> None:
+def test_promotions_without_a_condition_come_one_after_another(any_bench: ControlBench) -> None:
     with ThreadPoolExecutor(5) as pool:
-        answers = list(pool.map(lambda i: bench.promote(1 + i % 4, why=f"try {i}"), range(5)))
+        answers = list(pool.map(lambda i: any_bench.promote(1 + i % 4, why=f"try {i}"), range(5)))
 
     assert [answer.status_code for answer in answers] == [200] * 5
     assert sorted(answer.json()["plan_revision"] for answer in answers) == [1, 2, 3, 4, 5]
@@ -334,17 +342,19 @@ def test_a_database_that_does_not_answer_is_said_to_be_away(bench: ControlBench)
     assert bench.promote(2, idempotency_key="k1").status_code == 200
 
 
-def test_requests_under_one_key_at_once_are_one(bench: ControlBench) -> None:
-    bench.promote(1)
+def test_requests_under_one_key_at_once_are_one(any_bench: ControlBench) -> None:
+    any_bench.promote(1)
     for round_ in range(3):
         with ThreadPoolExecutor(16) as pool:
-            answers = list(pool.map(lambda _: bench.promote(2, idempotency_key=f"k{round_}"), range(16)))  # noqa: B023
+            answers = list(pool.map(lambda _: any_bench.promote(2, idempotency_key=f"k{round_}"), range(16)))  # noqa: B023
         assert {(answer.status_code, answer.text) for answer in answers} == {(200, answers[0].text)}
-        assert revision(bench) == 2 + round_
+        assert revision(any_bench) == 2 + round_
     with ThreadPoolExecutor(16) as pool:
-        answers = list(pool.map(lambda _: bench.post("/rollouts", AB | {"version": 3}, idempotency_key="r"), range(16)))
+        answers = list(
+            pool.map(lambda _: any_bench.post("/rollouts", AB | {"version": 3}, idempotency_key="r"), range(16))
+        )
     assert {(answer.status_code, answer.text) for answer in answers} == {(201, answers[0].text)}
-    assert len(bench.control.rollouts(MODEL)) == 1
+    assert len(any_bench.control.rollouts(MODEL)) == 1
 
 
 def call(bench: ControlBench, route: ControlRoute, key: str, rollout_id: str) -> int:
