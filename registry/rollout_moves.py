@@ -33,13 +33,18 @@ def start(
     """A new rollout of the version, in its first step, against the plan's champion.
 
     Its experiment gets buckets of the layer that are free and wide enough for its largest step.
-    Raises UnknownVersion if the model has no champion, RolloutConflict if the version is in the plan already
-    or the layer has no room.
+    Raises UnknownVersion if the model has no champion, RolloutConflict if the version is champion or in an
+    experiment already (held back is no obstacle), or the layer has no room.
     """
     if plan is None:
         raise UnknownVersion(f"model {stored.model!r} has no champion to compare with: promote a version first")
     if stored.version == plan.champion:
         raise RolloutConflict(f"version {stored.version} of {stored.model!r} is its champion already")
+    for there in plan.experiments:
+        if there.version == stored.version and there.kind != "holdback":
+            raise RolloutConflict(
+                f"version {stored.version} of {stored.model!r} is in experiment {there.name!r} already: end that first"
+            )
     revision = plan.revision + 1
     rollout = Rollout(
         id=f"{stored.model}-{revision}",
