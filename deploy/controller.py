@@ -36,6 +36,7 @@ from serving.addresses import parse_address
 log = logging.getLogger(__name__)
 
 REDIS_TIMEOUT_S = 1.0
+FORGET_EVERY_MS = 3_600_000
 
 
 @dataclass
@@ -51,6 +52,7 @@ class Controller:
     aliases: AliasKeeper | None
     settings: RolloutSettings
     _failures: int = field(default=0, init=False)
+    _forgot_ms: int = field(default=0, init=False)
 
     def store(self) -> ModelStore:
         """The registry of versions. Raises StoreUnavailable while it is not open."""
@@ -76,6 +78,7 @@ class Controller:
             due_s = max(due_s, time.monotonic() - self.settings.period_s) + self.settings.period_s
             try:
                 self.engine.turn(now_ms())
+                self._forget_receipts(now_ms())
             except (RegistryError, ContractError) as error:
                 self._failures += 1
                 if self._failures == 1:  # each second: say it once
@@ -84,6 +87,11 @@ class Controller:
             if self._failures:
                 log.info("rollouts go on after %d turns that failed", self._failures)
                 self._failures = 0
+
+    def _forget_receipts(self, at_ms: int) -> None:
+        if not 0 <= at_ms - self._forgot_ms < FORGET_EVERY_MS:
+            self.control.forget_receipts(at_ms - KEPT_MS)
+            self._forgot_ms = at_ms
 
 
 def control(settings: PlatformSettings, stop: threading.Event) -> None:
@@ -125,7 +133,6 @@ def control_api(settings: PlatformSettings, controller: Controller) -> ControlSe
     """The API over the controller's parts, and the key of commands on this machine. Raises StoreUnavailable."""
     ring = SqlKeyRing(controller.control.engine)
     local_key(settings.admin_key_file, ring, now_ms())
-    controller.control.forget_receipts(now_ms() - KEPT_MS)
     desk = Desk(controller.control, ring, controller.store, controller.publish, controller.outlook, now_ms)
     return ControlServer(build_control_app(desk), parse_address(settings.controller_address))
 
