@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from pipelines import metrics
 from pipelines.canary import Advance, Hold, Outcome, decide
 from pipelines.guardrails import sample_of
-from registry.board import PlanBoard
+from registry.board import BOARD_KEY, PlanBoard
 from registry.contracts.counters import CounterSnapshot
 from registry.contracts.errors import ContractError
 from registry.contracts.rollouts import DAY_S, Rollout
@@ -38,6 +38,7 @@ class RolloutEngine:
     ) -> None:
         self._control, self._board, self._counters, self._decided = control, board, counters, decided
         self._shown: set[str] = set()
+        self._said: set[str] = set()
         self._forgot_ms = 0
 
     def turn(self, now_ms: int) -> int:
@@ -56,7 +57,7 @@ class RolloutEngine:
                 log.info("somebody else moved rollout %s first: %s", rollout.id, error)
             except (RegistryError, ContractError) as error:
                 metrics.ROLLOUT_FAILURES.inc()
-                log.warning("rollout %s stays where it is, next try in the next turn: %s", rollout.id, error)
+                self._say(f"{rollout.id}: {error}", f"rollout {rollout.id} stays where it is: {error}")
         self._forget_counters(rollouts, now_ms)
         self._measure(rollouts)
         metrics.ROLLOUT_TURN.set(now_ms / 1000)
@@ -114,22 +115,29 @@ class RolloutEngine:
         try:
             shown = self._board.read()
         except StoreUnavailable as error:
-            log.warning("could not look whether the board is behind: %s", error)
+            self._say("board", f"could not look whether the board is behind: {error}")
             return
+        self._said.discard("board")
         for model, revision in self._control.revisions().items():
-            if model in shown and shown[model].revision >= revision:
-                continue
-            plan = self._control.plan(model)
-            if plan is not None:
+            there = shown[model].revision if model in shown else 0
+            if there > revision:
+                self._say(
+                    f"board of {model}",
+                    f"the board shows revision {there} of {model!r}, the tables have {revision}: if they were restored "
+                    f"from a copy, delete field {model!r} of the hash {BOARD_KEY!r} in Redis",
+                )
+            if there < revision and (plan := self._control.plan(model)):
                 log.info("the board is behind: showing revision %d of %r", plan.revision, model)
                 self._publish(plan)
 
     def _snapshots(self) -> Mapping[str, CounterSnapshot]:
         try:
-            return self._counters.read()
+            found = self._counters.read()
         except StoreUnavailable as error:
-            log.warning("no counters, so that rollouts with traffic hold: %s", error)
+            self._say("counters", f"no counters, so that rollouts with traffic hold: {error}")
             return {}
+        self._said.discard("counters")
+        return found
 
     def _forget_counters(self, rollouts: list[Rollout], now_ms: int) -> None:
         if 0 <= now_ms - self._forgot_ms < FORGET_EVERY_MS:
@@ -140,6 +148,12 @@ class RolloutEngine:
             self._counters.forget(min(needed_ms, now_ms) - KEPT_COUNTERS_MS)
         except StoreUnavailable as error:
             log.warning("old counters stay: %s", error)
+
+    def _say(self, what: str, words: str) -> None:
+        """A warning, once until it is over: turns are a second apart."""
+        if what not in self._said:
+            log.warning("%s", words)
+        self._said.add(what)
 
     def _measure(self, rollouts: list[Rollout]) -> None:
         """Gauges of open rollouts as the turn found them, and for the last time of those that have ended."""

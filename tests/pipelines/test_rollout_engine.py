@@ -19,7 +19,7 @@ from registry.promotion import promote, with_experiment
 from registry.rollout_moves import pause
 from registry.rollouts import RolloutControl
 from registry.traffic_control import MemoryControl, SqlControl
-from tests.builders import a_stored
+from tests.builders import a_plan, a_stored
 from tests.pipelines.rollout_bench import Surroundings
 
 
@@ -202,6 +202,17 @@ def test_a_board_that_lost_its_memory_is_filled_again() -> None:
     assert empty.read() == board.read()
 
 
+def test_a_board_ahead_of_the_tables_is_left_and_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    places = Surroundings()
+    places.board.publish(a_plan(champion=7, revision=9))
+
+    for _ in range(3):
+        places.turn()
+    assert places.board.read()["codesearch"].revision == 9
+    [told] = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert told.startswith("the board shows revision 9 of 'codesearch', the tables have 1: if they were restored")
+
+
 class CountersThatAreAway(MemoryCounterBoard):
     def read(self) -> dict[str, object]:  # type: ignore[override]
         raise StoreUnavailable("Redis is away")
@@ -220,7 +231,7 @@ def test_without_counters_gates_go_on_and_traffic_holds() -> None:
     assert places.turn(after_s=3600) == 0
 
 
-def test_a_rollout_that_cannot_be_moved_stops_no_other() -> None:
+def test_a_rollout_that_cannot_be_moved_stops_no_other(caplog: pytest.LogCaptureFixture) -> None:
     places = Surroundings()
     stuck = bring(places, places.start(), step=2)
     free = places.start(version=3, layer="other")
@@ -240,8 +251,10 @@ def test_a_rollout_that_cannot_be_moved_stops_no_other() -> None:
     pass_step(places, stuck)
     places.post(free, "offline_gate")
 
-    assert places.turn() == 1
+    assert [places.turn(), places.turn()] == [1, 0]
     assert [places.control.rollout(one.id).step for one in (stuck, free)] == [2, 1]
+    [told] = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert told.startswith(f"rollout {stuck.id} stays where it is: layer 'rollout': ")
 
 
 def test_gauges_say_where_rollouts_are() -> None:
