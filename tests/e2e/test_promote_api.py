@@ -274,6 +274,38 @@ def test_one_request_under_duplicates_and_kills_of_the_controller_is_done_once(p
     until_versions_answer(platform, plan_of(platform))
 
 
+def test_a_change_decided_by_a_controller_killed_before_it_answered_is_answered_when_asked_again(
+    platform: Platform,
+) -> None:
+    before = plan_of(platform)
+    body = {"version": 2 if before.champion != 2 else 3, "why": "before the kill"}
+    headers = {"idempotency-key": f"decided-{os.getpid()}"}
+    control = wiring.traffic_control(platform.settings)
+    redis = until(lambda: platform.pid("redis"), "Redis")
+    os.kill(redis, signal.SIGSTOP)  # so that the controller waits between decision and answer
+    try:
+        with ThreadPoolExecutor(1) as pool:
+            asked = pool.submit(ask, platform, "POST", "/promote", json=body, headers=headers)
+            until(lambda: control.history(MODEL)[-1].why == body["why"], "the decision")
+            platform.kill("controller")
+            unanswered = asked.result()
+    finally:
+        os.kill(redis, signal.SIGCONT)
+        control.close()
+
+    def answered() -> httpx.Response | None:
+        found = ask(platform, "POST", "/promote", json=body, headers=headers)
+        return found if found.status_code == 200 else None
+
+    answer = until(answered, "an answer")
+
+    assert unanswered.status_code == 503
+    assert "same Idempotency-Key" in unanswered.json()["error"]
+    assert (answer.json()["plan_revision"], answer.headers["idempotency-replayed"]) == (before.revision + 1, "true")
+    assert plan_of(platform).revision == before.revision + 1
+    until_versions_answer(platform, plan_of(platform))
+
+
 def test_a_hanging_controller_stops_no_query_and_its_callers_go_on_when_it_does(platform: Platform) -> None:
     pid = until(lambda: platform.pid("controller"), "the controller")
     os.kill(pid, signal.SIGSTOP)
