@@ -102,7 +102,8 @@ class Promoter:
         expected_revision: the plan the decision was made on; None takes the current one.
         Raises UnknownVersion, StaleRevision, and StoreUnavailable as `apply` does.
         """
-        stored, plan = self._store.get(model, version), self._control.plan(model)
+        plan = self._control.plan(model)  # before the version: see `retirement`
+        stored = self._store.get(model, version)
         current = plan.revision if plan else 0
         if expected_revision not in (None, current):
             raise StaleRevision(model, expected_revision, current)

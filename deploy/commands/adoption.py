@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from deploy import wiring
-from deploy.commands.registry_access import now_ms, platform, told, who
+from deploy.commands.registry_access import platform, promote_at_once, told
 
 
 def adopt(
@@ -30,8 +30,7 @@ def adopt(
         adopted = adopted_package(model, foreign, seen)
         version = store.register(model, adopted.package)
         if promote:
-            why = f"sluice models adopt {foreign.source} --promote"
-            wiring.promoter(settings, store).promote(model, version, who=who(), why=why, evidence={}, now_ms=now_ms())
+            promote_at_once(settings, model, version, f"sluice models adopt {foreign.source} --promote")
     typer.echo(f"adopted {foreign.source} as {model}@{version}{', champion' if promote else ''}")
     if seen and not adopted.profiled_rows:
         typer.echo("without a reference profile: its drift cannot be judged", err=True)

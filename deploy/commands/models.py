@@ -11,7 +11,7 @@ from rich.table import Table
 from deploy import wiring
 from deploy.commands.adoption import adopt
 from deploy.commands.ancestry import compare, lineage
-from deploy.commands.registry_access import AsJson, ModelName, now_ms, platform, time_of, told, who
+from deploy.commands.registry_access import AsJson, ModelName, now_ms, platform, promote_at_once, time_of, told
 from deploy.commands.retirement import archive, gc, unarchive
 from deploy.errors import SluiceError
 from deploy.settings import PlatformSettings
@@ -166,7 +166,7 @@ def _register(settings: PlatformSettings, model: str, package: "ModelPackage", p
     with told("sluice models list"):
         version = store.register(model, package)
         if promote:
-            wiring.promoter(settings, store).promote(model, version, who=who(), why=why, evidence={}, now_ms=now_ms())
+            promote_at_once(settings, model, version, why)
     typer.echo(f"registered {model}@{version}{' as champion' if promote else ''}")
 
 

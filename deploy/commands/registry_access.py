@@ -33,6 +33,14 @@ def told(hint: str) -> Iterator[None]:
         raise SluiceError(str(error), hint) from error
 
 
+def promote_at_once(settings: PlatformSettings, model: str, version: int, why: str) -> None:
+    """Makes the version champion through the control API, with its record."""
+    from deploy.control_client import ControlClient, model_path
+
+    with ControlClient.local(settings, who()) as control:
+        control.post(model_path(model, "promote"), {"version": version, "why": why})
+
+
 def who() -> str:
     """Whom the history names."""
     return os.environ.get("USER", "unknown")

@@ -88,4 +88,9 @@ def _drop_copies(settings: PlatformSettings, store: "ModelStore") -> list[tuple[
 def _retirement(settings: PlatformSettings, store: "ModelStore") -> "Retirement":
     from registry.retirement import Retirement
 
-    return Retirement(store, wiring.traffic_control(settings), wiring.promoter(settings, store))
+    control = wiring.traffic_control(settings)
+
+    def on_their_way(model: str) -> set[int]:
+        return {one.challenger for one in control.rollouts(model, open_only=True)}
+
+    return Retirement(store, control, wiring.promoter(settings, store), on_their_way)
