@@ -14,5 +14,7 @@ Decisions
   and Redis, which all of them flush into, goes last.
 - `settings` alone reads the environment. The supervisor hands its effective values to its
   children, so no process of one platform can disagree with another.
+- Commands that change who answers whom go through the control API (`control/`), on this machine too: one
+  record, one check of who may, and the same command from elsewhere.
 - Commands import what they need when they run: `sluice --help` answers at once.
 """

@@ -16,12 +16,17 @@ COMMANDS = {
     "logs": "deploy.commands.logs:logs",
     "demo": "deploy.commands.demo:demo",
     "rank": "deploy.commands.rank:rank",
+    "promote": "deploy.commands.promote:promote",
+    "rollback": "deploy.commands.promote:rollback",
+    "rollout": "deploy.commands.rollout:rollout",
+    "keys": "deploy.commands.keys:keys",
     "models": "deploy.commands.models:models",
     "features": "deploy.commands.features:features",
 }
 """Name and place of each command: a function, or a `typer.Typer` with commands of its own."""
 
-EPILOG = """Settings are environment variables, SLUICE_HOME first (default ./.sluice).
+EPILOG = """Settings are environment variables, SLUICE_HOME first (default ./.sluice). SLUICE_URL and SLUICE_KEY
+send promote, rollback, rollout and keys to a platform elsewhere.
 
 Exit codes: 0 ok, 1 failed, 2 wrong usage or setting, 3 runs but is not all ready, 4 not running."""
 

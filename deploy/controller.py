@@ -1,4 +1,4 @@
-"""The controller process: the rollout engine each second, MLflow's aliases behind it.
+"""The controller process: the rollout engine each second, MLflow's aliases behind it, the control API.
 
 It needs the control database and Redis, and waits for them when they are away; MLflow it only needs for
 aliases and for versions that are new. Several controllers may run: each change is a compare-and-set.
@@ -12,23 +12,32 @@ from dataclasses import dataclass, field
 
 from deploy import wiring
 from deploy.alias_keeper import AliasKeeper
+from deploy.control.app import build_control_app
+from deploy.control.desk import Desk
+from deploy.control.local_key import local_key
+from deploy.control.server import ControlServer
 from deploy.settings import PlatformSettings
 from pipelines.canary import outlook
 from pipelines.rollout_engine import RolloutEngine
 from pipelines.settings import RolloutSettings
+from registry.api_keys import SqlKeyRing
 from registry.board import PlanBoard, RedisBoard
 from registry.contracts.errors import ContractError
 from registry.contracts.rollouts import Rollout
 from registry.counters import RedisCounterBoard
 from registry.errors import RegistryError, StoreUnavailable
 from registry.promotion import Promoter
+from registry.receipts import KEPT_MS
+from registry.retirement import ServableVersions
 from registry.rollouts import RolloutControl
 from registry.store import ModelStore
 from registry.traffic_control import SqlControl
+from serving.addresses import parse_address
 
 log = logging.getLogger(__name__)
 
 REDIS_TIMEOUT_S = 1.0
+FORGET_EVERY_MS = 3_600_000
 
 
 @dataclass
@@ -44,12 +53,13 @@ class Controller:
     aliases: AliasKeeper | None
     settings: RolloutSettings
     _failures: int = field(default=0, init=False)
+    _forgot_ms: int = field(default=0, init=False)
 
     def store(self) -> ModelStore:
-        """The registry of versions. Raises StoreUnavailable while it is not open."""
+        """The registry of versions that may have traffic. Raises StoreUnavailable while it is not open."""
         if self.aliases is None:
             raise StoreUnavailable("this platform runs without a model registry: SLUICE_WITH_MLFLOW=1 starts it")
-        return self.aliases.store()
+        return ServableVersions(self.aliases.store())
 
     def publish(self, model: str) -> None:
         """Shows the model's plan, and has its aliases follow. Raises StoreUnavailable if the board is away."""
@@ -69,6 +79,7 @@ class Controller:
             due_s = max(due_s, time.monotonic() - self.settings.period_s) + self.settings.period_s
             try:
                 self.engine.turn(now_ms())
+                self._forget_receipts(now_ms())
             except (RegistryError, ContractError) as error:
                 self._failures += 1
                 if self._failures == 1:  # each second: say it once
@@ -77,6 +88,11 @@ class Controller:
             if self._failures:
                 log.info("rollouts go on after %d turns that failed", self._failures)
                 self._failures = 0
+
+    def _forget_receipts(self, at_ms: int) -> None:
+        if not 0 <= at_ms - self._forgot_ms < FORGET_EVERY_MS:
+            self.control.forget_receipts(at_ms - KEPT_MS)
+            self._forgot_ms = at_ms
 
 
 def control(settings: PlatformSettings, stop: threading.Event) -> None:
@@ -87,9 +103,12 @@ def control(settings: PlatformSettings, stop: threading.Event) -> None:
     controller = make_controller(settings, database)
     if controller.aliases is not None:
         controller.aliases.start()
+    api = control_api(settings, controller)
+    api.start()
     try:
         controller.run(stop)
     finally:
+        api.stop()
         if controller.aliases is not None:
             controller.aliases.stop()
         database.close()
@@ -109,6 +128,14 @@ def make_controller(settings: PlatformSettings, database: SqlControl) -> Control
     tables: RolloutControl = database
     engine = RolloutEngine(tables, board, RedisCounterBoard(redis), decided)
     return Controller(database, board, engine, aliases, mine)
+
+
+def control_api(settings: PlatformSettings, controller: Controller) -> ControlServer:
+    """The API over the controller's parts, and the key of commands on this machine. Raises StoreUnavailable."""
+    ring = SqlKeyRing(controller.control.engine)
+    local_key(settings.admin_key_file, ring, now_ms())
+    desk = Desk(controller.control, ring, controller.store, controller.publish, controller.outlook, now_ms)
+    return ControlServer(build_control_app(desk), parse_address(settings.controller_address))
 
 
 def now_ms() -> int:

@@ -15,11 +15,12 @@ import numpy as np
 
 from deploy import wiring
 from deploy.client import GatewayClient
+from deploy.control_client import ControlClient, model_path
 from deploy.errors import NotReady, NotRunning, SluiceError
 from deploy.replay import Replayer, ServedList
 from deploy.settings import PlatformSettings
 from pipelines.archive import Archive
-from pipelines.click_ndcg import evidence
+from pipelines.click_ndcg import evidence as click_evidence
 from pipelines.dataset import DatasetSplits, RankingDataset
 from pipelines.ndcg import mean_ndcg
 from registry.contracts.errors import ContractError
@@ -120,14 +121,12 @@ def train_champion(settings: PlatformSettings, data: DemoData, on_epoch: Progres
     lineage = Lineage(dataset=data.title, dataset_digest=data.splits.train.digest, seed=how.seed, run_id=run_id)
     package = export_package(trained, data.splits, data.model, lineage, created_ms=_now_ms())
     version = store.register(data.model, package)
-    wiring.promoter(settings, store).promote(
-        data.model,
-        version,
-        who="sluice demo",
-        why="first ranker of this data",
-        evidence={"metrics": package.manifest.metrics, "run_id": run_id},
-        now_ms=_now_ms(),
-    )
+    evidence = {"metrics": package.manifest.metrics, "run_id": run_id}
+    with ControlClient.local(settings, "sluice demo") as control:
+        control.post(
+            model_path(data.model, "promote"),
+            {"version": version, "why": "first ranker of this data", "evidence": evidence},
+        )
     return version, package
 
 
@@ -173,7 +172,7 @@ def replay(
     if strangers := {answer.version for answer in served} - {version}:
         raise SluiceError(f"versions {sorted(strangers)} answered, not {version}", "sluice status")
     found = wait_until_archived(settings, data.model, served)
-    clicked = evidence(Archive(settings.archive_folder), data.model, began_ms, _now_ms() + 1)
+    clicked = click_evidence(Archive(settings.archive_folder), data.model, began_ms, _now_ms() + 1)
     ndcgs = np.array([answer.ndcg for answer in served])
     latencies = np.array([answer.latency_ms for answer in served])
     return DemoReport(

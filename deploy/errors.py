@@ -7,6 +7,7 @@ SluiceError           1  anything that failed
   SettingsError       2  a setting breaks its rule; names key, value and rule
   NotReady            3  runs, but not all of it
   NotRunning          4  no supervisor holds the data folder
+  Refused             1  the control API said no; carries its status
 ```
 """
 
@@ -71,3 +72,14 @@ class NotRunning(SluiceError):
     """No supervisor holds the data folder."""
 
     exit_code = 4
+
+
+class Refused(SluiceError):
+    """The control API refused a request, in its own words."""
+
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(reason, "sluice status" if status >= 500 else "what it says")
+        self.status = status
+
+    def __str__(self) -> str:
+        return self.message

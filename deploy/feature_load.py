@@ -1,19 +1,20 @@
 """A feature file into Redis: read, checked and packed in parts, written with back-pressure, resumable."""
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import redis
 from numpy.typing import NDArray
 
+from deploy.feature_store import stored_bytes
 from deploy.load_ledger import LoadLedger, LoadMark
 from pipelines.errors import DataRefused
 from pipelines.feature_files import FeatureFile, FeatureRows
 from registry.contracts.errors import ContractError, CorruptRecord
 from registry.contracts.features import FeatureView, pack_rows, row_key, unpack_rows
-from serving.features.materialiser import RowPipeline
+from serving.features.materialiser import row_writer
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +28,7 @@ class LoadReport:
 
 
 def load_file(
-    client: redis.Redis,
+    client: redis.Redis | redis.RedisCluster,
     view: FeatureView,
     file: FeatureFile,
     ledger: LoadLedger,
@@ -49,12 +50,12 @@ def load_file(
     skipped, updated_ms = (mark.stored_rows, mark.updated_ms) if mark else (0, updated_ms)
     on_rows(skipped)
     ends: deque[tuple[int, str]] = deque()  # of parts that are not all confirmed: rows so far, last item
-    with RowPipeline(client, view) as pipeline:
+    with row_writer(client, view) as writer:
 
         def note() -> None:
             """Marks the last part that is all in Redis."""
             last = None
-            while ends and ends[0][0] <= pipeline.stored_rows:
+            while ends and ends[0][0] <= writer.stored_rows:
                 last = ends.popleft()
             if last:
                 ledger.write(LoadMark(skipped + last[0], last[1], updated_ms))
@@ -63,20 +64,20 @@ def load_file(
         try:
             for part in file.parts(skipped):
                 rows = packed(view, part, file, updated_ms)
-                pipeline.write(part.item_ids, rows)
+                writer.write(part.item_ids, rows)
                 sent += len(rows)
                 ends.append((sent, part.item_ids[-1]))
                 note()
-                on_rows(skipped + pipeline.stored_rows)
-            pipeline.drain()
+                on_rows(skipped + writer.stored_rows)
+            writer.drain()
         except DataRefused:
-            pipeline.drain()  # the parts before the refused one count
+            writer.drain()  # the parts before the refused one count
             raise
         finally:
             note()
     ledger.forget()
-    on_rows(skipped + pipeline.stored_rows)
-    return LoadReport(skipped + pipeline.stored_rows, skipped, updated_ms, tuple(file.ignored))
+    on_rows(skipped + writer.stored_rows)
+    return LoadReport(skipped + writer.stored_rows, skipped, updated_ms, tuple(file.ignored))
 
 
 def packed(view: FeatureView, part: FeatureRows, file: FeatureFile, updated_ms: int) -> list[bytes]:
@@ -105,12 +106,12 @@ def _first_misfit(view: FeatureView, values: NDArray[np.float32]) -> int:
     return low
 
 
-def _is_there(client: redis.Redis, view: FeatureView, mark: LoadMark) -> bool:
+def _is_there(client: redis.Redis | redis.RedisCluster, view: FeatureView, mark: LoadMark) -> bool:
     """Whether Redis still has what the mark says: it may have been emptied, or have lost its last second."""
-    raw: Sequence[bytes | None] = client.mget([row_key(view, mark.last_item)])  # type: ignore[assignment]
-    if raw[0] is None:
+    row = stored_bytes(client, row_key(view, mark.last_item))
+    if row is None:
         return False
     try:
-        return int(unpack_rows(view, [raw[0]]).updated_ms[0]) >= mark.updated_ms
+        return int(unpack_rows(view, [row]).updated_ms[0]) >= mark.updated_ms
     except CorruptRecord:
         return False

@@ -10,12 +10,15 @@ import numpy as np
 import redis
 from prometheus_client.parser import text_string_to_metric_families
 
+from deploy.feature_store import primaries
 from registry.contracts.features import ROW_HEADER
 
 KEYS_A_SCAN = 1000
 SAMPLE_ROWS = 1000
 QUANTILES = (0.0, 0.5, 0.9, 0.99, 1.0)
 _PREFIX = b"sluice:row:"
+_Place = tuple[int, bytes]
+"""Which server keeps the key, and the key."""
 
 
 @dataclass(slots=True)
@@ -51,32 +54,38 @@ class ServingStats:
 
 
 def store_stats(
-    client: redis.Redis, view: str | None, now_ms: int, on_keys: Callable[[int, int], None], seed: int = 0
+    client: redis.Redis | redis.RedisCluster,
+    view: str | None,
+    now_ms: int,
+    on_keys: Callable[[int, int], None],
+    seed: int = 0,
 ) -> list[ViewStats]:
     """Counts every row with SCAN, which holds nobody up; looks into a random sample of each view's.
 
-    view: only this one. on_keys: told how many keys were seen, of how many. SCAN may give a key
-    twice while Redis resizes its table: counts are exact in a store that stands still.
+    client: of one server or of a cluster. view: only this one. on_keys: told how many keys were seen,
+    of how many. SCAN may give a key twice while Redis resizes its table, or moves it to another node:
+    counts are exact in a store that stands still.
     Raises redis.RedisError.
     """
-    total, seen = int(client.dbsize()), 0
+    servers = primaries(client)
+    total, seen = sum([int(server.dbsize()) for server in servers]), 0
     chance = random.Random(seed)
     stats: dict[str, ViewStats] = {}
-    samples: dict[str, list[bytes]] = {}
-    for keys in _scan(client, view):
+    samples: dict[str, list[_Place]] = {}
+    for server, keys in _scan(servers, view):
         for key in keys:
             name = key[len(_PREFIX) :].partition(b":")[0].decode()
             of_view, sample = stats.setdefault(name, ViewStats(name)), samples.setdefault(name, [])
             of_view.rows += 1
             if len(sample) < SAMPLE_ROWS:
-                sample.append(key)
+                sample.append((server, key))
             elif (place := chance.randrange(of_view.rows)) < SAMPLE_ROWS:
-                sample[place] = key  # every row is as likely to stay: Vitter's algorithm R
+                sample[place] = (server, key)  # every row is as likely to stay: Vitter's algorithm R
         seen += len(keys)
         on_keys(min(seen, total), total)
     on_keys(total, total)
     for name, sample in samples.items():
-        _look_into(client, stats[name], sample, now_ms)
+        _look_into(servers, stats[name], sample, now_ms)
     return [stats[name] for name in sorted(stats)]
 
 
@@ -100,23 +109,27 @@ def serving_stats(exposition: str) -> ServingStats:
     return found
 
 
-def _scan(client: redis.Redis, view: str | None) -> Iterator[Sequence[bytes]]:
+def _scan(servers: Sequence[redis.Redis], view: str | None) -> Iterator[tuple[int, Sequence[bytes]]]:
     pattern = _PREFIX + (view.encode() + b":*" if view else b"*")
-    cursor = 0
-    while True:
-        cursor, keys = client.scan(cursor, match=pattern, count=KEYS_A_SCAN)
-        yield cast(list[bytes], keys)
-        if cursor == 0:
-            return
+    for place, server in enumerate(servers):
+        cursor = 0
+        while True:
+            cursor, keys = server.scan(cursor, match=pattern, count=KEYS_A_SCAN)
+            yield place, cast(list[bytes], keys)
+            if cursor == 0:
+                break
 
 
-def _look_into(client: redis.Redis, stats: ViewStats, sample: Sequence[bytes], now_ms: int) -> None:
-    pipeline = client.pipeline(transaction=False)
-    for key in sample:
-        pipeline.getrange(key, 0, ROW_HEADER.itemsize - 1)
-        pipeline.memory_usage(key)
-    answers = pipeline.execute()
-    heads, sizes = answers[0::2], [size for size in answers[1::2] if size is not None]
+def _look_into(servers: Sequence[redis.Redis], stats: ViewStats, sample: Sequence[_Place], now_ms: int) -> None:
+    answers: list[Any] = []
+    for place, server in enumerate(servers):
+        pipeline = server.pipeline(transaction=False)
+        for key in [key for at, key in sample if at == place]:
+            pipeline.getrange(key, 0, ROW_HEADER.itemsize - 1)
+            pipeline.memory_usage(key)
+        # of a slot that moved away meanwhile: as if deleted
+        answers += [None if isinstance(one, redis.ResponseError) else one for one in pipeline.execute(False)]
+    heads, sizes = [head or b"" for head in answers[0::2]], [size for size in answers[1::2] if size is not None]
     headers = np.frombuffer(b"".join(head for head in heads if len(head) == ROW_HEADER.itemsize), ROW_HEADER)
     stats.sampled = len(headers)
     if not stats.sampled:

@@ -4,7 +4,8 @@ Rows only. Events, plans, the replica board and Celery's queue stay on the embed
 commands on several keys at once, which a cluster takes only within a slot.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -43,10 +44,38 @@ class FeatureStore:
 
 
 def feature_client(settings: PlatformSettings, timeout_s: float) -> "redis.Redis | redis.RedisCluster":
-    """For writing rows; bytes in, bytes out. Raises redis.RedisError if a cluster does not answer;
+    """For writing and looking at rows; bytes in, bytes out. Raises redis.RedisError if a cluster does not answer;
     a server is connected when it is first asked."""
     where = FeaturesUrl.parse(settings.features_url) if settings.features_url else FeaturesUrl(settings.redis_url)
     return _cluster(where, timeout_s) if where.nodes else _server(where, timeout_s)
+
+
+def stored_bytes(client: "redis.Redis | redis.RedisCluster", key: str) -> bytes | None:
+    """What is stored under a key, None if nothing is. Raises redis.RedisError."""
+    with redis_errors_only():
+        return cast("bytes | None", client.get(key))
+
+
+def primaries(client: "redis.Redis | redis.RedisCluster") -> "list[redis.Redis]":
+    """A client of each server that keeps rows of its own. Raises redis.RedisError."""
+    import redis
+
+    if not isinstance(client, redis.RedisCluster):
+        return [client]
+    with redis_errors_only():
+        return [client.get_redis_connection(node) for node in client.get_primaries()]  # type: ignore[no-untyped-call]
+
+
+@contextmanager
+def redis_errors_only() -> Iterator[None]:
+    """Makes what redis-py raises for a cluster, and does not count among its RedisErrors, one of them."""
+    import redis
+    from redis.exceptions import RedisClusterException
+
+    try:
+        yield
+    except RedisClusterException as error:
+        raise redis.ConnectionError(str(error)) from error
 
 
 def feature_store(settings: PlatformSettings, timeout_s: float) -> FeatureStore:
@@ -107,10 +136,9 @@ def _cluster(where: FeaturesUrl, timeout_s: float) -> "redis.RedisCluster":
     import redis
     from redis.backoff import NoBackoff
     from redis.cluster import ClusterNode
-    from redis.exceptions import RedisClusterException
     from redis.retry import Retry
 
-    try:
+    with redis_errors_only():
         return redis.RedisCluster(
             startup_nodes=[ClusterNode(host, port) for host, port in where.nodes],  # type: ignore[no-untyped-call]
             require_full_coverage=False,  # with a node gone, the rows of the others are served
@@ -121,8 +149,6 @@ def _cluster(where: FeaturesUrl, timeout_s: float) -> "redis.RedisCluster":
             protocol=2,
             **_patience(timeout_s),
         )
-    except RedisClusterException as error:  # which redis-py does not count among its RedisErrors
-        raise redis.ConnectionError(str(error)) from error
 
 
 def _patience(timeout_s: float) -> dict[str, Any]:

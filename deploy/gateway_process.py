@@ -17,7 +17,7 @@ from fastapi import FastAPI
 from prometheus_client import REGISTRY, CollectorRegistry
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from deploy import collector
+from deploy import collector, heap
 from deploy.settings import PlatformSettings
 from deploy.wiring import ranking_secret, redis_client
 from registry.board import RedisBoard
@@ -33,6 +33,8 @@ from serving.discovery import ReplicaWatcher
 from serving.errors import ReplicaUnhealthy
 from serving.event_log import EventLog
 from serving.gateway.app import build_app
+from serving.gateway.control_routes import control_router
+from serving.gateway.controller import Controller
 from serving.gateway.http import HotRoutes
 from serving.gateway.oip import oip_routes
 from serving.gateway.oip_infer import OipInfer
@@ -45,7 +47,7 @@ from serving.plans import Plans, PlanWatcher
 from serving.rank import Ranker
 from serving.regions import Regions
 from serving.replicas import ReplicaPool
-from serving.settings import GatewaySettings
+from serving.settings import ControlSettings, GatewaySettings
 
 if TYPE_CHECKING:
     from serving.gateway.grpc.server import GrpcServer
@@ -65,6 +67,7 @@ def metrics_registry() -> CollectorRegistry:
 
 def serve_gateway(settings: PlatformSettings, stop: threading.Event) -> None:
     """Runs until `stop` is set and the requests under way are answered."""
+    heap.keep()
     mine = GatewaySettings(
         journal=settings.journal_folder / f"gateway-{settings.replica}.journal",
         plan_copy=settings.versions_folder / f"plans-gateway-{settings.replica}.json",
@@ -119,6 +122,7 @@ async def _serve(settings: PlatformSettings, mine: GatewaySettings, stop: thread
     service = InferService(
         ranker, pool, permits, mine.max_candidates, control=hold if settings.repository_control else None
     )
+    control = ControlSettings(address=settings.controller_address)
     regions = Regions(settings.run_folder / "regions") if settings.shared_memory_regions else None
     app = build_app(
         ranker,
@@ -128,6 +132,7 @@ async def _serve(settings: PlatformSettings, mine: GatewaySettings, stop: thread
         metrics_registry,
         version("sluice"),
         routers=[oip_routes(service, regions, version("sluice"))],
+        control=control_router(Controller(control).ask, control),
     )
 
     async def grpc_server() -> "GrpcServer | None":
@@ -137,7 +142,7 @@ async def _serve(settings: PlatformSettings, mine: GatewaySettings, stop: thread
 
         listener = _listen(settings.gateway_host, settings.grpc_port)
         trace_ids = random.Random(source.getrandbits(256))
-        return await start_grpc(listener, ranker, service, pool, event_log, ids, mine, regions, trace_ids)
+        return await start_grpc(listener, ranker, service, event_log, ids, mine, regions, trace_ids)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

@@ -15,7 +15,6 @@ from serving.gateway.grpc.server import GrpcServer
 from serving.infer import InferService
 from serving.rank import Ranker
 from serving.regions import Regions
-from serving.replicas import ReplicaPool
 from serving.settings import GatewaySettings, GrpcSettings
 
 
@@ -23,7 +22,6 @@ async def start_grpc(
     listener: socket.socket,
     ranker: Ranker,
     service: InferService,
-    pool: ReplicaPool,
     event_log: EventLog,
     ids: RankingIds,
     settings: GatewaySettings,
@@ -38,7 +36,7 @@ async def start_grpc(
     """
 
     def ready() -> bool:
-        return pool.ready
+        return ranker.ready
 
     methods = method_table(
         Inference(service, settings, regions),

@@ -22,10 +22,13 @@ from deploy.settings import PlatformSettings
 _LOCK_PATIENCE_S = 0.5  # a command that asks for the holder has the lock for an instant: wait that out
 
 
-class _Ports(msgspec.Struct, frozen=True):
+class _Found(msgspec.Struct, frozen=True):
+    """Where other commands find a platform's doors, and its rows: they may have been started with other settings."""
+
     gateway_port: int
     mlflow_port: int
     grpc_port: int
+    features_url: str = ""
     control: str = ""  # digest of the URL of the control database, which may hold a password
 
     def of(self, settings: PlatformSettings) -> PlatformSettings:
@@ -45,7 +48,7 @@ def _lock_file(settings: PlatformSettings) -> Path:
     return settings.run_folder / "supervisor.lock"
 
 
-def _ports_file(settings: PlatformSettings) -> Path:
+def _found_file(settings: PlatformSettings) -> Path:
     return settings.run_folder / "ports.json"
 
 
@@ -119,7 +122,7 @@ def claim_ports(settings: PlatformSettings) -> PlatformSettings:
     Raises SettingsError if a port that was asked for is taken.
     """
     with contextlib.ExitStack() as claimed:  # all are held until all are chosen: no port twice
-        ports = _Ports(
+        found = _Found(
             gateway_port=_free_port(claimed, "gateway_port", settings.gateway_host, settings.gateway_port),
             mlflow_port=_free_port(claimed, "mlflow_port", "127.0.0.1", settings.mlflow_port)
             if settings.with_mlflow
@@ -127,19 +130,21 @@ def claim_ports(settings: PlatformSettings) -> PlatformSettings:
             grpc_port=_free_port(claimed, "grpc_port", settings.gateway_host, settings.grpc_port)
             if settings.with_grpc
             else settings.grpc_port,
+            features_url=settings.features_url,
             control=_control(settings),
         )
-    write_atomically(_ports_file(settings), msgspec.json.encode(ports))
-    return ports.of(settings)
+    write_atomically(_found_file(settings), msgspec.json.encode(found))
+    return found.of(settings)
 
 
 def as_running(settings: PlatformSettings) -> PlatformSettings:
-    """The settings with the ports on which the platform of this data folder really listens.
+    """The settings with the ports on which the platform of this data folder really listens, and the
+    store that its rows are in.
 
     Raises SettingsError if they name another control database: a change there would not be the platform's.
     """
     try:
-        return msgspec.json.decode(_ports_file(settings).read_bytes(), type=_Ports).of(settings)
+        return msgspec.json.decode(_found_file(settings).read_bytes(), type=_Found).of(settings)
     except FileNotFoundError:
         return settings
 

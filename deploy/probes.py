@@ -30,8 +30,8 @@ class HttpAnswers:
 
 
 @dataclass(frozen=True, slots=True)
-class WorkerAccepts:
-    """The worker at the address (`serving.addresses`) takes a connection."""
+class Accepts:
+    """Who listens at the address (`serving.addresses`) takes a connection."""
 
     address: str
 

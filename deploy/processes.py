@@ -6,7 +6,7 @@ from pathlib import Path
 
 from deploy.database_url import require_driver
 from deploy.errors import SluiceError
-from deploy.probes import HttpAnswers, RedisAnswers, WorkerAccepts
+from deploy.probes import Accepts, HttpAnswers, RedisAnswers
 from deploy.settings import PlatformSettings, url_host
 from deploy.supervision import ProcessSpec
 
@@ -22,7 +22,7 @@ def platform_processes(settings: PlatformSettings) -> tuple[ProcessSpec, ...]:
     if settings.with_mlflow:
         specs.append(_mlflow(settings))
     if settings.with_controller:
-        specs.append(_own(settings, "controller"))
+        specs.append(_controller(settings))
     if settings.with_archiver:
         specs.append(_own(settings, "archiver"))
     if settings.with_monitor:
@@ -105,13 +105,24 @@ def _own(settings: PlatformSettings, name: str) -> ProcessSpec:
     )
 
 
+def _controller(settings: PlatformSettings) -> ProcessSpec:
+    return ProcessSpec(
+        name="controller",
+        argv=(sys.executable, "-m", "deploy.process", "controller"),
+        env=_metrics(settings),
+        is_ready=Accepts(settings.controller_address),
+        needs=("redis",),
+        start_timeout_s=120.0,
+    )
+
+
 def _worker(settings: PlatformSettings, replica: int) -> ProcessSpec:
     name = f"worker-{replica}"
     return ProcessSpec(
         name=name,
         argv=(sys.executable, "-m", "deploy.process", name),
         env=_metrics(settings),
-        is_ready=WorkerAccepts(settings.worker_addresses[replica]),
+        is_ready=Accepts(settings.worker_addresses[replica]),
         needs=("redis",),
         start_timeout_s=120.0,
     )

@@ -12,14 +12,14 @@ import os
 import re
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from deploy.database_url import database_url
 from deploy.errors import SettingsError
 from deploy.features_url import FeaturesUrl, without_password
-from serving.addresses import TcpAddress, UnixAddress
+from serving.addresses import TcpAddress, UnixAddress, parse_address
 from serving.budget import parse_budgets, parse_bytes
 from serving.settings import device_rules
 from serving.shares import parse_weights
@@ -59,7 +59,8 @@ class PlatformSettings:
     of gRPC front ends, see `triton_addresses`.
     control_url: database of traffic plans and rollouts; mlflow_backend: MLflow's database, see
     `database_url.RULE`; empty: SQLite files in the data folder. Processes and commands of one platform
-    must be told the same.
+    must be told the same. control_address: where the controller listens for gateways, `tcp:host:port` on a
+    private network, see `serving.addresses`; empty: a Unix socket.
     features_url: where feature rows are kept, a Redis server or Redis Cluster of your own, see
     `features_url.RULE`; empty: with everything else, in the embedded Redis.
     device: where workers compute, `cpu`, `cuda:1`, or `cuda`, which gives the workers the machine's
@@ -92,6 +93,7 @@ class PlatformSettings:
     with_celery: bool = True
     triton_servers: str = ""
     control_url: str = ""
+    control_address: str = ""
     mlflow_backend: str = ""
     features_url: str = ""
     device: str = "cpu"
@@ -113,6 +115,7 @@ class PlatformSettings:
             ("features_url", FeaturesUrl.parse),
             ("control_url", database_url),
             ("mlflow_backend", database_url),
+            ("control_address", parse_address),
         ):
             if text := getattr(self, key):
                 try:
@@ -211,6 +214,18 @@ class PlatformSettings:
         return database_url(self.control_url or f"sqlite:///{self.home / 'control.db'}")
 
     @property
+    def controller_address(self) -> str:
+        """Where gateways find the controller; empty if there is none."""
+        if not self.with_controller and not self.control_address:
+            return ""
+        return self.control_address or str(UnixAddress(str(self.sockets_folder / "control.sock")))
+
+    @property
+    def admin_key_file(self) -> Path:
+        """The API key of commands on this machine."""
+        return self.home / "admin.key"
+
+    @property
     def versions_folder(self) -> Path:
         """Verified copies of packages, `<model>/<version>/`."""
         return self.home / "versions"
@@ -286,6 +301,22 @@ class PlatformSettings:
     def worker_sockets(self) -> tuple[Path, ...]:
         """Where the workers listen, by replica, if they listen on Unix sockets."""
         return tuple(self.sockets_folder / f"worker-{replica}.sock" for replica in range(self.workers))
+
+
+@dataclass(frozen=True, slots=True)
+class ClientSettings:
+    """Where commands find the control API, from `SLUICE_URL` (of a gateway) and `SLUICE_KEY`; both empty: the
+    platform of the data folder and its own key. Told to commands only, never to processes of the platform."""
+
+    url: str = ""
+    key: str = field(default="", repr=False)
+
+    @staticmethod
+    def from_environment(environment: Mapping[str, str]) -> "ClientSettings":
+        """What these variables say."""
+        return ClientSettings(
+            *(environment.get(_key(one.name), "").strip() for one in dataclasses.fields(ClientSettings))
+        )
 
 
 def url_host(host: str) -> str:

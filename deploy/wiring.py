@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from deploy import collector
+from deploy import collector, heap
 from deploy.database_url import require_driver
 from deploy.settings import PlatformSettings
 
@@ -98,6 +98,7 @@ def run_worker(settings: PlatformSettings, stop: threading.Event) -> None:
     from serving.features.tiers import Tiers
     from serving.plans import PlanWatcher
     from serving.registration import Registration
+    from serving.scoring import LoadedModel
     from serving.settings import WorkerSettings
     from serving.shares import Shares, parse_weights
     from serving.shelf import Shelf
@@ -115,6 +116,7 @@ def run_worker(settings: PlatformSettings, stop: threading.Event) -> None:
         precision=settings.precision,
         compile=settings.compile,
     )
+    heap.keep()
     torch.set_num_threads(mine.threads)
     prefetcher = Prefetcher(mine.prefetches, fetched=lambda: worker.wake())
     tiers = Tiers(prefetcher)
@@ -126,6 +128,7 @@ def run_worker(settings: PlatformSettings, stop: threading.Event) -> None:
         changed=lambda: worker.wake(),
         unload_after_s=mine.unload_after_s,
         budget=MemoryBudget(mine.model_bytes, mine.device_bytes),
+        kept=lambda held: tiers.keep({loaded.view.fingerprint for loaded in held if isinstance(loaded, LoadedModel)}),
     )
     name = f"worker-{settings.replica}"
     board = RedisBoard(redis_client(settings, 1.0))
@@ -153,6 +156,10 @@ def run_worker(settings: PlatformSettings, stop: threading.Event) -> None:
     worker.run(stop)
     for thread in (watcher, shelf, listener, prefetcher, registration, sampler):
         thread.stop()
+
+
+def _nothing() -> None:
+    """There is nothing to let go of."""
 
 
 def _device(settings: PlatformSettings) -> str:
@@ -191,6 +198,7 @@ def open_version(
 
     package = read(cache.get(model, version, digest))
     manifest = package.manifest
+    calls, release = None, _nothing
     if manifest.remote is None:
         program: Program = open_program(package, mine.device, mine.precision, mine.compile)
         platform = "pytorch_export"
@@ -198,7 +206,7 @@ def open_version(
         from serving.triton import open_remote  # 0.4 s and 20 MB: for those who have such a version
 
         program = remote = open_remote(manifest, mine.triton_servers)
-        platform = remote.platform
+        platform, calls, release = remote.platform, remote.calls, remote.close
     if not manifest.ranks:
         return LoadedProgram(
             model=model,
@@ -210,6 +218,8 @@ def open_version(
             batchable=manifest.batchable,
             platform=platform,
             footprint=Footprint(len(package.program)),
+            calls=calls,
+            release=release,
         )
     view = manifest.feature_view()
 
@@ -219,15 +229,19 @@ def open_version(
         rule = CheckRule(mine.check_rows_per_s, mine.check_within_s)
         defaults = view.defaults[view.positions("row")]
         # the second store is for the thread that fetches ahead: its client's pool gives it connections of its own
-        host = HostTier(view.name, rows(view), mine.slab_rows, defaults, ValueCounts(view), rule, rows(view))
+        counts = ValueCounts(view)
+        told = counts if lane is None else None
+        host = HostTier(view.name, rows(view), mine.slab_rows, defaults, told, rule, rows(view))
         if lane is None:
             return host
+        above = DeviceTier(view.name, host, mine.device_rows, columns, lane.device, rule, counts=counts)
         # forgets what changed as a host tier does, which is what a worker's tiers are asked for
-        return cast("HostTier", DeviceTier(view.name, host, mine.device_rows, columns, lane.device, rule))
+        return cast("HostTier", above)
 
     with PeakMemory(mine.device) as memory:
         warm_up(program, len(view.columns))
-    slab_bytes = mine.device_rows * 4 * columns if lane else mine.slab_rows * (4 * columns + SLAB_ROW_BYTES)
+    host_row_bytes = 4 * columns + view.missing_bytes + SLAB_ROW_BYTES
+    slab_bytes = mine.device_rows * 4 * columns if lane else mine.slab_rows * host_row_bytes
     loaded = LoadedModel(
         model=model,
         version=version,
@@ -243,6 +257,8 @@ def open_version(
         view=view,
         tier=tiers.of(view.name, view.fingerprint, tier),
         reference_std=package.profile.scores.std,
+        calls=calls,
+        release=release,
     )
     if lane is not None and isinstance(program, TorchProgram):
         loaded.ranker = device_ranker(loaded, program, lane, mine.batch_candidates, mine.graphs)
@@ -272,7 +288,9 @@ def run_archiver(settings: PlatformSettings, stop: threading.Event) -> None:
     from pipelines.settings import ArchiverSettings
     from registry.stream import RedisStream
 
+    heap.keep()
     reader = RedisStream(redis_client(settings)).reader("archiver", "archiver-0")
+    collector.calm()
     Archiver(reader, Archive(settings.archive_folder), ArchiverSettings()).run(stop)
 
 
@@ -325,8 +343,9 @@ def promoter(settings: PlatformSettings, store: "ModelStore") -> "Promoter":
     """Store, tables and board, moved together."""
     from registry.board import RedisBoard
     from registry.promotion import Promoter
+    from registry.retirement import ServableVersions
 
-    return Promoter(store, traffic_control(settings), RedisBoard(redis_client(settings)))
+    return Promoter(ServableVersions(store), traffic_control(settings), RedisBoard(redis_client(settings)))
 
 
 def local_version(settings: PlatformSettings, model: str, version: int, digest: str) -> "ModelPackage":

@@ -243,10 +243,9 @@ def _together(kind: Kind, tables: list[pa.Table], columns: list[str] | None = No
     return pa.concat_tables([empty, *tables], promote_options="default")
 
 
-def _parquet(table: pa.Table, compression: Literal["lz4", "zstd"]) -> bytes:
+def _parquet(table: pa.Table, compression: Literal["lz4", "zstd"]) -> memoryview:
     """compression: quick for files that will be merged, small for what stays."""
     sink = pa.BufferOutputStream()
     # dictionaries pay for words that repeat; looking for repeats among floats doubles the cost of a file
     pq.write_table(packed(table), sink, compression=compression, use_dictionary=REPEATING, write_statistics=list(TIMES))
-    content: bytes = sink.getvalue().to_pybytes()
-    return content
+    return memoryview(sink.getvalue())

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
+from operator import attrgetter
 
 import xxhash
 
@@ -28,14 +29,15 @@ from registry.stream import StreamEntry
 HOUR_MS = 3_600_000
 
 Partition = tuple[str, str]  # model, hour
+_time_and_id = attrgetter("answered_ms", "ranking_id")
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
     """The events of some entries, by model and hour.
 
-    name: the same for the same entries, another for any others. rejected: what could not be
-    read, as JSON lines.
+    name: the same for the same entries, another for any others. rankings: of an hour in order of
+    time and id. rejected: what could not be read, as JSON lines.
     """
 
     name: str
@@ -59,6 +61,8 @@ class Batch:
                 mirrors[partition].append(event)
             else:
                 feedback[partition].append(event)
+        for of_hour in rankings.values():  # now they are references: as rows of a table they would be copied
+            of_hour.sort(key=_time_and_id)
         return Batch(_name(entries), rankings, feedback, mirrors, rejected)
 
 

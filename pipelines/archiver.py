@@ -19,6 +19,7 @@ log = logging.getLogger(__name__)
 
 READ_ENTRIES = 64  # one may have half a megabyte, and bytes are counted only once they are here
 READ_WAIT_S = 0.2  # also how long a stop may go unnoticed
+READ_EVERY_S = 0.1  # a read costs the same for one entry as for many: let some come together
 RETRY_S = 0.5
 HOUSEKEEPING_S = 5.0
 
@@ -53,6 +54,7 @@ class Archiver:
         self._oldest_s = 0.0
         self._housekeeping_s = float("-inf")
         self._failing = False
+        self._more = False  # the last read brought as much as it may: there is more, or was
 
     def __repr__(self) -> str:
         state = "FAILING" if self._failing else "READY"
@@ -67,6 +69,8 @@ class Archiver:
         while not stop.is_set():
             if not self._attempt(self.step):
                 stop.wait(RETRY_S)
+            elif not self._more:
+                stop.wait(READ_EVERY_S)
         self._attempt(self.drain)
 
     def step(self) -> None:
@@ -99,7 +103,9 @@ class Archiver:
 
     def _read(self, wait_s: float) -> bool:
         room = self._settings.flush_entries - len(self._buffer)
-        found = self._reader.read(min(room, READ_ENTRIES), wait_s)
+        most = min(room, READ_ENTRIES)
+        found = self._reader.read(most, wait_s)
+        self._more = len(found) == most
         if found and not self._buffer:
             self._oldest_s = self._clock()
         self._buffer.extend(found)

@@ -5,7 +5,7 @@ import threading
 from pathlib import Path
 
 
-def replace_file(path: Path, content: bytes) -> None:
+def replace_file(path: Path, content: bytes | memoryview) -> None:
     """Writes the file; when this returns it survives a power cut.
 
     A reader sees the old file or all of the new one. A crash leaves at most a hidden `.tmp` file

@@ -3,6 +3,10 @@
 - `contracts/`: records and their encoding, no I/O.
 - `artefacts`, `store`, `mlflow_store`, `cache`: immutable model versions, verified wherever they
   are written, moved or read.
+- `retirement`: archived versions, and their deletion, never of one in use. Promoters and rollouts
+  see versions through its `ServableVersions`, and read the plan before they ask for a version.
+- `compare`, `lineage`: what two versions differ in, and the way of one from training window to
+  promotion; pure.
 - `traffic_control`, `board`, `promotion`: which version answers whom. Tables decide, by
   compare-and-set; the board and MLflow's aliases are copies, published from there and repaired by
   the controller.
@@ -10,12 +14,14 @@
   over plan, rollouts, histories and evidence. The moves are pure; a plan that others change ends the
   rollouts that it leaves behind in that same transaction (`decisions.settle`), and nobody but a rollout
   changes its experiment.
+- `receipts` puts the answer of the request that asked for a decision into the same transaction.
+- `api_keys`, `roles`: who may ask.
 - `database`, `tables`, `migrations`: the control database, SQLite or PostgreSQL.
 - `counters`: what gateways answered, arm by arm.
 - `replica_board`: which workers there are, by heartbeat.
 - `stream`: the event log that gateways write and the archiver and the drift monitor read.
 
 May import nothing of Sluice but itself. Every protocol has an in-memory form that ships and
-passes the same suite (`tests/suites/`) as the durable one. Only `mlflow_store` imports mlflow and
-nothing here imports torch: gateways start in under two seconds.
+passes the same suite (`tests/suites/`) as the durable one. Only `mlflow_store` and `mlflow_foreign`
+(models of others, to be adopted) import mlflow, and nothing here imports torch: gateways start in under two seconds.
 """

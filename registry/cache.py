@@ -1,7 +1,10 @@
 """Verified copies of versions in a folder, so that a restart needs neither MLflow nor a network."""
 
 import logging
+import shutil
+import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from registry.artefacts import read, verify, write
@@ -38,3 +41,14 @@ class VersionCache:
         verify(package, digest)
         write(package, folder)
         return folder
+
+    def drop(self, wanted: Callable[[str, int], bool]) -> list[tuple[str, int]]:
+        """Deletes the copies of versions that are not wanted; says which. Those will be fetched again if asked for."""
+        copies = [path for path in self._folder.glob("[!.]*/[!.]*") if path.is_dir() and path.name.isdecimal()]
+        dropped = [path for path in sorted(copies) if not wanted(path.parent.name, int(path.name))]
+        for path in dropped:
+            gone = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
+            with suppress(FileNotFoundError):  # another process was quicker
+                path.rename(gone)  # nobody finds half of a version
+                shutil.rmtree(gone)
+        return [(path.parent.name, int(path.name)) for path in dropped]

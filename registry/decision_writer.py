@@ -15,6 +15,7 @@ from registry.contracts.traffic import TrafficPlan
 from registry.database import insert_once
 from registry.decisions import Decision, Move, layer_is_taken, settle
 from registry.errors import StaleRevision, StaleRollout
+from registry.receipts import find_receipt, write_receipt
 from registry.tables import evidence as evidence_table
 from registry.tables import rollout_history, rollouts, traffic_history, traffic_plans
 
@@ -46,10 +47,14 @@ def write(connection: sql.Connection, decision: Decision) -> None:
         }
         connection.execute(sql.insert(rollout_history).values(row))
     keep_evidence(connection, decision.evidence)
+    if decision.receipt is not None:
+        write_receipt(connection, decision.receipt)
 
 
 def explain(connection: sql.Connection, decision: Decision) -> None:
     """Raises what somebody quicker did to the decision, if that is how it broke a rule of the tables."""
+    if (receipt := decision.receipt) is not None and find_receipt(connection, receipt.caller, receipt.key):
+        raise receipt.answered_before()
     if decision.plan is not None:
         actual = _plan_revision(connection, decision.plan.model)
         if actual != decision.plan.revision - 1:

@@ -13,6 +13,7 @@ from msgspec.structs import replace
 from registry.contracts.rollouts import Evidence, Rollout, RolloutChange, What
 from registry.contracts.traffic import TrafficPlan
 from registry.errors import RolloutConflict, UnknownRollout
+from registry.receipts import Receipt
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,7 @@ class Decision:
     moves: rollouts of one model at the revision after the one they were decided on, 1 for a new one.
     evidence: kept with it, and named in every history line of a rollout.
     record: plain JSON for the plan's history.
+    receipt: of the request that asked for it, if it has an idempotency key.
     """
 
     who: str
@@ -45,6 +47,7 @@ class Decision:
     moves: tuple[Move, ...] = ()
     evidence: tuple[Evidence, ...] = ()
     record: Mapping[str, Any] = field(default_factory=dict)
+    receipt: Receipt | None = None
 
     @property
     def model(self) -> str | None:

@@ -8,6 +8,8 @@ RegistryError          500
   StaleRevision        409  somebody changed the plan first; carries the actual revision
     StaleRollout       409  somebody changed the rollout first; carries its actual revision
   RolloutConflict      409  the rollout's state, or another rollout, does not allow it
+  AnsweredBefore       409  the request was made before, under the same idempotency key
+  UnknownKey           404  no such API key
   RefusedDatabase      500  the control database was made by a newer Sluice
   StoreUnavailable     503  Redis, MLflow or SQL does not answer; try again
 ```
@@ -56,6 +58,14 @@ class UnknownRollout(RegistryError):
 
 class RolloutConflict(RegistryError):
     """What is asked for does not go together with a rollout as it is."""
+
+
+class AnsweredBefore(RegistryError):
+    """There is a receipt for the request's idempotency key already; nothing was changed again."""
+
+
+class UnknownKey(RegistryError):
+    """No such API key."""
 
 
 class RefusedDatabase(RegistryError):

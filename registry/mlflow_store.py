@@ -13,20 +13,32 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from registry.artefacts import read, verify, write
 from registry.contracts.ids import model_name
-from registry.contracts.manifest import MANIFEST_FILE, ModelManifest, ModelPackage
-from registry.errors import RegistryError, StoreUnavailable, UnknownVersion
-from registry.store import StoredVersion, check_package, unknown_version
+from registry.contracts.manifest import MANIFEST_FILE, ModelManifest, ModelPackage, TensorSpec
+from registry.errors import RefusedVersion, RegistryError, StoreUnavailable, UnknownVersion
+from registry.store import StoredVersion, check_package, not_condemned, unknown_version
 
 if TYPE_CHECKING:
+    from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
 
 DIGEST_TAG = "sluice.digest"
 FINGERPRINT_TAG = "sluice.fingerprint"
+ARCHIVED_TAG = "sluice.archived"
+TRAFFIC_TAG = "sluice.traffic"
+CONDEMNED_TAG = "sluice.condemned"
+OURS_TAG = "sluice.run"
+"""On a version: of its package; of its feature view; since when it is archived, ISO 8601; what it is in the
+traffic plan, in words; marked to be deleted. On a run: made by us, and deleted with its last version."""
+
+MODEL_NOTE = """Served by **Sluice**. Who answers whom is decided in its traffic plan; the aliases `champion` and
+`challenger` and the tags `sluice.*` are copies of that, written again after every change. Change traffic with
+`sluice models register --promote` or the promote API, not here."""
 
 _BATCH = 1000  # figures that MLflow takes in one request
 
@@ -50,22 +62,16 @@ class MlflowStore:
     """
 
     def __init__(self, tracking_uri: str, artefacts: Path | None = None) -> None:
-        for name, value in _QUIET.items():
-            os.environ.setdefault(name, value)
-        from mlflow import MlflowClient
-
-        logging.getLogger("mlflow").setLevel(logging.WARNING)
-        self._artefacts = artefacts
+        self._artefacts, self._tracking_uri = artefacts, tracking_uri
         self._manifests: dict[str, ModelManifest] = {}  # by digest; they never change
-        with _mlflow_errors("open the store"):
-            self._client = MlflowClient(tracking_uri, tracking_uri)
+        self._client = open_client(tracking_uri)
 
     def register(self, model: str, package: ModelPackage) -> int:
         """See `ModelStore`."""
         manifest, digest = check_package(model, package), package.digest
         if (known := self._by_digest(model, digest)) is not None:
             return known
-        with _mlflow_errors(f"register a version of {model!r}"):
+        with mlflow_errors(f"register a version of {model!r}"):
             run_id = self._run_for(manifest)
             self._upload(run_id, package)
             self._make_model(model)
@@ -74,15 +80,25 @@ class MlflowStore:
                 source=f"runs:/{run_id}/{_folder(digest)}",
                 run_id=run_id,
                 tags={DIGEST_TAG: digest, FINGERPRINT_TAG: manifest.fingerprint},
-                description=manifest.description or _describe(manifest),
+                description=describe_version(manifest),
                 await_creation_for=0,  # there is nothing to wait for, and waiting is logged
             )
         first = self._by_digest(model, digest)
         if first is not None and first < int(made.version):  # somebody registered the same meanwhile
-            with _mlflow_errors("remove a version that was registered twice"):
+            with mlflow_errors("remove a version that was registered twice"):
                 self._client.delete_model_version(model, str(made.version))
             return first
         return int(made.version)
+
+    def require_ours(self, model: str) -> None:
+        """Raises RefusedVersion if others have versions under this name: who loads theirs by number or alias
+        would find ours."""
+        with mlflow_errors(f"look for versions of {model!r}"):
+            found = self._client.search_model_versions(f"name = '{model_name(model)}'", max_results=1000)
+        if theirs := [version.version for version in found if DIGEST_TAG not in version.tags]:
+            raise RefusedVersion(
+                f"version {theirs[0]} of model {model!r} in MLflow is of others: register under another name"
+            )
 
     def record_training(
         self,
@@ -100,7 +116,7 @@ class MlflowStore:
             for metric, curve in curves.items()
             for step, value in enumerate(curve)
         ]
-        with _mlflow_errors(f"record a training of {model!r}"):
+        with mlflow_errors(f"record a training of {model!r}"):
             run_id = self._new_run(model, name)
             self._client.log_batch(run_id, params=[Param(key, str(value)) for key, value in params.items()])
             for start in range(0, len(points), _BATCH):
@@ -116,7 +132,7 @@ class MlflowStore:
         """See `ModelStore`."""
         found = self._version(model, version)
         digest = found.tags[DIGEST_TAG]
-        with tempfile.TemporaryDirectory() as folder, _mlflow_errors(f"fetch version {version} of {model!r}"):
+        with tempfile.TemporaryDirectory() as folder, mlflow_errors(f"fetch version {version} of {model!r}"):
             package = read(Path(self._client.download_artifacts(found.run_id, _folder(digest), folder)))
         verify(package, digest)
         return package
@@ -132,7 +148,7 @@ class MlflowStore:
     def aliases(self, model: str) -> dict[str, int]:
         """See `ModelStore`."""
         try:
-            with _mlflow_errors(f"read the aliases of {model!r}"):
+            with mlflow_errors(f"read the aliases of {model!r}"):
                 found = self._client.get_registered_model(model)
         except UnknownVersion:
             return {}
@@ -141,18 +157,74 @@ class MlflowStore:
     def set_alias(self, model: str, alias: str, version: int) -> None:
         """See `ModelStore`."""
         self._version(model, version)
-        with _mlflow_errors(f"set alias {alias!r} of {model!r}"):
+        with mlflow_errors(f"set alias {alias!r} of {model!r}"):
             self._client.set_registered_model_alias(model, alias, str(version))
 
     def drop_alias(self, model: str, alias: str) -> None:
         """See `ModelStore`."""
         if alias in self.aliases(model):
-            with _mlflow_errors(f"drop alias {alias!r} of {model!r}"):
+            with mlflow_errors(f"drop alias {alias!r} of {model!r}"):
                 self._client.delete_registered_model_alias(model, alias)
+
+    def archive(self, model: str, version: int, now_ms: int) -> None:
+        """See `ModelStore`."""
+        if ARCHIVED_TAG not in self._version(model, version).tags:
+            self._tag(model, version, ARCHIVED_TAG, _iso(now_ms))
+
+    def unarchive(self, model: str, version: int) -> None:
+        """See `ModelStore`."""
+        if ARCHIVED_TAG in self._version(model, version).tags:
+            self._tag(model, version, ARCHIVED_TAG, None)
+
+    def show_traffic(self, model: str, words: Mapping[int, str]) -> None:
+        """See `ModelStore`: a tag on each version that has a role, and on no other."""
+        for found in list(self._search(f"name = '{model_name(model)}'")):
+            said = words.get(int(found.version))
+            if found.tags.get(TRAFFIC_TAG) != said:
+                self._tag(model, int(found.version), TRAFFIC_TAG, said)
+
+    def condemn(self, model: str, version: int, wanted: bool) -> None:
+        """See `ModelStore`."""
+        if (CONDEMNED_TAG in self._version(model, version).tags) != wanted:
+            self._tag(model, version, CONDEMNED_TAG, "true" if wanted else None)
+
+    def delete(self, model: str, version: int) -> None:
+        """See `ModelStore`. What a crash in the middle leaves is condemned still: delete it again.
+
+        The run goes with its last version if it is one of ours; MLflow keeps it in its trash until
+        `mlflow gc`.
+        """
+        try:
+            found = self._version(model, version)
+        except UnknownVersion:
+            return
+        if CONDEMNED_TAG not in found.tags:
+            raise not_condemned(model, version)
+        with mlflow_errors(f"delete version {version} of {model!r}"):
+            run = self._client.get_run(found.run_id)
+            self._delete_files(run.info.artifact_uri, _folder(found.tags[DIGEST_TAG]))
+            self._client.delete_model_version(model, str(version))
+            others = self._client.search_model_versions(f"run_id = '{found.run_id}'", max_results=1)
+            if OURS_TAG in run.data.tags and not others:
+                self._client.delete_run(found.run_id)
+
+    def _tag(self, model: str, version: int, tag: str, value: str | None) -> None:
+        with mlflow_errors(f"mark version {version} of {model!r}"):
+            if value is None:
+                self._client.delete_model_version_tag(model, str(version), tag)
+            else:
+                self._client.set_model_version_tag(model, str(version), tag, value)
+
+    def _delete_files(self, artifact_uri: str, folder: str) -> None:
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+        where = get_artifact_repository(artifact_uri, tracking_uri=self._tracking_uri)
+        if where.list_artifacts(folder):
+            where.delete_artifacts(folder)
 
     def _version(self, model: str, version: int) -> "ModelVersion":
         try:
-            with _mlflow_errors(f"read version {version} of {model!r}"):
+            with mlflow_errors(f"read version {version} of {model!r}"):
                 found = self._client.get_model_version(model, str(version))
         except UnknownVersion as error:
             raise unknown_version(model, version) from error
@@ -163,17 +235,26 @@ class MlflowStore:
     def _stored(self, found: "ModelVersion") -> StoredVersion:
         digest = found.tags[DIGEST_TAG]
         if digest not in self._manifests:
-            with tempfile.TemporaryDirectory() as folder, _mlflow_errors(f"read the manifest of {found.name!r}"):
+            with tempfile.TemporaryDirectory() as folder, mlflow_errors(f"read the manifest of {found.name!r}"):
                 path = self._client.download_artifacts(found.run_id, f"{_folder(digest)}/{MANIFEST_FILE}", folder)
                 self._manifests[digest] = ModelManifest.decode(Path(path).read_bytes())
         manifest = self._manifests[digest]
-        return StoredVersion(found.name, int(found.version), digest, manifest, manifest.created_ms, found.run_id)
+        return StoredVersion(
+            model=found.name,
+            version=int(found.version),
+            digest=digest,
+            manifest=manifest,
+            created_ms=manifest.created_ms,
+            run_id=found.run_id,
+            archived_ms=_ms(found.tags[ARCHIVED_TAG]) if ARCHIVED_TAG in found.tags else 0,
+            condemned=CONDEMNED_TAG in found.tags,
+        )
 
     def _search(self, condition: str) -> Iterator["ModelVersion"]:
         """All versions of ours that fit, whatever the number of pages."""
         token: str | None = None
         while token != "":
-            with _mlflow_errors("list the versions"):
+            with mlflow_errors("list the versions"):
                 page = self._client.search_model_versions(condition or None, page_token=token)
             yield from (version for version in page if DIGEST_TAG in version.tags)
             token = page.token or ""
@@ -187,7 +268,7 @@ class MlflowStore:
         from mlflow.entities import Metric, Param
 
         try:
-            with _mlflow_errors("look up the training run"):
+            with mlflow_errors("look up the training run"):
                 known = self._client.get_run(manifest.lineage.run_id) if manifest.lineage.run_id else None
         except UnknownVersion:  # trained under another MLflow
             known = None
@@ -218,13 +299,14 @@ class MlflowStore:
                 if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another process was quicker
                     raise
             experiment = self._client.get_experiment_by_name(model)
-        return str(self._client.create_run(experiment.experiment_id, run_name=name or None).info.run_id)
+        made = self._client.create_run(experiment.experiment_id, run_name=name or None, tags={OURS_TAG: "true"})
+        return str(made.info.run_id)
 
     def _make_model(self, model: str) -> None:
         from mlflow.exceptions import MlflowException
 
         try:
-            self._client.create_registered_model(model)
+            self._client.create_registered_model(model, description=MODEL_NOTE)
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
@@ -234,6 +316,17 @@ class MlflowStore:
             files = Path(folder) / "version"
             write(package, files)
             self._client.log_artifacts(run_id, str(files), _folder(package.digest))
+
+
+def open_client(tracking_uri: str) -> "MlflowClient":
+    """A client that neither prints nor reports; the first takes seconds. Raises StoreUnavailable."""
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+    from mlflow import MlflowClient
+
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
+    with mlflow_errors("open the store"):
+        return MlflowClient(tracking_uri, tracking_uri)
 
 
 def _folder(digest: str) -> str:
@@ -258,19 +351,71 @@ def _params(manifest: ModelManifest) -> dict[str, object]:
         "parent": lineage.parent,
         "seed": lineage.seed,
         "code_version": lineage.code_version,
-        "feature_view": manifest.view["name"],
+        "feature_view": manifest.view.get("name", ""),
         "fingerprint": manifest.fingerprint,
         "metric_definition": manifest.metric.digest,
     }
 
 
-def _describe(manifest: ModelManifest) -> str:
-    figures = ", ".join(f"{name} {value:.4f}" for name, value in sorted(manifest.metrics.items()))
-    return f"trained on {manifest.lineage.dataset}: {figures}"
+def describe_version(manifest: ModelManifest) -> str:
+    """What MLflow's page of the version says, in Markdown."""
+    lineage, remote = manifest.lineage, manifest.remote
+    window = " to ".join(filter(None, lineage.training_window))
+    facts = {
+        **{name: f"{value:.4f}" for name, value in sorted(manifest.metrics.items())},
+        "trained on": ", ".join(filter(None, (lineage.dataset, _code(lineage.dataset_digest[:12]), window))),
+        "parent": f"[version {lineage.parent}](#/models/{manifest.model}/versions/{lineage.parent})"
+        if lineage.parent is not None
+        else "",
+        "seed": str(lineage.seed),
+        "code": _code(lineage.code_version),
+        "feature view": _view(manifest),
+        "inputs": _tensors(manifest.inputs),
+        "outputs": _tensors(manifest.outputs),
+        "runs on": f"Triton server {remote.server}, model {remote.model} {remote.version}".strip() if remote else "",
+    }
+    rows = [f"| {name} | {_cell(value)} |" for name, value in facts.items() if value]
+    return "\n".join(filter(None, (manifest.description and f"{manifest.description}\n", "| | |", "|---|---|", *rows)))
+
+
+def _view(manifest: ModelManifest) -> str:
+    view = manifest.view
+    if not manifest.ranks:
+        return "none: it takes tensors only"
+    return f"{view['name']}, {len(view['columns'])} columns, {_code(manifest.fingerprint)}"
+
+
+def _tensors(specs: Sequence[TensorSpec]) -> str:
+    return ", ".join(f"`{spec.name}` {spec.datatype} {list(spec.shape)}" for spec in specs)
+
+
+def _code(text: str) -> str:
+    return f"`{text}`" if text else ""
+
+
+def _cell(text: str) -> str:
+    """One cell of a table, whatever others put into it.
+
+    >>> _cell("a|b" + chr(10) + "c")
+    'a\\\\|b c'
+    """
+    return " ".join(text.replace("|", "\\|").split())
+
+
+def _iso(at_ms: int) -> str:
+    """
+    >>> _iso(1_767_225_600_123), _ms("2026-01-01T00:00:00.123+00:00")
+    ('2026-01-01T00:00:00.123+00:00', 1767225600123)
+    """
+    return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="milliseconds")
+
+
+def _ms(at: str) -> int:
+    return round(datetime.fromisoformat(at).timestamp() * 1000)
 
 
 @contextmanager
-def _mlflow_errors(what: str) -> Iterator[None]:
+def mlflow_errors(what: str) -> Iterator[None]:
     """MLflow's errors, translated: UnknownVersion for what is not there, else StoreUnavailable.
 
     Without a server the database's and the file system's own errors come through mlflow, too.

@@ -14,6 +14,7 @@ from registry.board import PlanBoard
 from registry.contracts.traffic import Experiment, Layer, TrafficPlan
 from registry.decisions import Decision
 from registry.errors import StaleRevision, StoreUnavailable, UnknownVersion
+from registry.lineage import all_roles
 from registry.rollouts import RolloutControl
 from registry.store import ModelStore, StoredVersion
 from registry.traffic_control import TrafficChange
@@ -101,7 +102,8 @@ class Promoter:
         expected_revision: the plan the decision was made on; None takes the current one.
         Raises UnknownVersion, StaleRevision, and StoreUnavailable as `apply` does.
         """
-        stored, plan = self._store.get(model, version), self._control.plan(model)
+        plan = self._control.plan(model)  # before the version: see `retirement`
+        stored = self._store.get(model, version)
         current = plan.revision if plan else 0
         if expected_revision not in (None, current):
             raise StaleRevision(model, expected_revision, current)
@@ -180,3 +182,4 @@ class Promoter:
             self._store.drop_alias(plan.model, "challenger")
         elif aliases.get("challenger") != plan.challenger.version:
             self._store.set_alias(plan.model, "challenger", plan.challenger.version)
+        self._store.show_traffic(plan.model, all_roles(plan))

@@ -6,6 +6,7 @@ from typing import Protocol
 from registry.contracts.rollouts import Evidence, Rollout, RolloutChange, Verdict
 from registry.contracts.traffic import TrafficPlan
 from registry.decisions import Decision
+from registry.receipts import Receipt
 from registry.traffic_control import TrafficControl
 
 
@@ -17,7 +18,8 @@ class RolloutControl(TrafficControl, Protocol):
 
         Open rollouts that the plan leaves behind end with it, see `decisions.settle`.
         Raises StaleRevision or StaleRollout if plan or rollout is at another revision, RolloutConflict if
-        the layer has an active rollout already or the plan changes one's experiment; then nothing was written.
+        the layer has an active rollout already or the plan changes one's experiment, AnsweredBefore if there
+        is a receipt for its key; then nothing was written.
         """
         ...
 
@@ -56,4 +58,16 @@ class RolloutControl(TrafficControl, Protocol):
 
     def evidence_of(self, ids: Sequence[str]) -> list[Evidence]:
         """By id, in the order asked for; what is not there is left out."""
+        ...
+
+    def receipt(self, caller: str, key: str) -> Receipt | None:
+        """What the caller was answered under this idempotency key."""
+        ...
+
+    def keep_receipt(self, receipt: Receipt) -> Receipt:
+        """Keeps it for an answer that changed nothing; the one that is there, if there is one for its key."""
+        ...
+
+    def forget_receipts(self, before_ms: int) -> int:
+        """Drops those older than that; how many they were."""
         ...

@@ -1,7 +1,8 @@
 """ModelStore: immutable model versions by number, and the aliases that name some of them."""
 
 import threading
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from registry.artefacts import verify
@@ -15,6 +16,7 @@ class StoredVersion:
     """What a store knows of a version without opening its program.
 
     run_id: of the MLflow run that holds the training curves, empty without MLflow.
+    archived_ms: since when it is archived, 0 if it is not. condemned: marked to be deleted, see `retirement`.
     """
 
     model: str
@@ -23,6 +25,13 @@ class StoredVersion:
     manifest: ModelManifest
     created_ms: int
     run_id: str = ""
+    archived_ms: int = 0
+    condemned: bool = False
+
+    @property
+    def servable(self) -> bool:
+        """Whether it may be given traffic."""
+        return not (self.archived_ms or self.condemned)
 
 
 class ModelStore(Protocol):
@@ -30,6 +39,7 @@ class ModelStore(Protocol):
 
     def register(self, model: str, package: ModelPackage) -> int:
         """The package's version number, from 1 up: a new one, or the one it got before (by digest).
+        No number is given twice, though its version be deleted.
 
         Raises RefusedVersion if the package fails `artefacts.verify` or is of another model,
         InvalidName if the model's name breaks its rule.
@@ -64,6 +74,30 @@ class ModelStore(Protocol):
         """Removes the alias, if it is there."""
         ...
 
+    def archive(self, model: str, version: int, now_ms: int) -> None:
+        """Marks the version as archived, since now_ms if it was not. Raises UnknownVersion."""
+        ...
+
+    def unarchive(self, model: str, version: int) -> None:
+        """Takes that mark away, if it is there. Raises UnknownVersion."""
+        ...
+
+    def show_traffic(self, model: str, words: Mapping[int, str]) -> None:
+        """Shows on each version what it is in the traffic plan, in words; on one that is not named, nothing.
+        For eyes: nothing is decided by it."""
+        ...
+
+    def condemn(self, model: str, version: int, wanted: bool) -> None:
+        """Marks the version to be deleted, or takes that mark away. Raises UnknownVersion."""
+        ...
+
+    def delete(self, model: str, version: int) -> None:
+        """Deletes the version with its files and aliases; one that is gone already is no error.
+
+        Raises RefusedVersion if it was not condemned before; `retirement` says who may be.
+        """
+        ...
+
 
 def check_package(model: str, package: ModelPackage) -> ModelManifest:
     """The manifest of a package that may be registered under this name.
@@ -81,12 +115,19 @@ def unknown_version(model: str, version: int) -> UnknownVersion:
     return UnknownVersion(f"there is no version {version} of model {model!r}: `sluice models list` shows what there is")
 
 
+def not_condemned(model: str, version: int) -> RefusedVersion:
+    """The error that every store raises instead of deleting such a version."""
+    return RefusedVersion(f"version {version} of model {model!r} is not condemned: `sluice models gc` deletes versions")
+
+
 class MemoryStore:
     """Versions inside one process; safe for several threads."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._packages: dict[str, list[ModelPackage]] = {}
+        self._packages: dict[str, list[ModelPackage | None]] = {}  # None: deleted
+        self._archived_ms: dict[tuple[str, int], int] = {}
+        self._condemned: set[tuple[str, int]] = set()
         self._aliases: dict[str, dict[str, int]] = {}
 
     def register(self, model: str, package: ModelPackage) -> int:
@@ -102,7 +143,9 @@ class MemoryStore:
         """See `ModelStore`."""
         package = self._package(model, version)
         manifest = package.manifest
-        return StoredVersion(model, version, package.digest, manifest, manifest.created_ms)
+        stored = StoredVersion(model, version, package.digest, manifest, manifest.created_ms)
+        key = (model, version)
+        return replace(stored, archived_ms=self._archived_ms.get(key, 0), condemned=key in self._condemned)
 
     def package(self, model: str, version: int) -> ModelPackage:
         """See `ModelStore`; nobody can change a package in memory."""
@@ -110,11 +153,12 @@ class MemoryStore:
 
     def versions(self, model: str) -> list[StoredVersion]:
         """See `ModelStore`."""
-        return [self.get(model, version + 1) for version in range(len(self._packages.get(model, [])))]
+        there = [number for number, package in enumerate(self._packages.get(model, []), 1) if package]
+        return [self.get(model, number) for number in there]
 
     def models(self) -> list[str]:
         """See `ModelStore`."""
-        return sorted(self._packages)
+        return sorted(model for model, packages in self._packages.items() if any(packages))
 
     def aliases(self, model: str) -> dict[str, int]:
         """See `ModelStore`."""
@@ -131,8 +175,42 @@ class MemoryStore:
         with self._lock:
             self._aliases.get(model, {}).pop(alias, None)
 
+    def archive(self, model: str, version: int, now_ms: int) -> None:
+        """See `ModelStore`."""
+        self._package(model, version)
+        self._archived_ms.setdefault((model, version), now_ms)
+
+    def unarchive(self, model: str, version: int) -> None:
+        """See `ModelStore`."""
+        self._package(model, version)
+        self._archived_ms.pop((model, version), None)
+
+    def show_traffic(self, model: str, words: Mapping[int, str]) -> None:
+        """See `ModelStore`; nobody looks into memory."""
+
+    def condemn(self, model: str, version: int, wanted: bool) -> None:
+        """See `ModelStore`."""
+        self._package(model, version)
+        with self._lock:
+            (self._condemned.add if wanted else self._condemned.discard)((model, version))
+
+    def delete(self, model: str, version: int) -> None:
+        """See `ModelStore`."""
+        try:
+            self._package(model, version)
+        except UnknownVersion:
+            return
+        with self._lock:
+            if (model, version) not in self._condemned:
+                raise not_condemned(model, version)
+            self._packages[model][version - 1] = None
+            aliases = self._aliases.get(model, {})
+            for alias in [alias for alias, named in aliases.items() if named == version]:
+                del aliases[alias]
+
     def _package(self, model: str, version: int) -> ModelPackage:
         known = self._packages.get(model, [])
-        if not 1 <= version <= len(known):
+        package = known[version - 1] if 1 <= version <= len(known) else None
+        if package is None:
             raise unknown_version(model, version)
-        return known[version - 1]
+        return package

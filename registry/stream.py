@@ -87,6 +87,10 @@ class RedisStream:
 
     def append(self, payloads: Sequence[bytes]) -> None:
         """See `StreamWriter`."""
+        if len(payloads) == 1:  # the usual case; one command is all or nothing by itself
+            with redis_errors("append events"):
+                self._client.xadd(self._name, {_FIELD: payloads[0]})
+            return
         with redis_errors("append events"), self._client.pipeline(transaction=True) as pipeline:
             for payload in payloads:
                 pipeline.xadd(self._name, {_FIELD: payload})

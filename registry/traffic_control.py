@@ -17,12 +17,13 @@ from sqlalchemy.exc import IntegrityError
 from registry.contracts.ids import model_name
 from registry.contracts.rollouts import Evidence, Rollout, RolloutChange, Verdict
 from registry.contracts.traffic import TrafficPlan
-from registry.database import open_database, sql_errors
+from registry.database import insert_once, open_database, sql_errors
 from registry.decision_writer import IS_OPEN, explain, keep_evidence, write
 from registry.decisions import Decision, Move, layer_is_taken, settle, unknown_rollout
 from registry.errors import StaleRevision, StaleRollout
+from registry.receipts import Receipt, find_receipt, row_of
 from registry.tables import evidence as evidence_table
-from registry.tables import rollout_history, rollouts, traffic_history, traffic_plans
+from registry.tables import idempotency, rollout_history, rollouts, traffic_history, traffic_plans
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +83,7 @@ class MemoryControl:
         self._history: dict[str, list[TrafficChange]] = {}
         self._rollouts: dict[str, list[RolloutChange]] = {}
         self._evidence: dict[str, Evidence] = {}
+        self._receipts: dict[tuple[str, str], Receipt] = {}
 
     def plan(self, model: str) -> TrafficPlan | None:
         """See `TrafficControl`."""
@@ -129,6 +131,8 @@ class MemoryControl:
                 changes.append(move.change(decision, plan_revision))
             for evidence in decision.evidence:
                 self._evidence.setdefault(evidence.id, evidence)
+            if (receipt := decision.receipt) is not None:
+                self._receipts[receipt.caller, receipt.key] = receipt
         return decision.plan
 
     def revisions(self) -> dict[str, int]:
@@ -189,6 +193,23 @@ class MemoryControl:
         with self._lock:
             return [self._evidence[one] for one in ids if one in self._evidence]
 
+    def receipt(self, caller: str, key: str) -> Receipt | None:
+        """See `RolloutControl`."""
+        return self._receipts.get((caller, key))
+
+    def keep_receipt(self, receipt: Receipt) -> Receipt:
+        """See `RolloutControl`."""
+        with self._lock:
+            return self._receipts.setdefault((receipt.caller, receipt.key), receipt)
+
+    def forget_receipts(self, before_ms: int) -> int:
+        """See `RolloutControl`."""
+        with self._lock:
+            old = [key for key, receipt in self._receipts.items() if receipt.at_ms < before_ms]
+            for key in old:
+                del self._receipts[key]
+        return len(old)
+
     def _revision(self, model: str | None) -> int:
         return len(self._history.get(model, [])) if model is not None else 0
 
@@ -200,6 +221,8 @@ class MemoryControl:
         return settle(decision.plan, others, decision.now_ms)
 
     def _check(self, decision: Decision) -> None:
+        if (receipt := decision.receipt) is not None and (receipt.caller, receipt.key) in self._receipts:
+            raise receipt.answered_before()
         if (plan := decision.plan) is not None and self._revision(plan.model) != plan.revision - 1:
             raise StaleRevision(plan.model, plan.revision - 1, self._revision(plan.model))
         for move in decision.moves:
@@ -359,6 +382,23 @@ class SqlControl:
         with sql_errors("read evidence"), self.engine.connect() as connection:
             found = {row.id: Evidence.decode(row.record.encode()) for row in connection.execute(query)}
         return [found[one] for one in ids if one in found]
+
+    def receipt(self, caller: str, key: str) -> Receipt | None:
+        """See `RolloutControl`."""
+        with sql_errors("read receipts"), self.engine.connect() as connection:
+            return find_receipt(connection, caller, key)
+
+    def keep_receipt(self, receipt: Receipt) -> Receipt:
+        """See `RolloutControl`."""
+        with sql_errors("keep a receipt"), self.engine.begin() as connection:
+            if insert_once(connection, idempotency, row_of(receipt)):
+                return receipt
+            return find_receipt(connection, receipt.caller, receipt.key) or receipt
+
+    def forget_receipts(self, before_ms: int) -> int:
+        """See `RolloutControl`."""
+        with sql_errors("forget receipts"), self.engine.begin() as connection:
+            return connection.execute(sql.delete(idempotency).where(idempotency.c.at_ms < before_ms)).rowcount
 
 
 def _next(plan: TrafficPlan, expected_revision: int) -> TrafficPlan:

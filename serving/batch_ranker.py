@@ -4,13 +4,14 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from serving.frames import FailedReply, RankedReply, ScoreRequest
-from serving.scoring import LoadedModel, score_batch
 
 Replies = list[RankedReply | FailedReply]
 
 
 class Submitted(Protocol):
-    """A batch under way."""
+    """A batch under way. answer_us: what making its replies took, once they are made."""
+
+    answer_us: float
 
     def replies(self) -> Replies:
         """In the order of the requests; waits for the device. Raises what the program raised."""
@@ -23,22 +24,3 @@ class BatchRanker(Protocol):
     def submit(self, requests: Sequence[ScoreRequest], queue_us: Sequence[float], now_ms: int) -> Submitted:
         """Starts a batch of checked requests. Raises what the program raises on the host's side."""
         ...
-
-
-class HostRanker:
-    """Computes at once: numpy and a program on the CPU, or a remote one."""
-
-    def __init__(self, loaded: LoadedModel) -> None:
-        self._loaded = loaded
-
-    def submit(self, requests: Sequence[ScoreRequest], queue_us: Sequence[float], now_ms: int) -> Submitted:
-        """See `BatchRanker`."""
-        return _Done(score_batch(self._loaded, requests, queue_us, now_ms))
-
-
-class _Done:
-    def __init__(self, replies: Replies) -> None:
-        self._replies = replies
-
-    def replies(self) -> Replies:
-        return self._replies

@@ -30,7 +30,7 @@ class Pending(Generic[Key, Payload]):
     key: only queries of one key share a batch: a loaded version, and for tensors the shape of a row.
     rows: what it adds to a forward pass: its candidates, or dimension 0 of its tensors.
     model: whose share of the device it uses. slot: the loaded version, whose batch times count.
-    priority: 0 is normal, smaller is sooner. alone: shares no batch: the model is not batchable.
+    priority: 0 is normal, smaller is sooner, see `priority`. alone: shares no batch: it is not batchable.
     """
 
     key: Key

@@ -6,7 +6,7 @@ and rare cases use; this is the short one for a query that can be sent now.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Generic, TypeVar
 
 from serving import metrics
@@ -17,6 +17,29 @@ from serving.permits import Permits
 log = logging.getLogger(__name__)
 
 Answer = TypeVar("Answer")
+
+
+def in_task(answer: Coroutine[Any, Any, Answer], done: Callable[[Answer | RankingError], None]) -> Callable[[], None]:
+    """A query that needs a coroutine, for who has none: `done` is told the outcome, once, unless the caller
+    leaves. Returns how."""
+
+    async def run() -> None:
+        outcome: Answer | RankingError
+        try:
+            outcome = await answer
+        except RankingError as error:
+            outcome = error
+        except Exception:
+            log.exception("a bug answered with 500")
+            outcome = RankingError("internal error, see the gateway's log")
+        done(outcome)
+
+    task = asyncio.get_running_loop().create_task(run())
+
+    def leave() -> None:
+        task.cancel()
+
+    return leave
 
 
 class Begun(Generic[Answer]):

@@ -12,6 +12,7 @@ RankingError              500  INTERNAL
   ReplicaUnhealthy        503  UNAVAILABLE         no replica holds the version
     ReplicaLost           503                      it died with the query; retried, rarely seen
     EventLogFull          503                      feedback cannot be kept safe now
+  ControlAway             503  UNAVAILABLE         the controller does not answer; queries go on
   DeadlineExceeded        504  DEADLINE_EXCEEDED
 ```
 """
@@ -87,6 +88,13 @@ class RemoteUnfit(ReplicaUnhealthy):
 
 class EventLogFull(ReplicaUnhealthy):
     """The journal has no room: what cannot be kept is not accepted."""
+
+
+class ControlAway(RankingError):
+    """Nobody can be asked to change traffic now; what is served stays as it is."""
+
+    status = 503
+    retry_after_s = 1.0
 
 
 class DeadlineExceeded(RankingError):

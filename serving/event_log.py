@@ -31,7 +31,7 @@ class EventLog(threading.Thread):
     linger_s: how long the shipper waits for more events before it writes an entry.
     """
 
-    def __init__(self, journal: Journal, stream: StreamWriter, linger_s: float = 0.02) -> None:
+    def __init__(self, journal: Journal, stream: StreamWriter, linger_s: float = 0.05) -> None:
         super().__init__(name="event-log", daemon=True)
         self._journal, self._stream, self._linger_s = journal, stream, linger_s
         self._some = threading.Event()

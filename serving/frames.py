@@ -33,8 +33,8 @@ _U64: np.dtype[np.uint64] = np.dtype("<u8")
 _U32: np.dtype[np.uint32] = np.dtype("<u4")
 _U16: np.dtype[np.uint16] = np.dtype("<u2")
 _F32: np.dtype[np.float32] = np.dtype("<f4")
-# number, slot, top_k, candidates, deadline_us, ids_bytes, query columns, candidate columns
-_SCORE = struct.Struct("<IHHIIIHH")
+# number, slot, top_k, candidates, deadline_us, ids_bytes, query columns, candidate columns, priority
+_SCORE = struct.Struct("<IHHIIIHHB")
 # number, shown, columns, missing rows, stale rows, tier away (0 or 1), queue_us, features_us, device_us,
 # score mean, score std, margin, entropy
 _RANKED = struct.Struct("<IHHIIBfffdddd")  # a float32 cannot hold the spread of the largest float32 scores
@@ -88,6 +88,11 @@ class LoadedVersion(msgspec.Struct, frozen=True, array_like=True, dict=True):
         return {column: i for i, column in enumerate(self.columns)}
 
     @cached_property
+    def output_names(self) -> tuple[str, ...]:
+        """The outputs' names, in the manifest's order."""
+        return tuple(output.name for output in self.outputs)
+
+    @cached_property
     def sent(self) -> tuple[str, ...]:
         """The columns that come with a query, not from a store."""
         return tuple(c for c, source in zip(self.columns, self.sources, strict=True) if source != "row")
@@ -119,6 +124,7 @@ class ScoreRequest:
     hashes: uint64 (candidates,); ids: the item ids, UTF-8, joined by NUL.
     query_columns, query_values: matrix positions and values, the same for all candidates.
     candidate_columns, candidate_values: positions, and float32 (those columns, candidates).
+    priority: see `priority`.
     """
 
     number: int
@@ -131,6 +137,7 @@ class ScoreRequest:
     query_values: NDArray[np.float32]
     candidate_columns: NDArray[np.uint16]
     candidate_values: NDArray[np.float32]
+    priority: int = 0
 
     @property
     def candidates(self) -> int:
@@ -147,6 +154,7 @@ class ScoreRequest:
             len(self.ids),
             len(self.query_columns),
             len(self.candidate_columns),
+            self.priority,
         )
         return frame(
             Kind.SCORE,
@@ -165,7 +173,9 @@ class ScoreRequest:
         a candidate: ids that are out of step would shift the rows of every query in the batch."""
         if len(body) < _SCORE.size:
             raise BrokenFrame("a SCORE frame is shorter than its head")
-        number, slot, top_k, candidates, deadline_us, ids_bytes, in_query, in_candidates = _SCORE.unpack_from(body)
+        number, slot, top_k, candidates, deadline_us, ids_bytes, in_query, in_candidates, priority = _SCORE.unpack_from(
+            body
+        )
         parts = _Parts(body, _SCORE.size)
         hashes = parts.take(_U64, candidates)
         query_columns = parts.take(_U16, in_query)
@@ -186,6 +196,7 @@ class ScoreRequest:
             query_values=query_values,
             candidate_columns=candidate_columns,
             candidate_values=candidate_values.reshape(in_candidates, candidates),
+            priority=priority,
         )
 
 

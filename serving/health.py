@@ -90,7 +90,8 @@ class ReplicaHealth:
 
 
 class FleetHealth:
-    """The health of all replicas that a gateway knows, by address."""
+    """The health of all replicas that a gateway knows, by address. Of a lone one nothing is counted:
+    there is no peer to do better, and it is never left out."""
 
     def __init__(self, rules: HealthRules | None = None) -> None:
         self._rules = rules or HealthRules()
@@ -103,7 +104,7 @@ class FleetHealth:
     def succeeded(self, address: str, took_s: float, now_s: float) -> None:
         """A query was answered (a 4xx is an answer) so long after it was sent."""
         health = self._of.get(address)
-        if health is None:
+        if health is None or len(self._of) < 2:
             return
         rules = self._rules
         health.count(False, now_s, rules.window_s)
@@ -117,7 +118,7 @@ class FleetHealth:
     def failed(self, address: str, now_s: float) -> None:
         """A query failed on the replica, see `is_failure`."""
         health = self._of.get(address)
-        if health is None:
+        if health is None or len(self._of) < 2:
             return
         health.count(True, now_s, self._rules.window_s)
         if health.ejected_until_s is not None:

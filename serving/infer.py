@@ -32,7 +32,7 @@ class InferQuery:
     """A request whose tensors are what their datatypes and shapes say; the model's own rules come later.
 
     version: None leaves the choice to the traffic plan. outputs: names wanted; empty means all.
-    unit: whose arm is sticky; empty: the champion answers. priority: 0 is normal, lower is sooner.
+    unit: whose arm is sticky; empty: the champion answers. priority: see `priority`.
     """
 
     model: str
@@ -130,11 +130,9 @@ class InferService:
         refused, or no replica can have it now.
         """
         plan = self._ranker.plans.get(query.model)
-        if plan is None or query.model in self._ranker.held_back or query.version is not None or query.unit:
+        if plan is None or query.version is not None or not self.may_begin(query.model):
             return None
-        if not self._permits.free:
-            return None
-        route, began_s = self._ranker.router.of_tensors(plan, ""), self._clock()
+        route, began_s = self._ranker.router.of_tensors(plan, query.unit), self._clock()
         deadline_s = began_s + query.deadline_ms / 1000
 
         def settle(reply: InferredReply, loaded: LoadedVersion) -> InferAnswer:
@@ -158,6 +156,11 @@ class InferService:
         except RankingError:
             return None
         return None if take_back is None else begun.start(take_back)
+
+    def may_begin(self, model: str) -> bool:
+        """Whether a query for the model may be begun now, as far as that can be told without the query."""
+        ranker = self._ranker
+        return model in ranker.plans and model not in ranker.held_back and self._permits.free
 
     def _count_named(self, model: str) -> None:
         """An answer by the version in the path: of no arm."""
@@ -298,7 +301,9 @@ class InferService:
 def build_infer(query: InferQuery, loaded: LoadedVersion, max_rows: int) -> InferRequest:
     """The query in the loaded version's terms. Raises QueryRefused, naming the tensor and the rule."""
     inputs = fitting_inputs(query, loaded, max_rows)
-    wanted = ALL_OUTPUTS if not query.outputs else sum([1 << place for place in output_places(query, loaded)])
+    wanted = ALL_OUTPUTS
+    if query.outputs and (query.outputs != loaded.output_names or len(query.outputs) > MAX_OUTPUTS):
+        wanted = sum([1 << place for place in output_places(query, loaded)])
     return InferRequest(0, 0, inputs, wanted, 0, query.priority)
 
 

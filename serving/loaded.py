@@ -1,6 +1,7 @@
 """A version that a worker holds, ready to be asked."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
 
 from registry.contracts.manifest import TensorSpec
@@ -17,7 +18,8 @@ class LoadedProgram:
     """A version that takes tensors. `scoring.LoadedModel` is one that ranks as well.
 
     inputs, outputs, batchable: as in the manifest. platform: what runs it, in the protocol's words.
-    footprint: what it takes of the device's memory.
+    footprint: what it takes of the device's memory. calls: the threads that ask the server which runs
+    it; None: it computes here. release: called once it is unloaded.
     """
 
     model: str
@@ -29,6 +31,8 @@ class LoadedProgram:
     batchable: bool = True
     platform: str = "pytorch_export"
     footprint: Footprint = NOTHING
+    calls: Executor | None = None
+    release: Callable[[], None] = lambda: None
     statistics: VersionStatistics = field(init=False)
     batch_candidates: HistogramTally = field(init=False)
 

@@ -23,6 +23,12 @@ ARM_SECONDS = Histogram(
     _ARM,
     buckets=[bound_ms / 1000 for bound_ms in LATENCY_BOUNDS_MS[::ARM_BOUNDS_STEP]],
 )
+BREAKERS_OPEN = Gauge(
+    "serving_breakers_open",
+    "Experiments' versions that fail so often that the champion answers their units.",
+    ["model"],
+    multiprocess_mode="livesum",
+)
 MIRRORED = Counter(
     "serving_mirrored_queries",
     "Queries that the coin chose for a mirror, by what became of them.",
@@ -58,7 +64,9 @@ STALE_VALUES = Counter(
     "serving_stale_values", "Feature values looked up past their own freshness limit.", ["view", "column"]
 )
 MISSING_VALUES = Counter(
-    "serving_missing_values", "Feature values that were the default because there is no row.", ["view", "column"]
+    "serving_missing_values",
+    "Feature values that were the default: there is no row, or it lacks the value.",
+    ["view", "column"],
 )
 REFUSED_ROWS = Counter("serving_refused_rows", "Stored rows of another layout, treated as missing.", ["view"])
 TIER_LOOKUPS = Counter("serving_tier_lookups", "Row lookups in the host slab.", ["view", "outcome"])

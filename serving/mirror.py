@@ -1,8 +1,8 @@
 """Mirroring: some of the champion's queries are ranked by an experiment's version too, unseen by users.
 
 A query is mirrored after its answer went out, with a deadline of its own, and only while there is room:
-so many at once, and none while over half of the permits are taken. What finds no room is dropped and
-counted. Both lists go to the event log.
+so many at once, and none while over half of the permits are taken. In the worker's queue it stands
+behind what users wait for. What finds no room is dropped and counted. Both lists go to the event log.
 """
 
 import asyncio
@@ -17,10 +17,12 @@ from registry.contracts.traffic import WEIGHT_STEPS, Experiment, TrafficPlan
 from serving import metrics
 from serving.errors import RankingError, ReplicaUnhealthy
 from serving.event_log import EventLog
-from serving.frames import RankedReply
+from serving.frames import LoadedVersion, RankedReply, ScoreRequest
 from serving.permits import Permits
 from serving.rank import Ranking, RankQuery, build_request
 from serving.replicas import ReplicaPool
+
+MIRROR_PRIORITY = 8  # in the worker's queue four levels, 0.4 s, behind a query that users wait for
 
 log = logging.getLogger(__name__)
 
@@ -64,16 +66,16 @@ class Mirror:
             metrics.MIRRORED.labels(query.model, "dropped_busy").inc()
             return
         sent_s = self._clock()
+
+        def build(loaded: LoadedVersion) -> ScoreRequest:
+            request = build_request(query, loaded, query.top_k)
+            request.priority = MIRROR_PRIORITY
+            return request
+
         waiter = _Mirrored(functools.partial(self._end, query, ranking, experiment, sent_s))
         self.in_flight += 1
         try:
-            sent = self._pool.begin(
-                query.model,
-                experiment.version,
-                sent_s + self._deadline_s,
-                lambda loaded: build_request(query, loaded, query.top_k),
-                waiter,
-            )
+            sent = self._pool.begin(query.model, experiment.version, sent_s + self._deadline_s, build, waiter)
             if sent is None:
                 waiter.set_exception(ReplicaUnhealthy(f"no replica holds {query.model}@{experiment.version}"))
         except RankingError as error:  # the version has not all columns that the query names

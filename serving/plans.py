@@ -41,7 +41,8 @@ def ignore_held_back(models: frozenset[str]) -> None:
 
 
 class PlanWatcher(threading.Thread):
-    """Polls the board and calls `changed(plans)` on this thread whenever a revision is new, and
+    """Polls the board and calls `changed(plans)` on this thread whenever a revision is new, and once
+    when it knows which plans there are, even if there are none; and calls
     `hold_back(models)` whenever other models than before are held back.
 
     copy: file that keeps the last plans for a start without the board.
@@ -60,14 +61,15 @@ class PlanWatcher(threading.Thread):
         self._hold_back = hold_back
         self.held_back: frozenset[str] = frozenset()
         self._stop_asked = threading.Event()
-        self._away = False
+        self._away = self._informed = False
         self.plans: dict[str, TrafficPlan] = {}
 
     def run(self) -> None:
         """Watches until stopped."""
         with contextlib.suppress(RegistryError):  # `poll` tells of it
             self._follow_held_back(self._board.held_back())  # before the copy: it must not be loaded first
-        self._take(self._read_copy())
+        if copy := self._read_copy():
+            self._take(copy)
         while not self._stop_asked.is_set():
             self.poll()
             self._stop_asked.wait(self._period_s)
@@ -102,8 +104,11 @@ class PlanWatcher(threading.Thread):
     def _take(self, read: Plans) -> bool:
         merged = newer(self.plans, read)
         if merged == self.plans:
+            if not self._informed:
+                self._informed = True
+                self._changed(merged)
             return False
-        self.plans = merged
+        self.plans, self._informed = merged, True
         for plan in merged.values():
             log.info("plan of %s: revision %d, champion %d", plan.model, plan.revision, plan.champion)
         self._changed(merged)

@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from registry.contracts.events import SCHEMA, RankingEvent
-from registry.contracts.ids import RankingIds, hashes_of, model_tag
+from registry.contracts.ids import RankingIds, model_tag
 from registry.contracts.traffic import Arm, Experiment, TrafficPlan
 from serving import metrics
 from serving.arm_counts import ArmCounts
-from serving.begun import Begun
-from serving.errors import QueryRefused, RankingError, UnknownModel
+from serving.begun import Begun, in_task
+from serving.errors import DeadlineExceeded, QueryRefused, RankingError, UnknownModel
 from serving.event_log import EventLog
 from serving.exploration import Exploration
 from serving.frames import LoadedVersion, RankedReply, ScoreRequest
@@ -41,14 +41,15 @@ NO_VALUES = np.empty(0, dtype=np.float32)
 class RankQuery:
     """A validated query. item_ids: distinct, in the order given (ties keep it).
 
-    ids_blob: the ids in UTF-8, joined by NUL. query_features: value by column; candidate_features:
-    one value per candidate by column. unit: whose arm is sticky; empty: the query's own. version: that a
-    tester asks for; 0: the plan decides.
+    ids_blob: the ids in UTF-8, joined by NUL. hashes: uint64 (candidates,), theirs. query_features:
+    value by column; candidate_features: one value per candidate by column. unit: whose arm is sticky;
+    empty: the query's own. priority: see `priority`. version: that a tester asks for; 0: the plan decides.
     """
 
     model: str
     item_ids: Sequence[str]
     ids_blob: bytes
+    hashes: NDArray[np.uint64]
     top_k: int
     deadline_ms: int
     unit: str = ""
@@ -56,6 +57,7 @@ class RankQuery:
     query_features: dict[str, float] | None = None
     candidate_features: dict[str, NDArray[np.float32]] | None = None
     trace_id: str = ""
+    priority: int = 0
     version: int = 0
 
 
@@ -103,17 +105,18 @@ class Ranker:
         self._coins = coins or random.Random()
         self._mirror = mirror
         self.counts = counts or ArmCounts()
-        self.router = Router(pool.has, self._coins)
+        self.router = Router(pool.has, self._coins, clock)
         self._stages = [HistogramTally(metrics.STAGE_SECONDS.labels(stage)).observe for stage in STAGES]
         self._wanted: Plans = {}
+        self._informed = False
         self.plans: dict[str, TrafficPlan] = {}
         self.held_back: frozenset[str] = frozenset()
         """Models that workers are told not to hold."""
         pool.watch(self.adopt)
 
     def follow(self, plans: Plans) -> None:
-        """Takes new plans; each is adopted as soon as it can be served."""
-        self._wanted = plans
+        """Takes new plans, or that there are none yet; each is adopted as soon as it can be served."""
+        self._wanted, self._informed = plans, True
         self._tags = {model: model_tag(model) for model in plans}
         self.adopt()
 
@@ -130,17 +133,26 @@ class Ranker:
                 metrics.PLAN_REVISION.labels(model).set(plan.revision)
                 log.info("routing %s by revision %d, champion %d", model, plan.revision, plan.champion)
 
+    @property
+    def ready(self) -> bool:
+        """Whether it has heard which plans there are, and replicas hold the champion of each, warm; of
+        models that are held back nobody is to hold any."""
+        return self._informed and all(
+            self._pool.has(model, plan.champion) for model, plan in self.plans.items() if model not in self.held_back
+        )
+
     def model_of(self, tag: int) -> str | None:
         """The model with this tag in its ranking ids."""
         return next((model for model, known in self._tags.items() if known == tag), None)
 
-    async def rank(self, query: RankQuery) -> Ranking:
-        """One answer, logged. Raises RankingError, having logged no exposure."""
-        plan, route = self.plans.get(query.model), None
+    async def rank(self, query: RankQuery, way: tuple[TrafficPlan, Route] | None = None) -> Ranking:
+        """One answer, logged. way: if it is found already. Raises RankingError, having logged no exposure."""
+        plan, route = way or (None, None)
         try:
             with self._permits.one():
-                plan = self.plan_of(query.model)
-                route = self.router.of(plan, query.unit, query.version)
+                if plan is None or route is None:
+                    plan = self.plan_of(query.model)
+                    route = self.router.of(plan, query.unit, query.version)
                 return await (self._draft if route.drafted else self._answer)(query, plan, route)
         except RankingError as error:
             self.count_refused(query.model, plan, route, error)
@@ -160,7 +172,7 @@ class Ranker:
         except RankingError:
             return None
         if route.drafted:
-            return None
+            return in_task(self.rank(query, (plan, route)), done)
         began_s = self._clock()
         deadline_s = began_s + query.deadline_ms / 1000
         rows = exploration_of(query, plan).rows if route.explored else query.top_k
@@ -212,12 +224,15 @@ class Ranker:
         try:
             champion = await self._pool.score(query.model, route.version, began_s + allowed_s, build)
             await asyncio.wait([other], timeout=max(0.0, patient_until_s - self._clock()))
-            came = other.done() and other.exception() is None
+            error = other.exception() if other.done() else DeadlineExceeded("too late for the draft")
+            self.router.served(
+                query.model, route.drafted, failed=error is not None and not isinstance(error, QueryRefused)
+            )
         finally:
             other.cancel()
             other.add_done_callback(_look_away)
         reply, loaded = champion
-        if not came:
+        if error is not None:
             return self._settle(query, plan, route.away(plan.champion), loaded, reply, as_ranked(reply), began_s)
         challenger = other.result()
         shown = interleaved(champion, challenger, self._coins.getrandbits(query.top_k))
@@ -305,6 +320,8 @@ class Ranker:
     def count_answer(self, model: str, plan: TrafficPlan, route: Route, total_s: float, degraded: bool) -> None:
         """One more answer, so long after its permit."""
         self.counts.of(model, plan.revision, route.experiment, route.assigned, route.arm).answered(total_s, degraded)
+        if route.arm == "challenger":
+            self.router.served(model, route.version, failed=False)
 
     def count_refused(self, model: str, plan: TrafficPlan | None, route: Route | None, error: RankingError) -> None:
         """One more query without an answer. plan, route: None if it did not get so far."""
@@ -313,6 +330,8 @@ class Ranker:
         else:
             counts = self.counts.of(model, plan.revision, route.experiment, route.assigned, route.arm)
             counts.not_answered(error.status)
+            if route.arm == "challenger":
+                self.router.served(model, route.version, failed=error.status >= 500)
 
     def plan_of(self, model: str) -> TrafficPlan:
         """The plan that the model's queries are routed by now. Raises UnknownModel."""
@@ -409,12 +428,13 @@ def build_request(query: RankQuery, loaded: LoadedVersion, rows: int) -> ScoreRe
         slot=loaded.slot,
         top_k=rows,
         deadline_us=0,
-        hashes=hashes_of(query.ids_blob, len(query.item_ids)),
+        hashes=query.hashes,
         ids=query.ids_blob,
         query_columns=np.array(query_columns, dtype=np.uint16) if in_query else NO_COLUMNS,
         query_values=np.array(list(in_query.values()), dtype=np.float32) if in_query else NO_VALUES,
         candidate_columns=np.array(candidate_columns, dtype=np.uint16) if in_candidates else NO_COLUMNS,
         candidate_values=np.stack(list(in_candidates.values())) if in_candidates else NO_VALUES,
+        priority=query.priority,
     )
 
 

@@ -113,11 +113,6 @@ class ReplicaPool:
             if replica.transport is not None:
                 replica.transport.close()
 
-    @property
-    def ready(self) -> bool:
-        """Whether some replica holds every champion."""
-        return any(replica.state.ready for replica in self.replicas)
-
     def watch(self, changed: Callable[[], None]) -> None:
         """Calls `changed` whenever a replica came, went, or holds something else."""
         self._watchers.append(changed)
@@ -143,6 +138,9 @@ class ReplicaPool:
     def holder(self, model: str, version: int) -> tuple[Replica, LoadedVersion] | None:
         """The least busy replica that holds the version; a silent or an ejected one only if there is no other."""
         key = (model, version)
+        if len(self.replicas) == 1:
+            lone = self.replicas[0]
+            return (lone, lone.held[key]) if key in lone.held else None
         able = [replica for replica in self.replicas if key in replica.held]
         if not able:
             return None

@@ -5,12 +5,17 @@ The plan assigns units (`TrafficPlan.assign`); here it meets the query (a tester
 """
 
 import functools
+import logging
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from registry.contracts.traffic import WEIGHT_STEPS, Arm, TrafficPlan
+from serving import metrics
+from serving.breaker import Breaker
 from serving.errors import QueryRefused
+
+log = logging.getLogger(__name__)
 
 EXPLORING: tuple[Arm, ...] = ("champion", "challenger")
 """Arms whose lists may be explored. Drafts are randomised already, and testers want to see what a version does."""
@@ -49,10 +54,11 @@ route = functools.lru_cache(maxsize=1024)(Route)
 
 
 class Router:
-    """holds: whether some replica holds the version (model, version). coins: for exploration."""
+    """holds: whether some replica holds the version (model, version). coins: for exploration. clock: seconds."""
 
-    def __init__(self, holds: Callable[[str, int], bool], coins: random.Random) -> None:
-        self._holds, self._coins = holds, coins
+    def __init__(self, holds: Callable[[str, int], bool], coins: random.Random, clock: Callable[[], float]) -> None:
+        self._holds, self._coins, self._clock = holds, coins, clock
+        self._breakers: dict[tuple[str, int], Breaker] = {}  # of versions that failed
 
     def of(self, plan: TrafficPlan, unit: str, version: int = 0) -> Route:
         """The way of a query to be ranked. version: that a tester asks for, 0 for none.
@@ -82,7 +88,29 @@ class Router:
             return route(assigned.arm, assigned.version, assigned=assigned.arm)
         drafted = experiment.version if assigned.arm == "interleaved" else 0
         found = route(assigned.arm, assigned.version, experiment.name, assigned.arm, drafted)
-        return found if self._holds(plan.model, experiment.version) else found.away(plan.champion)
+        return found if self._can_serve(plan.model, experiment.version) else found.away(plan.champion)
+
+    def served(self, model: str, version: int, failed: bool) -> None:
+        """What came of a query that an experiment's version took part in. failed: it could not, by its own fault."""
+        breaker = self._breakers.get((model, version))
+        if breaker is None:
+            if not failed:
+                return
+            breaker = self._breakers[model, version] = Breaker()
+        was_open = breaker.is_open
+        breaker.count(failed, self._clock())
+        if breaker.is_open != was_open:
+            metrics.BREAKERS_OPEN.labels(model).set(
+                sum(b.is_open for (m, _), b in self._breakers.items() if m == model)
+            )
+            if breaker.is_open:
+                log.warning("over half of the queries fail on %s@%d: the champion answers its units", model, version)
+            else:
+                log.info("%s@%d answers again", model, version)
+
+    def _can_serve(self, model: str, version: int) -> bool:
+        breaker = self._breakers.get((model, version)) if self._breakers else None
+        return self._holds(model, version) and (breaker is None or breaker.lets_through(self._clock()))
 
 
 def _named(plan: TrafficPlan, version: int) -> Route:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
+from prometheus_client import Counter
 
 from registry.contracts.features import FeatureView
 from registry.contracts.profile import confidences
@@ -23,6 +24,9 @@ from serving.loaded import LoadedProgram
 if TYPE_CHECKING:
     from serving.batch_ranker import BatchRanker
 
+_U32: np.dtype[np.uint32] = np.dtype("<u4")
+_I32: np.dtype[np.int32] = np.dtype("<i4")
+_I64: np.dtype[np.int64] = np.dtype("<i8")
 NEVER_STALE_MS = np.iinfo(np.uint64).max  # when a row that came with its query was updated
 
 
@@ -87,7 +91,8 @@ def score_batch(
 ) -> list[RankedReply | FailedReply]:
     """Ranks every query of a batch. requests: checked, all for this version. timeout_s: see `Program.score`.
 
-    Returns replies in the order of the requests. A query whose scores are not finite fails alone.
+    Returns replies in the order of the requests. A query whose scores are not finite is ranked once
+    more by itself, and fails alone.
     """
     began = clock()
     counts = np.array([request.candidates for request in requests])
@@ -96,12 +101,16 @@ def score_batch(
     query_index = np.repeat(np.arange(len(requests)), counts)
     scores = loaded.program.score(assembled.matrix, query_index, timeout_s)
     computed = clock()
-    replies = _replies(loaded, requests, counts, scores, assembled)
     features_us, device_us = (gathered - began) * 1e6, (computed - gathered) * 1e6
-    for reply, waited_us in zip(replies, queue_us, strict=True):
-        if isinstance(reply, RankedReply):
-            reply.queue_us, reply.features_us, reply.device_us = waited_us, features_us, device_us
-    return replies
+    replies = rank(loaded, requests, queue_us, counts, scores, assembled, features_us, device_us)
+    if len(requests) == 1 or not any(isinstance(reply, FailedReply) for reply in replies):
+        return replies
+    return [  # a listwise model may have carried one list's infinities into another's scores
+        score_batch(loaded, [request], [waited_us], now_ms, clock, timeout_s)[0]
+        if isinstance(reply, FailedReply)
+        else reply
+        for reply, request, waited_us in zip(replies, requests, queue_us, strict=True)
+    ]
 
 
 def assemble(
@@ -170,65 +179,112 @@ def top_of_lists(
     scores: (rows,), list after list; counts: (lists,). Ties keep the given order. The second
     result has shape (lists, longest list).
     """
-    width = int(counts.max())
-    if (counts == width).all():
-        padded = scores.reshape(len(counts), width)
-    else:
-        padded = np.full((len(counts), width), -np.inf, dtype=np.float32)
-        padded[np.arange(width) < counts[:, None]] = scores
-    order = np.argsort(-padded, axis=1, kind="stable").astype(np.uint32)
+    padded = _padded(scores, counts)
+    order = _best_places(padded, min(max(top_ks), padded.shape[1]))
     shown = [
         order[i, : min(top_k, count)] for i, (top_k, count) in enumerate(zip(top_ks, counts.tolist(), strict=True))
     ]
     return shown, padded
 
 
-def _replies(
+def _padded(scores: NDArray[np.float32], counts: NDArray[np.int64]) -> NDArray[np.float32]:
+    width = int(counts.max())
+    if len(counts) * width == len(scores):
+        return scores.reshape(len(counts), width)
+    padded = np.full((len(counts), width), -np.inf, dtype=np.float32)
+    padded[np.arange(width) < counts[:, None]] = scores
+    return padded
+
+
+def _best_places(padded: NDArray[np.float32], most: int) -> NDArray[np.uint32]:
+    """The best places of every list, best first, ties in the given order. Shape (lists, most).
+
+    A candidate becomes a whole number: its score's bits, so turned that a better one is smaller, and
+    below them its place. The few smallest are found much sooner than all are sorted, and no two are equal.
+    """
+    lists, width = padded.shape
+    bits = (np.float32(0.0) - padded).view(np.int32)  # from zero, so that -0.0 ties with 0.0
+    keys = np.empty((lists, width, 2), dtype=_I32)
+    keys[:, :, 0] = np.arange(width)
+    np.bitwise_xor(bits, (bits >> 31) & 0x7FFF_FFFF, out=keys[:, :, 1])
+    best = keys.view(_I64).reshape(lists, width)
+    if most < width:
+        best = np.partition(best, most - 1, axis=1)[:, :most]
+    return np.sort(best, axis=1).view(_U32)[:, ::2]
+
+
+def rank(
     loaded: LoadedModel,
     requests: Sequence[ScoreRequest],
+    queue_us: Sequence[float],
     counts: NDArray[np.int64],
     scores: NDArray[np.float32],
     assembled: Assembled,
+    features_us: float,
+    device_us: float,
 ) -> list[RankedReply | FailedReply]:
-    starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
-    broken = np.add.reduceat(~np.isfinite(scores), starts, dtype=np.int64)
-    if broken.any():
+    """From a batch's scores, float32 (rows,), to its replies: a query whose scores are not finite fails alone.
+
+    counts: rows by query. features_us, device_us: what the batch took.
+    """
+    starts = np.cumsum(counts) - counts
+    finite = np.isfinite(scores)
+    broken = [0] * len(requests)
+    if not finite.all():
+        broken = np.add.reduceat(~finite, starts, dtype=np.int64).tolist()
         scores = np.nan_to_num(scores, nan=0.0, posinf=0.0, neginf=0.0)
-    orders, padded = top_of_lists(scores, counts, [request.top_k for request in requests])
+    padded = _padded(scores, counts)
+    most = min(max([request.top_k for request in requests]), padded.shape[1])
+    places = _best_places(padded, most)
+    rows = places + starts[:, None]  # past a list's end they mean nothing
+    shown_scores = scores.take(rows, mode="clip")
+    shown_rows = assembled.matrix.take(rows, axis=0, mode="clip")
     sure = confidences(padded, counts, loaded.reference_std)
-    sums = np.add.reduceat(scores.astype(np.float64), starts)
-    squares = np.add.reduceat(scores.astype(np.float64) ** 2, starts)
-    means = sums / counts
-    stds = np.sqrt(np.maximum(squares / counts - means**2, 0.0))
-    missing = np.add.reduceat(assembled.missing, starts, dtype=np.int64)
-    stale = np.add.reduceat(assembled.stale, starts, dtype=np.int64)
-    if missing.any():
-        metrics.MISSING_ROWS.labels(loaded.model).inc(int(missing.sum()))
-    if stale.any():
-        metrics.STALE_ROWS.labels(loaded.model).inc(int(stale.sum()))
+    exact = scores.astype(np.float64)
+    means = np.add.reduceat(exact, starts) / counts
+    stds = np.sqrt(np.maximum(np.add.reduceat(exact * exact, starts) / counts - means * means, 0.0))
+    of_each = zip(
+        requests,
+        queue_us,
+        broken,
+        _marked(assembled.missing, starts, metrics.MISSING_ROWS, loaded.model),
+        _marked(assembled.stale, starts, metrics.STALE_ROWS, loaded.model),
+        *(column.tolist() for column in (means, stds, sure.margin, sure.entropy)),
+        strict=True,
+    )
     replies: list[RankedReply | FailedReply] = []
-    for i, (request, order) in enumerate(zip(requests, orders, strict=True)):
-        if broken[i]:
-            message = f"{loaded.model}@{loaded.version} gave {broken[i]} scores that are not finite for these features"
+    for i, (request, waited_us, wrong, missing, stale, mean, std, margin, entropy) in enumerate(of_each):
+        shown = min(request.top_k, request.candidates)
+        if wrong:
+            message = f"{loaded.model}@{loaded.version} gave {wrong} scores that are not finite for these features"
             replies.append(FailedReply(request.number, 500, message))
-            continue
-        shown = order.astype(np.int64) + starts[i]
-        replies.append(
-            RankedReply(
-                number=request.number,
-                order=order,
-                scores=scores[shown],
-                features=assembled.matrix[shown].tobytes(),
-                missing_rows=int(missing[i]),
-                stale_rows=int(stale[i]),
-                tier_away=assembled.away,
-                queue_us=0.0,
-                features_us=0.0,
-                device_us=0.0,
-                score_mean=float(means[i]),
-                score_std=float(stds[i]),
-                margin=float(sure.margin[i]),
-                entropy=float(sure.entropy[i]),
+        else:
+            replies.append(
+                RankedReply(
+                    number=request.number,
+                    order=places[i, :shown],
+                    scores=shown_scores[i, :shown],
+                    features=shown_rows[i, :shown].tobytes(),
+                    missing_rows=missing,
+                    stale_rows=stale,
+                    tier_away=assembled.away,
+                    queue_us=waited_us,
+                    features_us=features_us,
+                    device_us=device_us,
+                    score_mean=mean,
+                    score_std=std,
+                    margin=margin,
+                    entropy=entropy,
+                )
             )
-        )
     return replies
+
+
+def _marked(rows: NDArray[np.bool_], starts: NDArray[np.int64], counter: Counter, model: str) -> list[int]:
+    """How many rows of each list are marked; all of them are counted."""
+    if not rows.any():
+        return [0] * len(starts)
+    marked = np.add.reduceat(rows, starts, dtype=np.int64)
+    counter.labels(model).inc(int(marked.sum()))
+    found: list[int] = marked.tolist()
+    return found

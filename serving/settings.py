@@ -106,6 +106,27 @@ class GrpcSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class ControlSettings:
+    """How the gateway hands on requests of the control plane.
+
+    address: where the controller listens, see `addresses`; empty: there is none. timeout_s: for one
+    request; max_body_bytes, max_answer_bytes: of it and of its answer; max_in_flight: at once.
+    """
+
+    address: str = ""
+    timeout_s: float = 30.0
+    max_body_bytes: int = 1 << 20
+    max_answer_bytes: int = 16 << 20
+    max_in_flight: int = 64
+
+    def __post_init__(self) -> None:
+        _require(0 < self.timeout_s <= 600, "control.timeout_s", self.timeout_s, "0 < s <= 600")
+        _require(self.max_body_bytes >= 1024, "control.max_body_bytes", self.max_body_bytes, "at least 1024")
+        _require(self.max_answer_bytes >= 1024, "control.max_answer_bytes", self.max_answer_bytes, "at least 1024")
+        _require(1 <= self.max_in_flight <= 4096, "control.max_in_flight", self.max_in_flight, "1 to 4096")
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerSettings:
     """address: where gateways connect, see `addresses`. slab_rows: rows kept in host memory per
     feature view.

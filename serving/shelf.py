@@ -8,7 +8,7 @@ it, and no model's load costs another model anything.
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
 from registry.contracts.traffic import TrafficPlan
@@ -66,7 +66,8 @@ class Shelf(threading.Thread):
     """Loads what plans name, forgets what they no longer name, keeps trying what failed.
 
     load: opens and warms one version; may be slow, may raise. changed: called on this thread
-    after every change of `stock`. budget: what the versions of each model may take.
+    after every change of `stock`. kept: called on this thread, between loads, with all that is held;
+    what only others needed may be let go. budget: what the versions of each model may take.
     """
 
     def __init__(
@@ -76,8 +77,10 @@ class Shelf(threading.Thread):
         unload_after_s: float,
         clock: Callable[[], float] = time.monotonic,
         budget: MemoryBudget = UNLIMITED,
+        kept: Callable[[Collection[LoadedProgram]], None] = lambda held: None,
     ) -> None:
         super().__init__(name="shelf", daemon=True)
+        self._kept = kept
         self._load, self._changed, self._unload_after_s, self._clock = load, changed, unload_after_s, clock
         self._budget = budget
         self._plans: Mapping[str, TrafficPlan] = {}
@@ -156,6 +159,8 @@ class Shelf(threading.Thread):
             known = loaded.footprint
         if refusal := self._budget.refusal(key[0], self._footprints(), known):
             self._measured[key, digest] = known
+            if loaded is not None:
+                loaded.release()
             raise _DoesNotFit(refusal)
         self._measured.pop((key, digest), None)
         return loaded if loaded is not None else self._load(*key, digest)
@@ -173,7 +178,8 @@ class Shelf(threading.Thread):
         incomplete, cramped = {key[0] for key, _ in missing}, {key[0] for key, _ in missing & self._measured.keys()}
         slots, leaving = dict(self.stock.slots), dict(self.stock.leaving)
         for slot in [slot for slot, left_at_s in self._left_at_s.items() if now_s - left_at_s >= LEAVE_S]:
-            del leaving[slot], self._left_at_s[slot]
+            leaving.pop(slot).release()
+            del self._left_at_s[slot]
         for slot, loaded in self.stock.slots.items():
             if wanted.get((loaded.model, loaded.version)) == loaded.digest:
                 self._unwanted_since_s.pop(slot, None)
@@ -211,6 +217,7 @@ class Shelf(threading.Thread):
             for model in before | footprints.keys():
                 metrics.MODEL_BYTES.labels(model).set(together(footprints.get(model, ())))
             self._changed()
+        self._kept([*slots.values(), *leaving.values()])
 
     def _may_try(self, key: VersionKey, now_s: float) -> bool:
         failure = self._failures.get(key)

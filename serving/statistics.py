@@ -24,17 +24,19 @@ class Spent(msgspec.Struct, array_like=True):
 
 
 class BatchSpent(msgspec.Struct, array_like=True):
-    """Batches of one size: gathering their inputs, and computing them."""
+    """Batches of one size: gathering their inputs, computing them, and making their answers."""
 
     gather: Spent = msgspec.field(default_factory=Spent)
     device: Spent = msgspec.field(default_factory=Spent)
+    answer: Spent = msgspec.field(default_factory=Spent)
 
 
 class VersionStatistics(msgspec.Struct, array_like=True):
     """Cumulative since the version was loaded. requests: rankings and tensor requests alike.
 
-    inferences: rows. executions: forward passes. queue, gather, device: of requests that succeeded.
-    batches: by the number of requests that went together.
+    inferences: rows. executions: forward passes. queue, gather, device, answer: of requests that
+    succeeded; answer is from the end of the computation until the replies are made and encoded.
+    success: all of these. batches: by the number of requests that went together.
     """
 
     model: str
@@ -48,8 +50,18 @@ class VersionStatistics(msgspec.Struct, array_like=True):
     gather: Spent = msgspec.field(default_factory=Spent)
     device: Spent = msgspec.field(default_factory=Spent)
     batches: dict[int, BatchSpent] = {}
+    answer: Spent = msgspec.field(default_factory=Spent)
 
-    def batch(self, requests: int, failed: int, rows: int, queue_us: float, gather_us: float, device_us: float) -> None:
+    def batch(
+        self,
+        requests: int,
+        failed: int,
+        rows: int,
+        queue_us: float,
+        gather_us: float,
+        device_us: float,
+        answer_us: float = 0.0,
+    ) -> None:
         """One forward pass of so many requests. queue_us: of all of them added up; the others of the pass."""
         done = requests - failed
         gather_ns, device_ns = int(gather_us * 1000), int(device_us * 1000)
@@ -59,6 +71,7 @@ class VersionStatistics(msgspec.Struct, array_like=True):
         self.queue.add(done, queue_ns)
         self.gather.add(done, gather_ns * done)
         self.device.add(done, device_ns * done)
+        self.answer.add(done, 0)
         self.success.add(done, queue_ns + (gather_ns + device_ns) * done)
         if failed:
             self.failed.add(failed, (gather_ns + device_ns) * failed)
@@ -67,6 +80,16 @@ class VersionStatistics(msgspec.Struct, array_like=True):
             spent = self.batches[requests] = BatchSpent()
         spent.gather.add(1, gather_ns)
         spent.device.add(1, device_ns)
+        spent.answer.add(1, 0)
+        self.answered(requests, done, answer_us)
+
+    def answered(self, requests: int, done: int, answer_us: float) -> None:
+        """So much more went into the answers of a pass of so many requests, of which `done` succeeded."""
+        answer_ns = int(answer_us * 1000)
+        self.answer.ns += answer_ns * done
+        self.success.ns += answer_ns * done
+        if (spent := self.batches.get(requests)) is not None:
+            spent.answer.ns += answer_ns
 
 
 def encode_statistics(versions: Iterable[VersionStatistics]) -> bytes:
@@ -90,11 +113,12 @@ def total(parts: Iterable[VersionStatistics]) -> dict[tuple[str, int], VersionSt
         into.last_ms = max(into.last_ms, part.last_ms)
         into.inferences += part.inferences
         into.executions += part.executions
-        for name in ("success", "failed", "queue", "gather", "device"):
+        for name in ("success", "failed", "queue", "gather", "device", "answer"):
             spent: Spent = getattr(part, name)
             getattr(into, name).add(spent.count, spent.ns)
         for requests, batch in part.batches.items():
             sum_of = into.batches.setdefault(requests, BatchSpent())
             sum_of.gather.add(batch.gather.count, batch.gather.ns)
             sum_of.device.add(batch.device.count, batch.device.ns)
+            sum_of.answer.add(batch.answer.count, batch.answer.ns)
     return totals

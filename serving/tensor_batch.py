@@ -25,7 +25,7 @@ def batch_key(loaded: LoadedProgram, request: InferRequest) -> Hashable:
     """Requests with equal keys may share a forward pass, if the version is batchable."""
     if not loaded.batchable:
         return (request.slot,)
-    return (request.slot, *(tensor.shape[1:] for tensor in request.inputs))
+    return (request.slot, *[tensor.shape[1:] for tensor in request.inputs])
 
 
 def rows_of(loaded: LoadedProgram, request: InferRequest) -> int:
@@ -52,6 +52,20 @@ def run_batch(
     _check_count(loaded, outputs)
     parts = [_split(output, counts) for output in outputs]
     return [list(of_request) for of_request in zip(*parts, strict=True)]
+
+
+def spoilt(loaded: LoadedProgram, outputs: Sequence[Sequence[Tensor]]) -> list[bool]:
+    """Whose outputs may hold what another request brought in: a listwise model can carry one list's
+    infinities into others, so whoever has some is to be computed once more alone. For a batch of several."""
+    if len(outputs) == 1 or not any(spec.name == QUERY_INDEX for spec in loaded.inputs):
+        return [False] * len(outputs)
+    return [not all(map(_is_finite, tensors)) for tensors in outputs]
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    if tensor.datatype == "BF16":  # an exponent of ones
+        return not ((np.frombuffer(tensor.data, "<u2") & 0x7F80) == 0x7F80).any()
+    return not tensor.datatype.startswith("FP") or bool(np.isfinite(tensor.array()).all())
 
 
 def _check_count(loaded: LoadedProgram, outputs: Sequence[Tensor]) -> None:

@@ -27,6 +27,7 @@ _INFERRED = struct.Struct("<IBQfff")
 # place in the manifest, dimensions, bytes
 _TENSOR = struct.Struct("<BBQ")
 _SIZES = [struct.Struct(f"<{dimensions}Q") for dimensions in range(MAX_DIMENSIONS + 1)]
+_TENSOR_AND_SIZES = [struct.Struct(f"<BBQ{dimensions}Q") for dimensions in range(MAX_DIMENSIONS + 1)]
 
 
 @dataclass(slots=True)
@@ -145,7 +146,7 @@ def _tensor_parts(tensors: Iterable[tuple[int, Tensor]], inline: bool) -> list[b
     data: list[bytes | memoryview] = []
     for place, tensor in tensors:
         dimensions = len(tensor.shape)
-        heads.append(_TENSOR.pack(place, dimensions, len(tensor.data)) + _SIZES[dimensions].pack(*tensor.shape))
+        heads.append(_TENSOR_AND_SIZES[dimensions].pack(place, dimensions, len(tensor.data), *tensor.shape))
         if inline:
             data.append(tensor.data)
     return heads + data

@@ -6,7 +6,9 @@ listwise model sees whole lists. What the server does wrong becomes a reply, nev
 that the worker does not know.
 """
 
+import threading
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,7 @@ from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2
 
 from registry.contracts.manifest import ModelManifest, RemoteModel
+from serving.elsewhere import CALLS
 from serving.errors import QueryRefused, RankingError, RemoteUnfit
 from serving.tensor_rows import joined_rows, slice_rows
 from serving.tensors import DTYPES, Tensor, check_tensor
@@ -61,7 +64,8 @@ def address_of(server: str, servers: Mapping[str, str]) -> str:
 class TritonProgram:
     """See `serving.program.Program`; made by `open_remote`.
 
-    platform: in the protocol's words, what runs the model over there.
+    platform: in the protocol's words, what runs the model over there. calls: threads that may ask, so
+    that a slow server keeps nobody else waiting.
     """
 
     def __init__(
@@ -72,12 +76,18 @@ class TritonProgram:
         self._outputs = {spec.name: spec for spec in manifest.outputs}
         self._named = f"model {remote.model!r} on server {remote.server!r}"
         self.platform = f"triton_{signature.platform}"
+        self.calls = ThreadPoolExecutor(CALLS, thread_name_prefix=f"triton-{remote.model}")
         if manifest.ranks:
             self._features = features_input(manifest)
             self._score_place = scores_place(manifest)
 
     def close(self) -> None:
-        """Ends the connections."""
+        """Takes no more calls; ends the connections when those under way have ended. Returns at once."""
+        self.calls.shutdown(wait=False)
+        threading.Thread(target=self._close, name=f"close {self._named}", daemon=True).start()
+
+    def _close(self) -> None:
+        self.calls.shutdown(wait=True)
         self._connection.close()
 
     def score(

@@ -46,7 +46,7 @@ _HINTS = {
 class TritonConnection:
     """name: of the server, for messages; address: host:port of its gRPC front end.
 
-    Not to be shared between threads. Opening it connects to nothing yet.
+    Threads may share it. Opening it connects to nothing yet.
     """
 
     def __init__(self, name: str, address: str, channels: int = CHANNELS) -> None:

@@ -20,7 +20,8 @@ from serving.arena import attach
 from serving.batch_times import BatchTimes
 from serving.batching import BatchWindow, Pending
 from serving.drain import DrainRule
-from serving.execution import UNLOADED, Reply, Started, start_batch
+from serving.elsewhere import RemoteQueues
+from serving.execution import UNLOADED, Reply, Request, Started, refused, start_batch
 from serving.features.tier import RowKeys
 from serving.features.tiers import Tiers
 from serving.frames import (
@@ -35,6 +36,7 @@ from serving.frames import (
     decode_cancel,
     encode_state,
 )
+from serving.priority import steps_behind
 from serving.scoring import LoadedModel
 from serving.shares import Shares
 from serving.shelf import Shelf
@@ -60,7 +62,6 @@ class _Connection:
         self.memory: memoryview | None = None
 
 
-Request = ScoreRequest | InferRequest
 Waiting = Pending[Hashable, tuple[_Connection, Request]]
 
 
@@ -90,6 +91,7 @@ class Worker:
         self._replica, self._shelf, self._tiers, self._window = replica, shelf, tiers, window
         self._clock, self._wall_ms = clock, wall_ms
         self._waiting: list[Waiting] = []
+        self._elsewhere: RemoteQueues[_Connection] = RemoteQueues(window, self._times, clock, wall_ms, self.wake)
         self._under_way: tuple[list[Waiting], Started, float] | None = None
         self._received = bytearray(RECEIVE_BYTES)
         self._selector = selectors.DefaultSelector()
@@ -138,12 +140,16 @@ class Worker:
             self._tell_state(connection)
         while self._connections:
             unanswered = len(self._waiting) + (self._under_way is not None)
-            if self._drain_rule.is_over(began_s, self._received_s, unanswered, self._clock()):
+            remote = self._elsewhere.unanswered
+            if self._drain_rule.is_over(began_s, self._received_s, unanswered + remote, self._clock()):
                 break
             self._turn(0.0 if unanswered else self._drain_rule.quiet_s / 4)
         while self._waiting:
             self._score_next()
         self._finish()
+        while self._elsewhere:
+            self._elsewhere.wait()
+            self._answer_elsewhere()
 
     def _turn(self, wait_s: float) -> None:
         for key, ready in self._selector.select(wait_s):
@@ -162,10 +168,22 @@ class Worker:
             self._times.keep({*self._told_stock.slots, *self._told_stock.leaving})
             for connection in list(self._connections):
                 self._tell_state(connection)
+        if self._elsewhere:
+            self._answer_elsewhere()
         if self._waiting:
             self._score_next()
         else:
             self._finish()
+
+    def _answer_elsewhere(self) -> None:
+        self._tiers.apply_changes()
+        self._answer(self._elsewhere.answers())
+
+    def _answer(self, answers: Sequence[tuple[Waiting, Reply]]) -> None:
+        for pending, reply in answers:
+            self._reply(pending.payload[0], reply)
+        for connection in {pending.payload[0] for pending, _ in answers}:
+            self._flush(connection)
 
     def _accept(self) -> None:
         channel, _ = self._listener.accept()
@@ -214,7 +232,7 @@ class Worker:
             for kind, body in connection.frames.feed(bytes(memoryview(self._received)[:size])):
                 if kind is Kind.SCORE:
                     ranking = ScoreRequest.decode(body)
-                    self._wait(connection, ranking, 0, ranking.slot, ranking.candidates, now_s)
+                    self._wait(connection, ranking, ranking.slot, ranking.candidates, now_s)
                 elif kind is Kind.INFER:
                     self._take_tensors(connection, body, now_s)
                 elif kind is Kind.CANCEL:
@@ -233,23 +251,23 @@ class Worker:
             for file in files:
                 os.close(file)
 
-    def _wait(
-        self, connection: _Connection, request: Request, priority: int, key: Hashable, rows: int, now_s: float
-    ) -> None:
+    def _wait(self, connection: _Connection, request: Request, key: Hashable, rows: int, now_s: float) -> None:
         loaded = self._told_stock.at(request.slot)
-        self._waiting.append(
-            Pending(
-                key=key,
-                rows=rows,
-                arrived_s=now_s,
-                deadline_s=now_s + request.deadline_us / 1e6,
-                payload=(connection, request),
-                model=loaded.model if loaded is not None else "",
-                slot=request.slot,
-                priority=priority,
-                alone=loaded is not None and not loaded.batchable,
-            )
+        pending: Waiting = Pending(
+            key=key,
+            rows=rows,
+            arrived_s=now_s,
+            deadline_s=now_s + request.deadline_us / 1e6,
+            payload=(connection, request),
+            model=loaded.model if loaded is not None else "",
+            slot=request.slot,
+            priority=steps_behind(request.priority),
+            alone=loaded is not None and not loaded.batchable,
         )
+        if loaded is not None and loaded.calls is not None:
+            self._elsewhere.add(pending, loaded)
+        else:
+            self._waiting.append(pending)
 
     def _take_tensors(self, connection: _Connection, body: bytes, now_s: float) -> None:
         stock = self._told_stock
@@ -264,7 +282,7 @@ class Worker:
             self._flush(connection)
         else:
             key, rows = batch_key(loaded, request), rows_of(loaded, request)
-            self._wait(connection, request, request.priority, key, rows, now_s)
+            self._wait(connection, request, key, rows, now_s)
 
     def _prefetch(self, slot: int, keys: RowKeys) -> None:
         loaded = self._told_stock.at(slot)
@@ -287,25 +305,22 @@ class Worker:
         for pending in self._waiting:
             if pending.payload[0] is connection and pending.payload[1].number == number:
                 self._waiting.remove(pending)
-                self._reply(connection, FailedReply(number, 499, "the caller left"))
-                self._flush(connection)
-                return
+                break
+        else:
+            if not self._elsewhere.cancel(connection, number):
+                return  # it is being answered
+        self._reply(connection, FailedReply(number, 499, "the caller left"))
+        self._flush(connection)
 
     def _score_next(self) -> None:
         self._tiers.apply_changes()
         now_s = self._clock()
         batch = self._window.take(self._waiting, now_s, self._shares, self._times)
         self._waiting = batch.left
-        for late in batch.expired:
-            connection, request = late.payload
-            self._reply(connection, FailedReply(request.number, 504, "the deadline passed in the worker's queue"))
-        for hopeless in batch.hopeless:
-            connection, request = hopeless.payload
-            self._reply(connection, FailedReply(request.number, 504, _too_late(hopeless, now_s, self._times)))
         if batch.taken:
             self._start(batch.taken, now_s)
-        for connection in {pending.payload[0] for pending in (*batch.expired, *batch.hopeless)}:
-            self._flush(connection)
+        if batch.expired or batch.hopeless:
+            self._answer(refused(batch, now_s, self._times))
 
     def _start(self, taken: list[Waiting], now_s: float) -> None:
         """Gives a batch to its version, and only then finishes the one before: the device goes on
@@ -329,9 +344,14 @@ class Worker:
             return
         taken, started, began_s = self._under_way
         self._under_way = None
-        for pending, reply in zip(taken, started.finish(), strict=True):
+        replies = started.finish()
+        answering_s = self._clock()
+        for pending, reply in zip(taken, replies, strict=True):
             self._reply(pending.payload[0], reply)
         ended_s = self._clock()
+        if started.statistics is not None:
+            done = len(replies) - [type(reply) for reply in replies].count(FailedReply)
+            started.statistics.answered(len(taken), done, (ended_s - answering_s) * 1e6)
         self._times.of(taken[0].slot).observe(sum([pending.rows for pending in taken]), ended_s - began_s, ended_s)
         for connection in {pending.payload[0] for pending in taken}:
             self._flush(connection)
@@ -362,14 +382,7 @@ class Worker:
         if not connection.closed:
             connection.closed = True
             self._waiting = [pending for pending in self._waiting if pending.payload[0] is not connection]
+            self._elsewhere.forget(connection)
             self._connections.discard(connection)
             self._selector.unregister(connection.channel)
             connection.channel.close()
-
-
-def _too_late(pending: Waiting, now_s: float, times: BatchTimes) -> str:
-    expected_ms = times.of(pending.slot).expected_s(pending.rows, now_s) * 1000
-    return (
-        f"deadline_ms: {(pending.deadline_s - now_s) * 1000:.1f} ms were left in the worker's queue, "
-        f"{pending.rows} rows take {expected_ms:.1f} ms"
-    )

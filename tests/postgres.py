@@ -32,8 +32,9 @@ _OPTIONS = {
 
 @dataclass
 class PostgresServer:
-    """One server with its data in a folder, which whoever it runs as can read."""
+    """One server with its data in a folder, which whoever it runs as can read. programs: where its own lie."""
 
+    programs: Path
     folder: Path
     port: int
     process: "subprocess.Popen[bytes] | None" = field(default=None, repr=False)
@@ -78,7 +79,8 @@ class PostgresServer:
 
     def _tried(self, deadline_s: float) -> bool:
         options = [word for name, value in _OPTIONS.items() for word in ("-c", f"{name}={value}")]
-        argv = [str(_programs() / "postgres"), "-D", str(self.folder / "data"), "-h", "127.0.0.1", "-p", str(self.port)]
+        where = ["-D", str(self.folder / "data"), "-h", "127.0.0.1", "-p", str(self.port)]
+        argv = [str(self.programs / "postgres"), *where]
         with open(self.folder / "log", "ab") as log:
             self.process = subprocess.Popen(argv + options, stdout=log, stderr=log, **_somebody())
         while self.process.poll() is None and time.monotonic() < deadline_s:
@@ -99,9 +101,10 @@ def running_postgres() -> Iterator[PostgresServer]:
         folder = Path(name)
         if os.geteuid() == 0:
             shutil.chown(folder, _WITHOUT_ROOT)
+        programs = _within_reach(_programs(), folder)
         argv = ["-D", str(folder / "data"), "-U", USER, "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync"]
-        subprocess.run([str(_programs() / "initdb"), *argv], check=True, capture_output=True, **_somebody())
-        server = PostgresServer(folder, _free_port())
+        subprocess.run([str(programs / "initdb"), *argv], check=True, capture_output=True, **_somebody())
+        server = PostgresServer(programs, folder, _free_port())
         try:
             server.start()
             yield server
@@ -118,6 +121,16 @@ def _programs() -> Path:
         if (folder / "postgres").exists():
             return folder
     pytest.skip("there is no PostgreSQL: pip install pgserver, or apt install postgresql")
+
+
+def _within_reach(programs: Path, folder: Path) -> Path:
+    """The programs where somebody who is not root can start them: a copy, if root's folders are in the way."""
+    if os.geteuid() != 0 or all(above.stat().st_mode & 0o001 for above in programs.parents):
+        return programs
+    wheel, installed = programs.parents[2], programs.parent  # libraries are found from where the programs lie
+    shutil.copytree(installed, folder / installed.relative_to(wheel))
+    shutil.copytree(wheel / "pgserver.libs", folder / "pgserver.libs")
+    return folder / programs.relative_to(wheel)
 
 
 def _somebody() -> dict[str, Any]:

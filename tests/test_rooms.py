@@ -20,6 +20,7 @@ WORKSHOPS = ("serving", "drift", "pipelines")
 FORBIDDEN_NAMES = {"utils", "util", "common", "helpers", "misc"}
 TORCH_MAY_STAND_IN = {
     "serving/program.py",
+    "serving/program_signature.py",
     "serving/footprint.py",
     "serving/device/compiled.py",
     "serving/device/graphs.py",

@@ -21,10 +21,10 @@ from deploy.lifecycle import running
 from deploy.settings import PlatformSettings
 
 if TYPE_CHECKING:
-    import redis
-
     from deploy.feature_stats import ServingStats, ViewStats
     from registry.contracts.features import FeatureView
+
+STORE_TIMEOUT_S = 5.0
 
 features = typer.Typer(help="Stored feature rows: load files, show a row, count them.", no_args_is_help=True)
 
@@ -50,11 +50,12 @@ def load(
     Columns are found by name; null and NaN are missing values and become the default. A load that
     was cut off goes on where it was when it is started again.
     """
-    settings, client = _running()
+    settings = _running()
     if (view_file is None) == (model is None):
         raise typer.BadParameter("expected one of --view VIEW.json and --model NAME[@VERSION]")
-    view = _view(settings, client, view_file, model)
+    view = _view(settings, view_file, model)
     from deploy.feature_load import load_file
+    from deploy.feature_store import feature_client
     from deploy.load_ledger import LoadLedger
     from pipelines.errors import DataRefused
     from pipelines.feature_files import FeatureFile
@@ -62,6 +63,7 @@ def load(
     console = Console(stderr=True)
     done: list[dict[str, Any]] = []
     with _redis_errors("; the same command goes on where it stopped"):
+        client = feature_client(settings, STORE_TIMEOUT_S)
         try:
             opened = [FeatureFile(path, view, item_column) for path in files]  # all, before any row is written
             for file in opened:
@@ -119,7 +121,8 @@ def show(
 
     Without --view and --model, the view is looked for among the versions on this machine.
     """
-    settings, client = _running()
+    settings = _running()
+    from deploy.feature_store import feature_client
     from deploy.stored_row import stored_row
     from deploy.views import views_named
 
@@ -129,10 +132,10 @@ def show(
             if not views:
                 raise SluiceError(f"no version on this machine has a feature view {view_name!r}", "--view VIEW.json")
         else:
-            views = [_view(settings, client, view_file, model)]
+            views = [_view(settings, view_file, model)]
             if views[0].name != view_name:
                 raise SluiceError(f"that is feature view {views[0].name!r}, not {view_name!r}", "sluice features stats")
-        row = stored_row(client, view_name, views, item, _now_ms())
+        row = stored_row(feature_client(settings, STORE_TIMEOUT_S), view_name, views, item, _now_ms())
     if as_json:
         shown = {"view": view_name, "item": item, "stored": row is not None} | (row.to_json() if row else {})
         typer.echo(msgspec.json.encode(shown).decode())
@@ -143,7 +146,7 @@ def show(
         raise SluiceError(f"item {item!r} is not stored in view {view_name!r}", "sluice features load")
     table = Table("column", "value", "", box=None, pad_edge=False, header_style="bold")
     for value in row.values:
-        notes = ["default"] if value.default else []
+        notes = ["missing: the default"] if value.missing else ["default"] if value.default else []
         if value.freshness_s is not None:
             state = "[red]stale[/]" if value.stale else "fresh"
             notes.append(f"{state}, limit {duration(value.freshness_s)}")
@@ -163,14 +166,18 @@ def stats(
     as_json: AsJson = False,
 ) -> None:
     """Rows, bytes and ages by view, and what the tiers answered from memory."""
-    settings, client = _running()
+    settings = _running()
     from deploy.feature_stats import store_stats
+    from deploy.feature_store import feature_client
 
     console = Console(stderr=True)
     with _redis_errors(), _bars(console) as bars:
         bar = bars.add_task("keys in Redis", total=None)
         stored = store_stats(
-            client, view_name, _now_ms(), lambda seen, total: bars.update(bar, completed=seen, total=total)
+            feature_client(settings, STORE_TIMEOUT_S),
+            view_name,
+            _now_ms(),
+            lambda seen, total: bars.update(bar, completed=seen, total=total),
         )
     serving = _serving(settings)
     if as_json:
@@ -205,15 +212,14 @@ def _tell_stats(
             console.print(f"{title} rows  {name}: {count}", highlight=False)
 
 
-def _view(
-    settings: PlatformSettings, client: "redis.Redis", view_file: Path | None, model: str | None
-) -> "FeatureView":
+def _view(settings: PlatformSettings, view_file: Path | None, model: str | None) -> "FeatureView":
+    from deploy import wiring
     from deploy.views import view_of_file, view_of_model
 
     if view_file is not None:
         return view_of_file(view_file)
     assert model is not None
-    return view_of_model(settings, client, model)
+    return view_of_model(settings, wiring.redis_client(settings), model)
 
 
 def _serving(settings: PlatformSettings) -> "ServingStats | None":
@@ -226,16 +232,8 @@ def _serving(settings: PlatformSettings) -> "ServingStats | None":
         return None
 
 
-def _running() -> "tuple[PlatformSettings, redis.Redis]":
-    from deploy import wiring
-
-    settings = running(PlatformSettings.from_environment(os.environ))[0]
-    if settings.features_url:
-        raise SluiceError(
-            "SLUICE_FEATURES_URL keeps feature rows in a store of your own, which this command does not reach yet",
-            "serving.features.materialiser.write_rows with a client of that store",
-        )
-    return settings, wiring.redis_client(settings)
+def _running() -> PlatformSettings:
+    return running(PlatformSettings.from_environment(os.environ))[0]
 
 
 @contextmanager

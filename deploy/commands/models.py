@@ -1,8 +1,5 @@
-"""`sluice models list|show|register|register-remote`: what the registry holds."""
+"""`sluice models`: what the registry holds. List, show and register are here, the others beside it."""
 
-import os
-import time
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,32 +9,32 @@ from rich.console import Console
 from rich.table import Table
 
 from deploy import wiring
+from deploy.commands.adoption import adopt
+from deploy.commands.ancestry import compare, lineage
+from deploy.commands.registry_access import AsJson, ModelName, now_ms, platform, promote_at_once, time_of, told
+from deploy.commands.retirement import archive, gc, unarchive
 from deploy.errors import SluiceError
-from deploy.lifecycle import running
 from deploy.settings import PlatformSettings
-from registry.contracts.errors import ContractError
-from registry.errors import RegistryError
 
 if TYPE_CHECKING:
     from registry.contracts.manifest import ModelPackage
 
-models = typer.Typer(help="Versions in the registry: list, show, register, register-remote.", no_args_is_help=True)
-
-AsJson = Annotated[bool, typer.Option("--json", help="For scripts.")]
+models = typer.Typer(help="Versions in the registry: register, compare, archive and more.", no_args_is_help=True)
 
 
 @models.command("list")
 def list_models(as_json: AsJson = False) -> None:
     """Every model with its versions and aliases."""
-    store = wiring.model_store(_settings())
+    store = wiring.model_store(platform())
     rows = [
         {
             "model": stored.model,
             "version": stored.version,
             "aliases": sorted(alias for alias, named in store.aliases(model).items() if named == stored.version),
-            "created": _time(stored.created_ms),
+            "created": time_of(stored.created_ms),
             "metrics": stored.manifest.metrics,
             "digest": stored.digest,
+            "archived": _time_or_none(stored.archived_ms),
         }
         for model in store.models()
         for stored in store.versions(model)
@@ -51,7 +48,7 @@ def list_models(as_json: AsJson = False) -> None:
         table.add_row(
             str(row["model"]),
             str(row["version"]),
-            ", ".join(row["aliases"]),  # type: ignore[arg-type]
+            ", ".join(row["aliases"] or ["archived"] * bool(row["archived"])),  # type: ignore[arg-type]
             str(row["created"]),
             "  ".join(f"{name.removesuffix('_ndcg@10')} {value:.4f}" for name, value in sorted(figures.items())),
             str(row["digest"])[:12],
@@ -61,27 +58,29 @@ def list_models(as_json: AsJson = False) -> None:
 
 @models.command()
 def show(
-    model: Annotated[str, typer.Argument(help="Name of the model.")],
+    model: ModelName,
     version: Annotated[int | None, typer.Argument(help="Default: the champion.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """One version: inputs, feature view, metrics, lineage, traffic and its history."""
-    settings = _settings()
+    settings = platform()
     store, control = wiring.model_store(settings), wiring.traffic_control(settings)
     if version is None:
         champion = store.aliases(model).get("champion")
         if champion is None:
             raise SluiceError(f"{model!r} has no champion", f"sluice models show {model} VERSION")
         version = champion
-    stored = store.get(model, version)
+    with told("sluice models list"):
+        stored = store.get(model, version)
     shown: dict[str, Any] = {
         "model": model,
         "version": version,
         "digest": stored.digest,
-        "created": _time(stored.created_ms),
+        "created": time_of(stored.created_ms),
+        "archived": _time_or_none(stored.archived_ms),
         "manifest": msgspec.to_builtins(stored.manifest),
         "history": [
-            {"revision": change.revision, "at": _time(change.at_ms), "who": change.who, "why": change.why}
+            {"revision": change.revision, "at": time_of(change.at_ms), "who": change.who, "why": change.why}
             for change in control.history(model)
         ],
     }
@@ -93,6 +92,8 @@ def show(
     table = Table(title=f"{model}@{version}", show_header=False)
     table.add_row("digest", stored.digest)
     table.add_row("created", shown["created"])
+    if stored.archived_ms:
+        table.add_row("archived", shown["archived"])
     for title, specs in (("inputs", manifest.inputs), ("outputs", manifest.outputs)):
         table.add_row(title, ", ".join(f"{spec.name} {spec.datatype} {list(spec.shape)}" for spec in specs))
     if manifest.remote is not None:
@@ -131,7 +132,7 @@ def register(
         package = read(folder)
     except OSError as error:
         raise SluiceError(f"{folder}: {error.strerror}", "a folder that pipelines.export wrote") from error
-    _register(_settings(), model, package, promote, "sluice models register --promote")
+    _register(platform(), model, package, promote, "sluice models register --promote")
 
 
 @models.command("register-remote")
@@ -149,11 +150,11 @@ def register_remote(
     from registry.contracts.manifest import RemoteModel
     from serving.errors import RankingError
 
-    settings = _settings()
+    settings = platform()
     remote = RemoteModel(server, remote_model or model, remote_version)
     try:
         package = remote_package(
-            model, remote, settings.triton_addresses, view_of_file(view) if view else None, _now_ms()
+            model, remote, settings.triton_addresses, view_of_file(view) if view else None, now_ms()
         )
     except RankingError as error:
         raise SluiceError(str(error), "sluice models register-remote --help") from error
@@ -162,26 +163,20 @@ def register_remote(
 
 def _register(settings: PlatformSettings, model: str, package: "ModelPackage", promote: bool, why: str) -> None:
     store = wiring.model_store(settings)
-    try:
+    with told("sluice models list"):
         version = store.register(model, package)
         if promote:
-            wiring.promoter(settings, store).promote(model, version, who=_who(), why=why, evidence={}, now_ms=_now_ms())
-    except (RegistryError, ContractError) as error:
-        raise SluiceError(str(error), "sluice models list") from error
+            promote_at_once(settings, model, version, why)
     typer.echo(f"registered {model}@{version}{' as champion' if promote else ''}")
 
 
-def _settings() -> PlatformSettings:
-    return running(PlatformSettings.from_environment(os.environ))[0]
+def _time_or_none(at_ms: int) -> str | None:
+    return time_of(at_ms) if at_ms else None
 
 
-def _who() -> str:
-    return os.environ.get("USER", "unknown")
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000
-
-
-def _time(at_ms: int) -> str:
-    return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(sep=" ", timespec="seconds")
+models.command()(adopt)
+models.command()(compare)
+models.command()(lineage)
+models.command()(archive)
+models.command()(unarchive)
+models.command()(gc)

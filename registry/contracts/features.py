@@ -9,8 +9,10 @@ A column comes from one of three places:
 The model's input matrix is float32, (candidates, columns), columns in the view's order whatever
 their source. Storage types are those that float32 holds exactly.
 
-A stored row is `fingerprint[8] updated_ms[8] columns...`, little-endian and packed, under the
-key of `row_key`. The fingerprint makes a row of another layout a miss instead of wrong numbers.
+A stored row is `fingerprint[8] updated_ms[8] columns... missing[]`, little-endian and packed, under
+the key of `row_key`. The fingerprint makes a row of another layout a miss instead of wrong numbers.
+A missing value is stored as its column's default; a row that lacks some ends with a bit a column,
+the first column's the lowest of the first byte, set where the value is missing.
 """
 
 import hashlib
@@ -102,6 +104,11 @@ class FeatureView:
         body = [(f"c{i}", np.dtype(c.dtype).newbyteorder("<")) for i, c in enumerate(self.of_source("row"))]
         return np.dtype([("header", ROW_HEADER), *body])
 
+    @property
+    def missing_bytes(self) -> int:
+        """How much longer a stored row is that says which of its values are missing."""
+        return (len(self.of_source("row")) + 7) // 8
+
     def to_json(self) -> dict[str, Any]:
         """Plain values, for a manifest."""
         columns = [msgspec.to_builtins(column) for column in self.columns]
@@ -137,9 +144,10 @@ def pack_rows(view: FeatureView, values: NDArray[np.float32], updated_ms: int) -
     packed = np.empty(len(values), dtype=view.row_dtype)
     packed["header"]["fingerprint"] = bytes.fromhex(view.fingerprint)
     packed["header"]["updated_ms"] = updated_ms
+    missing = np.isnan(values)
     for i, column in enumerate(stored):
         given = values[:, i]
-        filled = np.where(np.isnan(given), np.float32(column.default), given)
+        filled = np.where(missing[:, i], np.float32(column.default), given)
         with np.errstate(over="ignore", invalid="ignore"):
             packed[f"c{i}"] = filled
             tolerance = 1e-3 if column.dtype == "float16" else 0.0
@@ -148,15 +156,30 @@ def pack_rows(view: FeatureView, values: NDArray[np.float32], updated_ms: int) -
         if not fits:
             raise ContractError(f"column {column.name!r}: a value is infinite or does not fit {column.dtype}")
     raw, size = packed.tobytes(), view.row_dtype.itemsize
-    return [raw[start : start + size] for start in range(0, len(raw), size)]
+    rows = [raw[start : start + size] for start in range(0, len(raw), size)]
+    lacking = np.flatnonzero(missing.any(axis=1))
+    for place, bits in zip(lacking.tolist(), _bits_of(missing[lacking]), strict=True):
+        rows[place] += bits.tobytes()
+    return rows
+
+
+def _bits_of(missing: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    return np.packbits(missing, axis=1, bitorder="little")
+
+
+def missing_columns(bits: NDArray[np.uint8], columns: int) -> NDArray[np.bool_]:
+    """Which values are missing, bool (rows, columns), from the bits of `UnpackedRows`."""
+    return np.unpackbits(bits, axis=1, count=columns, bitorder="little").view(np.bool_)
 
 
 @dataclass(frozen=True, slots=True)
 class UnpackedRows:
-    """values: float32 (rows, `row` columns); updated_ms: uint64 (rows,)."""
+    """values: float32 (rows, `row` columns); updated_ms: uint64 (rows,). missing: uint8 (rows, a bit a
+    column), see `missing_columns`; None if no value is missing."""
 
     values: NDArray[np.float32]
     updated_ms: NDArray[np.uint64]
+    missing: NDArray[np.uint8] | None = None
 
 
 def unpack_rows(view: FeatureView, rows: Sequence[bytes]) -> UnpackedRows:
@@ -164,9 +187,9 @@ def unpack_rows(view: FeatureView, rows: Sequence[bytes]) -> UnpackedRows:
 
     Raises CorruptRecord if one is of another length or written for another layout of the view.
     """
-    size = view.row_dtype.itemsize
+    size, missing = view.row_dtype.itemsize, None
     if any(len(row) != size for row in rows):
-        raise CorruptRecord(f"a row of view {view.name!r} has the wrong length: expected {size} bytes")
+        rows, missing = _apart(view, rows)
     packed = np.frombuffer(b"".join(rows), dtype=view.row_dtype)
     # numpy strips trailing zero bytes of S8, so compare the raw bytes
     prints = packed["header"]["fingerprint"].copy().view(np.uint8).reshape(len(rows), 8)
@@ -180,4 +203,13 @@ def unpack_rows(view: FeatureView, rows: Sequence[bytes]) -> UnpackedRows:
     else:
         for i in range(len(stored)):
             values[:, i] = packed[f"c{i}"]
-    return UnpackedRows(values, packed["header"]["updated_ms"].astype(np.uint64))
+    return UnpackedRows(values, packed["header"]["updated_ms"].astype(np.uint64), missing)
+
+
+def _apart(view: FeatureView, rows: Sequence[bytes]) -> tuple[list[bytes], NDArray[np.uint8]]:
+    """Rows without their bits, and the bits of all."""
+    size, bits = view.row_dtype.itemsize, view.missing_bytes
+    if any(len(row) not in (size, size + bits) for row in rows):
+        raise CorruptRecord(f"a row of view {view.name!r} has the wrong length: expected {size} or {size + bits} bytes")
+    ends = b"".join([row[size:] or bytes(bits) for row in rows])
+    return [row[:size] for row in rows], np.frombuffer(ends, np.uint8).reshape(len(rows), bits)

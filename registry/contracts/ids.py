@@ -37,6 +37,7 @@ ModelVersion = NewType("ModelVersion", int)
 MAX_ID_CHARS = 256
 _MODEL_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 _RANKING_ID = re.compile(r"[0-9a-f]{50}")
+_DIGEST: np.dtype[np.uint64] = np.dtype(">u8")  # the canonical form of a hash is big-endian
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
@@ -79,7 +80,8 @@ def hashes_of(blob: bytes, count: int) -> NDArray[np.uint64]:
     >>> hashes_of(b"a\\x00b", 2).tolist() == [hash64("a"), hash64("b")]
     True
     """
-    return np.fromiter(map(xxhash.xxh3_64_intdigest, blob.split(b"\x00")), dtype=np.uint64, count=count)
+    digests = b"".join(map(xxhash.xxh3_64_digest, blob.split(b"\x00")))
+    return np.frombuffer(digests, _DIGEST, count).astype(np.uint64)
 
 
 def model_tag(model: str) -> int:

@@ -124,7 +124,9 @@ def confidences(scores: NDArray[np.float32], counts: NDArray[np.int64], referenc
     second = np.partition(z, -2, axis=1)[:, -2] if z.shape[1] > 1 else np.zeros(len(z))
     weights = np.exp(z)
     totals = weights.sum(axis=1)
-    expected = (weights * np.where(np.isfinite(z), z, 0.0)).sum(axis=1) / totals
+    if (counts < z.shape[1]).any():
+        z = np.where(np.isfinite(z), z, 0.0)
+    expected = np.einsum("ij,ij->i", weights, z) / totals
     scale = np.log(np.maximum(counts, 2))
     return Confidences(
         margin=np.where(several, -second, 0.0) + 0.0,

@@ -46,7 +46,7 @@ class DeviceRanker:
         depth: int = DEPTH,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        self._loaded, self._tier, self._lane, self._clock = loaded, tier, lane, clock
+        self._loaded, self._tier, self._lane, self.clock = loaded, tier, lane, clock
         self._columns = len(loaded.view.columns)
         self._listwise = program.listwise
         self._preparer = BatchPreparer(loaded, tier)
@@ -61,7 +61,7 @@ class DeviceRanker:
 
     def submit(self, requests: Sequence[ScoreRequest], queue_us: Sequence[float], now_ms: int) -> "DeviceBatch":
         """See `BatchRanker`."""
-        began_s = self._clock()
+        began_s = self.clock()
         slot = self._ring.take()
         prepared = self._preparer.prepare(requests, now_ms)
         batch = DeviceBatch(self, slot, requests, queue_us, now_ms, prepared)
@@ -75,7 +75,7 @@ class DeviceRanker:
                 self._tier.forget(prepared.located)
             raise
         slot.holder = batch
-        batch.features_us = (self._clock() - began_s) * 1e6
+        batch.features_us = (self.clock() - began_s) * 1e6
         return batch
 
     def assemble(self, staged: dict[str, torch.Tensor], room: Room, rows: int) -> None:
@@ -175,7 +175,7 @@ class DeviceBatch:
     ) -> None:
         self._ranker, self._slot = ranker, slot
         self.requests, self.queue_us, self.now_ms, self.prepared = requests, queue_us, now_ms, prepared
-        self.features_us = 0.0
+        self.features_us = self.answer_us = 0.0
         lists, rows = len(requests), int(prepared.counts.sum())
         width = int(prepared.counts.max())
         top = min(width, max(request.top_k for request in requests))
@@ -235,7 +235,9 @@ class DeviceBatch:
         try:
             self._done.wait()
             shown = self._out.on_host(self._slot.host_out[: self._out.size_bytes])
+            began_s = self._ranker.clock()
             self._outcome = self._ranker.answer(self, shown, self._computed.us_since(self._started))
+            self.answer_us = (self._ranker.clock() - began_s) * 1e6
         except BaseException as error:
             self._outcome = error
         finally:

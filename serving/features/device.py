@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 
 from serving import metrics
 from serving.device.streams import Device
+from serving.features.freshness import ValueCounts
 from serving.features.leases import Lease
 from serving.features.prefetch import LeasingTier
 from serving.features.slab import Slab
 from serving.features.suspects import CheckRule, Suspects
-from serving.features.tier import RowKeys, Rows, RowTier
+from serving.features.tier import RowKeys, Rows, RowTier, sure_rows
 from serving.tally import CounterTally
 
 
@@ -33,6 +34,10 @@ class ForgettingTier(LeasingTier, RowTier, Protocol):
 
     def distrust(self) -> None:
         """Changes may have been missed: checks every row before long."""
+        ...
+
+    def close(self) -> None:
+        """Says that it holds nothing any more."""
         ...
 
 
@@ -62,7 +67,8 @@ class DeviceTier:
     """values: float32 (capacity, columns) on the device; read and written on one stream alone.
 
     name: of the feature view, for metrics. rows: capacity, as the slab rounds it. Absence is kept
-    too, as the slow tier's defaults. rule, clock: see `HostTier`.
+    too, as the slow tier's defaults. rule, clock: see `HostTier`. counts: told of every row handed out,
+    here or from below; the slow tier then tells nobody.
     """
 
     def __init__(
@@ -74,8 +80,9 @@ class DeviceTier:
         device: Device,
         rule: CheckRule | None = None,
         clock: Callable[[], float] = time.monotonic,
+        counts: ValueCounts | None = None,
     ) -> None:
-        self._slow = slow
+        self._slow, self._counts = slow, counts
         self._slab = Slab(rows, 0)
         self._suspects = Suspects(self._slab.capacity, rule or CheckRule(), clock)
         self.values = device.empty((self._slab.capacity, columns), torch.float32)
@@ -93,10 +100,18 @@ class DeviceTier:
 
         From now on the slab counts `placed_cells` as held: they are written, or `forget` is called.
         """
+        located, missing = self._locate(keys)
+        if self._counts is not None and not located.away:
+            self._counts.count(located.updated_ms, missing)
+        return located
+
+    def _locate(self, keys: RowKeys) -> tuple[Located, NDArray[np.uint8] | None]:
+        """As `locate`, and the values that are missing, see `Rows`."""
         cells = self._slab.find(keys.hashes)
         absent = cells < 0
         missed = np.flatnonzero(absent)
         updated_ms = self._slab.updated_ms[cells]
+        missing = None if self._slab.missing is None else self._slab.missing[cells]
         self._hits.inc(len(keys) - len(missed))
         unchecked = None
         if self._suspects.any:
@@ -105,7 +120,7 @@ class DeviceTier:
         if not len(missed):
             nothing = np.empty(0, dtype=np.int64)
             no_rows = np.empty((0, self.values.shape[1]), dtype=np.float32)
-            return Located(
+            located = Located(
                 cells.astype(np.int32),
                 nothing,
                 no_rows,
@@ -116,19 +131,26 @@ class DeviceTier:
                 False,
                 unchecked,
             )
+            return located, missing
         self._misses.inc(int(absent.sum()))
         fetched = self._slow.fetch(keys.pick(missed))
         if fetched.away and unchecked is not None:  # what is held here is no worse than what is below
-            unheld = absent[missed]
-            missed, away = missed[unheld], bool(unheld.any())
-            fetched = Rows(fetched.values[unheld], fetched.updated_ms[unheld], away)
+            sure = sure_rows(fetched)
+            assert sure is not None
+            useful = absent[missed] | sure
+            fetched.away = bool((absent[missed] & (fetched.updated_ms == 0)).any())
+            missed, fetched = missed[useful], fetched.pick(useful)
         if unchecked is not None or fetched.unchecked is not None:
             unchecked = np.zeros(len(keys), dtype=bool) if unchecked is None else unchecked
             unchecked[missed] = False if fetched.unchecked is None else fetched.unchecked
         updated_ms[missed] = fetched.updated_ms
+        if fetched.missing is not None and missing is None:
+            missing = np.zeros((len(keys), fetched.missing.shape[1]), dtype=np.uint8)
+        if missing is not None:
+            missing[missed] = 0 if fetched.missing is None else fetched.missing
         cells[missed] = 0
         placed_cells, placed_from, hashes = self._place(keys.hashes[missed], fetched)
-        return Located(
+        located = Located(
             cells=cells.astype(np.int32),
             missed=missed,
             missed_rows=fetched.values,
@@ -139,6 +161,7 @@ class DeviceTier:
             away=fetched.away,
             unchecked=unchecked,
         )
+        return located, missing
 
     def forget(self, located: Located) -> None:
         """What was to be placed will not be written."""
@@ -146,7 +169,10 @@ class DeviceTier:
 
     def fetch(self, keys: RowKeys) -> Rows:
         """The rows on the host: from the tier below, which knows no less."""
-        return self._slow.fetch(keys)
+        rows = self._slow.fetch(keys)
+        if self._counts is not None and not rows.away:
+            self._counts.count(rows.updated_ms, rows.missing)
+        return rows
 
     def drop(self, hashes: Iterable[int]) -> None:
         """Forgets rows that changed in the store, here and below."""
@@ -155,6 +181,11 @@ class DeviceTier:
         if self._suspects.any:
             self._suspects.unmark(cells)
         self._slow.drop(changed)
+
+    def close(self) -> None:
+        """Says that it holds nothing any more, here and below; its memory goes with it."""
+        self._held.set(0)
+        self._slow.close()
 
     def distrust(self) -> None:
         """Changes may have been missed: checks every row before long, here and below."""
@@ -177,15 +208,12 @@ class DeviceTier:
     def _place(
         self, hashes: NDArray[np.uint64], fetched: Rows
     ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.uint64]]:
-        if fetched.away:  # what looks absent may exist: nothing to keep
-            nothing = np.empty(0, dtype=np.int64)
-            return nothing, nothing, hashes[:0]
         distinct, places = np.unique(hashes, return_index=True)
-        if fetched.unchecked is not None:  # these are to be asked for again
-            sure = ~fetched.unchecked[places]
-            distinct, places = distinct[sure], places[sure]
+        if (sure := sure_rows(fetched)) is not None:
+            distinct, places = distinct[sure[places]], places[sure[places]]
         nothing_here = np.empty((len(distinct), 0), dtype=np.float32)  # values lie on the device
-        cells = self._slab.place(distinct, nothing_here, fetched.updated_ms[places])
+        lacking = None if fetched.missing is None else fetched.missing[places]
+        cells = self._slab.place(distinct, nothing_here, fetched.updated_ms[places], lacking)
         self._held.set(self._slab.size)
         if self._suspects.any:
             self._suspects.unmark(cells[cells >= 0])

@@ -4,7 +4,8 @@ A row is written whole and carries one time, `updated_ms`; limits belong to colu
 of a column is stale when the row is older than that column's `freshness_s`, whatever the limits of
 its neighbours; a column without a limit is never stale. A row counts as stale, and marks the
 answer degraded, when at least one of its values is: when it is past the strictest limit. Where
-there is no row at all every stored column is missing, and none is stale.
+there is no row at all every stored column is missing, and none is stale; a row may also lack single
+values.
 """
 
 import time
@@ -13,7 +14,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from registry.contracts.features import FeatureView
+from registry.contracts.features import FeatureView, missing_columns
 from serving import metrics
 from serving.tally import CounterRowTally
 
@@ -26,6 +27,7 @@ class ValueCounts:
 
     def __init__(self, view: FeatureView, now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000) -> None:
         columns = view.of_source("row")
+        self._columns = len(columns)
         names = [column.name for column in columns]
         limits = np.array([np.inf if c.freshness_s is None else c.freshness_s * 1000 for c in columns])
         self._limits_ms, self._limit_of = np.unique(limits, return_inverse=True)
@@ -34,8 +36,10 @@ class ValueCounts:
         self._stale = CounterRowTally([metrics.STALE_VALUES.labels(view.name, name) for name in names])
         self._missing = CounterRowTally([metrics.MISSING_VALUES.labels(view.name, name) for name in names])
 
-    def count(self, updated_ms: NDArray[np.uint64]) -> None:
-        """updated_ms: uint64 (rows,), 0 where there is no row."""
+    def count(self, updated_ms: NDArray[np.uint64], missing: NDArray[np.uint8] | None = None) -> None:
+        """updated_ms: uint64 (rows,), 0 where there is no row. missing: values that rows lack, see `tier.Rows`."""
+        if missing is not None:
+            self._missing.inc(missing_columns(missing, self._columns).sum(axis=0))
         if not len(updated_ms):
             return
         oldest_ms = int(updated_ms.min())

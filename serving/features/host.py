@@ -11,7 +11,7 @@ from serving.features.freshness import ValueCounts
 from serving.features.leases import Lease, Leases
 from serving.features.slab import Slab
 from serving.features.suspects import CheckRule, Suspects
-from serving.features.tier import RowKeys, Rows, RowTier, TierAway
+from serving.features.tier import RowKeys, Rows, RowTier, TierAway, sure_rows
 from serving.tally import CounterTally
 
 
@@ -59,6 +59,9 @@ class HostTier:
         cells, missed = self._slab.locate(keys.hashes)
         # `take` clips the -1 of a miss to a row that is overwritten below; it copies twice as fast as indexing
         rows = Rows(self._slab.values.take(cells, axis=0, mode="clip"), self._slab.updated_ms.take(cells, mode="clip"))
+        if self._slab.missing is not None:
+            rows.missing = self._slab.missing.take(cells, axis=0, mode="clip")
+            rows.missing[missed] = 0
         self._hits.inc(len(keys) - len(missed))
         if self._suspects.any:
             self._fill_and_check(rows, keys, cells, missed)
@@ -66,7 +69,7 @@ class HostTier:
             self._misses.inc(len(missed))
             self._fetch(rows, keys, missed, missed)
         if self._counts is not None and not rows.away:
-            self._counts.count(rows.updated_ms)
+            self._counts.count(rows.updated_ms, rows.missing)
         return rows
 
     def _fill_and_check(self, rows: Rows, keys: RowKeys, cells: NDArray[np.int64], missed: NDArray[np.int64]) -> None:
@@ -91,25 +94,31 @@ class HostTier:
         except TierAway:
             rows.values[missed], rows.updated_ms[missed], rows.away = self._defaults, 0, bool(len(missed))
             return
+        told = wanted
         if fetched.away:  # what looks absent may exist: nothing to remember, and what is held is no worse
-            again = again[np.isin(wanted, missed)]
-            rows.values[missed], rows.updated_ms[missed] = fetched.values[again], fetched.updated_ms[again]
-            rows.away = bool(len(missed))
-            return
-        rows.values[wanted], rows.updated_ms[wanted] = fetched.values[again], fetched.updated_ms[again]
-        if rows.unchecked is not None:
-            rows.unchecked[wanted] = False
-        if fetched.unchecked is None:
-            self._keep(hashes, fetched.values, fetched.updated_ms)
-            return
-        if rows.unchecked is None:
+            arrived = fetched.updated_ms[again] > 0
+            unheld = np.isin(wanted, missed)
+            rows.away = bool((unheld & ~arrived).any())
+            told, again = wanted[arrived | unheld], again[arrived | unheld]
+        rows.values[told], rows.updated_ms[told] = fetched.values[again], fetched.updated_ms[again]
+        if fetched.unchecked is not None and rows.unchecked is None:
             rows.unchecked = np.zeros(len(keys), dtype=bool)
-        rows.unchecked[wanted] = fetched.unchecked[again]
-        sure = ~fetched.unchecked
-        self._keep(hashes[sure], fetched.values[sure], fetched.updated_ms[sure])
+        if rows.unchecked is not None:
+            rows.unchecked[told] = False if fetched.unchecked is None else fetched.unchecked[again]
+        if fetched.missing is not None and rows.missing is None:
+            rows.missing = np.zeros((len(keys), fetched.missing.shape[1]), dtype=np.uint8)
+        if rows.missing is not None:
+            rows.missing[told] = 0 if fetched.missing is None else fetched.missing[again]
+        self._keep(hashes, fetched)
 
-    def _keep(self, hashes: NDArray[np.uint64], values: NDArray[np.float32], updated_ms: NDArray[np.uint64]) -> None:
-        cells = self._slab.place(hashes, values, updated_ms)
+    def _keep(self, hashes: NDArray[np.uint64], fetched: Rows, of: NDArray[np.bool_] | None = None) -> None:
+        """Keeps what can be relied on of the fetched rows; of: those among them, None: all."""
+        sure = sure_rows(fetched)
+        if of is not None:
+            sure = of if sure is None else of & sure
+        if sure is not None:
+            hashes, fetched = hashes[sure], fetched.pick(sure)
+        cells = self._slab.place(hashes, fetched.values, fetched.updated_ms, fetched.missing)
         if self._suspects.any:
             self._suspects.unmark(cells[cells >= 0])
         self._held.set(self._slab.size)
@@ -133,12 +142,12 @@ class HostTier:
         fetched: None if the store did not answer.
         """
         sure = self._leases.end(lease)
-        if fetched is None or fetched.away:
+        if fetched is None:
             return
         hashes = lease.keys.hashes
         cells = self._slab.find(hashes)  # counts them as asked for, as far as admission is concerned
         sure &= (cells < 0) | self._suspects.among(cells)
-        self._keep(hashes[sure], fetched.values[sure], fetched.updated_ms[sure])
+        self._keep(hashes, fetched, sure)
 
     def drop(self, hashes: Iterable[int]) -> None:
         """Forgets rows that changed in the store."""
@@ -147,6 +156,10 @@ class HostTier:
         cells = self._slab.drop(np.array(changed, dtype=np.uint64))
         if self._suspects.any:
             self._suspects.unmark(cells)
+
+    def close(self) -> None:
+        """Says that it holds nothing any more; its memory goes with it."""
+        self._held.set(0)
 
     def distrust(self) -> None:
         """Changes may have been missed: every row is checked before long, see `suspects`."""

@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 import numpy as np
 import redis
@@ -41,13 +41,71 @@ def write_rows(
         on_rows(stop)
 
 
+class RowWriter(Protocol):
+    """Writes packed rows in bounded steps. A context: leaving it waits for what is still on its way,
+    unless an error is the reason."""
+
+    stored_rows: int
+    """How many rows the store has confirmed, in the order of writing."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+    def write(self, item_ids: Sequence[str], rows: Sequence[bytes]) -> None:
+        """Stores rows, as `pack_rows` makes them; may return before the last ones are confirmed.
+
+        Raises redis.RedisError; then the rows after `stored_rows` may be in or not, and writing
+        them again is harmless.
+        """
+        ...
+
+    def drain(self) -> None:
+        """Waits until everything is confirmed. Raises redis.RedisError."""
+        ...
+
+
+def row_writer(client: redis.Redis | redis.RedisCluster, view: FeatureView) -> RowWriter:
+    """The writer that suits the store."""
+    return ClusterRows(client, view) if isinstance(client, redis.RedisCluster) else RowPipeline(client, view)
+
+
+class ClusterRows:
+    """Writes packed rows into a cluster, a chunk at a time: each row is a command of its own there, all
+    of a node's in one write, so that no node is held up by a chunk, and the next chunk waits for the
+    slowest node. A `RowWriter`."""
+
+    def __init__(self, client: redis.RedisCluster, view: FeatureView) -> None:
+        self._client, self._view = client, view
+        self.stored_rows = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        pass  # every chunk was confirmed before the next one
+
+    def write(self, item_ids: Sequence[str], rows: Sequence[bytes]) -> None:
+        """See `RowWriter`; returns when all rows are in."""
+        for start in range(0, len(item_ids), ROWS_A_ROUND_TRIP):
+            stop = min(start + ROWS_A_ROUND_TRIP, len(item_ids))
+            write_chunk(self._client, [row_key(self._view, item) for item in item_ids[start:stop]], rows[start:stop])
+            self.stored_rows += stop - start
+
+    def drain(self) -> None:
+        """See `RowWriter`; nothing is ever on its way."""
+
+
 class RowPipeline:
     """Writes packed rows with several chunks on their way, so that Redis works while the next
     ones are made; at most `max_bytes` of them are unanswered, so that a slow Redis slows its writer.
 
-    Chunks are as large as `pace` allows. A client of one server, not of a cluster: MSET there
-    takes keys of one slot only. Use as a context: leaving it takes the answers that are still due,
-    unless an error is the reason.
+    Chunks are as large as `pace` allows. A `RowWriter` for one server, not for a cluster: MSET there
+    takes keys of one slot only.
     """
 
     def __init__(

@@ -10,7 +10,7 @@ from serving.features.tier import RowKeys, Rows
 
 
 class MemoryTier:
-    """A dictionary of rows. values: float32 (`row` columns,) by item id."""
+    """A dictionary of rows. values: float32 (`row` columns,) by item id, NaN where one is missing."""
 
     def __init__(self, view: FeatureView, rows: Mapping[str, NDArray[np.float32]], updated_ms: int) -> None:
         self._defaults = view.defaults[view.positions("row")]
@@ -24,4 +24,7 @@ class MemoryTier:
         for place, item in enumerate(keys.ids()):
             if (found := self._rows.get(item)) is not None:
                 values[place], updated_ms[place] = found, self._updated_ms
-        return Rows(values, updated_ms)
+        if not (missing := np.isnan(values)).any():
+            return Rows(values, updated_ms)
+        values = np.where(missing, self._defaults, values)
+        return Rows(values, updated_ms, missing=np.packbits(missing, axis=1, bitorder="little"))

@@ -17,6 +17,8 @@ class Slab:
         self.capacity = self._index.capacity
         self.values = np.zeros((self.capacity, columns), dtype=np.float32)
         self.updated_ms = np.zeros(self.capacity, dtype=np.uint64)
+        self.missing: NDArray[np.uint8] | None = None
+        """A bit a column where a value is missing, see `tier.Rows`; None until a row came that lacks one."""
 
     @property
     def size(self) -> int:
@@ -46,17 +48,26 @@ class Slab:
         return self._index.look(hashes)
 
     def place(
-        self, hashes: NDArray[np.uint64], values: NDArray[np.float32], updated_ms: NDArray[np.uint64]
+        self,
+        hashes: NDArray[np.uint64],
+        values: NDArray[np.float32],
+        updated_ms: NDArray[np.uint64],
+        missing: NDArray[np.uint8] | None = None,
     ) -> NDArray[np.int64]:
         """Stores rows, replacing those of the same hash; returns their cells, -1 for a row that is
         less wanted than those in its way.
 
-        hashes: (rows,), distinct; values: (rows, columns); updated_ms: (rows,).
+        hashes: (rows,), distinct; values: (rows, columns); updated_ms: (rows,); missing: see
+        `tier.Rows`.
         """
         cells = self._index.claim(hashes)
         kept = (cells >= 0).nonzero()[0]
         self.values[cells[kept]] = values[kept]
         self.updated_ms[cells[kept]] = updated_ms[kept]
+        if missing is not None and self.missing is None:
+            self.missing = np.zeros((self.capacity, missing.shape[1]), dtype=np.uint8)
+        if self.missing is not None:
+            self.missing[cells[kept]] = 0 if missing is None else missing[kept]
         return cells
 
     def drop(self, hashes: NDArray[np.uint64]) -> NDArray[np.int64]:

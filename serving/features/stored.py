@@ -39,6 +39,10 @@ class StoredRows:
         try:
             unpacked = unpack_rows(self._view, packed)
             rows.values[places], rows.updated_ms[places] = unpacked.values, unpacked.updated_ms
+            if unpacked.missing is not None:
+                if rows.missing is None:
+                    rows.missing = np.zeros((len(rows.values), self._view.missing_bytes), dtype=np.uint8)
+                rows.missing[places] = unpacked.missing
         except CorruptRecord:
             if len(places) == 1:
                 metrics.REFUSED_ROWS.labels(self._view.name).inc()

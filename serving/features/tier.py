@@ -54,12 +54,31 @@ class Rows:
     """values: float32 (keys, `row` columns), defaults where there is no row.
     updated_ms: uint64 (keys,), when the row was written; 0 where there is none.
     away: a store did not answer, so that missing rows may exist after all.
-    unchecked: bool (keys,), rows that may have changed unseen since; None if there are none."""
+    unchecked: bool (keys,), rows that may have changed unseen since; None if there are none.
+    missing: uint8 (keys, a bit a column), values that are missing in rows that are there, see
+    `registry.contracts.features.missing_columns`; None if there are none."""
 
     values: NDArray[np.float32]
     updated_ms: NDArray[np.uint64]
     away: bool = False
     unchecked: NDArray[np.bool_] | None = None
+    missing: NDArray[np.uint8] | None = None
+
+    def pick(self, places: NDArray[np.bool_]) -> "Rows":
+        """The rows at these places."""
+        unchecked = None if self.unchecked is None else self.unchecked[places]
+        missing = None if self.missing is None else self.missing[places]
+        return Rows(self.values[places], self.updated_ms[places], self.away, unchecked, missing)
+
+
+def sure_rows(rows: Rows) -> NDArray[np.bool_] | None:
+    """Which of them may be remembered, (keys,); None: all. Not those that are to be asked for again, nor,
+    while a store is away, those that look absent."""
+    sure = None if rows.unchecked is None else ~rows.unchecked
+    if not rows.away:
+        return sure
+    arrived = rows.updated_ms > 0
+    return arrived if sure is None else arrived & sure
 
 
 class RowTier(Protocol):

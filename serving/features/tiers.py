@@ -1,7 +1,7 @@
 """The host tiers of a worker, and what other threads know of their rows, applied between batches."""
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from serving.features.host import HostTier
 from serving.features.prefetch import Prefetcher
@@ -24,6 +24,14 @@ class Tiers:
         if fingerprint not in self._by_fingerprint:
             self._by_fingerprint = {**self._by_fingerprint, fingerprint: (view_name, make())}
         return self._by_fingerprint[fingerprint][1]
+
+    def keep(self, fingerprints: Collection[str]) -> None:
+        """Lets go of the tiers of all other layouts, and of their memory. Called by the loading thread,
+        which knows that none of them is about to be used."""
+        by_fingerprint = self._by_fingerprint
+        self._by_fingerprint = {one: by_fingerprint[one] for one in by_fingerprint if one in fingerprints}
+        for one in by_fingerprint.keys() - self._by_fingerprint.keys():
+            by_fingerprint[one][1].close()
 
     def changed(self, view_name: str, hashes: list[int]) -> None:
         """Rows that another thread knows to have changed."""

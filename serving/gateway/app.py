@@ -12,6 +12,8 @@ from starlette.exceptions import HTTPException
 from serving import tally
 from serving.errors import RankingError
 from serving.event_log import EventLog
+from serving.gateway.control_routes import with_control_routes
+from serving.gateway.http import answer_of
 from serving.gateway.openapi import with_hot_routes
 from serving.permits import Permits
 from serving.rank import Ranker
@@ -28,12 +30,13 @@ def build_app(
     metrics_registry: Callable[[], CollectorRegistry],
     version: str,
     routers: Sequence[fastapi.APIRouter] = (),
+    control: fastapi.APIRouter | None = None,
 ) -> fastapi.FastAPI:
     """The FastAPI application behind the hot routes.
 
     metrics_registry: where /metrics reads from; over all processes of the platform.
     routers: what other protocols bring, see `oip_routes`. What they raise of `serving.errors` is answered
-    with its status.
+    with its status. control: the way to the control plane, see `control_router`.
     """
     app = fastapi.FastAPI(title="Sluice", version=version, description=DESCRIPTION)
 
@@ -47,10 +50,12 @@ def build_app(
         return JSONResponse({"error": message}, error.status_code, headers=error.headers)
 
     @app.exception_handler(RankingError)
-    async def refused(_: fastapi.Request, error: RankingError) -> JSONResponse:
-        return JSONResponse({"error": str(error)}, error.status)
+    async def refused(_: fastapi.Request, error: RankingError) -> Response:
+        answer = answer_of(error)
+        hints = {name.decode(): value.decode() for name, value in answer.hints}
+        return Response(answer.body, answer.status, hints, media_type="application/json")
 
-    for router in routers:
+    for router in (*routers, *([control] if control else ())):
         app.include_router(router)
 
     @app.get("/health", summary="The process lives")
@@ -58,9 +63,9 @@ def build_app(
     async def live() -> dict[str, bool]:
         return {"live": True}
 
-    @app.get("/v2/health/ready", summary="Some replica holds every champion, warm")
+    @app.get("/v2/health/ready", summary="The plans are known, and replicas hold every champion, warm")
     async def ready() -> JSONResponse:
-        return JSONResponse({"ready": pool.ready}, 200 if pool.ready else 503)
+        return JSONResponse({"ready": ranker.ready}, 200 if ranker.ready else 503)
 
     @app.get("/metrics", summary="Prometheus metrics of all processes", response_class=Response)
     async def metrics() -> Response:
@@ -70,7 +75,7 @@ def build_app(
     @app.get("/v1/status", summary="Plans, replicas, permits and the event log, as this gateway sees them")
     async def status() -> dict[str, Any]:
         return {
-            "ready": pool.ready,
+            "ready": ranker.ready,
             "plans": {model: msgspec.to_builtins(plan) for model, plan in sorted(ranker.plans.items())},
             "replicas": [
                 {
@@ -102,7 +107,8 @@ def build_app(
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
-            app.openapi_schema = with_hot_routes(from_routes())
+            document = with_hot_routes(from_routes())
+            app.openapi_schema = with_control_routes(document) if control else document
         return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign]

@@ -34,12 +34,16 @@ class Head(Generic[Place]):
 class Heads(Generic[Place]):
     """The heads seen before, and how to read one that was not.
 
-    place_of: what a path leads to, None if nothing here. Bounded: an attacker with ever new heads
-    costs a parse each, not memory.
+    place_of: what a path leads to, None if nothing here. admits: whether a place takes requests with
+    these headers. Bounded: an attacker with ever new heads costs a parse each, not memory.
     """
 
-    def __init__(self, place_of: Callable[[str], Place | None]) -> None:
-        self._place_of = place_of
+    def __init__(
+        self,
+        place_of: Callable[[str], Place | None],
+        admits: Callable[[Place, dict[bytes, bytes]], bool] = lambda place, headers: True,
+    ) -> None:
+        self._place_of, self._admits = place_of, admits
         self._known: dict[bytes, Head[Place] | None] = {}
 
     def read(self, raw: bytes) -> Head[Place] | None:
@@ -80,4 +84,4 @@ class Heads(Generic[Place]):
         length = headers.get(b"content-length", b"")
         if any(name in headers for name in _ELSEWHERE) or not length.isdigit() or len(length) > 18:
             return None
-        return Head(place, path, headers, int(length))
+        return Head(place, path, headers, int(length)) if self._admits(place, headers) else None

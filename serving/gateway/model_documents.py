@@ -86,7 +86,7 @@ def _version_statistics(version: VersionStatistics) -> dict[str, Any]:
             "queue": _spent(version.queue),
             "compute_input": _spent(version.gather),
             "compute_infer": _spent(version.device),
-            "compute_output": _spent(Spent(version.device.count)),
+            "compute_output": _spent(version.answer),
             "cache_hit": _spent(Spent()),
             "cache_miss": _spent(Spent()),
         },
@@ -95,7 +95,7 @@ def _version_statistics(version: VersionStatistics) -> dict[str, Any]:
                 "batch_size": size,
                 "compute_input": _spent(batch.gather),
                 "compute_infer": _spent(batch.device),
-                "compute_output": _spent(Spent(batch.device.count)),
+                "compute_output": _spent(batch.answer),
             }
             for size, batch in sorted(version.batches.items())
         ],

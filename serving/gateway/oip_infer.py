@@ -7,7 +7,7 @@ from serving import metrics
 from serving.compression import WORTH_A_THREAD_BYTES, compressed, decompressed, wanted_encoding
 from serving.errors import QueryRefused, RankingError, UnknownModel
 from serving.gateway.http import Answer, Headers, answer_of
-from serving.gateway.oip_request import read_binary, read_infer
+from serving.gateway.oip_request import ParsedInfer, read_binary, read_infer
 from serving.gateway.oip_response import write_infer
 from serving.infer import InferAnswer, InferService
 from serving.regions import Regions
@@ -41,38 +41,51 @@ class OipInfer:
             raise
         parsed.query.trace_id = trace_id
         answer = await self._service.infer(parsed.query)
-        written, json_bytes = write_infer(parsed, answer, parsed.classes and self._batchable(answer))
-        hints: tuple[tuple[bytes, bytes], ...] = ()
-        if json_bytes is not None:
-            hints = ((b"Inference-Header-Content-Length", b"%d" % json_bytes),)
+        written = self._written(parsed, answer)
         if (accepted := headers.get(b"accept-encoding")) is not None and (wanted := wanted_encoding(accepted)):
-            if len(written) < WORTH_A_THREAD_BYTES:
-                written = compressed(written, wanted)
+            if len(written.body) < WORTH_A_THREAD_BYTES:
+                written.body = compressed(written.body, wanted)
             else:
-                written = await asyncio.to_thread(compressed, written, wanted)
-            hints = (*hints, (b"Content-Encoding", wanted))
-        return Answer(200, written, hints, _JSON if json_bytes is None else _BINARY)
+                written.body = await asyncio.to_thread(compressed, written.body, wanted)
+            written.hints = (*written.hints, (b"Content-Encoding", wanted))
+        return written
 
     def begin(
         self, model: str, body: bytes | memoryview, headers: Headers, answered: Callable[[Answer], None]
     ) -> Callable[[], None] | None:
-        """See `http.Begin`. For requests of a layout that is known, with binary tensors both ways."""
-        raw_length = headers.get(_HEADER_LENGTH, b"")
-        if not raw_length.isdigit() or b"content-encoding" in headers or b"accept-encoding" in headers:
+        """See `http.Begin`. For requests that are not compressed: binary both ways in a layout that is
+        known, or all JSON."""
+        if b"content-encoding" in headers or b"accept-encoding" in headers:
             return None
-        parsed = read_binary(model, body, int(raw_length), self._settings)
+        parsed = self._read(model, body, headers.get(_HEADER_LENGTH))
         if parsed is None:
             return None
 
         def done(result: InferAnswer | RankingError) -> None:
-            if isinstance(result, RankingError):
-                answered(answer_of(result))
-                return
-            written, json_bytes = write_infer(parsed, result)
-            hint = (b"Inference-Header-Content-Length", b"%d" % (json_bytes or 0))
-            answered(Answer(200, written, (hint,), _BINARY))
+            try:
+                answered(answer_of(result) if isinstance(result, RankingError) else self._written(parsed, result))
+            except QueryRefused as refused:
+                answered(answer_of(refused))
 
         return self._service.begin(parsed.query, done)
+
+    def _read(self, model: str, body: bytes | memoryview, header_length: bytes | None) -> ParsedInfer | None:
+        """The request, None if it must go the long way, where it is read once more."""
+        if header_length is not None:
+            return read_binary(model, body, int(header_length), self._settings) if header_length.isdigit() else None
+        if not self._service.may_begin(model):  # before numbers are parsed for nothing
+            return None
+        try:
+            return read_infer(model, None, body, None, self._settings, self._regions)
+        except QueryRefused:
+            return None
+
+    def _written(self, parsed: ParsedInfer, answer: InferAnswer) -> Answer:
+        """Raises QueryRefused if an output cannot be given as it was asked for."""
+        written, json_bytes = write_infer(parsed, answer, parsed.classes and self._batchable(answer))
+        if json_bytes is None:
+            return Answer(200, written, (), _JSON)
+        return Answer(200, written, ((b"Inference-Header-Content-Length", b"%d" % json_bytes),), _BINARY)
 
     async def _decompressed(self, body: bytes, encoding: bytes) -> bytes:
         limit = self._settings.max_infer_bytes

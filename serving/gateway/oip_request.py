@@ -16,13 +16,13 @@ from serving.errors import QueryRefused
 from serving.gateway.infer_head import InputHead, InputParameters, OutputHead, RequestParameters, read_head
 from serving.gateway.json_tensors import tensor_of_json
 from serving.infer import InferQuery
+from serving.priority import check_priority
 from serving.regions import REGIONS_OFF, Regions, RegionSlice
 from serving.settings import GatewaySettings
 from serving.tensors import DATATYPES, DTYPES, MAX_DIMENSIONS, Tensor, check_tensor
 
 MAX_SIZE = (1 << 31) - 1
 MAX_TENSORS = 64
-MAX_PRIORITY = 255
 _REMEMBERED_BYTES = 2048
 _ITEM_BYTES = {name: dtype.itemsize for name, dtype in DTYPES.items() if name != "BOOL"}
 _US_IN_MS = 1000
@@ -267,11 +267,9 @@ def apply_parameters(parameters: RequestParameters, query: InferQuery, settings:
     """The request's parameters. A timeout beyond what a query may ask for becomes the most it may."""
     if parameters.sequence_id:
         raise QueryRefused("parameters.sequence_id: models here keep no state between requests: leave it out")
-    if not 0 <= parameters.priority <= MAX_PRIORITY:
-        raise QueryRefused(f"parameters.priority={parameters.priority}: expected 0 to {MAX_PRIORITY}")
     if parameters.timeout < 0:
         raise QueryRefused(f"parameters.timeout={parameters.timeout}: expected microseconds, 0 for the default")
-    query.priority = parameters.priority
+    query.priority = check_priority("parameters.priority", parameters.priority)
     if parameters.timeout:
         query.deadline_ms = min(-(-parameters.timeout // _US_IN_MS), settings.max_deadline_ms)
     if parameters.unit:

@@ -34,6 +34,16 @@ class _HotCycle:
     missing_bytes: of the body, not yet received; negative once a pipelined request follows it.
     """
 
+    __slots__ = (
+        "disconnected",
+        "head",
+        "keep_alive",
+        "missing_bytes",
+        "parts",
+        "response_complete",
+        "take_back",
+        "task",
+    )
     message_event = _NoEvent()
 
     def __init__(self, head: Head[HotRoute], first: memoryview) -> None:
@@ -96,10 +106,6 @@ class HotProtocol(HttpToolsProtocol):
         end = data.find(b"\r\n\r\n", 0, MAX_HEAD_BYTES)
         head = self._heads.read(data[:end]) if end > 0 else None
         if head is None:
-            return False
-        try:
-            self._routes.check_head(head.place, head.headers)
-        except RankingError:
             return False
         cycle = _HotCycle(head, memoryview(data)[end + 4 :])
         self._hot = cycle
@@ -176,7 +182,7 @@ class HotProtocol(HttpToolsProtocol):
 
 def _response(answer: Answer, keep_alive: bool) -> bytes:
     """Head and body in one piece."""
-    hints = b"".join(name + b": " + value + b"\r\n" for name, value in answer.hints) if answer.hints else b""
+    hints = b"".join([b"%b: %b\r\n" % hint for hint in answer.hints]) if answer.hints else b""
     return b"%bcontent-type: %b\r\n%b%bcontent-length: %d\r\n\r\n%b" % (
         _STATUS_LINES[answer.status],
         answer.content_type,
@@ -189,7 +195,15 @@ def _response(answer: Answer, keep_alive: bool) -> bytes:
 
 def protocol_with(routes: HotRoutes) -> "type[asyncio.Protocol]":
     """The class for uvicorn's `http` setting."""
-    heads = Heads(routes.route_of)
+
+    def admits(route: HotRoute, headers: dict[bytes, bytes]) -> bool:
+        try:
+            routes.check_head(route, headers)
+        except RankingError:
+            return False  # the long way says why
+        return True
+
+    heads = Heads(routes.route_of, admits)
 
     class Bound(HotProtocol):
         def __init__(self, *args: Any, **kwargs: Any) -> None:

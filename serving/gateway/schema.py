@@ -13,6 +13,7 @@ from registry.contracts.errors import InvalidName
 from registry.contracts.events import SCHEMA, Click, Exposure
 from registry.contracts.ids import MAX_ID_CHARS, IssuedRanking, RankingIds, check_id, hashes_of
 from serving.errors import QueryRefused
+from serving.priority import check_priority
 from serving.rank import Ranking, RankQuery
 from serving.settings import GatewaySettings
 
@@ -34,7 +35,7 @@ class RankBody(msgspec.Struct, forbid_unknown_fields=True):
     """candidates: distinct item ids. features: one value per candidate, by column name.
 
     unit: user or session whose arm is sticky. top_k: how many to return. deadline_ms: from
-    arrival to answer.
+    arrival to answer. priority: 1 is the most urgent, a larger number less; 0, the default, is level 4.
     """
 
     candidates: list[str]
@@ -43,6 +44,7 @@ class RankBody(msgspec.Struct, forbid_unknown_fields=True):
     query: QueryBody = msgspec.field(default_factory=QueryBody)
     features: dict[str, list[float]] = {}
     deadline_ms: int | None = None
+    priority: int = 0
 
 
 class FeedbackEventBody(msgspec.Struct, forbid_unknown_fields=True):
@@ -113,7 +115,7 @@ def rank_query(model: str, parsed: RankBody, settings: GatewaySettings, trace_id
     count = len(parsed.candidates)
     if not 1 <= count <= settings.max_candidates:
         raise QueryRefused(f"candidates: {count} ids, expected 1 to {settings.max_candidates}")
-    blob = _ids_blob("candidates", parsed.candidates)
+    blob, hashes = _read_ids("candidates", parsed.candidates)
     if parsed.top_k < 1:
         raise QueryRefused(f"top_k={parsed.top_k}: expected at least 1")
     deadline_ms = settings.default_deadline_ms if parsed.deadline_ms is None else parsed.deadline_ms
@@ -128,6 +130,7 @@ def rank_query(model: str, parsed: RankBody, settings: GatewaySettings, trace_id
         model=model,
         item_ids=parsed.candidates,
         ids_blob=blob,
+        hashes=hashes,
         top_k=min(parsed.top_k, count),
         deadline_ms=deadline_ms,
         unit=parsed.unit,
@@ -135,6 +138,7 @@ def rank_query(model: str, parsed: RankBody, settings: GatewaySettings, trace_id
         query_features=parsed.query.features,
         candidate_features={name: _column(name, values, count) for name, values in parsed.features.items()},
         trace_id=trace_id,
+        priority=check_priority("priority", parsed.priority) if parsed.priority else 0,
     )
 
 
@@ -155,8 +159,8 @@ def read_prefetch(body: bytes | memoryview, settings: GatewaySettings) -> tuple[
     if not 1 <= len(parsed.items) <= settings.max_candidates:
         raise QueryRefused(f"items: {len(parsed.items)} ids, expected 1 to {settings.max_candidates}")
     items = list(dict.fromkeys(parsed.items))
-    blob = _ids_blob("items", items)
-    return parsed.model, hashes_of(blob, len(items)), blob
+    blob, hashes = _read_ids("items", items)
+    return parsed.model, hashes, blob
 
 
 def write_ranking(ranking: Ranking) -> bytes:
@@ -241,26 +245,27 @@ def _decode(decoder: "msgspec.json.Decoder[Any]", body: bytes | memoryview) -> A
         raise QueryRefused(f"body: not JSON ({error})") from error
 
 
-def _ids_blob(field: str, ids: list[str]) -> bytes:
-    """The ids joined by NUL, if every one of them keeps the rules of `check_id`.
+def _read_ids(field: str, ids: list[str]) -> tuple[bytes, NDArray[np.uint64]]:
+    """The ids joined by NUL and their hashes, if each keeps the rules of `check_id` and none stands twice.
 
     Looks at all of them together first: a loop over a thousand ids would cost more than ranking them.
     """
-    distinct = set(ids)
-    if len(distinct) != len(ids):
-        seen: set[str] = set()
-        repeated = next(item for item in ids if item in seen or seen.add(item))  # type: ignore[func-returns-value]
-        raise QueryRefused(f"{field}: {repeated!r} stands there twice, expected distinct ids")
     try:
         blob = "\x00".join(ids).encode()
     except UnicodeEncodeError:
         blob = b"\x00" * len(ids)  # the loop says which
     # in UTF-8 these bytes are control characters and nothing else; the separators are the only ones allowed
     controls = len(blob) - len(blob.translate(None, CONTROL_BYTES))
-    if controls != len(ids) - 1 or "" in distinct or max(map(len, ids)) > MAX_ID_CHARS:
+    if controls != len(ids) - 1 or "" in ids or max(map(len, ids)) > MAX_ID_CHARS:
         for i, item in enumerate(ids):
             _check(f"{field}[{i}]", item)
-    return blob
+    hashes = hashes_of(blob, len(ids))
+    in_order = np.sort(hashes)
+    if np.equal(in_order[1:], in_order[:-1]).any() and len(set(ids)) < len(ids):
+        seen: set[str] = set()
+        repeated = next(item for item in ids if item in seen or seen.add(item))  # type: ignore[func-returns-value]
+        raise QueryRefused(f"{field}: {repeated!r} stands there twice, expected distinct ids")
+    return blob, hashes
 
 
 def _check(field: str, value: str) -> None:

@@ -30,7 +30,6 @@ import numpy as np
 import torch
 
 from registry.contracts.ids import hash64
-from serving.batch_ranker import HostRanker
 from serving.device.precision import HALVES
 from serving.device.ranker import DeviceBatch, DeviceRanker
 from serving.device.streams import Device, Lane, open_device
@@ -39,7 +38,7 @@ from serving.features.host import HostTier
 from serving.features.memory import MemoryTier
 from serving.frames import RankedReply, ScoreRequest
 from serving.program import TorchProgram
-from serving.scoring import LoadedModel
+from serving.scoring import LoadedModel, score_batch
 from tests.models import LTR, a_ranker
 
 COLUMNS = 136
@@ -97,7 +96,7 @@ class Bench:
             reference_std=1.0,
         )
         self.lane = Lane.of(device)
-        self.host = HostRanker(loaded)
+        self._loaded = loaded
         program = TorchProgram(package, str(device.torch_device), precision)
         graphs = device.torch_device.type != "cpu"  # there is nothing to save there, and padding costs
         self.ranker = DeviceRanker(loaded, program, tier, self.lane, largest, graphs)
@@ -116,7 +115,7 @@ class Bench:
         """The CPU's, in float32."""
         best = []
         for query in queries:
-            [reply] = self.host.submit([query], [0.0], NOW_MS).replies()
+            [reply] = score_batch(self._loaded, [query], [0.0], NOW_MS)
             assert isinstance(reply, RankedReply)
             best.append(float(reply.scores[0]))
         return best

@@ -154,7 +154,8 @@ def _publish(
         RedisBoard(client).publish(plan)
     until_s = time.monotonic() + READY_WITHIN_S
     with GatewayClient(settings.gateway_url) as gateway:
-        while not gateway.get("/v1/status")["ready"]:
+        models = {package.manifest.model for package in packages}
+        while not ((seen := gateway.get("/v1/status"))["ready"] and models <= seen["plans"].keys()):
             if time.monotonic() > until_s:
                 raise TimeoutError(f"the model was not ready after {READY_WITHIN_S} s: see {settings.log_file}")
             time.sleep(0.05)

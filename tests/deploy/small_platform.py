@@ -31,9 +31,7 @@ def specs(name: str, settings: PlatformSettings) -> list[ProcessSpec]:
         case "redis":
             return [platform_processes(settings)[0]]
         case "registry":
-            return [spec for spec in platform_processes(settings) if spec.name in ("redis", "mlflow")]
-        case "controlled":
-            wanted = ("redis", "mlflow", "controller")
+            wanted = {"redis", "mlflow", "controller", "gateway-0"}
             return [spec for spec in platform_processes(settings) if spec.name in wanted]
     raise ValueError(name)
 

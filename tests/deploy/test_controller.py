@@ -133,7 +133,7 @@ def test_a_plan_is_published_on_request_and_a_registry_that_is_left_out_says_so(
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # mlflow's own
 def test_mlflow_s_aliases_follow_what_is_decided_also_after_kill_9(platforms: Platforms) -> None:
-    supervisor = platforms.start("controlled")
+    supervisor = platforms.start("registry")
     state = platforms.ready(supervisor)
     settings = as_running(platforms.settings)
     store = wiring.model_store(settings)

@@ -8,12 +8,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from deploy.feature_load import LoadReport, load_file
 from deploy.load_ledger import LoadLedger
 from pipelines.errors import DataRefused
 from pipelines.feature_files import MAX_PART_ROWS, FeatureFile
 from registry.contracts.features import Column, FeatureView, row_key, unpack_rows
+from tests.redis_cluster import running_cluster
 
 VIEW = FeatureView(
     "articles", "article", (Column("age", default=-1.0), Column("match", "candidate"), Column("clicks", dtype="int16"))
@@ -35,7 +38,11 @@ def a_file(folder: Path, clicks: Sequence[float | None] | None = None) -> Path:
 
 
 def load(
-    client: redis.Redis, path: Path, updated_ms: int = 5, given_ms: bool = False, cut_after: int = COUNT + 1
+    client: redis.Redis | redis.RedisCluster,
+    path: Path,
+    updated_ms: int = 5,
+    given_ms: bool = False,
+    cut_after: int = COUNT + 1,
 ) -> LoadReport:
     """Loads the file, its marks beside it; cut off as soon as so many rows are in."""
 
@@ -43,8 +50,12 @@ def load(
         if rows >= cut_after:
             raise Cut
 
-    ledger = LoadLedger(path.parent / "loads", path, VIEW, "item")
-    return load_file(client, VIEW, FeatureFile(path, VIEW), ledger, updated_ms, on_rows, given_ms)
+    return load_file(client, VIEW, FeatureFile(path, VIEW), ledger_of(path), updated_ms, on_rows, given_ms)
+
+
+def ledger_of(path: Path) -> LoadLedger:
+    """Where the file's marks are."""
+    return LoadLedger(path.parent / "loads", path, VIEW, "item")
 
 
 def test_a_files_rows_are_in_redis_with_defaults_for_what_is_missing(redis_client: redis.Redis, tmp_path: Path):
@@ -68,6 +79,27 @@ def test_a_load_that_was_cut_off_goes_on_where_it_was(redis_client: redis.Redis,
 
     assert report == LoadReport(COUNT, MAX_PART_ROWS, updated_ms=5, ignored=())
     assert redis_client.dbsize() == COUNT
+
+
+def test_a_load_into_a_cluster_goes_on_when_its_dead_node_is_back(tmp_path: Path):
+    path = a_file(tmp_path)
+    with running_cluster() as cluster, cluster.client(retry=Retry(NoBackoff(), 1)) as client:
+        last = row_key(VIEW, ITEMS[MAX_PART_ROWS - 1])
+        dead = next(node for node in cluster.nodes if node is not cluster.owner(last))
+
+        def kill_in_the_middle(rows: int) -> None:
+            if rows >= MAX_PART_ROWS:
+                dead.kill()
+
+        with pytest.raises(redis.RedisError):
+            load_file(client, VIEW, FeatureFile(path, VIEW), ledger_of(path), 5, kill_in_the_middle)
+        dead.start()
+        cluster.wait_until_ok()
+
+        report = load(client, path, updated_ms=99)
+
+        assert (report.rows, report.resumed_rows, report.updated_ms) == (COUNT, MAX_PART_ROWS, 5)
+        assert client.get(row_key(VIEW, ITEMS[-1])) is not None
 
 
 def test_a_load_starts_again_if_redis_was_emptied_or_another_time_is_asked_for(

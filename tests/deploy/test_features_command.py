@@ -9,14 +9,17 @@ from pathlib import Path
 
 import msgspec
 import pytest
+import redis
 
 from registry.artefacts import write
 from registry.board import RedisBoard
-from registry.contracts.features import Column, FeatureView
+from registry.contracts.features import Column, FeatureView, row_key, unpack_rows
 from registry.contracts.traffic import TrafficPlan
 from tests.builders import a_package
+from tests.conftest import RedisServer
 from tests.deploy.platforms import ROOT, Platforms, until
 from tests.deploy.test_cli import sluice
+from tests.redis_cluster import running_cluster
 
 VIEW = FeatureView(
     "articles",
@@ -64,11 +67,59 @@ def test_a_file_is_loaded_shown_and_counted(home: Path, tmp_path: Path, view_fil
     assert shown["stored"] and shown["updated_ms"] == report["updated_ms"]
     age, clicks = shown["values"]
     assert (age["value"], age["default"], age["stale"]) == (2.5, False, False)
-    assert (clicks["value"], clicks["default"]) == (3.0, True)
+    assert (clicks["value"], clicks["default"], clicks["missing"], age["missing"]) == (3.0, True, True, False)
+    told = sluice("features", "show", "articles", "b", "--view", view_file, home=home).stdout
+    assert "missing: the default" in told
 
     counted = json.loads(sluice("features", "stats", "--json", home=home).stdout)
     assert [(view["view"], view["rows"]) for view in counted["views"]] == [("articles", 2)]
     assert counted["serving"] is None
+    assert "articles" in sluice("features", "stats", home=home).stdout
+
+
+def test_rows_of_a_cluster_are_loaded_shown_and_counted_whatever_the_shells_settings(
+    platforms: Platforms, tmp_path: Path, view_file: str
+):
+    count = 3000
+    rows = tmp_path / "rows.csv"
+    rows.write_text("item,clicks,age\n" + "".join(f"article-{i},{i % 900},0.5\n" for i in range(count)))
+    with running_cluster() as cluster:
+        platforms.ready(platforms.start("redis", SLUICE_FEATURES_URL=cluster.url))
+        home = platforms.settings.home
+
+        loaded = sluice("features", "load", str(rows), "--view", view_file, "--json", home=home)
+        assert loaded.returncode == 0, loaded.stderr
+        assert [report["rows"] for report in json.loads(loaded.stdout)] == [count]
+        held = [int(node.command("DBSIZE")) for node in cluster.nodes]
+        assert sum(held) == count and min(held) > 0
+        assert unpack_rows(VIEW, [cluster.client().get(row_key(VIEW, "article-77"))]).values.tolist() == [[0.5, 77.0]]
+
+        shown = json.loads(
+            sluice("features", "show", "articles", "article-9", "--view", view_file, "--json", home=home).stdout
+        )
+        assert [value["value"] for value in shown["values"]] == [0.5, 9.0]
+        (counted,) = json.loads(sluice("features", "stats", "--json", home=home).stdout)["views"]
+        assert (counted["view"], counted["rows"], counted["sampled"]) == ("articles", count, 1000)
+        assert counted["age_s"]["p100"] < 600
+
+        cluster.nodes[0].kill()
+        refused = sluice("features", "load", str(rows), "--view", view_file, home=home)
+        assert refused.returncode == 1
+        assert refused.stderr.startswith("error: Redis: ") and "goes on where it stopped" in refused.stderr
+
+
+def test_rows_of_a_server_of_ones_own_are_loaded_shown_and_counted(
+    platforms: Platforms, redis_server: RedisServer, redis_client: redis.Redis, tmp_path: Path, view_file: str
+):
+    rows = tmp_path / "rows.csv"
+    rows.write_text("item,clicks,age\na,12,1.5\n")
+    platforms.ready(platforms.start("redis", SLUICE_FEATURES_URL=f"unix://{redis_server.socket}"))
+    home = platforms.settings.home
+
+    assert sluice("features", "load", str(rows), "--view", view_file, home=home).returncode == 0
+
+    assert redis_client.exists(row_key(VIEW, "a"))
+    assert sluice("features", "show", "articles", "a", "--view", view_file, home=home).returncode == 0
     assert "articles" in sluice("features", "stats", home=home).stdout
 
 

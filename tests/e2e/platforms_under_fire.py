@@ -94,7 +94,7 @@ class Platform:
 
     def kill(self, name: str, how: signal.Signals = signal.SIGKILL) -> int:
         """kill -9 of a process, once it is there, by its own pid; waits until it is gone. Returns the pid."""
-        pid = until(lambda: self._pid(name), f"{name} to run")
+        pid = until(lambda: self.pid(name), f"{name} to run")
         os.kill(pid, how)
         until(lambda: not Path(f"/proc/{pid}").exists() or _is_zombie(pid), f"{name} to be gone")
         return pid
@@ -126,7 +126,7 @@ class Platform:
             self.supervisor.terminate()
         self.supervisor.wait(PATIENCE_S)
 
-    def _pid(self, name: str) -> int | None:
+    def pid(self, name: str) -> int | None:
         state = read_state(self.settings)
         return next((p.pid for p in state.processes if p.name == name and p.ready), None) if state else None
 

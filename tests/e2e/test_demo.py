@@ -76,7 +76,7 @@ def test_the_demo_trains_serves_and_measures_and_a_second_run_reuses_what_is_the
         assert [(row["model"], row["version"], row["aliases"]) for row in listed] == [("small", 1, ["champion"])]
         shown = json.loads(sluice(home, "models", "show", "small", "--json").stdout)
         assert shown["digest"] == listed[0]["digest"]
-        assert [change["who"] for change in shown["history"]] == ["sluice demo"]
+        assert [change["who"] for change in shown["history"]] == ["sluice demo (key local)"]
         package = home / "versions" / "small" / "1"
         assert "registered small@1" in sluice(home, "models", "register", "small", str(package)).stdout
         shutil.copytree(package, tampered := tmp_path / "tampered")

@@ -47,7 +47,7 @@ def test_a_gpu_ranks_as_the_cpu_does(kind: str, graphs: bool, precision: str) ->
     for round_ in range(30):
         requests = requests_of(source, source.randint(1, 6), 10 * round_)
         found = bench.ranker.submit(requests, [1.0] * len(requests), NOW_MS).replies()
-        expected = bench.host.submit(requests, [1.0] * len(requests), NOW_MS).replies()
+        expected = bench.on_host(requests)
         assert_alike(found, expected, TOLERANCE[precision])
 
 
@@ -64,7 +64,7 @@ def test_batches_under_way_do_not_mix_and_updates_are_seen(kind: str, seed: int)
         bench.tier.drop(request_hashes([item]))
         requests = requests_of(source, source.randint(1, 5), 10 * round_)
         under_way.append(bench.ranker.submit(requests, [0.0] * len(requests), NOW_MS))
-        expected.append(bench.host.submit(requests, [0.0] * len(requests), NOW_MS).replies())
+        expected.append(bench.on_host(requests))
 
     for batch, right in zip(under_way, expected, strict=True):
         assert_alike(batch.replies(), right, TOLERANCE["fp32"])

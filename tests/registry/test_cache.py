@@ -60,6 +60,19 @@ def test_a_copy_serves_while_its_source_is_away(tmp_path: Path) -> None:
         VersionCache(tmp_path, away).get("codesearch", 4, a_package().digest)
 
 
+def test_copies_that_nobody_wants_are_dropped_and_nothing_else(tmp_path: Path) -> None:
+    cache = VersionCache(tmp_path, Source(a_package()))
+    for model, version in (("codesearch", 1), ("codesearch", 2), ("other", 1)):
+        cache.get(model, version, a_package().digest)
+    (tmp_path / "plans-worker-0.json").touch()
+    (tmp_path / "codesearch" / ".3-half").mkdir()
+
+    assert cache.drop(lambda model, version: (model, version) == ("codesearch", 2)) == [("codesearch", 1), ("other", 1)]
+    assert {str(path.relative_to(tmp_path)) for path in tmp_path.glob("*/*")} == {"codesearch/2", "codesearch/.3-half"}
+    assert (tmp_path / "plans-worker-0.json").exists()
+    assert read(cache.get("other", 1, a_package().digest)) == a_package()
+
+
 def _get_again_and_again(folder: Path, package: ModelPackage) -> None:
     for _ in range(20):
         got = VersionCache(folder, Source(package)).get("codesearch", 3, package.digest)

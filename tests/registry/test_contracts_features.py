@@ -10,7 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from registry.contracts.errors import ContractError, CorruptRecord
-from registry.contracts.features import Column, FeatureView, StorageType, pack_rows, row_key, unpack_rows
+from registry.contracts.features import (
+    Column,
+    FeatureView,
+    StorageType,
+    missing_columns,
+    pack_rows,
+    row_key,
+    unpack_rows,
+)
 from tests.builders import NOW_MS, a_view
 
 values_of: dict[StorageType, st.SearchStrategy[float]] = {
@@ -56,6 +64,25 @@ def test_rows_come_back_as_they_went_in(given_: tuple[FeatureView, Any], updated
 
     np.testing.assert_array_equal(unpacked.values, values)
     assert unpacked.updated_ms.tolist() == [updated_ms] * len(values)
+
+
+@given(stored(), st.data())
+def test_which_values_are_missing_comes_back_row_by_row(given_: tuple[FeatureView, Any], data: st.DataObject) -> None:
+    view, values = given_
+    lacking = np.array(data.draw(st.lists(st.booleans(), min_size=values.size, max_size=values.size)), dtype=bool)
+    values[lacking.reshape(values.shape)] = np.nan
+
+    rows = pack_rows(view, values, NOW_MS)
+    unpacked = unpack_rows(view, rows)
+
+    incomplete = np.isnan(values).any(axis=1)
+    sizes = view.row_dtype.itemsize + view.missing_bytes * incomplete
+    assert [len(row) for row in rows] == sizes.tolist()
+    assert (unpacked.missing is None) == (not incomplete.any())
+    if unpacked.missing is not None:
+        np.testing.assert_array_equal(missing_columns(unpacked.missing, values.shape[1]), np.isnan(values))
+    defaults = view.defaults[view.positions("row")]
+    np.testing.assert_array_equal(unpacked.values, np.where(np.isnan(values), defaults, values))
 
 
 @given(views)

@@ -3,10 +3,7 @@
 import socket
 import subprocess
 import sys
-import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
-from threading import Event
 
 import pytest
 
@@ -43,51 +40,10 @@ class TestMlflowStoreOnPostgres(ModelStoreSuite):
         return MlflowStore(postgres_server.fresh_database(), tmp_path_factory.mktemp("artefacts"))
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of an MLflow server of our own."""
-    folder = tmp_path_factory.mktemp("mlflow-server")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    arguments = {
-        "--host": "127.0.0.1",
-        "--port": str(port),
-        "--workers": "1",
-        "--backend-store-uri": f"sqlite:///{folder}/mlflow.db",
-        "--artifacts-destination": str(folder / "artefacts"),
-    }
-    argv = [sys.executable, "-m", "mlflow", "server", "--serve-artifacts"]
-    with open(folder / "log", "wb") as log:
-        process = subprocess.Popen(
-            argv + [word for pair in arguments.items() for word in pair],
-            env={"PATH": "/usr/bin:/bin", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "DO_NOT_TRACK": "true"},
-            stdout=log,
-            stderr=log,
-        )
-    try:
-        wait_for_health(f"http://127.0.0.1:{port}/health", process)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait(timeout=30)
-
-
-def wait_for_health(url: str, process: "subprocess.Popen[bytes]") -> None:
-    for _ in range(600):
-        assert process.poll() is None, "the MLflow server ended"
-        try:
-            urllib.request.urlopen(url, timeout=5).close()
-            return
-        except OSError:
-            Event().wait(0.2)
-    raise AssertionError("the MLflow server did not answer within two minutes")
-
-
 class TestMlflowStoreThroughAServer(ModelStoreSuite):
     @pytest.fixture
-    def store(self, server: str) -> ModelStore:
-        return MlflowStore(server)
+    def store(self, mlflow_server: str) -> ModelStore:
+        return MlflowStore(mlflow_server)
 
 
 def test_a_version_is_a_run_with_its_figures(store: MlflowStore) -> None:
@@ -102,7 +58,7 @@ def test_a_version_is_a_run_with_its_figures(store: MlflowStore) -> None:
     assert (run.data.params["parent"], run.data.params["seed"]) == ("3", "5")
     assert run.info.status == "FINISHED"
     assert version.tags == {DIGEST_TAG: package.digest, "sluice.fingerprint": package.manifest.fingerprint}
-    assert version.description == "trained on stdlib: ndcg@10 0.4200"
+    assert "| ndcg@10 | 0.4200 |" in version.description
 
 
 def test_a_version_joins_the_run_that_trained_it(store: MlflowStore) -> None:
@@ -161,6 +117,39 @@ def test_models_of_others_are_left_alone(store: MlflowStore) -> None:
     assert store.versions("theirs") == []
     with pytest.raises(UnknownVersion):
         store.get("theirs", 1)
+
+
+def test_a_deleted_version_takes_its_files_and_its_run_with_it(store: MlflowStore, folder: Path) -> None:
+    stored = store.get("deleted", store.register("deleted", a_package(model="deleted")))
+    store.condemn("deleted", 1, wanted=True)
+    store.delete("deleted", 1)
+
+    assert list((folder / "artefacts" / "deleted").rglob(PROGRAM_FILE)) == []
+    assert store._client.get_run(stored.run_id).info.lifecycle_stage == "deleted"
+
+
+def test_a_run_stays_while_another_version_is_in_it_and_if_it_is_not_ours(store: MlflowStore) -> None:
+    ours = store.record_training("shared", "first", {}, {}, NOW_MS)
+    theirs = store._client.create_run(store._client.get_run(ours).info.experiment_id).info.run_id
+    for scale, run_id in ((1.0, ours), (2.0, ours), (3.0, theirs)):
+        lineage = Lineage("stdlib", "d" * 64, run_id=run_id)
+        store.register("shared", a_package(scale, model="shared", lineage=lineage))
+    for version in (1, 3):
+        store.condemn("shared", version, wanted=True)
+        store.delete("shared", version)
+
+    assert store.package("shared", 2)
+    assert {store._client.get_run(run_id).info.lifecycle_stage for run_id in (ours, theirs)} == {"active"}
+
+
+def test_deleting_goes_on_after_a_crash_in_the_middle(store: MlflowStore) -> None:
+    stored = store.get("half", store.register("half", a_package(model="half")))
+    store.condemn("half", 1, wanted=True)
+    store._delete_files(store._client.get_run(stored.run_id).info.artifact_uri, f"sluice/{stored.digest}")
+
+    store.delete("half", 1)
+
+    assert store.versions("half") == []
 
 
 def test_nothing_is_printed(folder: Path) -> None:

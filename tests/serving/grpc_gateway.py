@@ -189,10 +189,10 @@ async def a_gateway(
         routes = HotRoutes(app, ranker, event_log, ids, settings, random.Random(2), wall_ms=lambda: NOW_MS)
         table = method_table(
             Inference(service, settings, regions),
-            Models(service, lambda: pool.ready, "0.0"),
+            Models(service, lambda: ranker.ready, "0.0"),
             SharedMemory(regions),
             RankingService(ranker, event_log, ids, settings, wall_ms=lambda: NOW_MS),
-            Health(SERVICES, lambda: pool.ready),
+            Health(SERVICES, lambda: ranker.ready),
             settings,
         )
         server = GrpcServer(table, limits or GrpcSettings(), random.Random(3))

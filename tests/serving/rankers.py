@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from registry.contracts.features import FeatureView
 from registry.contracts.manifest import ModelPackage
-from serving.batch_ranker import HostRanker, Replies
+from serving.batch_ranker import Replies
 from serving.device.ranker import DeviceRanker
 from serving.device.streams import CpuDevice, Device, Lane
 from serving.features.device import DeviceTier
@@ -18,7 +18,7 @@ from serving.features.memory import MemoryTier
 from serving.features.suspects import CheckRule
 from serving.frames import RankedReply, ScoreRequest
 from serving.program import TorchProgram
-from serving.scoring import LoadedModel
+from serving.scoring import LoadedModel, score_batch
 from tests.builders import NOW_MS
 from tests.models import a_ranker
 from tests.serving.workbench import a_request
@@ -83,8 +83,12 @@ class Workbench:
             tier=self.host_tier,
             reference_std=1.0,
         )
-        self.host = HostRanker(loaded)
+        self.loaded = loaded
         self.ranker = DeviceRanker(loaded, on_device, self.tier, Lane.of(self.device), LARGEST, graphs)
+
+    def on_host(self, requests: Sequence[ScoreRequest], now_ms: int = NOW_MS) -> Replies:
+        """What the host's form answers."""
+        return score_batch(self.loaded, requests, [0.0] * len(requests), now_ms)
 
 
 def requests_of(source: random.Random, queries: int, number: int = 0) -> list[ScoreRequest]:

@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from registry.contracts.features import Column, FeatureView
-from serving.batch_ranker import HostRanker
 from serving.device.ranker import DeviceRanker
 from serving.device.streams import CpuDevice, Lane
 from serving.features.device import DeviceTier
@@ -17,7 +16,7 @@ from serving.features.host import HostTier
 from serving.features.memory import MemoryTier
 from serving.frames import FailedReply, RankedReply
 from serving.program import TorchProgram
-from serving.scoring import LoadedModel
+from serving.scoring import LoadedModel, score_batch
 from tests.builders import NOW_MS
 from tests.models import UNGUARDED, a_ranker, model_view
 from tests.serving.devices import ShuffledDevice
@@ -40,7 +39,7 @@ def test_a_device_ranks_as_the_host_does(kind: str, seed: int) -> None:
             request.top_k = 100  # the whole order
         now_ms = NOW_MS + 1000 * round_
         found = bench.ranker.submit(requests, [1.0] * len(requests), now_ms).replies()
-        assert_alike(found, bench.host.submit(requests, [1.0] * len(requests), now_ms).replies())
+        assert_alike(found, bench.on_host(requests, now_ms))
 
 
 @KINDS
@@ -59,7 +58,7 @@ def test_no_order_of_streams_mixes_batches_or_shows_old_rows(kind: str, data: st
         bench.tier.drop(request_hashes([item]))
         requests = requests_of(source, source.randint(1, 5), 10 * round_)
         under_way.append(bench.ranker.submit(requests, [0.0] * len(requests), NOW_MS))
-        expected.append(bench.host.submit(requests, [0.0] * len(requests), NOW_MS).replies())
+        expected.append(bench.on_host(requests))
 
     for batch, right in zip(under_way, expected, strict=True):
         assert_alike(batch.replies(), right)
@@ -115,7 +114,7 @@ def test_a_query_without_finite_scores_fails_alone(kind: str) -> None:
     bench = Workbench(kind)
     good = a_request(["item-1", "item-2", "item-3"])
     bad = a_request(["item-4", "item-5"], in_candidates={STORED: [float("nan"), 1.0]}, number=9)
-    [alone] = bench.host.submit([good], [0.0], NOW_MS).replies()
+    [alone] = bench.on_host([good])
 
     before, failed, after = bench.ranker.submit([good, bad, good], [0.0] * 3, NOW_MS).replies()
 
@@ -134,7 +133,7 @@ def test_padding_does_not_carry_an_earlier_batch_into_the_next() -> None:
 
     found = bench.ranker.submit([good], [0.0], NOW_MS).replies()
 
-    assert_alike(found, bench.host.submit([good], [0.0], NOW_MS).replies())
+    assert_alike(found, bench.on_host([good]))
 
 
 def test_a_program_that_raises_leaves_the_ranker_as_it_was() -> None:
@@ -154,7 +153,7 @@ def test_a_program_that_raises_leaves_the_ranker_as_it_was() -> None:
     assert bench.tier.size == 0
     assert_alike(
         bench.ranker.submit(requests, [0.0, 0.0], NOW_MS).replies(),
-        bench.host.submit(requests, [0.0, 0.0], NOW_MS).replies(),
+        bench.on_host(requests),
     )
 
 
@@ -172,7 +171,7 @@ def test_a_view_of_stored_columns_alone_and_one_of_none() -> None:
 
         assert_alike(
             ranker.submit([request], [0.0], NOW_MS).replies(),
-            HostRanker(loaded).submit([request], [0.0], NOW_MS).replies(),
+            score_batch(loaded, [request], [0.0], NOW_MS),
         )
 
 

@@ -53,6 +53,7 @@ def score_requests(draw: st.DrawFn) -> ScoreRequest:
         query_values=draw(arrays(np.float32, in_query)),
         candidate_columns=draw(arrays(np.uint16, in_candidates)),
         candidate_values=draw(arrays(np.float32, (in_candidates, len(ids)))),
+        priority=draw(st.integers(0, 255)),
     )
 
 

@@ -22,9 +22,10 @@ from serving.batching import BatchWindow
 from serving.event_log import EventLog
 from serving.gateway.app import build_app
 from serving.gateway.http import HotRoutes
+from serving.gateway.schema import read_rank
 from serving.journal import Journal
 from serving.permits import Permits
-from serving.rank import Ranker
+from serving.rank import Ranker, build_request
 from serving.replicas import ReplicaPool
 from serving.scoring import LoadedModel
 from serving.settings import GatewaySettings
@@ -58,6 +59,7 @@ class Gateway:
     event_log: EventLog
     stream: MemoryStream
     ids: RankingIds
+    ranker: Ranker
 
     async def rank(self, **fields: Any) -> httpx.Response:
         """A query for the candidates given, or for three items."""
@@ -95,7 +97,7 @@ async def a_gateway(address: str, plan: TrafficPlan, **changes: Any) -> AsyncIte
         await pool.start()
         transport = httpx.ASGITransport(app=routes)
         async with httpx.AsyncClient(transport=transport, base_url="http://sluice", headers=JSON) as client:
-            yield Gateway(client, routes, pool, permits, event_log, stream, ids)
+            yield Gateway(client, routes, pool, permits, event_log, stream, ids, ranker)
         await pool.stop()
 
 
@@ -242,6 +244,8 @@ BAD_BODIES: dict[str, tuple[bytes, str, str]] = {
     "unknown field": (b'{"candidates": ["a"], "topk": 3}', "topk", "unknown field"),
     "top_k 0": (b'{"candidates": ["a"], "top_k": 0}', "top_k=0", "at least 1"),
     "top_k as text": (b'{"candidates": ["a"], "top_k": "3"}', "top_k", "expected `int`"),
+    "priority too low": (b'{"candidates": ["a"], "priority": 256}', "priority=256", "1 (first) to 255 (last)"),
+    "priority below 0": (b'{"candidates": ["a"], "priority": -1}', "priority=-1", "expected 0 (the default, as 4)"),
     "deadline 0": (b'{"candidates": ["a"], "deadline_ms": 0}', "deadline_ms=0", "expected 1 to 60000"),
     "deadline too late": (b'{"candidates": ["a"], "deadline_ms": 60001}', "deadline_ms=60001", "expected 1 to 60000"),
     "control character": (b'{"candidates": ["a", "b\\u0007"]}', "candidates[1]", "control characters"),
@@ -440,6 +444,14 @@ def test_feedback_that_cannot_be_kept_is_not_accepted(replica: Replica) -> None:
     served(scenario, replica)
 
 
+def test_a_querys_priority_goes_to_the_worker() -> None:
+    loaded = a_loaded_model().describe(slot=0)
+    settings = GatewaySettings(Path("journal"), Path("plans"), ("worker",))
+
+    for body, priority in ((b'{"candidates": ["a"]}', 0), (b'{"candidates": ["a"], "priority": 2}', 2)):
+        assert build_request(read_rank("m", body, settings, ""), loaded, rows=1).priority == priority
+
+
 # overload, deadlines, health
 
 
@@ -485,6 +497,29 @@ def test_a_query_that_breaks_the_model_is_500_and_shows_nothing(replica: Replica
     answer = served(scenario, replica)
 
     assert (answer.status_code, answer.json()) == (500, {"error": "codesearch@1 failed: poison"})
+
+
+def test_the_gateway_is_ready_when_it_has_heard_of_the_plans_and_every_champion_is_held(replica: Replica) -> None:
+    async def scenario(gateway: Gateway) -> None:
+        async def statuses() -> tuple[int, bool]:
+            status = (await gateway.client.get("/v1/status")).json()["ready"]
+            return (await gateway.client.get("/v2/health/ready")).status_code, status
+
+        ranker = Ranker(gateway.pool, gateway.event_log, gateway.ids, gateway.permits, log_every=100)
+        assert not ranker.ready  # it has heard of nothing, though a worker is warm
+        ranker.follow({})
+        assert ranker.ready  # and this, that there is nothing to hold
+
+        assert await statuses() == (200, True)
+        gateway.ranker.follow({"codesearch": TWO_ARMS, "others": a_plan("others")})
+        assert await statuses() == (503, False)
+        gateway.ranker.held_back = frozenset({"others"})
+        assert await statuses() == (200, True)
+
+        gateway.ranker.follow({"codesearch": a_plan(revision=9, champion=5)})  # not held: the old one goes on
+        assert await statuses() == (200, True)
+
+    served(scenario, replica)
 
 
 def test_the_gateway_is_ready_once_a_champion_is_warm_and_lives_all_the_time() -> None:

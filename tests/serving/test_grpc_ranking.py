@@ -9,6 +9,7 @@ import pytest
 
 from registry.contracts.events import Click, Exposure, RankingEvent
 from registry.contracts.ids import model_tag
+from serving.gateway.grpc.ranking import rank_body
 from serving.gateway.protos import ranking_pb2 as pb
 from tests.builders import NOW_MS
 from tests.serving.grpc_gateway import RANKING, Gateway, a_worker, served
@@ -72,6 +73,7 @@ QUERIES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
             "query": {"id": "q7", "features": {"query_words": 4.0}},
             "features": {"match": {"values": [9.0, 0.5, 0.25]}},
             "deadline_ms": 5000,
+            "priority": 1,
         },
         {
             "candidates": ["item-3", "item-100", "nobody"],
@@ -80,6 +82,7 @@ QUERIES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
             "query": {"id": "q7", "features": {"query_words": 4.0}},
             "features": {"match": [9.0, 0.5, 0.25]},
             "deadline_ms": 5000,
+            "priority": 1,
         },
     ),
 }
@@ -117,6 +120,7 @@ REFUSALS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "no top": ({"candidates": ["a"], "top_k": 0}, {"candidates": ["a"], "top_k": 0}),
     "too long a deadline": ({"candidates": ["a"], "deadline_ms": 60_001}, {"candidates": ["a"], "deadline_ms": 60_001}),
     "no deadline": ({"candidates": ["a"], "deadline_ms": 0}, {"candidates": ["a"], "deadline_ms": 0}),
+    "a priority that is none": ({"candidates": ["a"], "priority": 256}, {"candidates": ["a"], "priority": 256}),
     "a column too short": (
         {"candidates": ["a", "b"], "features": {"match": {"values": [1.0]}}},
         {"candidates": ["a", "b"], "features": {"match": [1.0]}},
@@ -127,6 +131,15 @@ REFUSALS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     ),
     "a unit with a line break": ({"candidates": ["a"], "unit": "u\n"}, {"candidates": ["a"], "unit": "u\n"}),
 }
+
+
+def test_every_field_of_a_request_is_read() -> None:
+    request = pb.RankRequest(candidates=["a"], top_k=3, unit="u", deadline_ms=9, priority=2)
+    request.query.id = "q"
+
+    body = rank_body(request)
+
+    assert (body.top_k, body.unit, body.deadline_ms, body.priority, body.query.id) == (3, "u", 9, 2, "q")
 
 
 @pytest.mark.parametrize("case", REFUSALS)

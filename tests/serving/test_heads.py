@@ -66,3 +66,10 @@ def test_ever_new_heads_cost_no_memory() -> None:
         assert known.read(PLAIN + b"\r\nX-N: %d" % number) is not None
 
     assert len(known._known) <= MAX_KNOWN
+
+
+def test_a_head_that_the_place_does_not_admit_is_left_to_the_full_parser() -> None:
+    picky = Heads(lambda path: path, lambda path, headers: headers[b"host"] == b"a")
+
+    assert picky.read(PLAIN) is not None
+    assert picky.read(PLAIN.replace(b"Host: a", b"Host: b")) is None

@@ -198,3 +198,14 @@ def test_a_replica_that_is_not_known_may_get_queries_and_is_not_counted(address:
 
     assert fleet.may_get(address, 1.0)
     assert fleet.ejected(1.0) == []
+
+
+def test_what_failed_while_there_was_no_peer_does_not_count_once_there_is_one() -> None:
+    fleet = a_fleet("a")
+    fail(fleet, "a", times=100)
+
+    fleet.follow(["a", "b"])
+    fleet.succeeded("b", 0.01, now_s=1.0)
+    fail(fleet, "a", times=1)
+
+    assert fleet.condition("a", now_s=1.0) is Condition.IN

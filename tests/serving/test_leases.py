@@ -82,6 +82,20 @@ def test_rows_under_way_or_held_are_not_fetched_ahead_again() -> None:
     assert tier.lease(keys_of("item-1")) is not None
 
 
+def test_what_was_fetched_ahead_from_the_nodes_that_answered_is_kept() -> None:
+    tier = a_tier(VersionedStore())
+    lease = tier.lease(keys_of("item-0", "item-1"))
+    assert lease is not None
+
+    values = np.zeros((2, len(DEFAULTS)), dtype=np.float32)
+    tier.keep(lease, Rows(values, np.array([3, 0], dtype=np.uint64), away=True))
+
+    assert tier.size == 1
+    again = tier.lease(keys_of("item-0", "item-1"))
+    assert again is not None
+    assert again.keys.hashes.tolist() == [lease.keys.hashes[1]]
+
+
 def test_too_many_changes_to_remember_revoke_everything() -> None:
     leases = Leases()
     lease = leases.grant(keys_of("item-1"))

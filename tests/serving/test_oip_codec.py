@@ -253,7 +253,7 @@ REFUSED: dict[str, tuple[bytes, str, str]] = {
     ),
     "sequence": (a_head(an_input([1, 2]), parameters={"sequence_id": 7}), "sequence_id", "no state"),
     "sequence by name": (a_head(an_input([1, 2]), parameters={"sequence_id": "s"}), "sequence_id", "no state"),
-    "priority": (a_head(an_input([1, 2]), parameters={"priority": 256}), "priority=256", "0 to 255"),
+    "priority": (a_head(an_input([1, 2]), parameters={"priority": 256}), "priority=256", "1 (first) to 255 (last)"),
     "negative timeout": (a_head(an_input([1, 2]), parameters={"timeout": -1}), "timeout=-1", "microseconds"),
     "timeout as text": (a_head(an_input([1, 2]), parameters={"timeout": "1"}), "parameters.timeout", "expected `int`"),
     "unit": (a_head(an_input([1, 2]), parameters={"unit": "\n"}), "parameters.unit", "control characters"),

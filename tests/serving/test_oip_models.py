@@ -87,7 +87,13 @@ def test_statistics_count_what_was_answered(client: InferenceServerClient, serve
     assert client.get_inference_statistics()["model_stats"] == [stats]
     assert stats["inference_count"] >= 15
     assert stats["execution_count"] >= 3
-    assert stats["inference_stats"]["compute_infer"]["ns"] > 0
+    spent = stats["inference_stats"]
+    assert spent["compute_infer"]["ns"] > 0
+    assert spent["compute_output"]["ns"] > 0
+    assert spent["compute_output"]["count"] == spent["success"]["count"]
+    parts = ("queue", "compute_input", "compute_infer", "compute_output")
+    assert spent["success"]["ns"] == sum(spent[part]["ns"] for part in parts)
+    assert all(batch["compute_output"]["ns"] > 0 for batch in stats["batch_stats"])
     assert sum(batch["compute_infer"]["count"] for batch in stats["batch_stats"]) == stats["execution_count"]
 
 

@@ -100,6 +100,23 @@ def test_what_is_held_back_is_told_before_its_plan_and_once_a_change(tmp_path: P
     assert told[2:] == [frozenset()]
 
 
+def test_that_there_are_no_plans_is_told_once_by_the_first_board_that_answers(tmp_path: Path) -> None:
+    board, told = Board(), list[Plans]()
+    watcher = PlanWatcher(board, tmp_path / "plans.json", told.append)
+    board.alive = False
+    watcher.poll()
+    assert told == []
+
+    board.alive = True
+    watcher.poll()
+    watcher.poll()
+    assert told == [{}]
+
+    board.publish(a_plan())
+    watcher.poll()
+    assert told == [{}, {"codesearch": a_plan()}]
+
+
 def test_a_wiped_board_takes_no_plan_away(tmp_path: Path) -> None:
     board = Board(a_plan("a"), a_plan("b"))
     watcher = PlanWatcher(board, tmp_path / "plans.json", lambda _: None)

@@ -7,11 +7,14 @@ import pytest
 import redis
 
 from registry.contracts.features import row_key
+from serving.device.streams import CpuDevice
 from serving.features.cluster import ClusterTier
+from serving.features.device import DeviceTier
+from serving.features.host import HostTier
 from serving.features.tier import TierAway
 from serving.features.topology import ClusterMap
 from tests.redis_cluster import RedisCluster, running_cluster, until
-from tests.suites.tier_suite import STORED, UPDATED_MS, VIEW, TierSuite, keys_of, store
+from tests.suites.tier_suite import DEFAULTS, STORED, UPDATED_MS, VIEW, TierSuite, keys_of, store
 
 MANY = {f"item-{i}": (float(i), float(-i)) for i in range(10_000)}  # the second column is an int16
 
@@ -107,6 +110,30 @@ def test_the_rows_of_a_killed_node_are_away_the_others_are_served_and_all_are_wh
         store(client, STORED)  # the node keeps nothing on disk
     until(lambda: not tier.fetch(keys_of(*items)).away, "the node's rows to be served again")
     assert tier.fetch(keys_of(*items)).updated_ms.tolist() == [UPDATED_MS] * len(items)
+
+
+def test_what_the_living_nodes_gave_is_held_while_another_is_away(frail_cluster: RedisCluster) -> None:
+    with frail_cluster.client() as client:
+        store(client, STORED)
+    items = list(STORED)
+    dead = frail_cluster.owner(row_key(VIEW, items[0]))
+    living = [item for item in items if frail_cluster.owner(row_key(VIEW, item)) is not dead]
+    below = tier_of(frail_cluster)
+    host = HostTier(VIEW.name, below, 1024, DEFAULTS)
+    device = DeviceTier(VIEW.name, HostTier(VIEW.name, below, 1024, DEFAULTS), 1024, len(DEFAULTS), CpuDevice())
+
+    dead.kill()
+    assert host.fetch(keys_of(*items)).away
+    located = device.locate(keys_of(*items))
+
+    assert located.away
+    assert len(located.placed_cells) == len(living)
+    assert (host.size, device.size) == (len(living), len(living))
+    for node in frail_cluster.nodes:
+        node.kill()
+    rows = host.fetch(keys_of(*living))
+    assert not rows.away
+    np.testing.assert_array_equal(rows.values, np.array([STORED[item] for item in living], np.float32))
 
 
 def test_writing_to_a_cluster_with_a_dead_node_fails_and_what_the_others_took_stays(

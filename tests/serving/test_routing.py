@@ -1,13 +1,14 @@
 """What a plan asks for, asserted from the answers of a gateway in front of real workers, and from their events."""
 
+import http.client
 import itertools
+import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
-import httpx
 import numpy as np
 import pytest
 from msgspec.structs import replace
@@ -20,7 +21,7 @@ from registry.contracts.events import MirrorEvent, RankingEvent
 from registry.contracts.features import FeatureView
 from registry.contracts.traffic import Experiment, Layer, Override, TrafficPlan
 from registry.counters import MemoryCounterBoard
-from serving.arm_counts import KEPT_REVISIONS, ArmCounts, CounterPublisher
+from serving.arm_counts import KEPT_REVISIONS, MAX_EXPERIMENT_LABELS, ArmCounts, CounterPublisher
 from serving.program import Program
 from serving.rank import newly_served
 from serving.scoring import LoadedModel
@@ -65,16 +66,33 @@ def a_plan_of(*layers: Sequence[Experiment], **changes: Any) -> TrafficPlan:
 EVERY_VERSION = a_plan_of([an_experiment("two", 2), an_experiment("three", 3)])
 
 
-@dataclass
+@dataclass(frozen=True)
+class Response:
+    """What the gateway said. Thousands are asked for here, which is why there is no richer client."""
+
+    status_code: int
+    text: str
+
+    def json(self) -> Any:
+        return json.loads(self.text)
+
+
 class Asker:
     """A client of the gateway."""
 
-    gateway: RunningGateway
-    client: httpx.Client = field(default_factory=httpx.Client)
+    def __init__(self, gateway: RunningGateway) -> None:
+        self.gateway = gateway
+        self.connection = http.client.HTTPConnection("127.0.0.1", gateway.port, timeout=PATIENCE_S)
 
-    def post(self, headers: dict[str, str] | None = None, **fields: Any) -> httpx.Response:
-        url = f"http://{self.gateway.address}/v1/models/codesearch/rank"
-        return self.client.post(url, json={"candidates": ITEMS} | fields, headers=headers, timeout=PATIENCE_S)
+    def post_to(self, path: str, body: dict[str, Any], headers: dict[str, str] | None = None) -> Response:
+        told = {"content-type": "application/json"} | (headers or {})
+        self.connection.request("POST", path, json.dumps(body), told)
+        answer = self.connection.getresponse()
+        return Response(answer.status, answer.read().decode())
+
+    def post(self, headers: dict[str, str] | None = None, **fields: Any) -> Response:
+        """A query for all items."""
+        return self.post_to("/v1/models/codesearch/rank", {"candidates": ITEMS} | fields, headers)
 
     def ask(self, **fields: Any) -> dict[str, Any]:
         """The answer to a query, which must be one."""
@@ -128,9 +146,10 @@ def asked(*loads: Load, plan: TrafficPlan = EVERY_VERSION, **changes: Any) -> It
     """A gateway in front of one worker a loader; changes are the gateway's settings'."""
     with ExitStack() as stack:
         replicas = [stack.enter_context(a_replica(plan=plan, load=load)) for load in loads or (loader(),)]
-        gateway = stack.enter_context(a_running_gateway(tuple(one.address for one in replicas), plan, **changes))
+        addresses = tuple(one.address for one in replicas)
+        gateway = stack.enter_context(a_running_gateway(addresses, plan, keep_alive_s=600, **changes))
         asker = Asker(gateway)
-        stack.callback(asker.client.close)
+        stack.callback(asker.connection.close)
         yield asker, replicas
 
 
@@ -182,12 +201,12 @@ def test_each_arm_gets_its_share_of_units_and_its_version_answers(asker: Asker) 
         a_plan_of([an_experiment("ab", 2, 250), an_experiment("drafts", 3, 100, first=400, kind="interleaving")]),
     )
 
-    answers = [asker.ask(unit=f"user-{i}") for i in range(1500)]
+    answers = [asker.ask(unit=f"user-{i}") for i in range(800)]
 
     arms = Counter((answer["arm"], answer["experiment"]) for answer in answers)
     assert arms.keys() == {("champion", ""), ("challenger", "ab"), ("interleaved", "drafts")}
-    assert within(arms["challenger", "ab"], 1500, 0.25)
-    assert within(arms["interleaved", "drafts"], 1500, 0.1)
+    assert within(arms["challenger", "ab"], 800, 0.25)
+    assert within(arms["interleaved", "drafts"], 800, 0.1)
     for answer in answers:
         assert answer["plan_revision"] == plan.revision
         if answer["arm"] == "champion":
@@ -209,7 +228,7 @@ def test_a_weight_of_none_or_all_is_none_or_all(asker: Asker, weight: int, arms:
 
 
 def test_a_unit_stays_in_its_arm_when_the_weight_grows_and_a_new_salt_deals_anew(asker: Asker) -> None:
-    units = [f"user-{i}" for i in range(300)]
+    units = [f"user-{i}" for i in range(150)]
     taken = []
     for weight in (100, 250, 500):
         follow(asker, a_plan_of([an_experiment(weight=weight)]))
@@ -225,7 +244,7 @@ def test_a_unit_stays_in_its_arm_when_the_weight_grows_and_a_new_salt_deals_anew
 def test_layers_are_independent_and_who_is_in_two_gets_the_champion_outside_of_both(asker: Asker) -> None:
     follow(asker, a_plan_of([an_experiment("two", 2, 400)], [an_experiment("three", 3, 300)]))
 
-    answers = [asker.ask(unit=f"user-{i}") for i in range(2000)]
+    answers = [asker.ask(unit=f"user-{i}") for i in range(1200)]
 
     found = Counter((answer["arm"], answer["experiment"]) for answer in answers)
     # by layer: neither, the first alone, the second alone, both
@@ -233,9 +252,9 @@ def test_layers_are_independent_and_who_is_in_two_gets_the_champion_outside_of_b
         [found["champion", ""], found["challenger", "three"]],
         [found["challenger", "two"], found["outside", ""]],
     ]
-    assert sum(map(sum, table)) == 2000
-    assert within(sum(table[1]), 2000, 0.4)
-    assert within(table[0][1] + table[1][1], 2000, 0.3)
+    assert sum(map(sum, table)) == 1200
+    assert within(sum(table[1]), 1200, 0.4)
+    assert within(table[0][1] + table[1][1], 1200, 0.3)
     assert chi2_contingency(table).pvalue > 1e-4
     assert all(is_by_champion(answer) for answer in answers if answer["arm"] == "outside")
 
@@ -278,7 +297,7 @@ def test_a_query_may_name_a_version_of_its_plan_where_that_is_allowed(asker: Ask
 def test_every_interleaved_list_has_coins_of_its_own_and_its_propensities_are_how_often_it_comes(asker: Asker) -> None:
     follow(asker, a_plan_of([an_experiment(weight=1000, kind="interleaving")]))
 
-    answers = [asker.ask(unit="ann", top_k=5) for _ in range(800)]
+    answers = [asker.ask(unit="ann", top_k=5) for _ in range(500)]
 
     events = asker.events_of(answers)
     seen = Counter((at, item) for event in events for at, item in enumerate(event.items))
@@ -286,12 +305,12 @@ def test_every_interleaved_list_has_coins_of_its_own_and_its_propensities_are_ho
         assert (event.arm, event.experiment, event.version, event.team_version) == ("interleaved", "test", 1, 2)
         assert abs(2 * sum(event.teams) - 5) == 1
         for at, (item, told) in enumerate(zip(event.items, event.propensity_array().tolist(), strict=True)):
-            assert within(seen[at, item], 800, told), (at, item, told)
-    assert within(sum(event.teams[0] for event in events), 800, 0.5)
+            assert within(seen[at, item], 500, told), (at, item, told)
+    assert within(sum(event.teams[0] for event in events), 500, 0.5)
     drafts = {event.teams[:4] for event in events}
     assert len(drafts) == 4  # both coins of the first two rounds, in every combination
     repeats = sum(left.teams[0] == right.teams[0] for left, right in itertools.pairwise(events))
-    assert within(repeats, 799, 0.5)
+    assert within(repeats, 499, 0.5)
 
 
 def test_scores_and_features_of_an_interleaved_item_are_its_teams_and_users_are_not_told_whose(asker: Asker) -> None:
@@ -408,6 +427,43 @@ def test_a_plan_waits_for_a_version_that_is_new_or_becomes_champion() -> None:
     assert newly_served(followed, a_plan(champion=3)) == dict([one, two])
 
 
+class Fickle(SumOfFeatures):
+    """As Turned, while it is well."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.well = False
+
+    def score(
+        self, features: NDArray[np.float32], query_index: NDArray[np.int64], timeout_s: float | None = None
+    ) -> NDArray[np.float32]:
+        """See `serving.program.Program`."""
+        if not self.well:
+            raise ZeroDivisionError("unwell")
+        return -SumOfFeatures.score(self, features, query_index)
+
+
+@pytest.mark.parametrize("kind", ["ab", "interleaving"])
+def test_units_of_a_version_that_fails_get_the_champion_until_it_is_well(kind: Literal["ab", "interleaving"]) -> None:
+    fickle = Fickle()
+    with asked(loader({2: fickle}), plan=a_tested_plan(weight=1000, kind=kind)) as (asker, _):
+        arm, reason = ("challenger", "challenger_away") if kind == "ab" else ("interleaved", "interleaving_away")
+        first = [asker.post(unit=f"user-{i}").status_code for i in range(20)]
+        assert set(first) == {500 if kind == "ab" else 200}
+
+        answers = [asker.post(unit=f"user-{i}") for i in range(30)]
+
+        away = [answer.json() for answer in answers if answer.status_code == 200]
+        assert len(away) >= 25  # the others were probes
+        assert all(one["arm"] == "outside" and one["degraded"][0] == reason and is_by_champion(one) for one in away)
+        assert asker.counted()[1, "test", arm].degraded >= 25
+
+        fickle.well = True
+
+        asker.gateway.until(lambda: asker.post(unit="ann").json().get("arm") == arm)
+        assert {asker.ask(unit=f"user-{i}")["arm"] for i in range(20)} == {arm}
+
+
 def test_a_plan_that_takes_traffic_from_a_version_waits_for_its_champion_only() -> None:
     taken = an_experiment(version=2, weight=100)
     new = an_experiment("new", version=3, first=500, weight=100)
@@ -426,13 +482,13 @@ def test_a_plan_that_takes_traffic_from_a_version_waits_for_its_champion_only() 
 def test_explored_lists_have_their_share_and_every_propensity_is_how_often_it_comes(asker: Asker) -> None:
     follow(asker, a_plan(explore_share=300, explore_depth=8))
 
-    answers = [asker.ask(unit=f"user-{i}", top_k=4, features={"match": [0.25] * len(ITEMS)}) for i in range(1500)]
+    answers = [asker.ask(unit=f"user-{i}", top_k=4, features={"match": [0.25] * len(ITEMS)}) for i in range(800)]
 
     events = asker.events_of(answers)
     seen = Counter((at, item) for event in events for at, item in enumerate(event.items))
     ranked = ITEMS[::-1]
     swaps = 4 * 8 - 4
-    assert within(sum(event.explored for event in events), 1500, 0.3)
+    assert within(sum(event.explored for event in events), 800, 0.3)
     assert {item for event in events for item in event.items} == set(ranked[:8])
     for event in events:
         moved = [(at, item) for at, item in enumerate(event.items) if item != ranked[at]]
@@ -440,7 +496,7 @@ def test_explored_lists_have_their_share_and_every_propensity_is_how_often_it_co
         assert [LENGTHS[item] for item in event.items] == event.feature_matrix()[:, 0].tolist()
         assert [LENGTHS[item] + 0.25 for item in event.items] == event.score_array().tolist()
         for at, (item, told) in enumerate(zip(event.items, event.propensity_array().tolist(), strict=True)):
-            assert within(seen[at, item], 1500, told), (at, item, told)
+            assert within(seen[at, item], 800, told), (at, item, told)
     unexplored = next(event for event in events if not event.explored)
     assert unexplored.propensity_array() == pytest.approx([1 - 0.3 * (8 - 1 + 4 - 1) / swaps] * 4)
 
@@ -530,12 +586,14 @@ def test_a_mirror_that_hangs_holds_up_no_answer_and_is_bounded() -> None:
             assert all(is_by_champion(answer) and answer["arm"] == "champion" for answer in answers)
             assert hanging.working.is_set()
             assert not hanging.let_go.is_set()  # all were answered while the first mirrored one hung
-            asker.gateway.until(lambda: mirrored_total("dropped_full") - full == 92)
-            assert asker.gateway.mirror.in_flight == 8
-            assert asker.mirrored_by_now() == []
+            asker.gateway.turn()
+            assert asker.gateway.mirror.in_flight <= 8
+            dropped = mirrored_total("dropped_full") - full
+            assert dropped > 0
         finally:
             hanging.let_go.set()
-        assert {event.ranking_id for event in asker.mirrored()} == {answer["ranking_id"] for answer in answers[:8]}
+        # a replica that says nothing for long is given up, which makes room for others
+        assert len(asker.mirrored()) == 100 - dropped
 
 
 def test_a_mirror_that_fails_or_is_late_or_away_is_logged_with_the_reason() -> None:
@@ -599,10 +657,7 @@ def test_tensor_requests_are_routed_by_the_same_arms_and_drafted_units_get_the_c
     scores = {}
     for kind, arm in (("ab", "challenger"), ("interleaving", "outside")):
         plan = follow(asker, a_plan_of([an_experiment(weight=1000, kind=kind)]))
-        response = asker.client.post(
-            f"http://{asker.gateway.address}/v2/models/codesearch/infer",
-            json={"inputs": [rows], "parameters": {"unit": "ann"}},
-        )
+        response = asker.post_to("/v2/models/codesearch/infer", {"inputs": [rows], "parameters": {"unit": "ann"}})
         assert response.status_code == 200, response.text
         scores[arm] = response.json()["outputs"][0]["data"]
         assert asker.counted()[plan.revision, "test" if kind == "ab" else "", arm].answered == 1
@@ -636,6 +691,25 @@ def test_what_the_worker_fails_is_counted_as_failed() -> None:
 
         assert statuses == [500] * 3
         assert asker.counted()[1, "test", "challenger"].failed == 3
+
+
+def test_experiments_beyond_a_bound_share_one_label_in_prometheus_and_are_apart_on_the_board() -> None:
+    counts = ArmCounts()
+    for number in range(MAX_EXPERIMENT_LABELS + 10):
+        counts.of("many", 1, f"experiment-{number}", "challenger", "challenger").answered(0.004, degraded=True)
+    counts.flush()
+
+    def answered(experiment: str) -> float | None:
+        labels = {"model": "many", "experiment": experiment, "arm": "challenger", "outcome": "answered"}
+        return REGISTRY.get_sample_value("serving_arm_answers_total", labels)
+
+    assert (answered("experiment-0"), answered("other")) == (1.0, 10.0)
+    assert answered(f"experiment-{MAX_EXPERIMENT_LABELS}") is None
+    seconds = {"model": "many", "experiment": "other", "arm": "challenger"}
+    assert REGISTRY.get_sample_value("serving_arm_seconds_bucket", seconds | {"le": "0.004"}) == 10.0
+    assert REGISTRY.get_sample_value("serving_arm_seconds_bucket", seconds | {"le": "0.002"}) == 0.0
+    assert REGISTRY.get_sample_value("serving_arm_degraded_answers_total", seconds) == 10.0
+    assert len(counts.snapshot("gateway", NOW_MS).arms) == MAX_EXPERIMENT_LABELS + 10
 
 
 def test_counts_are_published_and_those_of_old_revisions_go() -> None:

@@ -19,6 +19,8 @@ from serving.frames import FailedReply, FrameBuffer, RankedReply, ScoreRequest
 from serving.program import TorchProgram, warm_up
 from serving.scoring import LoadedModel, ScoreRefused, check, score_batch, top_of_lists
 from tests.builders import NOW_MS, a_manifest, a_package, a_profile, exported_program
+from tests.models import UNGUARDED
+from tests.serving.rankers import STORED, Workbench, assert_alike
 from tests.serving.workbench import (
     LENGTH,
     LENGTHS,
@@ -229,6 +231,21 @@ def test_a_query_without_finite_scores_fails_alone() -> None:
         assert isinstance(reply, RankedReply)
         np.testing.assert_allclose(reply.scores, alone.scores, rtol=1e-6)
         assert (reply.score_mean, reply.margin) == pytest.approx((alone.score_mean, alone.margin))
+
+
+def test_infinities_of_one_list_do_not_reach_another_through_a_listwise_model() -> None:
+    bench = Workbench(UNGUARDED)
+    good = a_request(["item-1", "item-2", "item-3"])
+    [alone] = bench.on_host([good])
+    assert isinstance(alone, RankedReply)
+
+    for value in (np.nan, np.inf, -np.inf):
+        bad = a_request(["item-4", "item-5"], in_candidates={STORED: [value, 1.0]}, number=9)
+        before, failed, after = bench.on_host([good, bad, good])
+
+        assert isinstance(failed, FailedReply)
+        assert (failed.number, failed.status) == (9, 500)
+        assert_alike([before, after], [alone, alone])
 
 
 def test_a_reply_with_the_largest_finite_scores_fits_its_frame() -> None:

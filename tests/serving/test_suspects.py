@@ -18,6 +18,7 @@ class NotedStore:
 
     def __init__(self) -> None:
         self.version, self.away = 1, False
+        self.hidden: set[bytes] = set()  # rows of a node that does not answer
         self.asked: list[list[bytes]] = []
 
     def fetch(self, keys: RowKeys) -> Rows:
@@ -26,7 +27,9 @@ class NotedStore:
             raise TierAway("as told")
         self.asked.append(keys.ids())
         values = np.full((len(keys), len(DEFAULTS)), self.version, dtype=np.float32)
-        return Rows(values, np.full(len(keys), self.version, dtype=np.uint64))
+        hidden = np.array([item in self.hidden for item in keys.ids()], dtype=bool)
+        values[hidden] = DEFAULTS
+        return Rows(values, np.where(hidden, 0, self.version).astype(np.uint64), bool(hidden.any()))
 
     def rows_asked(self) -> int:
         """Since the last time."""
@@ -59,6 +62,22 @@ def test_the_budget_begins_empty_and_grows_by_its_rate() -> None:
     bench.now_s += 2 / 256
     assert bench.versions(*ITEMS) == [2] * 6 + [1] * 34
     assert bench.store.rows_asked() == 6
+
+
+def test_while_one_node_is_away_the_rows_of_the_others_are_checked_and_its_own_remain_to_be() -> None:
+    bench = Bench(CheckRule(within_s=0))
+    bench.store.hidden = {b"item-1"}
+
+    rows = bench.tier.fetch(keys_of("item-0", "item-1", "item-2"))
+
+    assert (rows.updated_ms.tolist(), rows.away) == ([2, 1, 2], False)
+    assert rows.unchecked is not None
+    assert rows.unchecked.tolist() == [False, True, False]
+    bench.store.hidden.clear()
+    assert bench.versions("item-1") == [2]
+    bench.store.rows_asked()
+    assert bench.versions("item-0", "item-2") == [2, 2]
+    assert bench.store.rows_asked() == 0
 
 
 def test_an_idle_moment_does_not_save_up_more_than_a_burst() -> None:

@@ -134,8 +134,12 @@ def test_small_frames_carry_what_they_say() -> None:
 
 def test_statistics_arrive_as_they_were_counted() -> None:
     counted = VersionStatistics("m", 3)
-    counted.batch(requests=4, failed=1, rows=300, queue_us=30.0, gather_us=5.0, device_us=7.0)
+    counted.batch(requests=4, failed=1, rows=300, queue_us=30.0, gather_us=5.0, device_us=7.0, answer_us=2.0)
+    counted.answered(requests=4, done=3, answer_us=1.0)
 
     assert decode_statistics(body_of(encode_statistics([counted]))) == [counted]
     assert (counted.success.count, counted.failed.count, counted.inferences, counted.executions) == (3, 1, 300, 1)
     assert counted.batches[4].device.ns == 7000
+    assert (counted.answer.count, counted.answer.ns) == (3, 9000)
+    assert (counted.batches[4].answer.count, counted.batches[4].answer.ns) == (1, 3000)
+    assert counted.success.ns == 30_000 + 3 * (5000 + 7000 + 3000)

@@ -1,9 +1,12 @@
 """Versions that run on a real tritonserver, alone and behind a real worker."""
 
 import asyncio
+import signal
 import socket
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import msgspec
@@ -13,15 +16,26 @@ import pytest
 from registry.contracts.features import Column, FeatureView
 from registry.contracts.manifest import ModelManifest, ModelPackage, RemoteModel, TensorSpec
 from serving.errors import DeadlineExceeded, QueryRefused, RankingError, RemoteUnfit, ReplicaUnhealthy
-from serving.frames import FailedReply, FrameBuffer, Kind, RankedReply
+from serving.frames import FailedReply, FrameBuffer, Kind, RankedReply, ScoreRequest, encode_cancel
 from serving.program import TorchProgram
 from serving.replicas import ReplicaPool
+from serving.scoring import LoadedModel
 from serving.tensors import DATATYPES, DTYPES, Tensor, join_bytes
 from serving.triton import TritonProgram, open_remote, piece_bounds
 from serving.triton_connection import TritonConnection
 from serving.triton_signature import read_signature
-from tests.builders import a_manifest, a_package
-from tests.serving.workbench import MATCH, PATIENCE_S, VIEW, WORDS, a_replica, a_request
+from tests.builders import a_manifest, a_package, a_plan
+from tests.serving.test_worker_and_pool import Caller, a_caller
+from tests.serving.workbench import (
+    MATCH,
+    PATIENCE_S,
+    VIEW,
+    WORDS,
+    Replica,
+    a_loaded_model,
+    a_replica,
+    a_request,
+)
 from tests.triton import RemoteSource, TritonServer, a_triton
 
 MAX_ROWS = 64
@@ -139,6 +153,29 @@ def an_echo_manifest(model: str, shape: tuple[int, ...]) -> ModelManifest:
 
 def opened(triton: TritonServer, manifest: ModelManifest | None = None) -> TritonProgram:
     return open_remote(manifest or a_remote_manifest(), {"gpu-a": triton.address})
+
+
+@contextmanager
+def a_remote_replica(triton: TritonServer, manifest: ModelManifest | None = None) -> Iterator[Replica]:
+    """A worker that holds the remote `codesearch` and, of the same sum, a `native` version."""
+    program = opened(triton, manifest)
+
+    def load(model: str, version: int, digest: str) -> LoadedModel:
+        if model == "native":
+            return a_loaded_model(version=version, digest=digest, model=model)
+        loaded = a_loaded_model(program, version=version, digest=digest, model=model)
+        loaded.calls = program.calls
+        return loaded
+
+    with a_replica(load=load) as replica:
+        replica.follow(a_plan(), a_plan("native", champion=2, champion_digest=f"{2:064x}"))
+        yield replica
+    program.close()
+
+
+def a_slow_request(number: int, deadline_us: int = 60_000_000) -> ScoreRequest:
+    """For the remote version, which is busy with it for three seconds."""
+    return a_request(["item-1"], {WORDS: 1.0}, {MATCH: [300.0]}, number=number, deadline_us=deadline_us)
 
 
 def random_tensors(rows: int, seed: int = 0) -> list[Tensor]:
@@ -266,7 +303,7 @@ def test_a_model_that_takes_too_long_is_given_up_at_the_time_limit(triton: Trito
 
 def test_a_worker_gives_a_batch_up_at_its_deadline(triton: TritonServer) -> None:
     slow = a_request(["item-1"], {WORDS: 1.0}, {MATCH: [300.0]}, deadline_us=500_000)
-    with a_replica(opened(triton)) as replica, socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as channel:
+    with a_remote_replica(triton) as replica, socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as channel:
         channel.settimeout(PATIENCE_S)
         channel.connect(replica.address)
         channel.sendall(slow.encode())
@@ -280,22 +317,119 @@ def test_a_worker_gives_a_batch_up_at_its_deadline(triton: TritonServer) -> None
     assert "Triton server 'gpu-a'" in replies[0].message  # not the gateway, not the queue
 
 
+REMOTE, NATIVE = 0, 1  # slots of a remote replica
+
+
+def natives_answered(caller: Caller, count: int = 20) -> list[int]:
+    """Asks the native version one query after another. Whose answers came meanwhile, by number."""
+    came = []
+    for number in range(count):
+        caller.channel.sendall(a_request(["item-2"], number=number, slot=NATIVE).encode())
+        came += [reply.number for reply in next_replies(caller, number)]
+    return came
+
+
+def next_replies(caller: Caller, until: int) -> list[RankedReply | FailedReply]:
+    """Replies as they come, until the one to this number."""
+    replies: list[RankedReply | FailedReply] = []
+    while not replies or replies[-1].number != until:
+        kind, body = caller.next()
+        if kind in (Kind.RANKED, Kind.FAILED):
+            replies.append(RankedReply.decode(body) if kind is Kind.RANKED else FailedReply.decode(body))
+    return replies
+
+
+def test_a_slow_server_keeps_no_native_version_waiting(triton: TritonServer) -> None:
+    with a_remote_replica(triton) as replica, a_caller(replica.address) as caller:
+        caller.told_of(1, 2)
+        for number in (100, 101, 102):  # more than it is asked at a time
+            caller.channel.sendall(a_slow_request(number).encode())
+        came = natives_answered(caller)
+        [last] = [reply for reply in next_replies(caller, 102) if reply.number == 102]
+
+    assert came == list(range(20))  # none of them behind the server's three seconds
+    assert isinstance(last, RankedReply)
+
+
+def test_a_server_that_hangs_costs_nobody_but_its_own_queries(triton: TritonServer) -> None:
+    with a_remote_replica(triton) as replica, a_caller(replica.address) as caller:
+        caller.told_of(1, 2)
+        assert triton.process is not None
+        triton.process.send_signal(signal.SIGSTOP)
+        try:
+            for number, deadline_us in ((100, 3_000_000), (101, 3_000_000), (102, 1_500_000)):
+                caller.channel.sendall(a_slow_request(number, deadline_us).encode())
+                assert natives_answered(caller) == list(range(20))  # it has read that request, too
+            replies = next_replies(caller, 102)
+            while len(replies) < 3:
+                kind, body = caller.next()
+                replies += [FailedReply.decode(body)] if kind is Kind.FAILED else []
+        finally:
+            triton.process.send_signal(signal.SIGCONT)
+
+    failed = {reply.number: reply for reply in replies if isinstance(reply, FailedReply)}
+    assert {number: reply.status for number, reply in failed.items()} == {100: 504, 101: 504, 102: 504}
+    assert "Triton server 'gpu-a'" in failed[100].message
+    assert "the deadline passed in the worker's queue" in failed[102].message  # both calls were taken
+
+
+def test_a_caller_who_leaves_a_remote_queue_is_told_so(triton: TritonServer) -> None:
+    with a_remote_replica(triton) as replica, a_caller(replica.address) as caller:
+        caller.told_of(1, 2)
+        for number in (100, 101, 102):
+            caller.channel.sendall(a_slow_request(number).encode())
+            natives_answered(caller, 2)
+        caller.channel.sendall(encode_cancel(102))
+        [reply] = next_replies(caller, 102)
+
+    assert isinstance(reply, FailedReply)
+    assert reply.status == 499
+
+
+def test_a_worker_that_stops_answers_what_its_server_still_works_on(triton: TritonServer) -> None:
+    with a_remote_replica(triton) as replica, a_caller(replica.address) as caller:
+        caller.told_of(1, 2)
+        caller.channel.sendall(a_slow_request(100).encode())
+        natives_answered(caller, 2)
+        stopping = threading.Thread(target=replica.stop)
+        stopping.start()
+        [reply] = next_replies(caller, 100)
+        stopping.join(PATIENCE_S)
+
+    assert isinstance(reply, RankedReply)
+
+
+def test_a_program_that_is_let_go_ends_its_calls_first_and_takes_no_more(triton: TritonServer) -> None:
+    program = opened(triton)
+    slow = np.full((2, 3), 300, dtype=np.float32)
+    under_way = program.calls.submit(program.score, slow, np.zeros(2, dtype=np.int64))
+
+    program.close()
+
+    with pytest.raises(RuntimeError, match="after shutdown"):
+        program.calls.submit(program.score, slow, np.zeros(2, dtype=np.int64))
+    assert under_way.result(PATIENCE_S).tolist() == [900.0, 900.0]
+
+
 def test_what_the_model_cannot_do_fails_alone_and_the_worker_goes_on(triton: TritonServer) -> None:
     fine = a_request(["item-1"], {WORDS: 1.0}, {MATCH: [2.0]})
     poison = a_request(["item-1"], {WORDS: 1.0}, {MATCH: [500.0]}, number=2)
-    with a_replica(opened(triton)) as replica:
-        replies = ask(replica.address, fine, poison)
+    not_finite = a_request(["item-1"], {WORDS: 1.0}, {MATCH: [float("nan")]}, number=3)
+    with a_remote_replica(triton) as replica:
+        replies = ask(replica.address, fine, poison, not_finite)
         after = ask(replica.address, fine)
 
     assert isinstance(replies[0], RankedReply)
     assert isinstance(replies[1], RankingError)
     assert (replies[1].status, "poison" in str(replies[1])) == (500, True)
+    assert isinstance(replies[2], RankingError)
+    assert (replies[2].status, "not finite" in str(replies[2])) == (500, True)
     assert isinstance(after[0], RankedReply)
 
 
 def test_a_server_that_is_gone_is_unavailable_and_one_that_is_back_answers(triton: TritonServer) -> None:
     request = a_request(["item-1"], {WORDS: 1.0}, {MATCH: [2.0]})
-    with a_replica(opened(triton)) as replica:
+    with a_remote_replica(triton) as replica:
         before = ask(replica.address, request)
         triton.kill()
         while_away = ask(replica.address, request, request)

@@ -7,6 +7,8 @@ from prometheus_client import REGISTRY
 
 from registry.contracts.features import Column, FeatureView
 from serving import tally
+from serving.device.streams import CpuDevice
+from serving.features.device import DeviceTier
 from serving.features.freshness import ValueCounts
 from serving.features.host import HostTier
 from serving.features.memory import MemoryTier
@@ -87,3 +89,46 @@ def test_a_host_tier_counts_rows_whether_they_were_held_or_fetched():
     assert counted("serving_stale_values_total")["stock"] - stale["stock"] == 2
     assert counted("serving_stale_values_total")["price"] == stale["price"]
     assert counted("serving_missing_values_total")["colour"] - missing["colour"] == 2
+
+
+INCOMPLETE = {
+    "whole": np.array([1, 2, 3, 4], dtype=np.float32),
+    "half": np.array([np.nan, 2, np.nan, 4], dtype=np.float32),
+}
+
+
+def missing_since(before: dict[str, float]) -> dict[str, float]:
+    return {name: value - before[name] for name, value in counted("serving_missing_values_total").items()}
+
+
+def test_values_that_stored_rows_lack_are_counted_by_feature_whether_held_or_fetched():
+    tier = HostTier(
+        VIEW.name,
+        MemoryTier(VIEW, INCOMPLETE, NOW_MS),
+        rows=32,
+        defaults=VIEW.defaults[VIEW.positions("row")],
+        counts=ValueCounts(VIEW, lambda: NOW_MS),
+    )
+    before = counted("serving_missing_values_total")
+
+    tier.fetch(keys_of("whole", "half", "nobody"))
+    tier.fetch(keys_of("half", "whole"))
+    tier.fetch(keys_of("whole"))
+
+    assert missing_since(before) == {"price": 3, "stock": 1, "colour": 3, "rating": 1}
+
+
+def test_a_device_tier_counts_what_it_holds_what_it_fetches_and_nothing_twice():
+    store = MemoryTier(VIEW, INCOMPLETE, NOW_MS - 30_000)
+    host = HostTier(VIEW.name, store, rows=32, defaults=VIEW.defaults[VIEW.positions("row")])
+    counts = ValueCounts(VIEW, lambda: NOW_MS)
+    tier = DeviceTier(VIEW.name, host, 32, len(STORED), CpuDevice(), counts=counts)
+    missing, stale = counted("serving_missing_values_total"), counted("serving_stale_values_total")
+
+    tier.locate(keys_of("whole", "half", "nobody"))
+    tier.locate(keys_of("half", "whole"))
+    assert missing_since(missing) == {"price": 3, "stock": 1, "colour": 3, "rating": 1}
+    tier.fetch(keys_of("half"))
+
+    assert missing_since(missing) == {"price": 4, "stock": 1, "colour": 4, "rating": 1}
+    assert counted("serving_stale_values_total")["stock"] - stale["stock"] == 5

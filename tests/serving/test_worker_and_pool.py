@@ -6,6 +6,7 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +16,11 @@ from prometheus_client import REGISTRY
 from redis.connection import UnixDomainSocketConnection
 
 from registry.contracts.ids import hash64
-from serving.batch_ranker import HostRanker
 from serving.batching import BatchWindow
+from serving.device.ranker import DeviceRanker
+from serving.device.streams import CpuDevice, Lane
 from serving.errors import DeadlineExceeded, QueryRefused, RankingError, ReplicaUnhealthy
+from serving.features.device import DeviceTier
 from serving.features.host import HostTier
 from serving.features.invalidation import InvalidationListener
 from serving.features.materialiser import write_rows
@@ -37,10 +40,11 @@ from serving.frames import (
     encode_arena,
     encode_state,
 )
+from serving.program import TorchProgram
 from serving.replicas import Replica as SeenReplica
 from serving.replicas import ReplicaPool
 from serving.scoring import LoadedModel
-from tests.builders import NOW_MS, a_plan, a_tested_plan
+from tests.builders import NOW_MS, a_package, a_plan, a_tested_plan
 from tests.conftest import RedisServer
 from tests.serving.workbench import (
     LENGTH,
@@ -226,6 +230,25 @@ def test_a_query_that_the_model_works_on_for_too_long_fails_at_its_deadline() ->
     program = Held(SumOfFeatures())
     with a_replica(program) as replica:
         asyncio.run(scenario(replica.address))
+
+
+def test_what_waits_is_ranked_by_priority_one_first_and_zero_as_the_default_level() -> None:
+    priorities = [5, 0, 1, 4, 3]
+    program = Held(SumOfFeatures())
+    with a_replica(program, window=BatchWindow(1)) as replica, a_caller(replica.address) as caller:
+        assert caller.told_of(1).ready
+        caller.channel.sendall(a_request(["item-1"], number=100).encode())
+        assert program.working.wait(PATIENCE_S)
+        waiting = [replace(a_request(["item-1"], number=n), priority=level) for n, level in enumerate(priorities)]
+        caller.channel.sendall(b"".join(request.encode() for request in waiting))
+        program.let_go.set()
+        answered: list[int] = []
+        while len(answered) < 1 + len(waiting):
+            kind, body = caller.next()
+            answered += [RankedReply.decode(body).number] if kind is Kind.RANKED else []
+
+    assert answered[0] == 100
+    assert [priorities[number] for number in answered[1:]] == [1, 3, 0, 4, 5]
 
 
 def test_a_slot_that_holds_nothing_is_unavailable() -> None:
@@ -515,13 +538,15 @@ def test_while_a_device_works_the_rows_of_the_next_batch_are_fetched_and_of_none
     ahead = Noted()
     prefetcher = Prefetcher()
     tiers = Tiers(prefetcher)
-    tier = tiers.of(
-        VIEW.name, VIEW.fingerprint, lambda: HostTier(VIEW.name, rows_in_memory(), 100, VIEW.defaults[:1], ahead=ahead)
-    )
+    device = CpuDevice()
+    host = HostTier(VIEW.name, rows_in_memory(), 100, VIEW.defaults[:1], ahead=ahead)
+    tier = DeviceTier(VIEW.name, host, 64, 1, device)
+    tiers.of(VIEW.name, VIEW.fingerprint, lambda: host)
 
     def load(model: str, version: int, digest: str) -> LoadedModel:
-        loaded = a_loaded_model(tier=tier, digest=digest)
-        loaded.ranker = HostRanker(loaded)  # as a device's: its batches are under way until they are asked for
+        program = TorchProgram(a_package(), "cpu")
+        loaded = a_loaded_model(program, tier, digest=digest)
+        loaded.ranker = DeviceRanker(loaded, program, tier, Lane.of(device), largest=2, graphs=False)
         return loaded
 
     requests = [a_request([f"item-{i}", f"item-{i + 10}"], number=i) for i in range(3)]

@@ -4,9 +4,11 @@ from dataclasses import replace
 from itertools import count
 
 import pytest
+from msgspec import structs
 
 from registry.contracts.errors import InvalidName
 from registry.contracts.manifest import Lineage, ModelPackage
+from registry.contracts.profile import no_profile
 from registry.errors import RefusedVersion, UnknownVersion
 from registry.store import ModelStore
 from tests.builders import NOW_MS, a_package
@@ -30,6 +32,14 @@ class ModelStoreSuite:
         assert store.package(model, 1) == package
         assert (stored.model, stored.version, stored.digest) == (model, 1, package.digest)
         assert (stored.manifest, stored.created_ms) == (package.manifest, NOW_MS)
+
+    def test_a_version_that_takes_tensors_only_is_a_version_too(self, store: ModelStore, model: str) -> None:
+        ranker = a_package(model=model)
+        package = ModelPackage.of(
+            ranker.program, structs.replace(ranker.manifest, view={}, fingerprint=""), no_profile()
+        )
+
+        assert store.package(model, store.register(model, package)) == package
 
     def test_versions_are_numbered_and_listed_in_order(self, store: ModelStore, model: str) -> None:
         packages = [a_package(scale, model=model) for scale in (1.0, 2.0, 3.0)]
@@ -95,6 +105,67 @@ class ModelStoreSuite:
         store.drop_alias(model, "challenger")
         store.drop_alias(model, "challenger")
         assert store.aliases(model) == {"champion": 2}
+
+    def test_an_archived_version_stays_and_says_since_when(self, store: ModelStore, model: str) -> None:
+        first, _ = register_two(store, model)
+        store.archive(model, 1, NOW_MS)
+        store.archive(model, 1, NOW_MS + 1)
+
+        assert [(v.archived_ms, v.servable) for v in store.versions(model)] == [(NOW_MS, False), (0, True)]
+        assert store.package(model, 1) == first
+        store.unarchive(model, 1)
+        store.unarchive(model, 1)
+        assert store.get(model, 1).servable
+
+    def test_showing_traffic_changes_nothing_else(self, store: ModelStore, model: str) -> None:
+        register_two(store, model)
+        before = store.versions(model)
+        store.show_traffic(model, {1: "champion"})
+        store.show_traffic(model, {2: "champion", 7: "of no version"})
+        store.show_traffic("nobody", {1: "champion"})
+
+        assert store.versions(model) == before
+
+    def test_only_a_condemned_version_is_deleted(self, store: ModelStore, model: str) -> None:
+        register_two(store, model)
+        store.archive(model, 1, NOW_MS)
+        with pytest.raises(RefusedVersion, match="is not condemned: `sluice models gc`"):
+            store.delete(model, 1)
+        store.condemn(model, 1, wanted=True)
+        store.condemn(model, 1, wanted=False)
+        with pytest.raises(RefusedVersion):
+            store.delete(model, 1)
+
+        assert [version.version for version in store.versions(model)] == [1, 2]
+
+    def test_a_deleted_version_is_gone_with_its_aliases_and_its_number(self, store: ModelStore, model: str) -> None:
+        first, second = register_two(store, model)
+        store.set_alias(model, "staging", 1)
+        store.set_alias(model, "champion", 2)
+        for version in (1, 2):
+            store.condemn(model, version, wanted=True)
+            assert not store.get(model, version).servable
+        store.delete(model, 1)
+        store.delete(model, 1)
+
+        assert [version.version for version in store.versions(model)] == [2]
+        assert store.aliases(model) == {"champion": 2}
+        with pytest.raises(UnknownVersion):
+            store.package(model, 1)
+        assert store.package(model, 2) == second
+        store.delete(model, 2)
+        assert model not in store.models()
+        assert store.register(model, first) == 3
+
+    def test_a_version_that_is_not_there_cannot_be_archived_or_condemned(self, store: ModelStore, model: str) -> None:
+        for change in (
+            lambda: store.archive(model, 1, NOW_MS),
+            lambda: store.unarchive(model, 1),
+            lambda: store.condemn(model, 1, wanted=True),
+        ):
+            with pytest.raises(UnknownVersion):
+                change()
+        store.delete(model, 1)
 
 
 def register_two(store: ModelStore, model: str) -> list[ModelPackage]:

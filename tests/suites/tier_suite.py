@@ -7,7 +7,7 @@ import pytest
 import redis
 from numpy.typing import NDArray
 
-from registry.contracts.features import Column, FeatureView
+from registry.contracts.features import Column, FeatureView, missing_columns
 from registry.contracts.ids import hash64
 from serving.features.materialiser import write_rows
 from serving.features.tier import RowKeys, RowTier
@@ -70,6 +70,19 @@ class TierSuite:
         assert rows.values.tolist() == [DEFAULTS.tolist(), [12.25, 2.0], DEFAULTS.tolist()]
         assert rows.updated_ms.tolist() == [0, UPDATED_MS, 0]
         assert not rows.away
+
+    def test_a_value_that_a_row_lacks_is_the_default_and_told_as_missing_whoever_holds_the_row(self) -> None:
+        tier = self.make_tier({**STORED, "half": (np.nan, 5.0), "empty": (np.nan, np.nan)})
+        keys = keys_of("item-3", "half", "nobody", "empty")
+
+        for rows in (tier.fetch(keys), tier.fetch(keys)):
+            assert rows.values.tolist() == [[3.0, -3.0], [1.5, 5.0], [1.5, -3.0], [1.5, -3.0]]
+            assert rows.updated_ms.tolist() == [UPDATED_MS, UPDATED_MS, 0, UPDATED_MS]
+            assert rows.missing is not None
+            missing = missing_columns(rows.missing, 2)
+            assert missing.tolist() == [[False, False], [True, False], [False, False], [True, True]]
+        alone = tier.fetch(keys_of("item-3")).missing
+        assert alone is None or not alone.any()
 
     def test_asking_again_gives_the_same(self) -> None:
         tier = self.make_tier(STORED)

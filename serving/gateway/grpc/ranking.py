@@ -83,6 +83,8 @@ def rank_body(request: pb.RankRequest) -> RankBody:
         body.top_k = request.top_k
     if request.HasField("deadline_ms"):
         body.deadline_ms = request.deadline_ms
+    if request.priority:
+        body.priority = request.priority
     if request.HasField("query"):
         body.query = QueryBody(request.query.id, dict(request.query.features))
     if request.features:

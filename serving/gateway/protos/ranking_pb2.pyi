@@ -38,7 +38,7 @@ class Column(_message.Message):
     def __init__(self, values: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class RankRequest(_message.Message):
-    __slots__ = ("model", "candidates", "top_k", "unit", "query", "features", "deadline_ms")
+    __slots__ = ("model", "candidates", "top_k", "unit", "query", "features", "deadline_ms", "priority")
     class FeaturesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -53,6 +53,7 @@ class RankRequest(_message.Message):
     QUERY_FIELD_NUMBER: _ClassVar[int]
     FEATURES_FIELD_NUMBER: _ClassVar[int]
     DEADLINE_MS_FIELD_NUMBER: _ClassVar[int]
+    PRIORITY_FIELD_NUMBER: _ClassVar[int]
     model: str
     candidates: _containers.RepeatedScalarFieldContainer[str]
     top_k: int
@@ -60,7 +61,8 @@ class RankRequest(_message.Message):
     query: Query
     features: _containers.MessageMap[str, Column]
     deadline_ms: int
-    def __init__(self, model: _Optional[str] = ..., candidates: _Optional[_Iterable[str]] = ..., top_k: _Optional[int] = ..., unit: _Optional[str] = ..., query: _Optional[_Union[Query, _Mapping]] = ..., features: _Optional[_Mapping[str, Column]] = ..., deadline_ms: _Optional[int] = ...) -> None: ...
+    priority: int
+    def __init__(self, model: _Optional[str] = ..., candidates: _Optional[_Iterable[str]] = ..., top_k: _Optional[int] = ..., unit: _Optional[str] = ..., query: _Optional[_Union[Query, _Mapping]] = ..., features: _Optional[_Mapping[str, Column]] = ..., deadline_ms: _Optional[int] = ..., priority: _Optional[int] = ...) -> None: ...
 
 class RankedItem(_message.Message):
     __slots__ = ("id", "score", "position")

@@ -1,0 +1,15 @@
+"""The control API: who answers whom is looked at and changed here, over HTTP, in the controller process.
+
+Decisions
+
+- One table of routes (`serving.gateway.control_routes`) says what there is: the gateway forwards and
+  documents by it, `app` answers by it, `access` asks it for the role that a route needs.
+- Every change is one `registry.decisions.Decision` by compare-and-set, with the receipt of its request
+  in the same transaction (`registry.receipts`): repeated after a crash, or sent twice at once, a request
+  changes things once and gets one answer.
+- What is decided is decided when the tables have it. The board, which traffic follows, is published
+  before the answer goes out; MLflow's aliases are copies that may come later, so that a rollback needs
+  no MLflow.
+- Nothing is open without a key. A key is made by an admin; the first one lies in the data folder, for
+  its owner's eyes (`local_key`).
+"""

@@ -1,0 +1,181 @@
+"""The control API as a FastAPI application: HTTP in, desk, HTTP out."""
+
+import functools
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+import fastapi
+import msgspec
+from fastapi.responses import JSONResponse, Response
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+
+from deploy.control.access import authenticate, authorize
+from deploy.control.conditions import IfMatch, digest_of, idempotency_key
+from deploy.control.desk import Ask, Desk, Reply
+from deploy.control.errors import Contradiction, ControlRefused, NoKey, NotNow, as_refusal
+from deploy.control.metrics import CONTROL_REQUESTS
+from registry.contracts.errors import ContractError, InvalidName
+from registry.contracts.ids import model_name
+from registry.errors import RegistryError
+from registry.receipts import Receipt
+from serving.gateway.control_routes import CONTROL_ROUTES, ControlRoute
+
+log = logging.getLogger(__name__)
+
+MAX_BODY_BYTES = 1 << 20
+# refusals that a repeated request gets again; 412 comes again by itself, and on the new revision may pass
+_KEPT = (404, 409, 422)
+
+
+def build_control_app(desk: Desk) -> fastapi.FastAPI:
+    """Answers every route of the table, on threads: databases and MLflow take their time."""
+    app = fastapi.FastAPI(title="Sluice control", docs_url=None, redoc_url=None, openapi_url=None)
+
+    @app.exception_handler(HTTPException)
+    async def http_error(request: fastapi.Request, error: HTTPException) -> JSONResponse:
+        return JSONResponse({"error": f"{request.method} {request.url.path}: {error.detail}"}, error.status_code)
+
+    @app.get("/health")
+    async def live() -> dict[str, bool]:
+        return {"live": True}
+
+    for route in CONTROL_ROUTES:
+        app.add_api_route(route.path, _endpoint(desk, route), methods=[route.method], name=route.name)
+    return app
+
+
+def _endpoint(desk: Desk, route: ControlRoute) -> Callable[[fastapi.Request], Awaitable[Response]]:
+    async def endpoint(request: fastapi.Request) -> Response:
+        raw = bytearray()
+        async for part in request.stream():
+            raw += part
+            if len(raw) > MAX_BODY_BYTES:
+                return _response(_refused(413, f"body: more than {MAX_BODY_BYTES} bytes"))
+        asked = functools.partial(
+            answer, desk, route, request.path_params, dict(request.query_params), dict(request.headers), bytes(raw)
+        )
+        reply = await run_in_threadpool(asked)
+        CONTROL_REQUESTS.labels(route.name, reply.status).inc()
+        return _response(reply)
+
+    return endpoint
+
+
+def answer(
+    desk: Desk,
+    route: ControlRoute,
+    path: Mapping[str, str],
+    query: Mapping[str, str],
+    headers: Mapping[str, str],
+    raw: bytes,
+) -> Reply:
+    """What the request gets, whatever happens. path: its parameters; headers: lower case."""
+    try:
+        ask = _ask(desk, route, path, query, headers, raw)
+        return _once(desk, ask)
+    except (RegistryError, ContractError, ControlRefused) as error:
+        if (refusal := as_refusal(error)) is not None:
+            return _refused(refusal.status, str(refusal), isinstance(refusal, NoKey))
+        log.exception("%s failed", route.name)
+    except Exception:
+        log.exception("a bug answered %s with 500", route.name)
+    return _refused(500, "internal error, see the controller's log (`sluice logs controller`)")
+
+
+def _ask(
+    desk: Desk,
+    route: ControlRoute,
+    path: Mapping[str, str],
+    query: Mapping[str, str],
+    headers: Mapping[str, str],
+    raw: bytes,
+) -> Ask:
+    """Authenticated first, so that a stranger learns nothing, not even what a body should look like."""
+    caller = authenticate(desk.ring, headers.get("authorization", ""), headers.get("x-on-behalf-of", ""))
+    try:
+        model = model_name(path["model"]) if "model" in path else None
+    except InvalidName as error:
+        raise ControlRefused(f"model: {error}") from error
+    authorize(caller, route, model)
+    return Ask(
+        route,
+        caller,
+        desk.wall_ms(),
+        model or "",
+        path.get("id", ""),
+        query,
+        body := _body(route, headers, raw),
+        IfMatch.parse(headers.get("if-match", "")) if route.conditional else IfMatch(),
+        idempotency_key(headers.get("idempotency-key", "")) if route.method != "GET" else "",
+        digest_of(route.name, "/".join(path.values()), body),
+    )
+
+
+def _body(route: ControlRoute, headers: Mapping[str, str], raw: bytes) -> Any:
+    if route.body is None:
+        return None
+    content_type = headers.get("content-type", "").partition(";")[0].strip().lower()
+    if content_type != "application/json":
+        raise ControlRefused(f"content-type={content_type[:64] or 'none'}: expected application/json")
+    try:
+        return msgspec.json.decode(raw, type=route.body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ContractError) as error:
+        raise ControlRefused(f"body: {error}") from error
+
+
+def _once(desk: Desk, ask: Ask) -> Reply:
+    """The reply, made once for an idempotency key: repeated from its receipt ever after."""
+    if not ask.key:
+        return _reply(desk, ask)
+    if (receipt := desk.control.receipt(ask.caller.key.id, ask.key)) is not None:
+        return _repeated(desk, ask, receipt)
+    try:
+        reply = _reply(desk, ask)
+    except (RegistryError, ContractError, ControlRefused) as error:
+        refusal = as_refusal(error)
+        if refusal is None or refusal.status not in _KEPT:
+            raise
+        refused = _refused(refusal.status, str(refusal))
+        receipt = ask.receipt(refused)
+        assert receipt is not None
+        # another request with this key may have been quicker: then its answer stands
+        kept = desk.control.keep_receipt(receipt)
+        return refused if kept == receipt else _repeated(desk, ask, kept)
+    receipt = ask.receipt(reply)
+    if ask.route.name == "revoke_key" and receipt is not None:
+        desk.control.keep_receipt(receipt)
+    return reply
+
+
+def _repeated(desk: Desk, ask: Ask, receipt: Receipt) -> Reply:
+    if (receipt.route, receipt.digest) != (ask.route.name, ask.digest):
+        raise Contradiction(
+            f"Idempotency-Key {ask.key!r} was used for another request ({receipt.route}): take a new one for each"
+        )
+    if ask.model and receipt.status < 400:
+        desk.publish_decided(ask.model)  # whoever answered first may have died before this
+    found = msgspec.json.decode(receipt.response)
+    return Reply(receipt.status, receipt.response.encode(), found.get("plan_revision"), replayed=True)
+
+
+def _reply(desk: Desk, ask: Ask) -> Reply:
+    reply: Reply = getattr(desk, ask.route.name)(ask)
+    return reply
+
+
+def _refused(status: int, message: str, challenge: bool = False) -> Reply:
+    headers = {"www-authenticate": 'Bearer realm="sluice"'} if challenge else {}
+    if status == NotNow.status:
+        headers["retry-after"] = "1"
+    return Reply(status, msgspec.json.encode({"error": message}), headers=headers)
+
+
+def _response(reply: Reply) -> Response:
+    headers = dict(reply.headers) | {"cache-control": "no-store"}
+    if reply.plan_revision is not None:
+        headers["etag"] = f'"{reply.plan_revision}"'
+    if reply.replayed:
+        headers["idempotency-replayed"] = "true"
+    return Response(reply.body, reply.status, headers, media_type="application/json")

@@ -1,0 +1,424 @@
+"""What each route does: a method for each of the table's names, from a request to its answer."""
+
+import dataclasses
+import logging
+import secrets
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from deploy.control import changes
+from deploy.control.access import Caller
+from deploy.control.conditions import IfMatch
+from deploy.control.errors import Conflict, ControlRefused, NotNow, NotThere
+from registry import rollout_moves
+from registry.api_keys import SECRET_BYTES, ApiKey, KeyRing, key_text, make_key
+from registry.contracts.rollouts import DAY_S, Evidence, Rollout, RolloutSpec, default_spec
+from registry.contracts.traffic import TrafficPlan
+from registry.decisions import Decision
+from registry.errors import StaleRevision, StoreUnavailable
+from registry.receipts import Receipt
+from registry.rollouts import RolloutControl
+from registry.store import ModelStore
+from registry.traffic_control import TrafficChange
+from serving.gateway.control_routes import ControlRoute
+from serving.gateway.control_schema import (
+    ChangeAnswer,
+    EvidenceAnswer,
+    EvidenceBody,
+    EvidenceList,
+    HistoryAnswer,
+    KeyAnswer,
+    KeyBody,
+    KeysAnswer,
+    NewKeyAnswer,
+    PlanBody,
+    PromoteBody,
+    RollbackBody,
+    RolloutAnswer,
+    RolloutBody,
+    RolloutLine,
+    RolloutList,
+    RolloutReport,
+)
+
+log = logging.getLogger(__name__)
+
+TRIES = 10
+PAGE = 100
+MOST_CHANGES = 1000
+EVIDENCE_OF_MS = int(30 * DAY_S * 1000)
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """body: JSON. plan_revision: of the model's plan, None of routes without a model."""
+
+    status: int
+    body: bytes
+    plan_revision: int | None = None
+    replayed: bool = False
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A request by somebody who may make it. model, id: of the path, empty if it has none. key: for
+    idempotency, empty if there is none. digest: see `conditions.digest_of`."""
+
+    route: ControlRoute
+    caller: Caller
+    now_ms: int
+    model: str = ""
+    id: str = ""
+    query: Mapping[str, str] = field(default_factory=dict)
+    body: Any = None
+    if_match: IfMatch = field(default_factory=IfMatch)
+    key: str = ""
+    digest: str = ""
+
+    def reply(self, answer: msgspec.Struct) -> Reply:
+        """With the route's status."""
+        return Reply(self.route.success, msgspec.json.encode(answer), getattr(answer, "plan_revision", None))
+
+    def receipt(self, reply: Reply) -> Receipt | None:
+        """Of that reply; None without an idempotency key."""
+        if not self.key:
+            return None
+        caller = self.caller.key.id
+        return Receipt(caller, self.key, self.route.name, self.digest, reply.status, reply.body.decode(), self.now_ms)
+
+    @property
+    def words(self) -> dict[str, Any]:
+        """For histories."""
+        return {"who": self.caller.who, "why": self.body.why, "now_ms": self.now_ms}
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """The parts that requests are answered from; safe for several threads.
+
+    store: versions; raises StoreUnavailable while it is not there. publish: makes traffic follow a model's
+    plan; raises StoreUnavailable if the board is away. outlook: what the engine thinks of an active rollout, see
+    `canary.outlook`; may raise StoreUnavailable.
+    """
+
+    control: RolloutControl
+    ring: KeyRing
+    store: Callable[[], ModelStore]
+    publish: Callable[[str], None]
+    outlook: Callable[[Rollout], Mapping[str, object]]
+    wall_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000
+    random_bytes: Callable[[int], bytes] = secrets.token_bytes
+
+    def promote(self, ask: Ask) -> Reply:
+        """A version becomes champion."""
+        body: PromoteBody = ask.body
+
+        def decide(plan: TrafficPlan | None) -> Decision:
+            digest = self._digest(plan, ask.model, body.version)
+            planned = changes.promoted(plan, ask.model, body.version, digest, body.holdback)
+            return Decision(**ask.words, plan=planned, record=_record("promoted", ask, body.evidence))
+
+        return self._change_plan(ask, decide)
+
+    def rollback(self, ask: Ask) -> Reply:
+        """What came last is taken back."""
+        body: RollbackBody = ask.body
+
+        def decide(plan: TrafficPlan | None) -> Decision:
+            seen = plan.revision if plan else 0  # the history may have gone on meanwhile
+            history = [change for change in self.control.history(ask.model) if change.revision <= seen]
+            planned = changes.rolled_back(history, ask.model, body.to)
+            return Decision(**ask.words, plan=planned, record=_record("rolled_back", ask, body.evidence))
+
+        return self._change_plan(ask, decide)
+
+    def change_plan(self, ask: Ask) -> Reply:
+        """Experiments, overrides and exploration by hand."""
+        body: PlanBody = ask.body
+
+        def decide(plan: TrafficPlan | None) -> Decision:
+            if plan is None:
+                raise _no_plan(ask.model)
+
+            def digest_of(version: int) -> str:
+                return self._digest(plan, ask.model, version)
+
+            planned = changes.by_hand(plan, body, digest_of, lambda: self.random_bytes(8).hex())
+            return Decision(**ask.words, plan=planned, record=_record("changed", ask, {}))
+
+        return self._change_plan(ask, decide)
+
+    def plan(self, ask: Ask) -> Reply:
+        """The last change, and with it the plan."""
+        return ask.reply(_change_answer(self._history(ask.model)[-1]))
+
+    def history(self, ask: Ask) -> Reply:
+        """Newest first, a page at a time."""
+        found = self._history(ask.model)
+        before = _number(ask, "before", len(found) + 1)
+        limit = min(_number(ask, "limit", PAGE), MOST_CHANGES)
+        older = [change for change in found if change.revision < before]
+        page = older[::-1][:limit]
+        more = len(older) > len(page) and page
+        answer = HistoryAnswer(
+            ask.model, found[-1].revision, tuple(map(_change_answer, page)), page[-1].revision if more else None
+        )
+        return ask.reply(answer)
+
+    def start_rollout(self, ask: Ask) -> Reply:
+        """A version on its way to champion."""
+        body: RolloutBody = ask.body
+        spec = _spec(body)
+
+        def decide(plan: TrafficPlan | None) -> Decision:
+            stored = self.store().get(ask.model, body.version)
+            return rollout_moves.start(plan, stored, spec, **ask.words, layer=body.layer)
+
+        return self._move_rollout(ask, decide)
+
+    def pause_rollout(self, ask: Ask) -> Reply:
+        """It advances no more; failing evidence still rolls it back."""
+        return self._move_rollout(ask, lambda _: rollout_moves.pause(self._rollout(ask), **ask.words))
+
+    def resume_rollout(self, ask: Ask) -> Reply:
+        """On from where it was paused."""
+        return self._move_rollout(ask, lambda _: rollout_moves.resume(self._rollout(ask), **ask.words))
+
+    def abort_rollout(self, ask: Ask) -> Reply:
+        """The champion for all."""
+
+        def decide(plan: TrafficPlan | None) -> Decision:
+            if plan is None:
+                raise _no_plan(ask.model)
+            return rollout_moves.abort(self._rollout(ask), plan, **ask.words)
+
+        return self._move_rollout(ask, decide)
+
+    def rollouts(self, ask: Ask) -> Reply:
+        """Newest first."""
+        state = ask.query.get("state", "all")
+        if state not in ("all", "open"):
+            raise ControlRefused(f"state={state[:32]!r}: expected open or all")
+        plan = self.control.plan(ask.model)
+        found = self.control.rollouts(ask.model, open_only=state == "open")
+        revision = plan.revision if plan else 0
+        return ask.reply(RolloutList(ask.model, revision, tuple(_rollout_answer(plan, one, revision) for one in found)))
+
+    def rollout(self, ask: Ask) -> Reply:
+        """One rollout with all that is known of it."""
+        rollout, plan = self._rollout(ask), self.control.plan(ask.model)
+        lines = tuple(
+            RolloutLine(
+                change.rollout.revision,
+                change.what,
+                change.at_ms,
+                change.who,
+                change.why,
+                change.rollout.state,
+                change.rollout.current_step.name,
+                change.plan_revision,
+                change.evidence,
+            )
+            for change in self.control.rollout_history(rollout.id)
+        )
+        measured = self.control.evidence(ask.model, challenger_digest=rollout.challenger_digest)
+        about = _rollout_answer(plan, rollout, plan.revision if plan else 0)
+        answer = RolloutReport(
+            about.plan_revision,
+            about.weight,
+            about.mirror_share,
+            rollout,
+            lines,
+            _evidence_answers(about.plan_revision, (one for one in measured if one.is_of(rollout))),
+            self._outlook(rollout) if rollout.active else {},
+        )
+        return ask.reply(answer)
+
+    def add_evidence(self, ask: Ask) -> Reply:
+        """A gate or a CI job hands in what it measured."""
+        body: EvidenceBody = ask.body
+
+        def decide(plan: TrafficPlan | None) -> Decision:
+            if plan is None:
+                raise _no_plan(ask.model)
+            champion = plan.champion if body.champion is None else body.champion
+            until_ms = ask.now_ms if body.until_ms is None else body.until_ms
+            evidence = Evidence(
+                kind=body.kind,
+                model=ask.model,
+                champion=champion,
+                champion_digest=self._digest(plan, ask.model, champion),
+                challenger=body.challenger,
+                challenger_digest=self._digest(plan, ask.model, body.challenger),
+                verdict=body.verdict,
+                made_ms=ask.now_ms,
+                since_ms=until_ms if body.since_ms is None else body.since_ms,
+                until_ms=until_ms,
+                plan_revision=body.plan_revision,
+                experiment=body.experiment,
+                why=body.why,
+                body={**body.body, "handed_in_by": ask.caller.who},
+            )
+            return Decision(**ask.words, evidence=(evidence,))
+
+        def answer(plan: TrafficPlan | None, decision: Decision) -> Reply:
+            return ask.reply(_evidence_answers(plan.revision if plan else 0, decision.evidence)[0])
+
+        return self._decide(ask, decide, answer)
+
+    def evidence(self, ask: Ask) -> Reply:
+        """Of any two versions of the model."""
+        plan = self.control.plan(ask.model)
+        since_ms = _number(ask, "since_ms", ask.now_ms - EVIDENCE_OF_MS, least=0)
+        found = self.control.evidence(ask.model, since_ms=since_ms)
+        revision = plan.revision if plan else 0
+        return ask.reply(EvidenceList(ask.model, revision, _evidence_answers(revision, found)))
+
+    def keys(self, ask: Ask) -> Reply:
+        """Without the keys themselves."""
+        return ask.reply(KeysAnswer(tuple(map(_key_answer, self.ring.every()))))
+
+    def make_key(self, ask: Ask) -> Reply:
+        """Shown in the answer and kept nowhere: so the receipt cannot show it again."""
+        body: KeyBody = ask.body
+        text = key_text(self.random_bytes(SECRET_BYTES))
+        key = make_key(text, body.name, body.role, body.models, created_ms=ask.now_ms, created_by=ask.caller.who)
+        told = (
+            f"this request made API key {key.name!r} ({key.id}), which was shown once and is kept nowhere: "
+            f"`sluice keys revoke {key.id}`, then make another"
+        )
+        made_before = Reply(409, msgspec.json.encode({"error": told}))
+        if (receipt := ask.receipt(made_before)) is not None:
+            self.control.decide(Decision(ask.caller.who, told, ask.now_ms, receipt=receipt))
+        self.ring.add(key, text)
+        return ask.reply(NewKeyAnswer(text, _key_answer(key)))
+
+    def revoke_key(self, ask: Ask) -> Reply:
+        """Once; a second time changes nothing."""
+        return ask.reply(_key_answer(self.ring.revoke(ask.id, ask.now_ms)))
+
+    def _change_plan(self, ask: Ask, decide: Callable[[TrafficPlan | None], Decision]) -> Reply:
+        def answer(_: TrafficPlan | None, decision: Decision) -> Reply:
+            assert decision.plan is not None
+            change = TrafficChange(decision.plan, decision.now_ms, decision.who, decision.why, decision.record)
+            return ask.reply(_change_answer(change))
+
+        return self._decide(ask, decide, answer)
+
+    def _move_rollout(self, ask: Ask, decide: Callable[[TrafficPlan | None], Decision]) -> Reply:
+        def answer(plan: TrafficPlan | None, decision: Decision) -> Reply:
+            now = decision.plan or plan
+            return ask.reply(_rollout_answer(now, decision.moves[0].rollout, now.revision if now else 0))
+
+        return self._decide(ask, decide, answer)
+
+    def _decide(
+        self,
+        ask: Ask,
+        decide: Callable[[TrafficPlan | None], Decision],
+        answer: Callable[[TrafficPlan | None, Decision], Reply],
+    ) -> Reply:
+        """Decides on what is there now, again if somebody was quicker, and makes it true once.
+
+        Raises OtherRevision if the client's condition does not hold, Conflict if others were quicker all the time.
+        """
+        for _ in range(TRIES):
+            plan = self.control.plan(ask.model)
+            ask.if_match.check(ask.model, plan.revision if plan else 0)
+            decision = decide(plan)
+            reply = answer(plan, decision)
+            try:
+                self.control.decide(dataclasses.replace(decision, receipt=ask.receipt(reply)))
+            except StaleRevision:
+                if ask.key and self.control.receipt(ask.caller.key.id, ask.key) is not None:
+                    raise  # it was this very request that was quicker
+                continue
+            self.publish_decided(ask.model)
+            return reply
+        raise Conflict(f"the traffic of {ask.model!r} changed {TRIES} times meanwhile: look at it, then repeat")
+
+    def publish_decided(self, model: str) -> None:
+        """Raises NotNow if traffic cannot follow yet what is decided."""
+        try:
+            self.publish(model)
+        except StoreUnavailable as error:
+            raise NotNow(
+                f"it is decided and recorded, but traffic does not follow yet ({error}): the controller goes on "
+                "trying; repeat the request with the same Idempotency-Key to see it through"
+            ) from error
+
+    def _digest(self, plan: TrafficPlan | None, model: str, version: int) -> str:
+        """From the plan, if it names the version: that needs no registry. Raises UnknownVersion."""
+        if plan is not None and (digest := plan.versions().get(version)):
+            return digest
+        return self.store().get(model, version).digest
+
+    def _outlook(self, rollout: Rollout) -> dict[str, Any]:
+        try:
+            return dict(self.outlook(rollout))
+        except StoreUnavailable as error:
+            return {"next": "hold", "why": f"no counters: {error}", "guardrails": None, "evidence": []}
+
+    def _rollout(self, ask: Ask) -> Rollout:
+        rollout = self.control.rollout(ask.id)
+        if rollout.model != ask.model:
+            raise NotThere(f"rollout {ask.id!r} is of model {rollout.model!r}, not {ask.model!r}")
+        return rollout
+
+    def _history(self, model: str) -> list[TrafficChange]:
+        if not (found := self.control.history(model)):
+            raise _no_plan(model)
+        return found
+
+
+def _no_plan(model: str) -> NotThere:
+    return NotThere(f"model {model!r} has no traffic plan: `sluice promote {model} VERSION` makes the first")
+
+
+def _record(what: str, ask: Ask, evidence: Mapping[str, Any]) -> dict[str, Any]:
+    """For the plan's history: the caller's evidence, and how the change came about."""
+    return {**evidence, "what": what, "by": f"{ask.route.name}, key {ask.caller.key.name} ({ask.caller.key.id})"}
+
+
+def _spec(body: RolloutBody) -> RolloutSpec:
+    spec = default_spec(interleaving=body.interleaving, online_gate=body.online_gate)
+    given = {
+        "steps": body.steps or None,
+        "guardrails": body.guardrails,
+        "holdback_weight": body.holdback_weight,
+        "holdback_s": body.holdback_s,
+    }
+    return msgspec.structs.replace(spec, **{name: value for name, value in given.items() if value is not None})
+
+
+def _number(ask: Ask, name: str, default: int, least: int = 1) -> int:
+    told = ask.query.get(name, "")
+    if not told:
+        return default
+    if not (told.isascii() and told.isdigit() and len(told) < 18 and int(told) >= least):
+        raise ControlRefused(f"{name}={told[:32]!r}: expected a whole number from {least}")
+    return int(told)
+
+
+def _change_answer(change: TrafficChange) -> ChangeAnswer:
+    plan = change.plan
+    return ChangeAnswer(plan.model, plan.revision, change.at_ms, change.who, change.why, dict(change.evidence), plan)
+
+
+def _rollout_answer(plan: TrafficPlan | None, rollout: Rollout, plan_revision: int) -> RolloutAnswer:
+    there = plan.experiment(rollout.experiment) if plan else None
+    return RolloutAnswer(plan_revision, there.weight if there else 0, there.mirror_share if there else 0, rollout)
+
+
+def _evidence_answers(plan_revision: int, found: Iterable[Evidence]) -> tuple[EvidenceAnswer, ...]:
+    newest_first = sorted(found, key=lambda one: (one.made_ms, one.id), reverse=True)
+    return tuple(EvidenceAnswer(plan_revision, one.id, one) for one in newest_first)
+
+
+def _key_answer(key: ApiKey) -> KeyAnswer:
+    return KeyAnswer(key.id, key.name, key.prefix, key.role, key.models, key.created_ms, key.revoked_ms)

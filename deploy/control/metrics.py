@@ -1,0 +1,7 @@
+"""What the control API tells Prometheus."""
+
+from prometheus_client import Counter
+
+CONTROL_REQUESTS = Counter(
+    "control_requests", "Requests of the control API, by route and HTTP status.", ["route", "status"]
+)

@@ -1,0 +1,201 @@
+"""The control plane's routes: one table, from which the gateway forwards and documents them and the
+controller answers them, and a router that does the first."""
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import fastapi
+import msgspec
+
+from registry.roles import Role
+from serving.errors import BodyTooLarge
+from serving.gateway.control_schema import (
+    ChangeAnswer,
+    EvidenceAnswer,
+    EvidenceBody,
+    EvidenceList,
+    HistoryAnswer,
+    KeyAnswer,
+    KeyBody,
+    KeysAnswer,
+    NewKeyAnswer,
+    PlanBody,
+    PromoteBody,
+    RollbackBody,
+    RolloutAnswer,
+    RolloutBody,
+    RolloutList,
+    RolloutReport,
+    WhyBody,
+)
+from serving.gateway.controller import Headers
+from serving.gateway.http import Answer
+from serving.settings import ControlSettings
+
+
+@dataclass(frozen=True, slots=True)
+class ControlRoute:
+    """role: the least that a key needs. body: None if the route takes none. success: its status.
+
+    conditional: whether `If-Match` with a plan revision counts.
+    """
+
+    name: str
+    method: str
+    path: str
+    summary: str
+    role: Role
+    answer: type
+    body: type | None = None
+    success: int = 200
+    conditional: bool = False
+
+
+_MODEL = "/v1/models/{model}"
+
+
+def _change(
+    name: str, path: str, summary: str, role: Role, answer: type, body: type, success: int = 200
+) -> ControlRoute:
+    """Of a model's traffic: on the revision that the client has seen, if it says so."""
+    return ControlRoute(name, "POST", _MODEL + path, summary, role, answer, body, success, conditional=True)
+
+
+def _look(name: str, path: str, summary: str, answer: type, role: Role = "viewer") -> ControlRoute:
+    return ControlRoute(name, "GET", path, summary, role, answer)
+
+
+_ROLLOUT = "/rollouts/{id}"
+
+CONTROL_ROUTES = (
+    _change("promote", "/promote", "Make a version champion, alone", "admin", ChangeAnswer, PromoteBody),
+    _change("rollback", "/rollback", "Take back what came last", "operator", ChangeAnswer, RollbackBody),
+    _change("change_plan", "/plan", "Experiments by hand, overrides, exploration", "admin", ChangeAnswer, PlanBody),
+    _look("plan", f"{_MODEL}/plan", "The traffic plan as it is decided", ChangeAnswer),
+    _look("history", f"{_MODEL}/history", "Who changed the traffic, when, why", HistoryAnswer),
+    _change("start_rollout", "/rollouts", "Start a rollout", "operator", RolloutAnswer, RolloutBody, 201),
+    _look("rollouts", f"{_MODEL}/rollouts", "Rollouts; `?state=open` for those not over", RolloutList),
+    _look("rollout", f"{_MODEL}{_ROLLOUT}", "One rollout, its history and evidence", RolloutReport),
+    _change("pause_rollout", f"{_ROLLOUT}/pause", "Advance no more for now", "operator", RolloutAnswer, WhyBody),
+    _change("resume_rollout", f"{_ROLLOUT}/resume", "Go on", "operator", RolloutAnswer, WhyBody),
+    _change("abort_rollout", f"{_ROLLOUT}/abort", "End it; the champion for all", "operator", RolloutAnswer, WhyBody),
+    _change("add_evidence", "/evidence", "Hand in a measurement", "operator", EvidenceAnswer, EvidenceBody, 201),
+    _look("evidence", f"{_MODEL}/evidence", "Evidence of the last 30 days", EvidenceList),
+    _look("keys", "/v1/keys", "All API keys, without the keys themselves", KeysAnswer, "admin"),
+    ControlRoute("make_key", "POST", "/v1/keys", "A new API key", "admin", NewKeyAnswer, KeyBody, success=201),
+    ControlRoute("revoke_key", "POST", "/v1/keys/{id}/revoke", "End an API key for good", "admin", KeyAnswer),
+)
+
+
+class Asks(Protocol):
+    """See `Controller.ask`."""
+
+    async def __call__(self, method: str, target: bytes, headers: Headers, body: bytes) -> Answer: ...
+
+
+def control_router(ask: Asks, settings: ControlSettings) -> fastapi.APIRouter:
+    """Hands on every control route as it comes."""
+    router = fastapi.APIRouter()
+
+    async def forward(request: fastapi.Request) -> fastapi.Response:
+        body = await _body(request, settings.max_body_bytes)
+        query = request.scope["query_string"]
+        target = request.scope["raw_path"] + (b"?" + query if query else b"")
+        answer = await ask(request.method, target, request.headers.raw, body)
+        response = fastapi.Response(answer.body, answer.status)
+        response.raw_headers.extend([(b"content-type", answer.content_type), *answer.hints])
+        return response
+
+    for route in CONTROL_ROUTES:
+        router.add_api_route(route.path, forward, methods=[route.method], include_in_schema=False, name=route.name)
+    return router
+
+
+async def _body(request: fastapi.Request, limit: int) -> bytes:
+    """Raises BodyTooLarge."""
+    parts: list[bytes] = []
+    size = 0
+    async for part in request.stream():
+        size += len(part)
+        if size > limit:
+            raise BodyTooLarge(f"body: more than {limit} bytes")
+        parts.append(part)
+    return b"".join(parts)
+
+
+_ERRORS = {
+    "400": "A field or header breaks a rule; the message names both.",
+    "401": "No key, or one that is not known or revoked: `Authorization: Bearer <key>`.",
+    "403": "The key's role or models do not reach so far.",
+    "404": "No such model, version, rollout or key.",
+    "409": "The state forbids it; the message says what to do first.",
+    "412": "The traffic plan is at another revision than `If-Match` says.",
+    "413": "The body is larger than the gateway takes.",
+    "422": "The Idempotency-Key was used for another request, or the plan contradicts itself.",
+    "429": "Too many control requests at once.",
+    "501": "No controller belongs to this platform.",
+    "503": "The controller, its database or MLflow is away; queries go on by the plan there is.",
+    "504": "The controller did not answer in time and may still do it: repeat with the same Idempotency-Key.",
+}
+_KEY = "An API key, see `sluice keys`."
+_IDEMPOTENCY_KEY = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "schema": {"type": "string", "maxLength": 255},
+    "description": "Yours, new for each change: repeated, it gets the first one's answer, whatever failed between.",
+}
+_ON_BEHALF_OF = {
+    "name": "X-On-Behalf-Of",
+    "in": "header",
+    "schema": {"type": "string", "maxLength": 100},
+    "description": "Who asked for it; the history names them beside the key.",
+}
+_IF_MATCH = {
+    "name": "If-Match",
+    "in": "header",
+    "schema": {"type": "string"},
+    "description": 'The plan revision that the decision was made on, in quotes as in an answer\'s ETag: `"7"`.',
+}
+
+
+def with_control_routes(document: dict[str, Any]) -> dict[str, Any]:
+    """The OpenAPI document with the routes of the table."""
+    types = list(dict.fromkeys(kind for route in CONTROL_ROUTES for kind in (route.body, route.answer) if kind))
+    references, components = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
+    schema_of = dict(zip(types, references, strict=True))
+    parts = document.setdefault("components", {})
+    parts.setdefault("schemas", {}).update(components)
+    parts.setdefault("securitySchemes", {})["key"] = {"type": "http", "scheme": "bearer", "description": _KEY}
+    for route in CONTROL_ROUTES:
+        document["paths"].setdefault(route.path, {})[route.method.lower()] = _operation(route, schema_of)
+    return document
+
+
+def _operation(route: ControlRoute, schema_of: dict[type, dict[str, Any]]) -> dict[str, Any]:
+    parameters: list[dict[str, Any]] = [
+        {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+        for name in ("model", "id")
+        if f"{{{name}}}" in route.path
+    ]
+    if route.method != "GET":
+        parameters += [_IDEMPOTENCY_KEY, _ON_BEHALF_OF, *([_IF_MATCH] if route.conditional else [])]
+    done: dict[str, Any] = {
+        "description": "Done",
+        "content": {"application/json": {"schema": schema_of[route.answer]}},
+    }
+    if "{model}" in route.path:
+        done["headers"] = {"ETag": {"schema": {"type": "string"}, "description": "The plan's revision, in quotes."}}
+    error = {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorAnswer"}}}
+    operation: dict[str, Any] = {
+        "operationId": route.name,
+        "summary": route.summary,
+        "description": f"For keys with the role {route.role} or more.",
+        "security": [{"key": []}],
+        "parameters": parameters,
+        "responses": {str(route.success): done}
+        | {status: {"description": meaning, "content": error} for status, meaning in _ERRORS.items()},
+    }
+    if route.body is not None:
+        content = {"application/json": {"schema": schema_of[route.body]}}
+        operation["requestBody"] = {"required": True, "content": content}
+    return operation

@@ -1,0 +1,233 @@
+"""Bodies and answers of the control plane: the gateway documents them, the controller reads and writes them.
+
+Shares are whole numbers of 0.1 %, as in a traffic plan. `why` is kept for ever beside the change.
+"""
+
+from typing import Annotated, Any
+
+import msgspec
+
+from registry.contracts.rollouts import Evidence, GuardrailLimits, Rollout, Step, Verdict, What
+from registry.contracts.traffic import Kind, TrafficPlan
+from registry.roles import Role
+
+Why = Annotated[str, msgspec.Meta(min_length=1, max_length=1000, description="The reason, in words.")]
+Share = Annotated[int, msgspec.Meta(ge=0, le=1000, description="In steps of 0.1 %.")]
+Version = Annotated[int, msgspec.Meta(ge=1)]
+Name = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
+
+
+class Body(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What all bodies have in common: a field that is not known is refused, not passed over."""
+
+
+class PromoteBody(Body, frozen=True):
+    """evidence: what the decision was held against, any JSON object. holdback: share of units that
+    keep the champion of before, to measure the long run."""
+
+    version: Version
+    why: Why
+    evidence: dict[str, Any] = {}
+    holdback: Share = 0
+
+
+class RollbackBody(Body, frozen=True):
+    """Takes back what came last. If versions are under test, by rollouts or by hand, they get no more
+    traffic and the champion stays; else the champion before becomes champion again. to: this former
+    champion in any case, alone."""
+
+    why: Why
+    to: Version | None = None
+    evidence: dict[str, Any] = {}
+
+
+class RolloutBody(Body, frozen=True):
+    """steps, guardrails, holdback_weight, holdback_s: in place of the default rollout's. interleaving:
+    whether the default steps have one; online_gate: whether they wait for one, which needs clicks.
+    layer: two rollouts in one exclude each other, so that a layer has one at a time."""
+
+    version: Version
+    why: Why
+    steps: tuple[Step, ...] = ()
+    guardrails: GuardrailLimits | None = None
+    holdback_weight: Share | None = None
+    holdback_s: Annotated[float, msgspec.Meta(ge=0)] | None = None
+    interleaving: bool = False
+    online_gate: bool = True
+    layer: Name = "rollout"
+
+
+class EvidenceBody(Body, frozen=True):
+    """What somebody measured of a challenger. champion: held against, by default the current one.
+    plan_revision: of the plan whose traffic was measured. since_ms, until_ms: the window, by default now.
+    body: plain JSON; estimate, interval, sample, and the rule it was held against."""
+
+    kind: Annotated[str, msgspec.Meta(pattern="^[a-z][a-z0-9_]{0,31}$")]
+    challenger: Version
+    verdict: Verdict
+    why: Why
+    champion: Version | None = None
+    plan_revision: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    experiment: str = ""
+    since_ms: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    until_ms: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    body: dict[str, Any] = {}
+
+
+class WhyBody(Body, frozen=True):
+    """Of changes that need no more."""
+
+    why: Why
+
+
+class ExperimentBody(Body, frozen=True):
+    """As in a traffic plan. first: the layer's bucket where its units begin; by default where it was,
+    else the first place that is free."""
+
+    name: Name
+    version: Version
+    weight: Share = 0
+    kind: Kind = "ab"
+    mirror_share: Share = 0
+    first: Annotated[int, msgspec.Meta(ge=0, le=999)] | None = None
+
+
+class LayerBody(Body, frozen=True):
+    """salt: by default the one it had; of a new layer, a fresh one."""
+
+    name: Name
+    experiments: tuple[ExperimentBody, ...]
+    salt: Annotated[str, msgspec.Meta(min_length=1, max_length=64)] | None = None
+
+
+class OverrideBody(Body, frozen=True):
+    """A tester's unit and the version it gets."""
+
+    unit: Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
+    version: Version
+
+
+class PlanBody(Body, frozen=True):
+    """What is left out stays as it is. layers: each takes the place of the one with its name; one without
+    experiments ends. overrides: take the place of all. The champion changes by `promote` and `rollback`
+    only, a rollout's experiment by the rollout only."""
+
+    why: Why
+    layers: tuple[LayerBody, ...] | None = None
+    overrides: tuple[OverrideBody, ...] | None = None
+    explore_share: Share | None = None
+    explore_depth: Annotated[int, msgspec.Meta(ge=2, le=1000)] | None = None
+
+
+class KeyBody(Body, frozen=True):
+    """name: who the history says it was. models: that the key is good for; none: every one."""
+
+    name: Annotated[str, msgspec.Meta(pattern="^[A-Za-z0-9][A-Za-z0-9._@-]{0,63}$")]
+    role: Role
+    models: tuple[str, ...] = ()
+
+
+class ChangeAnswer(msgspec.Struct, frozen=True):
+    """One change of a model's traffic plan, and the plan that it made."""
+
+    model: str
+    plan_revision: int
+    at_ms: int
+    who: str
+    why: str
+    evidence: dict[str, Any]
+    plan: TrafficPlan
+
+
+class HistoryAnswer(msgspec.Struct, frozen=True):
+    """Newest first. next_before: ask for `?before=` it to go on; none: this was the last page."""
+
+    model: str
+    plan_revision: int
+    changes: tuple[ChangeAnswer, ...]
+    next_before: int | None = None
+
+
+class RolloutAnswer(msgspec.Struct, frozen=True):
+    """A rollout as it is now. plan_revision, weight: of the plan now, and of its experiment in it."""
+
+    plan_revision: int
+    weight: int
+    mirror_share: int
+    rollout: Rollout
+
+
+class RolloutLine(msgspec.Struct, frozen=True):
+    """One line of a rollout's history. step: its name. evidence: ids."""
+
+    revision: int
+    what: What
+    at_ms: int
+    who: str
+    why: str
+    state: str
+    step: str
+    plan_revision: int
+    evidence: tuple[str, ...]
+
+
+class EvidenceAnswer(msgspec.Struct, frozen=True):
+    """id: SHA-256 of the evidence's canonical JSON."""
+
+    plan_revision: int
+    id: str
+    evidence: Evidence
+
+
+class EvidenceList(msgspec.Struct, frozen=True):
+    """Newest first."""
+
+    model: str
+    plan_revision: int
+    evidence: tuple[EvidenceAnswer, ...]
+
+
+class RolloutReport(msgspec.Struct, frozen=True):
+    """All about a rollout. history: oldest first. evidence: of its two versions, newest first.
+    outlook: what the controller would do now, why, and the counts it looks at."""
+
+    plan_revision: int
+    weight: int
+    mirror_share: int
+    rollout: Rollout
+    history: tuple[RolloutLine, ...]
+    evidence: tuple[EvidenceAnswer, ...]
+    outlook: dict[str, Any]
+
+
+class RolloutList(msgspec.Struct, frozen=True):
+    """Newest first."""
+
+    model: str
+    plan_revision: int
+    rollouts: tuple[RolloutAnswer, ...]
+
+
+class KeyAnswer(msgspec.Struct, frozen=True):
+    """What is known of a key; the key itself is kept nowhere. prefix: how it begins."""
+
+    id: str
+    name: str
+    prefix: str
+    role: Role
+    models: tuple[str, ...]
+    created_ms: int
+    revoked_ms: int | None = None
+
+
+class NewKeyAnswer(msgspec.Struct, frozen=True):
+    """key: shown this once."""
+
+    key: str
+    about: KeyAnswer
+
+
+class KeysAnswer(msgspec.Struct, frozen=True):
+    """All keys, the oldest first, revoked ones too."""
+
+    keys: tuple[KeyAnswer, ...]

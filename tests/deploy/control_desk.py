@@ -1,0 +1,109 @@
+"""A control API on loopback, over SQLite and versions in memory."""
+
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from deploy.control.app import build_control_app
+from deploy.control.desk import Desk
+from deploy.control.local_key import local_key
+from deploy.control.server import ControlServer
+from pipelines.canary import outlook
+from pipelines.rollout_engine import RolloutEngine
+from registry.api_keys import SqlKeyRing
+from registry.board import MemoryBoard
+from registry.contracts.rollouts import Rollout
+from registry.counters import MemoryCounterBoard
+from registry.errors import StoreUnavailable
+from registry.promotion import Promoter
+from registry.roles import Role
+from registry.store import MemoryStore, ModelStore
+from registry.traffic_control import SqlControl
+from serving.addresses import TcpAddress
+from tests.builders import NOW_MS, a_package
+
+MODEL = "codesearch"
+VERSIONS = 4
+PATIENCE_S = 30.0
+
+
+@dataclass
+class ControlBench:
+    """url: of the API. admin: the local key. away: names of what does not answer, `store` or `board`."""
+
+    url: str
+    admin: str
+    control: SqlControl
+    store: MemoryStore
+    board: MemoryBoard
+    away: set[str] = field(default_factory=set)
+
+    def request(self, method: str, path: str, key: str | None = None, **options: Any) -> httpx.Response:
+        """key: the admin's by default, empty for none. The body is `json`."""
+        given = self.admin if key is None else key
+        headers = ({"authorization": f"Bearer {given}"} if given else {}) | options.pop("headers", {})
+        return httpx.request(method, self.url + path, headers=headers, timeout=PATIENCE_S, **options)
+
+    def get(self, path: str, key: str | None = None, **options: Any) -> httpx.Response:
+        return self.request("GET", f"/v1/models/{MODEL}{path}", key, **options)
+
+    def post(self, path: str, body: dict[str, Any], key: str | None = None, **headers: str) -> httpx.Response:
+        """headers: `if_match` is If-Match, and so on."""
+        sent = {name.replace("_", "-"): value for name, value in headers.items()}
+        return self.request("POST", f"/v1/models/{MODEL}{path}", key, json=body, headers=sent)
+
+    def promote(self, version: int, why: str = "better", **headers: str) -> httpx.Response:
+        return self.post("/promote", {"version": version, "why": why}, **headers)
+
+    def key(self, role: Role, models: tuple[str, ...] = ()) -> str:
+        """A new key of that role."""
+        body = {"name": f"a-{role}", "role": role, "models": models}
+        made = self.request("POST", "/v1/keys", json=body)
+        assert made.status_code == 201, made.text
+        return str(made.json()["key"])
+
+
+@contextmanager
+def a_control_bench(folder: Path, database: str = "") -> Iterator[ControlBench]:
+    """Four versions registered, none promoted. database: SQLAlchemy's URL; SQLite in the folder by default."""
+    control = SqlControl(database or f"sqlite:///{folder / 'control.db'}")
+    store, board = MemoryStore(), MemoryBoard()
+    for version in range(VERSIONS):
+        store.register(MODEL, a_package(created_ms=NOW_MS + version))
+    promoter = Promoter(store, control, board)
+    ring = SqlKeyRing(control.engine)
+    bench = ControlBench("", local_key(folder / "admin.key", ring, NOW_MS), control, store, board)
+
+    def there() -> ModelStore:
+        if "store" in bench.away:
+            raise StoreUnavailable("MLflow is being loaded: try again in some seconds")
+        return store
+
+    def publish(model: str) -> None:
+        if "board" in bench.away:
+            raise StoreUnavailable("Redis does not answer")
+        promoter.publish([model])
+
+    engine = RolloutEngine(control, board, MemoryCounterBoard(), lambda _: None)
+
+    def engine_outlook(rollout: Rollout) -> dict[str, object]:
+        return outlook(engine.look(rollout, time.time_ns() // 1_000_000))
+
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    server = ControlServer(
+        build_control_app(Desk(control, ring, there, publish, engine_outlook)), TcpAddress("127.0.0.1", port)
+    )
+    server.start()
+    bench.url = f"http://127.0.0.1:{port}"
+    try:
+        yield bench
+    finally:
+        server.stop()
+        control.close()

@@ -1,0 +1,87 @@
+"""The breaker: open while over half fails, one probe a backoff, closed by one that is answered."""
+
+from serving.breaker import Breaker, BreakerRule
+
+RULE = BreakerRule(error_share=0.5, least_outcomes=10, window_s=2.0, backoff_s=1.0, max_backoff_s=3.0)
+
+
+def an_open_breaker(now_s: float = 0.0) -> Breaker:
+    breaker = Breaker(RULE)
+    for _ in range(10):
+        breaker.count(True, now_s)
+    assert breaker.is_open
+    return breaker
+
+
+def test_it_opens_at_more_than_half_of_enough_outcomes() -> None:
+    breaker = Breaker(RULE)
+    for failed in [False, True] * 20:
+        breaker.count(failed, 0.0)
+    assert breaker.lets_through(0.0)
+
+    breaker.count(True, 0.0)
+    assert not breaker.lets_through(0.0)
+
+    few = Breaker(RULE)
+    for _ in range(9):
+        few.count(True, 0.0)
+    assert few.lets_through(0.0)
+
+
+def test_failures_long_ago_do_not_count() -> None:
+    breaker = Breaker(RULE)
+    for second in range(0, 100, 4):  # nine failures, then nothing for two windows
+        for _ in range(9):
+            breaker.count(True, float(second))
+
+    assert not breaker.is_open
+
+
+def test_failures_of_the_window_before_count() -> None:
+    breaker = Breaker(RULE)
+    for now_s in (0.0, 2.0):
+        for _ in range(5):
+            breaker.count(True, now_s)
+
+    assert breaker.is_open
+
+
+def test_one_query_a_backoff_is_let_through() -> None:
+    breaker = an_open_breaker()
+
+    assert [breaker.lets_through(now_s) for now_s in (0.5, 1.0, 1.1, 1.9, 2.0, 2.1)] == [
+        *(False, True, False),
+        *(False, True, False),
+    ]
+
+
+def test_a_probe_that_is_answered_closes_it_and_the_count_begins_anew() -> None:
+    breaker = an_open_breaker()
+    assert breaker.lets_through(1.0)
+    breaker.count(False, 1.1)
+
+    assert all(breaker.lets_through(1.2) for _ in range(5))
+    for _ in range(9):
+        breaker.count(True, 1.3)
+    assert breaker.lets_through(1.3)
+
+
+def test_probes_that_fail_double_the_backoff_up_to_its_limit() -> None:
+    breaker, now_s, waited = an_open_breaker(), 0.0, []
+    for _ in range(4):
+        began_s = now_s
+        while not breaker.lets_through(now_s):
+            now_s += 0.25
+        waited.append(now_s - began_s)
+        breaker.count(True, now_s)
+
+    assert waited == [1.0, 2.0, 3.0, 3.0]
+
+
+def test_stragglers_change_nothing() -> None:
+    breaker = an_open_breaker()
+    for failed in (True, True, False, True):
+        breaker.count(failed, 0.5)
+
+    assert breaker.is_open
+    assert breaker.lets_through(1.0)
