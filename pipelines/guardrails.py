@@ -25,7 +25,8 @@ CHECKS = 3
 
 @dataclass(frozen=True, slots=True)
 class ArmSample:
-    """One arm's queries. latency: of the answers, by bucket."""
+    """One arm's queries. failed: also those that the champion had to answer instead. latency: of all answers,
+    by bucket."""
 
     answered: int = 0
     failed: int = 0
@@ -166,8 +167,10 @@ def _p99(limits: GuardrailLimits, alpha: float, champion: ArmSample, challenger:
 
 
 def _arm(counted: Iterable[ArmCounters]) -> ArmSample:
+    """What the champion had to answer instead is a failure of the arm, whatever else the answer did without."""
     found = total("", 0, "", "champion", counted)
-    return ArmSample(found.answered, found.failed, found.degraded, found.latency)
+    own = max(0, found.answered - found.away)
+    return ArmSample(own, found.failed + found.away, min(own, max(0, found.degraded - found.away)), found.latency)
 
 
 def _failed(arm: ArmSample) -> tuple[int, int]:

@@ -1,7 +1,7 @@
 """Answers counted by arm: for guardrails, through the counter board, and for Prometheus.
 
 Counted is the arm that the plan gave the unit, served or not: a challenger that is away, and whose
-units the champion answers, shows as degraded, not as absent.
+units the champion answers, shows as away, not as absent.
 """
 
 import logging
@@ -64,7 +64,10 @@ class ArmTally:
         """As they stand."""
         # degraded first: read while the other thread counts, it must not come to more than the answers
         degraded, latency = self._degraded, tuple(self._latency)
-        return ArmCounters(*self._key[:4], sum(latency), self._refused, self._failed, degraded, latency)
+        answered, away = sum(latency), self._key[4] != self._key[3]
+        return ArmCounters(
+            *self._key[:4], answered, self._refused, self._failed, degraded, latency, answered if away else 0
+        )
 
     def flush(self) -> None:
         """Tells Prometheus what was answered since the last time."""

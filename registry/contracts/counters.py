@@ -32,11 +32,10 @@ def latency_bucket(latency_ms: float) -> int:
 class ArmCounters(msgspec.Struct, frozen=True):
     """Answers of one arm of one experiment under one plan revision, since the process started.
 
-    experiment: empty for the champion's arm. arm: that the plan gave the unit, whoever answered: a challenger
-    that is away and whose units the champion serves shows as degraded, not as absent.
+    experiment: empty for the champion's arm. arm: that the plan gave the unit, whoever answered.
     answered: 2xx; refused: 4xx, the caller's doing (bad input, no permit), in no comparison; failed: 5xx, and
-    deadlines that were missed. degraded: of those answered, how many left something out. latency: of those
-    answered, by bucket.
+    deadlines that were missed. degraded: of those answered, how many left something out; away: how many the
+    champion answered because the experiment's version could not. latency: of those answered, by bucket.
     """
 
     model: str
@@ -48,11 +47,12 @@ class ArmCounters(msgspec.Struct, frozen=True):
     failed: int = 0
     degraded: int = 0
     latency: tuple[int, ...] = (0,) * LATENCY_BUCKETS
+    away: int = 0
 
     def __post_init__(self) -> None:
         if len(self.latency) != LATENCY_BUCKETS:
             raise ContractError(f"latency has {len(self.latency)} buckets: expected {LATENCY_BUCKETS}")
-        if min(self.answered, self.refused, self.failed, self.degraded, *self.latency) < 0:
+        if min(self.answered, self.refused, self.failed, self.degraded, self.away, *self.latency) < 0:
             raise ContractError("a counter is negative")
 
     @property
@@ -91,10 +91,10 @@ def process_name(name: str, pid: int, started_ms: int) -> str:
 
 def total(model: str, plan_revision: int, experiment: str, arm: Arm, counted: Iterable[ArmCounters]) -> ArmCounters:
     """The sum of counters, whatever their keys, under the key given; zeros if there are none."""
-    answered = refused = failed = degraded = 0
+    answered = refused = failed = degraded = away = 0
     latency = [0] * LATENCY_BUCKETS
     for one in counted:
         answered, refused = answered + one.answered, refused + one.refused
-        failed, degraded = failed + one.failed, degraded + one.degraded
+        failed, degraded, away = failed + one.failed, degraded + one.degraded, away + one.away
         latency = [left + right for left, right in zip(latency, one.latency, strict=True)]
-    return ArmCounters(model, plan_revision, experiment, arm, answered, refused, failed, degraded, tuple(latency))
+    return ArmCounters(model, plan_revision, experiment, arm, answered, refused, failed, degraded, tuple(latency), away)

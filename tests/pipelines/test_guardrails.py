@@ -159,10 +159,12 @@ def test_earlier_plans_other_experiments_and_other_models_do_not_count() -> None
     assert (sample.champion.queries, sample.challenger.queries) == (0, 0)
 
 
-def test_a_challenger_that_is_away_shows_as_degraded() -> None:
-    champion, challenger = an_arm_sample(9000), an_arm_sample(200, degraded=200)
+def test_a_challenger_that_is_away_fails_even_where_every_answer_is_degraded() -> None:
+    arms = (counted("champion", 1000, degraded=1000), counted("challenger", 100, degraded=100, away=90))
+    sample = sample_of(a_rollout(), {"a": CounterSnapshot("a", NOW_MS, arms)})
 
-    assert judged(champion, challenger)[0] == "failed"
+    assert (sample.challenger.answered, sample.challenger.failed, sample.challenger.degraded) == (10, 90, 10)
+    assert judged(sample.champion, sample.challenger)[0] == "failed"
 
 
 def test_refused_queries_are_nobody_s_failures() -> None:
