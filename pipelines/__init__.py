@@ -1,4 +1,4 @@
-"""From what was seen to a better ranker: data, training, export, offline figures; the archive.
+"""From what was seen to a better ranker: data, training, export, offline figures; the archive; rollouts.
 
 May import: `registry`, torch, scipy, pyarrow, celery. Never `serving`, `drift` or `deploy`: what
 a run needs of them is handed over by `deploy` as a callable.
@@ -11,5 +11,12 @@ Decisions:
 - Preprocessing is part of the model (`ranker`), so an exported program needs nothing beside it.
 - Offline figures are those of the exported program (`export`), not of the model in memory: what
   is measured is what is served.
+- A rollout's next step is a pure function (`canary.decide`) of records that others wrote: evidence, and
+  counters by arm (`guardrails`). What to do about it is `rollout_engine`'s, each second.
+- Two rules differ, for a reason: stale evidence never lets a step pass, but bad news from any step of the
+  rollout still rolls it back: a verdict that arrives just after a step has moved on is still true.
+- Guardrails stand on confidence sequences (`sequential`), not on p-values: they are looked at each second.
+  Counts are taken as independent; failures that come in bursts make them too sure. They fail only
+  beyond doubt, pass on estimates within the limits, and hold in between.
 - Nothing pickled is written or read: Parquet, npz without objects, JSON, torch.export.
 """

@@ -14,7 +14,7 @@ from pipelines.guardrails import sample_of
 from registry.board import BOARD_KEY, PlanBoard
 from registry.contracts.counters import CounterSnapshot
 from registry.contracts.errors import ContractError
-from registry.contracts.rollouts import DAY_S, Rollout
+from registry.contracts.rollouts import DAY_S, Evidence, Rollout
 from registry.contracts.traffic import TrafficPlan
 from registry.counters import CounterBoard
 from registry.decisions import Decision
@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 WHO = "rollout engine"
 KEPT_COUNTERS_MS = int(DAY_S * 1000)  # of processes that are gone, beyond any running step
 FORGET_EVERY_MS = 60_000
+NEWEST = 50  # evidence of a kind that is looked at: what is newer may be of another plan
 
 
 class RolloutEngine:
@@ -68,10 +69,23 @@ class RolloutEngine:
         return self._outcome(rollout, self._counters.read(), now_ms)
 
     def _outcome(self, rollout: Rollout, snapshots: Mapping[str, CounterSnapshot], now_ms: int) -> Outcome:
-        oldest_s = max((need.max_age_s for step in rollout.spec.steps for need in step.needs), default=0.0)
-        since_ms = min(rollout.started_ms, now_ms - int(oldest_s * 1000))
-        evidence = self._control.evidence(rollout.model, since_ms=since_ms, challenger_digest=rollout.challenger_digest)
-        return decide(rollout, evidence, sample_of(rollout, snapshots), now_ms)
+        return decide(rollout, self._evidence(rollout, now_ms), sample_of(rollout, snapshots), now_ms)
+
+    def _evidence(self, rollout: Rollout, now_ms: int) -> list[Evidence]:
+        """All that can decide the step: what failed since the rollout began, and the newest that it asks for."""
+        digest = rollout.challenger_digest
+        found = self._control.evidence(
+            rollout.model, since_ms=rollout.started_ms, challenger_digest=digest, verdict="failed"
+        )
+        for need in rollout.current_step.needs:
+            found += self._control.evidence(
+                rollout.model,
+                since_ms=now_ms - int(need.max_age_s * 1000),
+                challenger_digest=digest,
+                kind=need.kind,
+                newest=NEWEST,
+            )
+        return list({one.id: one for one in found}.values())
 
     def _move(self, rollout: Rollout, snapshots: Mapping[str, CounterSnapshot], now_ms: int) -> bool:
         decision = self._decision(rollout, snapshots, now_ms)

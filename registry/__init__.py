@@ -4,11 +4,16 @@
 - `artefacts`, `store`, `mlflow_store`, `cache`: immutable model versions, verified wherever they
   are written, moved or read.
 - `traffic_control`, `board`, `promotion`: which version answers whom. Tables decide, by
-  compare-and-set; the board and MLflow's aliases are copies, published from there and repaired at
-  start.
-- `rollouts`, `decisions`: a decision changes plan, rollout and both histories, or nothing; `receipts` puts
-  the answer of the request that asked for it into the same transaction.
-- `api_keys`, `roles`: who may ask.
+  compare-and-set; the board and MLflow's aliases are copies, published from there and repaired by
+  the controller.
+- `rollouts`, `rollout_moves`, `decisions`: a version's way to champion. A decision is one transaction
+  over plan, rollouts, histories and evidence. The moves are pure; a plan that others change ends the
+  rollouts that it leaves behind in that same transaction (`decisions.settle`), and nobody but a rollout
+  changes its experiment.
+- `receipts`: the answer of a request with an idempotency key, in the transaction of its change.
+- `api_keys`, `roles`: who may ask for a change.
+- `database`, `tables`, `migrations`: the control database, SQLite or PostgreSQL.
+- `counters`: what gateways answered, arm by arm.
 - `replica_board`: which workers there are, by heartbeat.
 - `stream`: the event log that gateways write and the archiver and the drift monitor read.
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Protocol
 
-from registry.contracts.rollouts import Evidence, Rollout, RolloutChange
+from registry.contracts.rollouts import Evidence, Rollout, RolloutChange, Verdict
 from registry.contracts.traffic import TrafficPlan
 from registry.decisions import Decision
 from registry.receipts import Receipt
@@ -43,8 +43,17 @@ class RolloutControl(TrafficControl, Protocol):
         """Keeps it, once however often it is sent; its id."""
         ...
 
-    def evidence(self, model: str, *, since_ms: int = 0, challenger_digest: str | None = None) -> list[Evidence]:
-        """What was made since then, oldest first."""
+    def evidence(
+        self,
+        model: str,
+        *,
+        since_ms: int = 0,
+        challenger_digest: str | None = None,
+        kind: str | None = None,
+        verdict: Verdict | None = None,
+        newest: int | None = None,
+    ) -> list[Evidence]:
+        """What was made since then, oldest first; of a kind or verdict if one is named. newest: so many at most."""
         ...
 
     def evidence_of(self, ids: Sequence[str]) -> list[Evidence]:

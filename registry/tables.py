@@ -75,6 +75,9 @@ evidence = sql.Table(
     sql.Column("record", sql.Text, nullable=False),
 )
 sql.Index("evidence_by_model_and_time", evidence.c.model, evidence.c.made_ms)
+_VERSIONS = (evidence.c.model, evidence.c.challenger_digest)
+sql.Index("evidence_by_kind", *_VERSIONS, evidence.c.kind, evidence.c.made_ms)
+sql.Index("evidence_by_verdict", *_VERSIONS, evidence.c.verdict, evidence.c.made_ms)
 
 idempotency = sql.Table(
     "idempotency",

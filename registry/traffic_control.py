@@ -15,7 +15,7 @@ import sqlalchemy as sql
 from sqlalchemy.exc import IntegrityError
 
 from registry.contracts.ids import model_name
-from registry.contracts.rollouts import Evidence, Rollout, RolloutChange
+from registry.contracts.rollouts import Evidence, Rollout, RolloutChange, Verdict
 from registry.contracts.traffic import TrafficPlan
 from registry.database import insert_once, open_database, sql_errors
 from registry.decision_writer import IS_OPEN, explain, keep_evidence, write
@@ -164,15 +164,29 @@ class MemoryControl:
             self._evidence.setdefault(evidence.id, evidence)
         return evidence.id
 
-    def evidence(self, model: str, *, since_ms: int = 0, challenger_digest: str | None = None) -> list[Evidence]:
+    def evidence(
+        self,
+        model: str,
+        *,
+        since_ms: int = 0,
+        challenger_digest: str | None = None,
+        kind: str | None = None,
+        verdict: Verdict | None = None,
+        newest: int | None = None,
+    ) -> list[Evidence]:
         """See `RolloutControl`."""
         with self._lock:
             known = sorted(self._evidence.values(), key=lambda one: (one.made_ms, one.id))
-        return [
+        found = [
             one
             for one in known
-            if one.model == model and one.made_ms >= since_ms and challenger_digest in (None, one.challenger_digest)
+            if one.model == model
+            and one.made_ms >= since_ms
+            and challenger_digest in (None, one.challenger_digest)
+            and kind in (None, one.kind)
+            and verdict in (None, one.verdict)
         ]
+        return found if newest is None else found[max(0, len(found) - newest) :]
 
     def evidence_of(self, ids: Sequence[str]) -> list[Evidence]:
         """See `RolloutControl`."""
@@ -335,17 +349,32 @@ class SqlControl:
             keep_evidence(connection, [evidence])
         return evidence.id
 
-    def evidence(self, model: str, *, since_ms: int = 0, challenger_digest: str | None = None) -> list[Evidence]:
+    def evidence(
+        self,
+        model: str,
+        *,
+        since_ms: int = 0,
+        challenger_digest: str | None = None,
+        kind: str | None = None,
+        verdict: Verdict | None = None,
+        newest: int | None = None,
+    ) -> list[Evidence]:
         """See `RolloutControl`."""
         query = (
             sql.select(evidence_table.c.record)
             .where(evidence_table.c.model == model, evidence_table.c.made_ms >= since_ms)
-            .order_by(evidence_table.c.made_ms, evidence_table.c.id)
+            .order_by(evidence_table.c.made_ms.desc(), evidence_table.c.id.desc())
+            .limit(newest)
         )
-        if challenger_digest is not None:
-            query = query.where(evidence_table.c.challenger_digest == challenger_digest)
+        for column, wanted in (
+            (evidence_table.c.challenger_digest, challenger_digest),
+            (evidence_table.c.kind, kind),
+            (evidence_table.c.verdict, verdict),
+        ):
+            if wanted is not None:
+                query = query.where(column == wanted)
         with sql_errors("read evidence"), self.engine.connect() as connection:
-            return [Evidence.decode(record.encode()) for record in connection.scalars(query)]
+            return [Evidence.decode(record.encode()) for record in connection.scalars(query)][::-1]
 
     def evidence_of(self, ids: Sequence[str]) -> list[Evidence]:
         """See `RolloutControl`."""

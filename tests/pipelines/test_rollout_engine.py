@@ -151,6 +151,18 @@ def test_two_engines_advance_a_rollout_once_a_step(control: RolloutControl) -> N
     assert revisions == list(range(1, 7))
 
 
+def test_old_bad_news_is_found_under_a_heap_of_newer_good_news() -> None:
+    places = Surroundings()
+    rollout = bring(places, places.start(), step=1)
+    places.post(rollout, "rank_diff", "failed")
+    for _ in range(60):
+        places.now_ms += 1000
+        places.post(rollout, "rank_diff")
+
+    assert places.turn() == 1
+    assert places.control.rollout(rollout.id).state == "rolled_back"
+
+
 class BoardThatMayBeAway(MemoryBoard):
     away = False
 

@@ -283,6 +283,11 @@ class RolloutControlSuite:
         assert control.evidence("codesearch") == [early, late]
         assert control.evidence("codesearch", since_ms=NOW_MS) == [late]
         assert control.evidence("codesearch", challenger_digest=f"{2:064x}") == [early]
+        assert control.evidence("codesearch", kind="drift") == [late]
+        assert control.evidence("codesearch", verdict="passed") == [early]
+        assert control.evidence("codesearch", kind="drift", verdict="passed") == []
+        assert control.evidence("codesearch", newest=1) == [late]
+        assert control.evidence("codesearch", newest=0) == []
         assert control.evidence("other") == []
         assert control.evidence_of([late.id, early.id]) == [late, early]
 
