@@ -6,6 +6,7 @@ import os
 import random
 import socket
 import threading
+import time
 from collections.abc import AsyncIterator
 from importlib.metadata import version
 from typing import TYPE_CHECKING
@@ -20,11 +21,14 @@ from deploy import collector
 from deploy.settings import PlatformSettings
 from deploy.wiring import ranking_secret, redis_client
 from registry.board import RedisBoard
+from registry.contracts.counters import process_name
 from registry.contracts.ids import RankingIds
+from registry.counters import RedisCounterBoard
 from registry.errors import RegistryError
 from registry.replica_board import RedisReplicaBoard
 from registry.stream import RedisStream
 from serving import tally
+from serving.arm_counts import ArmCounts, CounterPublisher
 from serving.discovery import ReplicaWatcher
 from serving.errors import ReplicaUnhealthy
 from serving.event_log import EventLog
@@ -35,6 +39,7 @@ from serving.gateway.oip_infer import OipInfer
 from serving.gateway.protocol import protocol_with
 from serving.infer import InferService
 from serving.journal import Journal
+from serving.mirror import Mirror
 from serving.permits import Permits
 from serving.plans import Plans, PlanWatcher
 from serving.rank import Ranker
@@ -64,6 +69,7 @@ def serve_gateway(settings: PlatformSettings, stop: threading.Event) -> None:
         journal=settings.journal_folder / f"gateway-{settings.replica}.journal",
         plan_copy=settings.versions_folder / f"plans-gateway-{settings.replica}.json",
         workers=settings.worker_addresses,
+        version_header=settings.version_header,
     )
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_serve(settings, mine, stop))
@@ -76,7 +82,12 @@ async def _serve(settings: PlatformSettings, mine: GatewaySettings, stop: thread
     event_log = EventLog(Journal(mine.journal, mine.journal_bytes), RedisStream(redis_client(settings)))
     pool = ReplicaPool(mine.workers, arena_bytes=mine.arena_bytes)
     permits = Permits(mine.max_in_flight)
-    ranker = Ranker(pool, event_log, ids, permits, mine.log_every)
+    mirror = Mirror(
+        pool, event_log, permits, random.Random(source.getrandbits(256)), mine.max_mirrored, mine.mirror_deadline_ms
+    )
+    counts, coins = ArmCounts(), random.Random(source.getrandbits(256))
+    ranker = Ranker(pool, event_log, ids, permits, mine.log_every, counts=counts, coins=coins, mirror=mirror.offer)
+    process = process_name(f"gateway-{settings.replica}", os.getpid(), time.time_ns() // 1_000_000)
 
     def follow(plans: Plans) -> None:
         loop.call_soon_threadsafe(ranker.follow, plans)
@@ -96,6 +107,7 @@ async def _serve(settings: PlatformSettings, mine: GatewaySettings, stop: thread
             pool.connected,
             follow_replicas,
         ),
+        CounterPublisher(counts, RedisCounterBoard(redis_client(settings, 1.0)), process),
     )
 
     async def hold(model: str, wanted: bool) -> None:

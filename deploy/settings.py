@@ -50,7 +50,8 @@ class PlatformSettings:
     time, `search=2,ads=1`; 1 if not named. repository_control: whether clients may load and unload
     models by API. shared_memory_regions: whether clients on this machine may register shared memory,
     which is read and written in the gateway's name.
-    torch_threads: of one worker. with_*: leave these processes out with 0.
+    version_header: whether a query may name the version that answers it, of those in the plan
+    (`x-sluice-version`), for testers. torch_threads: of one worker. with_*: leave these processes out with 0.
     replica: which of several like processes this one is, from 0.
     triton_servers: where versions may run that do not run here, "name=host:port,other=host:port"
     of gRPC front ends, see `triton_addresses`.
@@ -75,6 +76,7 @@ class PlatformSettings:
     model_weights: str = ""
     repository_control: bool = False
     shared_memory_regions: bool = False
+    version_header: bool = False
     mlflow_port: int = 8701
     torch_threads: int = 1
     with_grpc: bool = True

@@ -11,7 +11,7 @@ _QUANTITY = [*_ARM, "quantity"]
 
 EVENTS = Counter(
     "drift_events",
-    "Rankings read, by what became of them: absorbed, repeated, late, misdated; or unreadable events.",
+    "Rankings read, by what became of them: absorbed, repeated, late, misdated, outside; or unreadable events.",
     ["outcome"],
 )
 VERDICTS = Counter("drift_verdicts", "Windows judged, by verdict.", [*_ARM, "verdict"])

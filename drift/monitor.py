@@ -115,7 +115,9 @@ class Monitor:
     def _absorb(self, entry: StreamEntry) -> None:
         rankings = [event for event in _readable(entry) if isinstance(event, RankingEvent)]
         fresh = [event for event in rankings if self._recent.is_new(event.ranking_id)]
-        outcomes = self._windows.absorb(fresh, self._now_ms())
+        watched = [event for event in fresh if event.arm != "outside"]  # testers' choice, and units of no arm
+        outcomes = self._windows.absorb(watched, self._now_ms())
+        outcomes["outside"] = len(fresh) - len(watched)
         outcomes["repeated"] = len(rankings) - len(fresh)
         for outcome, count in outcomes.items():
             metrics.EVENTS.labels(outcome).inc(count)

@@ -20,8 +20,10 @@ from pipelines.archive import Archive
 from pipelines.judgements import RANKING_COLUMNS, ClickedLists, join
 from pipelines.ndcg import mean_ndcg
 from registry.contracts.manifest import CLICK_NDCG
+from registry.contracts.traffic import Arm
 
 WINDOW_MS = 300_000
+COMPARED: tuple[Arm, ...] = ("champion", "challenger")
 CLICKS_WITHIN_MS = 300_000  # a click counts that comes so long after the window at the latest
 
 
@@ -46,6 +48,9 @@ class ArmEvidence(msgspec.Struct, frozen=True):
 class EvidenceReport(msgspec.Struct, frozen=True):
     """What the rankings of one window were worth. JSON-able; equal archives give equal bytes.
 
+    rankings: all of them. interleaved, outside: of those, how many are in no arm: a list of two
+    versions is neither's (its evidence is the credit of its teams), and who is outside of every
+    experiment counts in no comparison.
     The window is since_ms <= answered < until_ms, clicks until clicks_until_ms. metric: digest
     of the definition. simulated_share: of the counted clicks. left_out: feedback, by reason.
     """
@@ -59,6 +64,8 @@ class EvidenceReport(msgspec.Struct, frozen=True):
     rankings: int
     simulated_share: float
     left_out: dict[str, int]
+    interleaved: int = 0
+    outside: int = 0
 
     def encode(self) -> bytes:
         """Canonical JSON."""
@@ -109,15 +116,18 @@ def evidence(archive: Archive, model: str, since_ms: int, until_ms: int) -> Evid
         rankings=len(lists),
         simulated_share=float(clicks[lists.simulated].sum() / max(1, clicks.sum())),
         left_out={str(reason): count for reason, count in lists.left_out.items()},
+        interleaved=int((lists.arms == "interleaved").sum()),
+        outside=int((lists.arms == "outside").sum()),
     )
 
 
 def per_arm(lists: ClickedLists) -> tuple[ArmEvidence, ...]:
-    """One entry for every version, arm and kind of clicks, in that order."""
+    """One entry for every version, arm and kind of clicks, in that order, of the arms that one version served."""
     served = -np.arange(len(lists.labels), dtype=np.float64)
     quality = mean_ndcg(lists.labels, served, lists.offsets, CLICK_NDCG).per_list
     clicks = lists.clicks
-    groups = sorted(set(zip(lists.versions.tolist(), lists.arms.tolist(), lists.simulated.tolist(), strict=True)))
+    keys = set(zip(lists.versions.tolist(), lists.arms.tolist(), lists.simulated.tolist(), strict=True))
+    groups = sorted(key for key in keys if key[1] in COMPARED)
     found = []
     for version, arm, simulated in groups:
         inside = (lists.versions == version) & (lists.arms == arm) & (lists.simulated == simulated)

@@ -16,6 +16,7 @@ from serving.frames import LoadedVersion
 from serving.permits import Permits
 from serving.rank import Ranker
 from serving.replicas import ReplicaPool
+from serving.router import Route
 from serving.statistics import VersionStatistics
 from serving.tally import CounterTally, HistogramTally
 from serving.tensor_frames import ALL_OUTPUTS, MAX_OUTPUTS, InferredReply, InferRequest
@@ -101,7 +102,7 @@ class InferService:
     ) -> None:
         self._ranker, self._pool, self._permits = ranker, pool, permits
         self._max_rows, self._control, self._clock = max_rows, control, clock
-        self._answers: dict[tuple[str, str], CounterTally] = {}
+        self._named: dict[str, CounterTally] = {}
         self._total = HistogramTally(metrics.STAGE_SECONDS.labels("total")).observe
         self._hop = HistogramTally(metrics.STAGE_SECONDS.labels("hop")).observe
         self._queue = HistogramTally(metrics.STAGE_SECONDS.labels("queue")).observe
@@ -109,17 +110,18 @@ class InferService:
 
     async def infer(self, query: InferQuery) -> InferAnswer:
         """One answer. Raises RankingError."""
-        arm = ""
+        plan, route = self._ranker.plans.get(query.model), None
         try:
             with self._permits.one():
                 plan = self._plan(query.model)
-                version, arm = self._route(query, plan)
-                answer = await self._answer(query, version)
+                if query.version is None:
+                    route = self._ranker.router.of_tensors(plan, query.unit)
+                    return await self._answer(query, plan, route, route.version)
+                self._check_version(query.version, plan)
+                return await self._answer(query, plan, None, query.version)
         except RankingError as error:
-            metrics.ANSWERS.labels(query.model if query.model in self._ranker.plans else "", arm, error.status).inc()
+            self._ranker.count_refused(query.model, plan, route, error)
             raise
-        self._count(query.model, arm)
-        return answer
 
     def begin(self, query: InferQuery, done: Callable[[InferAnswer | RankingError], None]) -> Callable[[], None] | None:
         """As `infer`, without a coroutine: `done` is called once, later, unless the query is taken back.
@@ -132,19 +134,18 @@ class InferService:
             return None
         if not self._permits.free:
             return None
-        version, began_s = plan.champion, self._clock()
+        route, began_s = self._ranker.router.of_tensors(plan, ""), self._clock()
         deadline_s = began_s + query.deadline_ms / 1000
 
         def settle(reply: InferredReply, loaded: LoadedVersion) -> InferAnswer:
-            self._count(query.model, "champion")
-            return self._settle(query, version, loaded, reply, began_s)
+            return self._settle(query, plan, route, route.version, loaded, reply, began_s)
 
         def again(left_ms: int) -> Awaitable[InferAnswer]:
             query.deadline_ms = left_ms
             return self.infer(query)
 
         def refused(error: RankingError) -> None:
-            metrics.ANSWERS.labels(query.model, "champion", error.status).inc()
+            self._ranker.count_refused(query.model, plan, route, error)
 
         begun = Begun(self._permits, self._clock, deadline_s, settle, again, refused, done)
 
@@ -153,15 +154,16 @@ class InferService:
             return build_infer(query, loaded, self._max_rows)
 
         try:
-            take_back = self._pool.begin(query.model, version, deadline_s, build, begun)
+            take_back = self._pool.begin(query.model, route.version, deadline_s, build, begun)
         except RankingError:
             return None
         return None if take_back is None else begun.start(take_back)
 
-    def _count(self, model: str, arm: str) -> None:
-        counted = self._answers.get((model, arm))
+    def _count_named(self, model: str) -> None:
+        """An answer by the version in the path: of no arm."""
+        counted = self._named.get(model)
         if counted is None:
-            counted = self._answers[model, arm] = CounterTally(metrics.ANSWERS.labels(model, arm, 200))
+            counted = self._named[model] = CounterTally(metrics.ANSWERS.labels(model, "", 200))
         counted.inc()
 
     def describe(self, model: str, version: int | None = None) -> ModelInfo:
@@ -251,25 +253,29 @@ class InferService:
             if name == model
         }
 
-    def _route(self, query: InferQuery, plan: TrafficPlan) -> tuple[int, str]:
-        if query.version is None:
-            assigned = plan.assign(query.unit)
-            return assigned.version, assigned.arm
-        if query.version not in plan.versions() and self._pool.holder(query.model, query.version) is None:
-            raise _not_loaded(query.model, query.version, self._held(query.model))
-        return query.version, ""
+    def _check_version(self, version: int, plan: TrafficPlan) -> None:
+        if version not in plan.versions() and not self._pool.has(plan.model, version):
+            raise _not_loaded(plan.model, version, self._held(plan.model))
 
-    async def _answer(self, query: InferQuery, version: int) -> InferAnswer:
+    async def _answer(self, query: InferQuery, plan: TrafficPlan, route: Route | None, version: int) -> InferAnswer:
         began_s = self._clock()
         deadline_s = began_s + query.deadline_ms / 1000
         reply, loaded = await self._pool.infer(
             query.model, version, deadline_s, functools.partial(build_infer, query, max_rows=self._max_rows)
         )
-        return self._settle(query, version, loaded, reply, began_s)
+        return self._settle(query, plan, route, version, loaded, reply, began_s)
 
     def _settle(
-        self, query: InferQuery, version: int, loaded: LoadedVersion, reply: InferredReply, began_s: float
+        self,
+        query: InferQuery,
+        plan: TrafficPlan,
+        route: Route | None,
+        version: int,
+        loaded: LoadedVersion,
+        reply: InferredReply,
+        began_s: float,
     ) -> InferAnswer:
+        """The answer, counted. route: None if the query names its version."""
         outputs = reply.outputs
         if len(outputs) == 1 or not query.outputs:
             tensors = [tensor for _, tensor in outputs]
@@ -282,6 +288,10 @@ class InferService:
         self._device(device_s)
         self._hop(max(0.0, total_s - queue_s - device_s))
         self._total(total_s)
+        if route is None:
+            self._count_named(query.model)
+        else:
+            self._ranker.count_answer(query.model, plan, route, total_s, bool(route.without))
         return InferAnswer(query.model, version, query.id, tensors)
 
 

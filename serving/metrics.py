@@ -7,6 +7,19 @@ _FAST = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 
 ANSWERS = Counter(
     "serving_answers", "Queries answered or refused, by model, arm and HTTP status.", ["model", "arm", "status"]
 )
+_ARM = ["model", "experiment", "arm"]  # experiments: of plans, bounded by `arm_counts`; empty in the champion's arm
+ARM_ANSWERS = Counter(
+    "serving_arm_answers",
+    "Queries by the arm that the plan gave their unit, and what became of them.",
+    [*_ARM, "outcome"],
+)
+ARM_DEGRADED = Counter("serving_arm_degraded_answers", "Answers that had to do without something, by arm.", _ARM)
+ARM_SECONDS = Histogram("serving_arm_seconds", "Time from permit to answer, by arm.", _ARM, buckets=_FAST)
+MIRRORED = Counter(
+    "serving_mirrored_queries",
+    "Queries that the coin chose for a mirror, by what became of them.",
+    ["model", "outcome"],
+)
 GRPC_CALLS = Counter("serving_grpc_calls", "gRPC calls ended, by method and status code.", ["method", "code"])
 STAGE_SECONDS = Histogram("serving_stage_seconds", "Time of one stage of an answered query.", ["stage"], buckets=_FAST)
 DEGRADED = Counter("serving_degraded_answers", "Answers that had to do without something.", ["model", "reason"])

@@ -28,6 +28,11 @@ class Permits:
         """Whether one is left."""
         return self.taken < self._limit
 
+    @property
+    def half_taken(self) -> bool:
+        """Whether over half are out."""
+        return 2 * self.taken > self._limit
+
     def take(self) -> None:
         """Takes one, to be given back. Raises Overloaded if none is left."""
         if self.taken >= self._limit:

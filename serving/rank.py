@@ -1,30 +1,37 @@
 """The use case: permit, route, score, log, answer. No HTTP, no sockets, no torch."""
 
-import functools
+import asyncio
 import logging
+import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from registry.contracts.events import SCHEMA, RankingEvent
 from registry.contracts.ids import RankingIds, hashes_of, model_tag
-from registry.contracts.traffic import Arm, Assignment, TrafficPlan
+from registry.contracts.traffic import Arm, TrafficPlan
 from serving import metrics
+from serving.arm_counts import ArmCounts
 from serving.begun import Begun
 from serving.errors import QueryRefused, RankingError, UnknownModel
 from serving.event_log import EventLog
+from serving.exploration import Exploration
 from serving.frames import LoadedVersion, RankedReply, ScoreRequest
 from serving.permits import Permits
 from serving.plans import Plans
 from serving.replicas import ReplicaPool
+from serving.router import EXPLORING, Route, Router
+from serving.shown import Shown, as_ranked, explored, interleaved, left_alone
 from serving.tally import CounterTally, HistogramTally
 
 log = logging.getLogger(__name__)
 
 DEGRADED_NOTED_EVERY_S = 1.0
+DRAFT_PATIENCE = 0.8  # of the time to the deadline: so long an interleaved list waits for the experiment's version
 STAGES = ("queue", "features", "device", "hop", "total")
 NO_COLUMNS = np.empty(0, dtype=np.uint16)
 NO_VALUES = np.empty(0, dtype=np.float32)
@@ -35,7 +42,8 @@ class RankQuery:
     """A validated query. item_ids: distinct, in the order given (ties keep it).
 
     ids_blob: the ids in UTF-8, joined by NUL. query_features: value by column; candidate_features:
-    one value per candidate by column. unit: whose arm is sticky; empty: the query's own.
+    one value per candidate by column. unit: whose arm is sticky; empty: the query's own. version: that a
+    tester asks for; 0: the plan decides.
     """
 
     model: str
@@ -48,11 +56,12 @@ class RankQuery:
     query_features: dict[str, float] | None = None
     candidate_features: dict[str, NDArray[np.float32]] | None = None
     trace_id: str = ""
+    version: int = 0
 
 
 @dataclass(slots=True)
 class Ranking:
-    """An answer. items and scores: best first. stages_ms: where its time went."""
+    """An answer. experiment: as in `RankingEvent`. items and scores: best first. stages_ms: where its time went."""
 
     ranking_id: str
     model: str
@@ -63,10 +72,15 @@ class Ranking:
     scores: NDArray[np.float32]
     degraded: tuple[str, ...]
     stages_ms: dict[str, float]
+    experiment: str = ""
 
 
 class Ranker:
-    """Ranks queries against the plans it was last told to follow."""
+    """Ranks queries against the plans it was last told to follow.
+
+    counts: answers by arm. coins: for exploration and drafts. mirror: offered the champion's answers, see
+    `mirror.Mirror.offer`.
+    """
 
     def __init__(
         self,
@@ -77,12 +91,19 @@ class Ranker:
         log_every: int,
         clock: Callable[[], float] = time.monotonic,
         wall_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        counts: ArmCounts | None = None,
+        coins: random.Random | None = None,
+        mirror: Callable[[RankQuery, TrafficPlan, "Ranking"], None] | None = None,
     ) -> None:
         self._pool, self._event_log, self._ids, self._permits = pool, event_log, ids, permits
         self._log_every, self._clock, self._wall_ms = log_every, clock, wall_ms
         self._answered = 0
         self._degraded_noted_s = float("-inf")
         self._tags: dict[str, int] = {}
+        self._coins = coins or random.Random()
+        self._mirror = mirror
+        self.counts = counts or ArmCounts()
+        self.router = Router(pool.has, self._coins)
         self._stages = [HistogramTally(metrics.STAGE_SECONDS.labels(stage)).observe for stage in STAGES]
         self._answers: dict[tuple[str, str], CounterTally] = {}
         self._wanted: Plans = {}
@@ -112,18 +133,15 @@ class Ranker:
 
     async def rank(self, query: RankQuery) -> Ranking:
         """One answer, logged. Raises RankingError, having logged no exposure."""
-        arm: Arm | str = ""
+        plan, route = self.plans.get(query.model), None
         try:
             with self._permits.one():
                 plan = self.plan_of(query.model)
-                assigned = plan.assign(query.unit)
-                arm = assigned.arm
-                ranking = await self._answer(query, plan, assigned)
+                route = self.router.of(plan, query.unit, query.version)
+                return await (self._draft if route.drafted else self._answer)(query, plan, route)
         except RankingError as error:
-            metrics.ANSWERS.labels(query.model if query.model in self.plans else "", arm, error.status).inc()
+            self.count_refused(query.model, plan, route, error)
             raise
-        self._count_answer(query.model, arm)
-        return ranking
 
     def begin(self, query: RankQuery, done: Callable[[Ranking | RankingError], None]) -> Callable[[], None] | None:
         """As `rank`, without a coroutine: `done` is called once, later, unless the query is taken back.
@@ -134,73 +152,116 @@ class Ranker:
         plan = self.plans.get(query.model)
         if plan is None or query.model in self.held_back or not self._permits.free:
             return None
-        assigned, began_s = plan.assign(query.unit), self._clock()
-        arm, version = assigned.arm, assigned.version
-        deadline_s = began_s + query.deadline_ms / 1000
+        try:
+            route = self.router.of(plan, query.unit, query.version)
+        except RankingError:
+            return None
+        if route.drafted:
+            return None
+        began_s = self._clock()
+        deadline_s, rows = began_s + query.deadline_ms / 1000, rows_of(query, plan, route)
 
         def settle(reply: RankedReply, loaded: LoadedVersion) -> Ranking:
-            ranking = self._settle(query, plan, assigned, loaded, reply, began_s)
-            self._count_answer(query.model, arm)
-            return ranking
+            return self._settle(query, plan, route, loaded, reply, self._shown(query, plan, route, reply), began_s)
 
         def again(left_ms: int) -> Awaitable[Ranking]:
             query.deadline_ms = left_ms
             return self.rank(query)
 
         def refused(error: RankingError) -> None:
-            metrics.ANSWERS.labels(query.model, arm, error.status).inc()
+            self.count_refused(query.model, plan, route, error)
 
         begun = Begun(self._permits, self._clock, deadline_s, settle, again, refused, done)
 
         def build(loaded: LoadedVersion) -> ScoreRequest:
             begun.loaded = loaded
-            return build_request(query, loaded)
+            return build_request(query, loaded, rows)
 
         try:
-            take_back = self._pool.begin(query.model, version, deadline_s, build, begun)
+            take_back = self._pool.begin(query.model, route.version, deadline_s, build, begun)
         except RankingError:
             return None
         return None if take_back is None else begun.start(take_back)
 
-    async def _answer(self, query: RankQuery, plan: TrafficPlan, assigned: Assignment) -> Ranking:
+    async def _answer(self, query: RankQuery, plan: TrafficPlan, route: Route) -> Ranking:
         began_s = self._clock()
-        deadline_s = began_s + query.deadline_ms / 1000
+        deadline_s, rows = began_s + query.deadline_ms / 1000, rows_of(query, plan, route)
         reply, loaded = await self._pool.score(
-            query.model, assigned.version, deadline_s, lambda loaded: build_request(query, loaded)
+            query.model, route.version, deadline_s, lambda loaded: build_request(query, loaded, rows)
         )
-        return self._settle(query, plan, assigned, loaded, reply, began_s)
+        return self._settle(query, plan, route, loaded, reply, self._shown(query, plan, route, reply), began_s)
+
+    async def _draft(self, query: RankQuery, plan: TrafficPlan, route: Route) -> Ranking:
+        """Both versions rank at once. If the experiment's does not in good time, the champion's list is
+        the answer, whole, and counts in no arm."""
+        began_s = self._clock()
+        allowed_s = query.deadline_ms / 1000
+        patient_until_s = began_s + DRAFT_PATIENCE * allowed_s
+
+        def build(loaded: LoadedVersion) -> ScoreRequest:
+            return build_request(query, loaded, query.top_k)
+
+        other = asyncio.ensure_future(self._pool.score(query.model, route.drafted, patient_until_s, build))
+        try:
+            champion = await self._pool.score(query.model, route.version, began_s + allowed_s, build)
+            await asyncio.wait([other], timeout=max(0.0, patient_until_s - self._clock()))
+            came = other.done() and other.exception() is None
+        finally:
+            other.cancel()
+            other.add_done_callback(_look_away)
+        reply, loaded = champion
+        if not came:
+            return self._settle(query, plan, route.away(plan.champion), loaded, reply, as_ranked(reply), began_s)
+        challenger = other.result()
+        shown = interleaved(champion, challenger, self._coins.getrandbits(query.top_k))
+        return self._settle(
+            query, plan, route, loaded, reply, shown, began_s, reasons(challenger[0], query, challenger[1])
+        )
+
+    def _shown(self, query: RankQuery, plan: TrafficPlan, route: Route, reply: RankedReply) -> Shown:
+        if not plan.explore_share or route.arm not in EXPLORING:
+            return as_ranked(reply)
+        chances = exploration_of(query, plan)
+        if route.explored and chances.swaps:
+            return explored(reply, chances, self._coins)
+        return left_alone(reply, chances)
 
     def _settle(
         self,
         query: RankQuery,
         plan: TrafficPlan,
-        assigned: Assignment,
+        route: Route,
         loaded: LoadedVersion,
         reply: RankedReply,
+        shown: Shown,
         began_s: float,
+        drafted_without: tuple[str, ...] = (),
     ) -> Ranking:
-        """The answer, logged."""
+        """The answer, logged. reply: the version's; shown: made of it. drafted_without: what the other
+        version of an interleaved list had to do without."""
         now_ms, total_s = self._wall_ms(), self._clock() - began_s
         ranking_id = self._ids.issue(self._tags[query.model], now_ms)
         degraded = reasons(reply, query, loaded)
-        items = [query.item_ids[place] for place in reply.order.tolist()]
+        if route.without or drafted_without:
+            degraded = tuple(dict.fromkeys((*route.without, *degraded, *drafted_without)))
+        items = [query.item_ids[place] for place in shown.places]
         self._event_log.ranked(
             RankingEvent(
                 schema=SCHEMA,
                 ranking_id=ranking_id,
                 answered_ms=now_ms,
                 model=query.model,
-                version=assigned.version,
-                arm=assigned.arm,
+                version=route.version,
+                arm=route.arm,
                 plan_revision=plan.revision,
                 unit=query.unit,
                 query_id=query.query_id,
                 candidates=len(query.item_ids),
                 items=tuple(items),
-                scores=reply.scores.tobytes(),
-                propensities=certain(len(items)),
+                scores=shown.scores.tobytes(),
+                propensities=shown.propensities,
                 fingerprint=loaded.fingerprint,
-                features=reply.features,
+                features=shown.features,
                 score_mean=reply.score_mean,
                 score_std=reply.score_std,
                 margin=reply.margin,
@@ -208,28 +269,45 @@ class Ranker:
                 degraded=degraded,
                 latency_ms=total_s * 1000,
                 trace_id=query.trace_id,
-                experiment=assigned.experiment.name if assigned.experiment else "",
+                experiment=route.experiment,
+                teams=shown.teams,
+                team_version=shown.team_version,
+                explored=shown.explored,
             )
         )
         stages_ms = self._observe(reply, total_s)
-        self._note(query, ranking_id, assigned.version, degraded, stages_ms)
-        return Ranking(
+        self._note(query, ranking_id, route.version, degraded, stages_ms)
+        self.count_answer(query.model, plan, route, total_s, bool(degraded))
+        ranking = Ranking(
             ranking_id=ranking_id,
             model=query.model,
-            version=assigned.version,
-            arm=assigned.arm,
+            version=route.version,
+            arm=route.arm,
             plan_revision=plan.revision,
             items=items,
-            scores=reply.scores,
+            scores=shown.scores,
             degraded=degraded,
             stages_ms=stages_ms,
+            experiment=route.experiment,
         )
+        if plan.layers and route.arm == "champion" and not shown.explored and self._mirror is not None:
+            self._mirror(query, plan, ranking)
+        return ranking
 
-    def _count_answer(self, model: str, arm: str) -> None:
-        tally = self._answers.get((model, arm))
+    def count_answer(self, model: str, plan: TrafficPlan, route: Route, total_s: float, degraded: bool) -> None:
+        """One more answer, so long after its permit."""
+        tally = self._answers.get((model, route.arm))
         if tally is None:
-            tally = self._answers[model, arm] = CounterTally(metrics.ANSWERS.labels(model, arm, 200))
+            tally = self._answers[model, route.arm] = CounterTally(metrics.ANSWERS.labels(model, route.arm, 200))
         tally.inc()
+        self.counts.of(model, plan.revision, route.experiment, route.assigned).answered(total_s, degraded)
+
+    def count_refused(self, model: str, plan: TrafficPlan | None, route: Route | None, error: RankingError) -> None:
+        """One more query without an answer. plan, route: None if it did not get so far."""
+        arm = route.arm if route is not None else ""
+        metrics.ANSWERS.labels(model if model in self.plans else "", arm, error.status).inc()
+        if plan is not None and route is not None:
+            self.counts.of(model, plan.revision, route.experiment, route.assigned).not_answered(error.status)
 
     def plan_of(self, model: str) -> TrafficPlan:
         """The plan that the model's queries are routed by now. Raises UnknownModel."""
@@ -271,14 +349,24 @@ class Ranker:
             )
 
 
-@functools.cache
-def certain(shown: int) -> bytes:
-    """Propensities where nothing was left to chance: ones, float32."""
-    return np.ones(shown, dtype="<f4").tobytes()
+def _look_away(side: "asyncio.Future[Any]") -> None:
+    """Asks for the error of a request that nobody waits for any more: asyncio would complain."""
+    if not side.cancelled():
+        side.exception()
 
 
-def build_request(query: RankQuery, loaded: LoadedVersion) -> ScoreRequest:
-    """The query in the loaded version's terms.
+def exploration_of(query: RankQuery, plan: TrafficPlan) -> Exploration:
+    """What chance may do to the query's list under the plan."""
+    return Exploration(plan.explore_share, query.top_k, min(plan.explore_depth, len(query.item_ids)))
+
+
+def rows_of(query: RankQuery, plan: TrafficPlan, route: Route) -> int:
+    """How many ranked items the worker is asked for."""
+    return exploration_of(query, plan).rows if route.explored else query.top_k
+
+
+def build_request(query: RankQuery, loaded: LoadedVersion, rows: int) -> ScoreRequest:
+    """The query in the loaded version's terms. rows: how many ranked items come back.
 
     Raises QueryRefused if it names a column that the version has not, or the version cannot rank.
     """
@@ -299,7 +387,7 @@ def build_request(query: RankQuery, loaded: LoadedVersion) -> ScoreRequest:
     return ScoreRequest(
         number=0,
         slot=loaded.slot,
-        top_k=query.top_k,
+        top_k=rows,
         deadline_us=0,
         hashes=hashes_of(query.ids_blob, len(query.item_ids)),
         ids=query.ids_blob,

@@ -133,6 +133,11 @@ class ReplicaPool:
             for version, digest in plan.versions().items()
         )
 
+    def has(self, model: str, version: int) -> bool:
+        """Whether some replica holds the version."""
+        key = (model, version)
+        return any(key in replica.held for replica in self.replicas)
+
     def holder(self, model: str, version: int) -> tuple[Replica, LoadedVersion] | None:
         """The least busy replica that holds the version; a silent or an ejected one only if there is no other."""
         key = (model, version)

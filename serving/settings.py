@@ -32,6 +32,8 @@ class GatewaySettings:
     arena_bytes: memory shared with each worker for tensors on their way.
     default_deadline_ms: for queries that name none; max_deadline_ms: the most one may ask for.
     log_every: one of so many answers is logged at INFO; of degraded ones, one a second besides.
+    version_header: whether a query may name a version of its plan (`x-sluice-version`), for testers.
+    max_mirrored: mirrored queries at once; mirror_deadline_ms: how long each may take.
     """
 
     journal: Path
@@ -48,6 +50,9 @@ class GatewaySettings:
     journal_bytes: int = 64 << 20
     arena_bytes: int = 64 << 20
     log_every: int = 100
+    version_header: bool = False
+    max_mirrored: int = 32
+    mirror_deadline_ms: int = 1000
 
     def __post_init__(self) -> None:
         _require(bool(self.workers), "gateway.workers", self.workers, "at least one socket")
@@ -66,6 +71,13 @@ class GatewaySettings:
             1 <= self.default_deadline_ms <= self.max_deadline_ms,
             "gateway.default_deadline_ms",
             self.default_deadline_ms,
+            f"1 <= ms <= max_deadline_ms ({self.max_deadline_ms})",
+        )
+        _require(1 <= self.max_mirrored <= 4096, "gateway.max_mirrored", self.max_mirrored, "1 to 4096")
+        _require(
+            1 <= self.mirror_deadline_ms <= self.max_deadline_ms,
+            "gateway.mirror_deadline_ms",
+            self.mirror_deadline_ms,
             f"1 <= ms <= max_deadline_ms ({self.max_deadline_ms})",
         )
         _require(self.journal_bytes >= 1 << 16, "gateway.journal_bytes", self.journal_bytes, "at least 65536")

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from registry.artefacts import strip_sample_inputs
+from registry.contracts.counters import ArmCounters
 from registry.contracts.events import SCHEMA, Click, Exposure, MirrorEvent, RankingEvent
 from registry.contracts.features import Column, FeatureView
 from registry.contracts.manifest import JUDGED_NDCG, Lineage, ModelManifest, ModelPackage, TensorSpec
 from registry.contracts.profile import ReferenceProfile, describe
 from registry.contracts.replicas import ReplicaRecord
-from registry.contracts.traffic import Experiment, Kind, Layer, TrafficPlan
+from registry.contracts.traffic import Arm, Experiment, Kind, Layer, TrafficPlan
 
 if TYPE_CHECKING:
     import torch
@@ -139,6 +140,13 @@ def a_tested_plan(
     """A champion and one experiment, `test`."""
     experiment = Experiment("test", version, digest or f"{version:064x}", weight, kind=kind)
     return a_plan(model, layers=(Layer("rollout", salt, (experiment,)),), **changes)
+
+
+def an_arm(arm: Arm = "champion", experiment: str | None = None, **changes: Any) -> ArmCounters:
+    """Counters of an arm of experiment `test` (the champion's: of none) under revision 1; zeros unless changed."""
+    name = ("" if arm == "champion" else "test") if experiment is None else experiment
+    fields: dict[str, Any] = {"model": "codesearch", "plan_revision": 1}
+    return ArmCounters(**(fields | {"experiment": name, "arm": arm} | changes))
 
 
 def a_replica_record(address: str = "unix:/run/worker-0.sock", **changes: Any) -> ReplicaRecord:

@@ -22,11 +22,14 @@ class RankingEvent(msgspec.Struct, frozen=True, array_like=True, tag="ranking"):
 
     answered_ms: ms since the epoch. candidates: how many were ranked, of which `items` were shown.
     scores, propensities: float32 little-endian, one per shown item; a propensity is the
-    probability with which this item came to stand at this position (1 without exploration).
+    probability with which this item came to stand at this position (1 if nothing was left to chance).
+    In an interleaved list the score and features of an item are those of the version that drafted it;
+    `version` is the champion's, and so is everything said over all candidates.
     features: float32, (shown, columns), what the model saw of them; fingerprint: of which view.
     score_mean, score_std, margin, entropy: over all candidates, see `profile.confidences`.
     degraded: what the answer had to do without, empty if nothing.
-    experiment: whose arm this was, empty in the champion's. teams: of an interleaved list, one byte per
+    experiment: whose arm this was, empty in the champion's; outside, the one that had the unit and could
+    not serve it (`degraded` says so), else empty. teams: of an interleaved list, one byte per
     shown item: 0 drafted by the champion, 1 by `team_version`, the experiment's. explored: the coin
     fell for a swap.
     """

@@ -18,8 +18,9 @@ from registry.contracts.ids import hash64
 
 Arm = Literal["champion", "challenger", "interleaved", "outside"]
 """champion: by the champion, the control of every experiment of the plan. challenger: by the version
-of the experiment named. interleaved: by champion and that version, drafted into one list. outside:
-by an override, or by the champion for a unit that two layers would take; in no experiment."""
+of the experiment named. interleaved: by champion and that version, drafted into one list. outside: by
+an override, or by the champion for a unit that two layers would take, or whose experiment's version is
+away; in no comparison."""
 
 Kind = Literal["ab", "interleaving", "holdback"]
 
@@ -108,8 +109,8 @@ class Assignment:
 class TrafficPlan(msgspec.Struct, frozen=True):
     """What gateways and workers of one model follow. Immutable; a change is a new revision.
 
-    explore_share: share of lists, by a fresh coin each, in which one item of the first `explore_depth`
-    changes places with one that is shown; steps of 0.1 %.
+    explore_share: share of the champion's and the challengers' lists, by a fresh coin each, in which one
+    item of the first `explore_depth` changes places with one that is shown; steps of 0.1 %.
     digests: of the versions named, so that a worker loads exactly what was decided on.
     """
 

@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 
 from serving.gateway.infer_head import RequestHead
-from serving.gateway.schema import FeedbackBody, PrefetchBody, RankAnswer, RankBody
+from serving.gateway.schema import VERSION_HEADER, FeedbackBody, PrefetchBody, RankAnswer, RankBody
 
 
 class ErrorAnswer(msgspec.Struct):
@@ -75,6 +75,7 @@ def with_hot_routes(document: dict[str, Any]) -> dict[str, Any]:
     rank_body, rank_answer, feedback_body, feedback_answer, error, infer_head, inferred, *prefetch = references
     document.setdefault("components", {}).setdefault("schemas", {}).update(components)
     model = {"name": "model", "in": "path", "required": True, "schema": {"type": "string"}}
+    asked = {"name": VERSION_HEADER, "in": "header", "required": False, "schema": {"type": "integer"}}
     version = {"name": "version", "in": "path", "required": True, "schema": {"type": "integer"}}
     document["paths"]["/v1/models/{model}/rank"] = {
         "post": _operation(
@@ -84,7 +85,7 @@ def with_hot_routes(document: dict[str, Any]) -> dict[str, Any]:
             ("200", rank_answer),
             error,
             {**_ERRORS, "404": "No such model is served.", "504": "The deadline passed."},
-            [model],
+            [model, asked],
         )
     }
     document["paths"]["/v1/feedback"] = {

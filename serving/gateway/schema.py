@@ -19,6 +19,7 @@ from serving.settings import GatewaySettings
 MAX_RANKING_AGE_MS = 30 * 24 * 3600 * 1000
 CLOCK_SKEW_MS = 60_000
 MAX_POSITION = 65535
+VERSION_HEADER = "x-sluice-version"
 CONTROL_BYTES = bytes([*range(0x20), 0x7F])
 
 
@@ -82,12 +83,14 @@ class RankedItem(msgspec.Struct):
 
 
 class RankAnswer(msgspec.Struct):
-    """degraded: what the answer had to do without; empty if nothing. stages_ms: by stage."""
+    """experiment: whose unit it is, empty in the champion's arm. degraded: what the answer had to do
+    without; empty if nothing. stages_ms: by stage."""
 
     ranking_id: str
     model: str
     version: int
     arm: str
+    experiment: str
     plan_revision: int
     items: list[RankedItem]
     degraded: list[str]
@@ -135,6 +138,17 @@ def rank_query(model: str, parsed: RankBody, settings: GatewaySettings, trace_id
     )
 
 
+def asked_version(value: bytes | None, settings: GatewaySettings) -> int:
+    """The version in the header `x-sluice-version`, by which testers choose; 0 without it. Raises QueryRefused."""
+    if value is None:
+        return 0
+    if not settings.version_header:
+        raise QueryRefused(f"{VERSION_HEADER}: not taken here, start the platform with SLUICE_VERSION_HEADER=1")
+    if not (value.isdigit() and len(value) <= 9 and int(value)):
+        raise QueryRefused(f"{VERSION_HEADER}={value.decode(errors='replace')[:32]}: expected a version's number")
+    return int(value)
+
+
 def read_prefetch(body: bytes | memoryview, settings: GatewaySettings) -> tuple[str, NDArray[np.uint64], bytes]:
     """The model, and hashes and text of the distinct items, as frames carry them. Raises QueryRefused."""
     parsed: PrefetchBody = _decode(_prefetch_decoder, body)
@@ -153,6 +167,7 @@ def write_ranking(ranking: Ranking) -> bytes:
             model=ranking.model,
             version=ranking.version,
             arm=ranking.arm,
+            experiment=ranking.experiment,
             plan_revision=ranking.plan_revision,
             items=[
                 RankedItem(item, score, position)

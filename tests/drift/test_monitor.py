@@ -18,7 +18,7 @@ from drift.settings import MonitorSettings, Rule
 from registry.contracts.events import Event, RankingEvent, encode_event, join_events
 from registry.errors import StoreUnavailable, UnknownVersion
 from registry.stream import MemoryStream, RedisStream, StreamEntry, StreamReader
-from tests.builders import NOW_MS, a_click, an_exposure
+from tests.builders import NOW_MS, a_click, a_mirror, an_exposure
 from tests.drift.traffic import PROFILE, rankings
 
 SETTINGS = MonitorSettings(
@@ -99,6 +99,19 @@ def test_every_window_that_is_over_is_told_of_once(watched: Watched) -> None:
 
     assert watched.counted() == [(0, 100), (WINDOW_MS, 100), (2 * WINDOW_MS, 100)]
     assert len(watched.told) == 3
+
+
+def test_queries_outside_of_the_experiments_and_mirrored_ones_are_not_watched(watched: Watched) -> None:
+    before = events_counter("outside")
+    lists = ten_a_second(100)
+    outside = [msgspec.structs.replace(e, ranking_id=f"o{e.ranking_id}", arm="outside", version=9) for e in lists]
+    watched.write([*lists, *outside, a_mirror("m1", lists[0].ranking_id)])
+    watched.clock.now_s += 15.0
+
+    watched.read_all(watched.start())
+
+    assert [(v.version, v.arm, v.lists) for v in watched.told] == [(1, "champion", 100)]
+    assert events_counter("outside") - before == 100
 
 
 def test_time_alone_ends_a_window_when_traffic_stops(watched: Watched) -> None:

@@ -79,6 +79,20 @@ def test_versions_and_arms_are_measured_apart() -> None:
     ]
 
 
+def test_interleaved_lists_and_who_is_outside_are_in_no_arm_and_counted(tmp_path: Path) -> None:
+    rankings = [
+        a_ranking("r1"),
+        a_ranking("r2", arm="interleaved", experiment="test", teams=b"\x00\x01", team_version=2),
+        a_ranking("r3", arm="outside"),
+        a_ranking("r4", arm="outside", version=2),
+    ]
+
+    report = evidence_of(tmp_path, *rankings, a_click("c1", "r2", "a"), a_click("c2", "r3", "a"))
+
+    assert [(arm.version, arm.arm, arm.lists, arm.clicks) for arm in report.arms] == [(1, "champion", 1, 0)]
+    assert (report.rankings, report.interleaved, report.outside) == (4, 1, 2)
+
+
 def test_simulated_clicks_never_enter_the_figure_of_people() -> None:
     rankings = [a_ranking("r1"), a_ranking("r2"), a_ranking("r3")]
     clicks = [a_click("c1", "r1", "a", simulated=True), a_click("c2", "r2", "b")]

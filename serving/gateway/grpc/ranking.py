@@ -11,10 +11,20 @@ from serving.event_log import EventLog
 from serving.gateway.grpc.calls import Answer, Call
 from serving.gateway.grpc.inference import decode
 from serving.gateway.protos import ranking_pb2 as pb
-from serving.gateway.schema import FeedbackBody, FeedbackEventBody, QueryBody, RankBody, feedback_events, rank_query
+from serving.gateway.schema import (
+    VERSION_HEADER,
+    FeedbackBody,
+    FeedbackEventBody,
+    QueryBody,
+    RankBody,
+    asked_version,
+    feedback_events,
+    rank_query,
+)
 from serving.rank import Ranker, Ranking
 from serving.settings import GatewaySettings
 
+_VERSION_HEADER = VERSION_HEADER.encode()
 _TYPES: dict[int, Literal["click", "exposure"]] = {pb.EVENT_TYPE_CLICK: "click", pb.EVENT_TYPE_EXPOSURE: "exposure"}
 
 
@@ -42,6 +52,7 @@ class RankingService:
             request = decode(pb.RankRequest, message)
             model = request.model
             query = rank_query(model, rank_body(request), self._settings, call.trace_id)
+            query.version = asked_version(call.fields.get(_VERSION_HEADER), self._settings)
         except QueryRefused as error:
             metrics.ANSWERS.labels(model if model in self._ranker.plans else "", "", error.status).inc()
             raise
@@ -86,6 +97,7 @@ def rank_response(ranking: Ranking) -> pb.RankResponse:
         model=ranking.model,
         version=ranking.version,
         arm=ranking.arm,
+        experiment=ranking.experiment,
         plan_revision=ranking.plan_revision,
         degraded=ranking.degraded,
         stages_ms=ranking.stages_ms,

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.DescriptorPool().AddSerializedFile(b'\n\rranking.proto\x12\x11sluice.ranking.v1\"~\n\x05Query\x12\n\n\x02id\x18\x01 \x01(\t\x12\x38\n\x08\x66\x65\x61tures\x18\x02 \x03(\x0b\x32&.sluice.ranking.v1.Query.FeaturesEntry\x1a/\n\rFeaturesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x02:\x02\x38\x01\"\x1c\n\x06\x43olumn\x12\x12\n\x06values\x18\x01 \x03(\x02\x42\x02\x10\x01\"\xbb\x02\n\x0bRankRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x12\n\ncandidates\x18\x02 \x03(\t\x12\x12\n\x05top_k\x18\x03 \x01(\rH\x00\x88\x01\x01\x12\x0c\n\x04unit\x18\x04 \x01(\t\x12\'\n\x05query\x18\x05 \x01(\x0b\x32\x18.sluice.ranking.v1.Query\x12>\n\x08\x66\x65\x61tures\x18\x06 \x03(\x0b\x32,.sluice.ranking.v1.RankRequest.FeaturesEntry\x12\x18\n\x0b\x64\x65\x61\x64line_ms\x18\x07 \x01(\rH\x01\x88\x01\x01\x1aJ\n\rFeaturesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12(\n\x05value\x18\x02 \x01(\x0b\x32\x19.sluice.ranking.v1.Column:\x02\x38\x01\x42\x08\n\x06_top_kB\x0e\n\x0c_deadline_ms\"9\n\nRankedItem\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05score\x18\x02 \x01(\x02\x12\x10\n\x08position\x18\x03 \x01(\r\"\x99\x02\n\x0cRankResponse\x12\x12\n\nranking_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\r\x12\x0b\n\x03\x61rm\x18\x04 \x01(\t\x12\x15\n\rplan_revision\x18\x05 \x01(\x04\x12,\n\x05items\x18\x06 \x03(\x0b\x32\x1d.sluice.ranking.v1.RankedItem\x12\x10\n\x08\x64\x65graded\x18\x07 \x03(\t\x12@\n\tstages_ms\x18\x08 \x03(\x0b\x32-.sluice.ranking.v1.RankResponse.StagesMsEntry\x1a/\n\rStagesMsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\xc8\x01\n\rFeedbackEvent\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\t\x12*\n\x04type\x18\x02 \x01(\x0e\x32\x1c.sluice.ranking.v1.EventType\x12\x12\n\nranking_id\x18\x03 \x01(\t\x12\x0c\n\x04item\x18\x04 \x01(\t\x12\x15\n\x08position\x18\x05 \x01(\rH\x00\x88\x01\x01\x12\x14\n\x07time_ms\x18\x06 \x01(\x03H\x01\x88\x01\x01\x12\x11\n\tsimulated\x18\x07 \x01(\x08\x42\x0b\n\t_positionB\n\n\x08_time_ms\"C\n\x0f\x46\x65\x65\x64\x62\x61\x63kRequest\x12\x30\n\x06\x65vents\x18\x01 \x03(\x0b\x32 .sluice.ranking.v1.FeedbackEvent\"$\n\x10\x46\x65\x65\x64\x62\x61\x63kResponse\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\r*V\n\tEventType\x12\x1a\n\x16\x45VENT_TYPE_UNSPECIFIED\x10\x00\x12\x14\n\x10\x45VENT_TYPE_CLICK\x10\x01\x12\x17\n\x13\x45VENT_TYPE_EXPOSURE\x10\x02\x32\xab\x01\n\x07Ranking\x12I\n\x04Rank\x12\x1e.sluice.ranking.v1.RankRequest\x1a\x1f.sluice.ranking.v1.RankResponse\"\x00\x12U\n\x08\x46\x65\x65\x64\x62\x61\x63k\x12\".sluice.ranking.v1.FeedbackRequest\x1a#.sluice.ranking.v1.FeedbackResponse\"\x00\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.DescriptorPool().AddSerializedFile(b'\n\rranking.proto\x12\x11sluice.ranking.v1\"~\n\x05Query\x12\n\n\x02id\x18\x01 \x01(\t\x12\x38\n\x08\x66\x65\x61tures\x18\x02 \x03(\x0b\x32&.sluice.ranking.v1.Query.FeaturesEntry\x1a/\n\rFeaturesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x02:\x02\x38\x01\"\x1c\n\x06\x43olumn\x12\x12\n\x06values\x18\x01 \x03(\x02\x42\x02\x10\x01\"\xbb\x02\n\x0bRankRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x12\n\ncandidates\x18\x02 \x03(\t\x12\x12\n\x05top_k\x18\x03 \x01(\rH\x00\x88\x01\x01\x12\x0c\n\x04unit\x18\x04 \x01(\t\x12\'\n\x05query\x18\x05 \x01(\x0b\x32\x18.sluice.ranking.v1.Query\x12>\n\x08\x66\x65\x61tures\x18\x06 \x03(\x0b\x32,.sluice.ranking.v1.RankRequest.FeaturesEntry\x12\x18\n\x0b\x64\x65\x61\x64line_ms\x18\x07 \x01(\rH\x01\x88\x01\x01\x1aJ\n\rFeaturesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12(\n\x05value\x18\x02 \x01(\x0b\x32\x19.sluice.ranking.v1.Column:\x02\x38\x01\x42\x08\n\x06_top_kB\x0e\n\x0c_deadline_ms\"9\n\nRankedItem\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05score\x18\x02 \x01(\x02\x12\x10\n\x08position\x18\x03 \x01(\r\"\xad\x02\n\x0cRankResponse\x12\x12\n\nranking_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\r\x12\x0b\n\x03\x61rm\x18\x04 \x01(\t\x12\x15\n\rplan_revision\x18\x05 \x01(\x04\x12,\n\x05items\x18\x06 \x03(\x0b\x32\x1d.sluice.ranking.v1.RankedItem\x12\x10\n\x08\x64\x65graded\x18\x07 \x03(\t\x12@\n\tstages_ms\x18\x08 \x03(\x0b\x32-.sluice.ranking.v1.RankResponse.StagesMsEntry\x12\x12\n\nexperiment\x18\t \x01(\t\x1a/\n\rStagesMsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\xc8\x01\n\rFeedbackEvent\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\t\x12*\n\x04type\x18\x02 \x01(\x0e\x32\x1c.sluice.ranking.v1.EventType\x12\x12\n\nranking_id\x18\x03 \x01(\t\x12\x0c\n\x04item\x18\x04 \x01(\t\x12\x15\n\x08position\x18\x05 \x01(\rH\x00\x88\x01\x01\x12\x14\n\x07time_ms\x18\x06 \x01(\x03H\x01\x88\x01\x01\x12\x11\n\tsimulated\x18\x07 \x01(\x08\x42\x0b\n\t_positionB\n\n\x08_time_ms\"C\n\x0f\x46\x65\x65\x64\x62\x61\x63kRequest\x12\x30\n\x06\x65vents\x18\x01 \x03(\x0b\x32 .sluice.ranking.v1.FeedbackEvent\"$\n\x10\x46\x65\x65\x64\x62\x61\x63kResponse\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\r*V\n\tEventType\x12\x1a\n\x16\x45VENT_TYPE_UNSPECIFIED\x10\x00\x12\x14\n\x10\x45VENT_TYPE_CLICK\x10\x01\x12\x17\n\x13\x45VENT_TYPE_EXPOSURE\x10\x02\x32\xab\x01\n\x07Ranking\x12I\n\x04Rank\x12\x1e.sluice.ranking.v1.RankRequest\x1a\x1f.sluice.ranking.v1.RankResponse\"\x00\x12U\n\x08\x46\x65\x65\x64\x62\x61\x63k\x12\".sluice.ranking.v1.FeedbackRequest\x1a#.sluice.ranking.v1.FeedbackResponse\"\x00\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,8 +39,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RANKREQUEST_FEATURESENTRY']._serialized_options = b'8\001'
   _globals['_RANKRESPONSE_STAGESMSENTRY']._loaded_options = None
   _globals['_RANKRESPONSE_STAGESMSENTRY']._serialized_options = b'8\001'
-  _globals['_EVENTTYPE']._serialized_start=1165
-  _globals['_EVENTTYPE']._serialized_end=1251
+  _globals['_EVENTTYPE']._serialized_start=1185
+  _globals['_EVENTTYPE']._serialized_end=1271
   _globals['_QUERY']._serialized_start=36
   _globals['_QUERY']._serialized_end=162
   _globals['_QUERY_FEATURESENTRY']._serialized_start=115
@@ -54,15 +54,15 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RANKEDITEM']._serialized_start=512
   _globals['_RANKEDITEM']._serialized_end=569
   _globals['_RANKRESPONSE']._serialized_start=572
-  _globals['_RANKRESPONSE']._serialized_end=853
-  _globals['_RANKRESPONSE_STAGESMSENTRY']._serialized_start=806
-  _globals['_RANKRESPONSE_STAGESMSENTRY']._serialized_end=853
-  _globals['_FEEDBACKEVENT']._serialized_start=856
-  _globals['_FEEDBACKEVENT']._serialized_end=1056
-  _globals['_FEEDBACKREQUEST']._serialized_start=1058
-  _globals['_FEEDBACKREQUEST']._serialized_end=1125
-  _globals['_FEEDBACKRESPONSE']._serialized_start=1127
-  _globals['_FEEDBACKRESPONSE']._serialized_end=1163
-  _globals['_RANKING']._serialized_start=1254
-  _globals['_RANKING']._serialized_end=1425
+  _globals['_RANKRESPONSE']._serialized_end=873
+  _globals['_RANKRESPONSE_STAGESMSENTRY']._serialized_start=826
+  _globals['_RANKRESPONSE_STAGESMSENTRY']._serialized_end=873
+  _globals['_FEEDBACKEVENT']._serialized_start=876
+  _globals['_FEEDBACKEVENT']._serialized_end=1076
+  _globals['_FEEDBACKREQUEST']._serialized_start=1078
+  _globals['_FEEDBACKREQUEST']._serialized_end=1145
+  _globals['_FEEDBACKRESPONSE']._serialized_start=1147
+  _globals['_FEEDBACKRESPONSE']._serialized_end=1183
+  _globals['_RANKING']._serialized_start=1274
+  _globals['_RANKING']._serialized_end=1445
 # @@protoc_insertion_point(module_scope)

@@ -73,7 +73,7 @@ class RankedItem(_message.Message):
     def __init__(self, id: _Optional[str] = ..., score: _Optional[float] = ..., position: _Optional[int] = ...) -> None: ...
 
 class RankResponse(_message.Message):
-    __slots__ = ("ranking_id", "model", "version", "arm", "plan_revision", "items", "degraded", "stages_ms")
+    __slots__ = ("ranking_id", "model", "version", "arm", "plan_revision", "items", "degraded", "stages_ms", "experiment")
     class StagesMsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -89,6 +89,7 @@ class RankResponse(_message.Message):
     ITEMS_FIELD_NUMBER: _ClassVar[int]
     DEGRADED_FIELD_NUMBER: _ClassVar[int]
     STAGES_MS_FIELD_NUMBER: _ClassVar[int]
+    EXPERIMENT_FIELD_NUMBER: _ClassVar[int]
     ranking_id: str
     model: str
     version: int
@@ -97,7 +98,8 @@ class RankResponse(_message.Message):
     items: _containers.RepeatedCompositeFieldContainer[RankedItem]
     degraded: _containers.RepeatedScalarFieldContainer[str]
     stages_ms: _containers.ScalarMap[str, float]
-    def __init__(self, ranking_id: _Optional[str] = ..., model: _Optional[str] = ..., version: _Optional[int] = ..., arm: _Optional[str] = ..., plan_revision: _Optional[int] = ..., items: _Optional[_Iterable[_Union[RankedItem, _Mapping]]] = ..., degraded: _Optional[_Iterable[str]] = ..., stages_ms: _Optional[_Mapping[str, float]] = ...) -> None: ...
+    experiment: str
+    def __init__(self, ranking_id: _Optional[str] = ..., model: _Optional[str] = ..., version: _Optional[int] = ..., arm: _Optional[str] = ..., plan_revision: _Optional[int] = ..., items: _Optional[_Iterable[_Union[RankedItem, _Mapping]]] = ..., degraded: _Optional[_Iterable[str]] = ..., stages_ms: _Optional[_Mapping[str, float]] = ..., experiment: _Optional[str] = ...) -> None: ...
 
 class FeedbackEvent(_message.Message):
     __slots__ = ("event_id", "type", "ranking_id", "item", "position", "time_ms", "simulated")

@@ -1,0 +1,93 @@
+"""Which version answers a query, and how: the plan's word, and what of it can be kept now.
+
+The plan assigns units (`TrafficPlan.assign`); here it meets the query (a tester's own wish), the moment
+(the experiment's version is away) and chance (whether this list is explored).
+"""
+
+import functools
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from registry.contracts.traffic import WEIGHT_STEPS, Arm, TrafficPlan
+from serving.errors import QueryRefused
+
+EXPLORING: tuple[Arm, ...] = ("champion", "challenger")
+"""Arms whose lists may be explored. Drafts are randomised already, and testers want to see what a version does."""
+
+CHALLENGER_AWAY, INTERLEAVING_AWAY = "challenger_away", "interleaving_away"
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One query's way.
+
+    arm: what the answer says. version: whose list it is; drafted: of an interleaved list, the version
+    whose ranking is drafted with it, else 0. experiment: whose unit it is, empty for the champion's
+    arm and for who is in none. assigned: the arm that the plan gave the unit, which is what guardrails
+    count: an arm that cannot be served must not look well for it. without: why the arm is another.
+    explored: the coin fell for a swap.
+    """
+
+    arm: Arm
+    version: int
+    experiment: str = ""
+    assigned: Arm = "champion"
+    drafted: int = 0
+    explored: bool = False
+    without: tuple[str, ...] = ()
+
+    def away(self, champion: int) -> "Route":
+        """The way instead, when the experiment's version cannot take part: the champion answers, and
+        the answer counts in no arm."""
+        reason = INTERLEAVING_AWAY if self.assigned == "interleaved" else CHALLENGER_AWAY
+        return route("outside", champion, self.experiment, self.assigned, without=(reason,))
+
+
+route = functools.lru_cache(maxsize=1024)(Route)
+"""As `Route`: there are few, so that a query's costs a look into a cache."""
+
+
+class Router:
+    """holds: whether some replica holds the version (model, version). coins: for exploration."""
+
+    def __init__(self, holds: Callable[[str, int], bool], coins: random.Random) -> None:
+        self._holds, self._coins = holds, coins
+
+    def of(self, plan: TrafficPlan, unit: str, version: int = 0) -> Route:
+        """The way of a query to be ranked. version: that a tester asks for, 0 for none.
+
+        Raises QueryRefused if the plan does not name that version.
+        """
+        if version:
+            return _named(plan, version)
+        found = self._assigned(plan, unit)
+        if plan.explore_share and found.arm in EXPLORING and self._coins.random() * WEIGHT_STEPS < plan.explore_share:
+            return route(found.arm, found.version, found.experiment, found.assigned, explored=True)
+        return found
+
+    def of_tensors(self, plan: TrafficPlan, unit: str) -> Route:
+        """The way of a query whose answer is tensors: there is no list to draft, the champion answers."""
+        found = self._assigned(plan, unit)
+        return route("outside", plan.champion, assigned="outside") if found.drafted else found
+
+    def _assigned(self, plan: TrafficPlan, unit: str) -> Route:
+        if not plan.layers and not plan.overrides:
+            return route("champion", plan.champion)
+        assigned = plan.assign(unit)
+        experiment = assigned.experiment
+        if experiment is None:
+            return route(assigned.arm, assigned.version, assigned=assigned.arm)
+        drafted = experiment.version if assigned.arm == "interleaved" else 0
+        found = route(assigned.arm, assigned.version, experiment.name, assigned.arm, drafted)
+        return found if self._holds(plan.model, experiment.version) else found.away(plan.champion)
+
+
+def _named(plan: TrafficPlan, version: int) -> Route:
+    known = plan.versions()
+    if version not in known:
+        listed = ", ".join(map(str, sorted(known)))
+        raise QueryRefused(
+            f"x-sluice-version={version}: the plan of {plan.model} (revision {plan.revision}) names {listed}"
+        )
+    return route("outside", version, assigned="outside")
