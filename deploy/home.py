@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import fcntl
+import hashlib
 import os
 import shutil
 import socket
@@ -14,6 +15,7 @@ from pathlib import Path
 import msgspec
 
 from deploy.errors import AlreadyRunning, SettingsError, SluiceError
+from deploy.features_url import without_password
 from deploy.identity import identify
 from deploy.settings import PlatformSettings
 
@@ -24,9 +26,19 @@ class _Ports(msgspec.Struct, frozen=True):
     gateway_port: int
     mlflow_port: int
     grpc_port: int
+    control: str = ""  # digest of the URL of the control database, which may hold a password
 
     def of(self, settings: PlatformSettings) -> PlatformSettings:
-        return dataclasses.replace(settings, **msgspec.structs.asdict(self))
+        if self.control and self.control != _control(settings):
+            told = without_password(settings.control_url) or "(unset)"
+            rule = "the database that the platform of this data folder was started with"
+            raise SettingsError("SLUICE_CONTROL_URL", told, rule, "set it as it was for sluice up")
+        ports = {name: port for name, port in msgspec.structs.asdict(self).items() if name != "control"}
+        return dataclasses.replace(settings, **ports)
+
+
+def _control(settings: PlatformSettings) -> str:
+    return hashlib.blake2b(settings.control_database.encode(), digest_size=16).hexdigest()
 
 
 def _lock_file(settings: PlatformSettings) -> Path:
@@ -115,13 +127,17 @@ def claim_ports(settings: PlatformSettings) -> PlatformSettings:
             grpc_port=_free_port(claimed, "grpc_port", settings.gateway_host, settings.grpc_port)
             if settings.with_grpc
             else settings.grpc_port,
+            control=_control(settings),
         )
     write_atomically(_ports_file(settings), msgspec.json.encode(ports))
     return ports.of(settings)
 
 
 def as_running(settings: PlatformSettings) -> PlatformSettings:
-    """The settings with the ports on which the platform of this data folder really listens."""
+    """The settings with the ports on which the platform of this data folder really listens.
+
+    Raises SettingsError if they name another control database: a change there would not be the platform's.
+    """
     try:
         return msgspec.json.decode(_ports_file(settings).read_bytes(), type=_Ports).of(settings)
     except FileNotFoundError:

@@ -4,6 +4,7 @@ import importlib.util
 import sys
 from pathlib import Path
 
+from deploy.database_url import require_driver
 from deploy.errors import SluiceError
 from deploy.probes import HttpAnswers, RedisAnswers, WorkerAccepts
 from deploy.settings import PlatformSettings, url_host
@@ -74,15 +75,19 @@ def _quoted(value: str) -> str:
 
 
 def _mlflow(settings: PlatformSettings) -> ProcessSpec:
+    require_driver("SLUICE_MLFLOW_BACKEND", settings.mlflow_database)
     return ProcessSpec(
         name="mlflow",
         argv=(
             *(sys.executable, "-m", "mlflow", "server"),
-            *("--backend-store-uri", f"sqlite:///{settings.mlflow_db}"),
             *("--artifacts-destination", str(settings.artefacts_folder), "--serve-artifacts"),
             *("--host", "127.0.0.1", "--port", str(settings.mlflow_port), "--workers", "1"),
         ),
-        env={"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"},
+        env={
+            "MLFLOW_BACKEND_STORE_URI": settings.mlflow_database,  # the command line is for all eyes
+            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+        },
         is_ready=HttpAnswers("127.0.0.1", settings.mlflow_port, "/health"),
         start_timeout_s=180.0,  # the first start makes the database
     )

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from deploy.database_url import database_url
 from deploy.errors import SettingsError
 from deploy.features_url import FeaturesUrl, without_password
 from serving.addresses import TcpAddress, UnixAddress
@@ -32,6 +33,7 @@ _TRITON_SERVER = re.compile(r"(?P<name>[A-Za-z0-9._-]{1,64})=(?P<address>[^\s=,/
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 _TRUE = ("1", "true", "yes", "on")
 _FALSE = ("0", "false", "no", "off")
+_SECRETIVE = ("features_url", "control_url", "mlflow_backend")  # may hold a password
 _UNSET = frozenset({"replica"})  # told to a process by its name, not by the environment
 
 
@@ -55,6 +57,9 @@ class PlatformSettings:
     replica: which of several like processes this one is, from 0.
     triton_servers: where versions may run that do not run here, "name=host:port,other=host:port"
     of gRPC front ends, see `triton_addresses`.
+    control_url: database of traffic plans and rollouts; mlflow_backend: MLflow's database, see
+    `database_url.RULE`; empty: SQLite files in the data folder. Processes and commands of one platform
+    must be told the same.
     features_url: where feature rows are kept, a Redis server or Redis Cluster of your own, see
     `features_url.RULE`; empty: with everything else, in the embedded Redis.
     device: where workers compute, `cpu`, `cuda:1`, or `cuda`, which gives the workers the machine's
@@ -85,6 +90,8 @@ class PlatformSettings:
     with_monitor: bool = True
     with_celery: bool = True
     triton_servers: str = ""
+    control_url: str = ""
+    mlflow_backend: str = ""
     features_url: str = ""
     device: str = "cpu"
     precision: str = "fp32"
@@ -103,6 +110,8 @@ class PlatformSettings:
             ("device_memory", parse_bytes),
             ("model_weights", parse_weights),
             ("features_url", FeaturesUrl.parse),
+            ("control_url", database_url),
+            ("mlflow_backend", database_url),
         ):
             if text := getattr(self, key):
                 try:
@@ -186,9 +195,9 @@ class PlatformSettings:
         return self.home / "mlflow"
 
     @property
-    def mlflow_db(self) -> Path:
-        """MLflow's SQLite file."""
-        return self.mlflow_folder / "mlflow.db"
+    def mlflow_database(self) -> str:
+        """SQLAlchemy's URL of MLflow's database; with its password."""
+        return database_url(self.mlflow_backend or f"sqlite:///{self.mlflow_folder / 'mlflow.db'}")
 
     @property
     def artefacts_folder(self) -> Path:
@@ -196,9 +205,9 @@ class PlatformSettings:
         return self.mlflow_folder / "artefacts"
 
     @property
-    def control_db(self) -> Path:
-        """SQLite file of rollouts and traffic plans."""
-        return self.home / "control.db"
+    def control_database(self) -> str:
+        """SQLAlchemy's URL of rollouts and traffic plans; with its password."""
+        return database_url(self.control_url or f"sqlite:///{self.home / 'control.db'}")
 
     @property
     def versions_folder(self) -> Path:
@@ -293,7 +302,7 @@ def log_effective(settings: PlatformSettings, environment: Mapping[str, str]) ->
 
     Only near misses: Kubernetes sets `SLUICE_*` variables of its own for services of that name.
     """
-    shown = settings.to_environment() | {_key("features_url"): without_password(settings.features_url)}
+    shown = settings.to_environment() | {_key(name): without_password(getattr(settings, name)) for name in _SECRETIVE}
     logger.info("settings", extra={"settings": shown})
     known = [_key(name) for name in _names()]
     for key in environment:

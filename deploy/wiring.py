@@ -4,6 +4,7 @@ A builder takes the settings and a stop event, and runs until the event is set. 
 does not need is not imported: the gateway sees neither torch nor mlflow.
 """
 
+import functools
 import logging
 import os
 import secrets
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from deploy import collector
+from deploy.database_url import require_driver
 from deploy.settings import PlatformSettings
 
 if TYPE_CHECKING:
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
     from registry.mlflow_store import MlflowStore
     from registry.promotion import Promoter
     from registry.store import ModelStore
-    from registry.traffic_control import TrafficControl
+    from registry.traffic_control import SqlControl, TrafficControl
     from serving.device.streams import Lane
     from serving.features.host import HostTier
     from serving.features.tier import RowTier
@@ -301,9 +303,15 @@ def model_store(settings: PlatformSettings) -> "MlflowStore":
 
 def traffic_control(settings: PlatformSettings) -> "TrafficControl":
     """The tables of traffic plans and their history."""
+    require_driver("SLUICE_CONTROL_URL", settings.control_database)
+    return _control(settings.control_database)
+
+
+@functools.cache  # a process shares one pool of connections: tasks ask again and again
+def _control(url: str) -> "SqlControl":
     from registry.traffic_control import SqlControl
 
-    return SqlControl(f"sqlite:///{settings.control_db}")
+    return SqlControl(url)
 
 
 def promoter(settings: PlatformSettings, store: "ModelStore") -> "Promoter":

@@ -4,7 +4,11 @@
 RegistryError          500
   UnknownVersion       404  no such model, version or alias
   RefusedVersion       400  wrong digest, a pickle inside, another feature view
+  UnknownRollout       404  no such rollout
   StaleRevision        409  somebody changed the plan first; carries the actual revision
+    StaleRollout       409  somebody changed the rollout first; carries its actual revision
+  RolloutConflict      409  the rollout's state, or another rollout, does not allow it
+  RefusedDatabase      500  the control database was made by a newer Sluice
   StoreUnavailable     503  Redis, MLflow or SQL does not answer; try again
 ```
 """
@@ -32,6 +36,30 @@ class StaleRevision(RegistryError):
         )
         self.expected = expected
         self.actual = actual
+
+
+class StaleRollout(StaleRevision):
+    """A compare-and-set on a rollout lost."""
+
+    def __init__(self, rollout: str, expected: int, actual: int) -> None:
+        RegistryError.__init__(
+            self,
+            f"rollout {rollout!r} is at revision {actual}, not {expected}: look at it again, then repeat the change",
+        )
+        self.expected = expected
+        self.actual = actual
+
+
+class UnknownRollout(RegistryError):
+    """No such rollout."""
+
+
+class RolloutConflict(RegistryError):
+    """What is asked for does not go together with a rollout as it is."""
+
+
+class RefusedDatabase(RegistryError):
+    """The control database has tables that this Sluice does not know."""
 
 
 class StoreUnavailable(RegistryError):

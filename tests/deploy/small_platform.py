@@ -30,6 +30,8 @@ def specs(name: str, settings: PlatformSettings) -> list[ProcessSpec]:
             return [ProcessSpec("looping", ("false",), ready_after_s=3600)]
         case "redis":
             return [platform_processes(settings)[0]]
+        case "registry":
+            return [spec for spec in platform_processes(settings) if spec.name in ("redis", "mlflow")]
     raise ValueError(name)
 
 

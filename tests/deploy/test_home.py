@@ -1,10 +1,11 @@
+import dataclasses
 import os
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from deploy.errors import AlreadyRunning, SluiceError
+from deploy.errors import AlreadyRunning, SettingsError, SluiceError
 from deploy.home import as_running, claim_ports, held, holder, prepare
 from deploy.settings import PlatformSettings
 
@@ -41,6 +42,17 @@ def test_free_ports_are_found_by_other_commands(settings: PlatformSettings):
     ports = {claimed.gateway_port, claimed.grpc_port, claimed.mlflow_port}
     assert len(ports) == 3 and 0 not in ports
     assert as_running(settings) == claimed
+
+
+def test_a_command_that_is_told_another_control_database_is_refused(settings: PlatformSettings):
+    prepare(settings)
+    claim_ports(dataclasses.replace(settings, control_url="postgresql://ann:secret@db.internal/control"))
+
+    with pytest.raises(SettingsError, match=r"SLUICE_CONTROL_URL=\(unset\): expected the database that the platform"):
+        as_running(settings)
+    with pytest.raises(SettingsError, match=r"SLUICE_CONTROL_URL=postgresql://ann:\*\*\*@other.internal/control: "):
+        as_running(dataclasses.replace(settings, control_url="postgresql://ann:secret@other.internal/control"))
+    as_running(dataclasses.replace(settings, control_url="postgresql+psycopg://ann:secret@db.internal/control"))
 
 
 def test_without_a_platform_the_settings_hold_as_they_are(settings: PlatformSettings):

@@ -95,6 +95,18 @@ def test_children_read_the_same_settings(settings: PlatformSettings):
         ("SLUICE_DEVICE", "gpu", "SLUICE_DEVICE=gpu: expected cpu, cuda or cuda:<number>"),
         ("SLUICE_PRECISION", "tf32", "SLUICE_PRECISION=tf32: expected one of fp32, bf16, fp16 on cpu"),
         ("SLUICE_COMPILE", "jit", "SLUICE_COMPILE=jit: expected one of none, compile, aoti"),
+        (
+            "SLUICE_CONTROL_URL",
+            "mysql://ann:secret@db/control",
+            "SLUICE_CONTROL_URL=mysql://ann:***@db/control: expected postgresql://user:password@host:port/database or "
+            "sqlite:////path/of/a.db",
+        ),
+        (
+            "SLUICE_MLFLOW_BACKEND",
+            "sqlite:///here.db",
+            "SLUICE_MLFLOW_BACKEND=sqlite:///here.db: expected postgresql://user:password@host:port/database or "
+            "sqlite:////path/of/a.db",
+        ),
         ("SLUICE_LOG_LEVEL", "loud", "SLUICE_LOG_LEVEL=loud: expected one of DEBUG, INFO, WARNING, ERROR"),
         ("SLUICE_HOME", __file__, f"SLUICE_HOME={__file__}: expected a folder"),
     ],
@@ -156,6 +168,25 @@ def test_the_effective_values_are_logged(caplog: pytest.LogCaptureFixture):
         log_effective(replace(PlatformSettings(HOME), workers=3), {})
 
     assert vars(caplog.records[0])["settings"]["SLUICE_WORKERS"] == "3"
+
+
+def test_databases_are_sqlite_files_of_the_data_folder_unless_told_otherwise():
+    alone = PlatformSettings(HOME)
+    told = replace(alone, control_url="postgresql://ann:secret@db.internal/control", mlflow_backend="sqlite:////m.db")
+
+    assert alone.control_database == "sqlite:////data/sluice/control.db"
+    assert alone.mlflow_database == "sqlite:////data/sluice/mlflow/mlflow.db"
+    assert told.control_database == "postgresql+psycopg://ann:secret@db.internal/control"
+    assert told.mlflow_database == "sqlite:////m.db"
+
+
+def test_passwords_of_databases_are_not_logged(caplog: pytest.LogCaptureFixture):
+    url = "postgresql://ann:secret@db.internal/control"
+    with caplog.at_level(logging.INFO):
+        log_effective(replace(PlatformSettings(HOME), control_url=url, mlflow_backend=url), {})
+
+    shown = vars(caplog.records[0])["settings"]
+    assert shown["SLUICE_CONTROL_URL"] == shown["SLUICE_MLFLOW_BACKEND"] == "postgresql://ann:***@db.internal/control"
 
 
 def test_a_gpu_takes_the_precision_that_only_a_gpu_has():

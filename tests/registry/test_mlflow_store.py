@@ -16,6 +16,7 @@ from registry.errors import RefusedVersion, StoreUnavailable, UnknownVersion
 from registry.mlflow_store import DIGEST_TAG, MlflowStore
 from registry.store import ModelStore
 from tests.builders import NOW_MS, a_package
+from tests.postgres import PostgresServer
 from tests.suites.model_stores import ModelStoreSuite
 
 # mlflow's own
@@ -34,6 +35,12 @@ def store(folder: Path) -> MlflowStore:
 
 class TestMlflowStoreOnItsDatabase(ModelStoreSuite):
     """With the module's own fixture `store`."""
+
+
+class TestMlflowStoreOnPostgres(ModelStoreSuite):
+    @pytest.fixture(scope="class")
+    def store(self, postgres_server: PostgresServer, tmp_path_factory: pytest.TempPathFactory) -> ModelStore:
+        return MlflowStore(postgres_server.fresh_database(), tmp_path_factory.mktemp("artefacts"))
 
 
 @pytest.fixture(scope="module")

@@ -8,10 +8,12 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sql
 
 from registry.errors import StoreUnavailable
 from registry.traffic_control import MemoryControl, SqlControl, TrafficControl
 from tests.builders import a_plan
+from tests.postgres import running_postgres
 from tests.suites.traffic_controls import TrafficControlSuite, change
 
 
@@ -68,6 +70,43 @@ class TestSqlControl(TrafficControlSuite):
         assert ended.returncode == -9
         assert control.plan("codesearch") == a_plan(champion=1)
         assert change(control, a_plan(champion=3), expected=1).revision == 2
+
+
+class TestSqlControlOnPostgres(TrafficControlSuite):
+    @pytest.fixture
+    def control(self, postgres_url: str) -> Iterator[TrafficControl]:
+        with closing(SqlControl(postgres_url)) as control:
+            yield control
+
+    def test_what_one_process_decides_another_sees(self, control: TrafficControl, postgres_url: str) -> None:
+        change(control, a_plan(), expected=0)
+
+        with closing(SqlControl(postgres_url)) as other:
+            assert other.plan("codesearch") == a_plan()
+
+    def test_plan_and_history_are_written_together_or_not_at_all(
+        self, control: TrafficControl, postgres_url: str
+    ) -> None:
+        change(control, a_plan(champion=1), expected=0)
+        with closing(sql.create_engine(postgres_url, poolclass=sql.NullPool).connect()) as connection:
+            connection.execute(sql.text("ALTER TABLE traffic_history RENAME TO away"))
+            connection.commit()
+
+        with pytest.raises(StoreUnavailable, match="could not change the traffic plan"):
+            change(control, a_plan(champion=2), expected=1)
+        assert control.plan("codesearch") == a_plan(champion=1)
+
+
+def test_control_tables_survive_a_killed_server_and_answer_again() -> None:
+    with running_postgres() as server, closing(SqlControl(server.fresh_database())) as control:
+        change(control, a_plan(champion=1), expected=0)
+        server.kill()
+        with pytest.raises(StoreUnavailable, match="could not read the traffic plan"):
+            control.plan("codesearch")
+        server.start()
+
+        assert change(control, a_plan(champion=2), expected=1).revision == 2
+        assert [record.plan.champion for record in control.history("codesearch")] == [1, 2]
 
 
 def test_a_database_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
