@@ -13,7 +13,9 @@ from registry.contracts.features import Column, FeatureView
 from registry.contracts.manifest import JUDGED_NDCG, Lineage, ModelManifest, ModelPackage, TensorSpec
 from registry.contracts.profile import ReferenceProfile, describe
 from registry.contracts.replicas import ReplicaRecord
+from registry.contracts.rollouts import Evidence, Need, Rollout, RolloutSpec, Step, Verdict
 from registry.contracts.traffic import Arm, Experiment, Kind, Layer, TrafficPlan
+from registry.store import StoredVersion
 
 if TYPE_CHECKING:
     import torch
@@ -147,6 +149,44 @@ def an_arm(arm: Arm = "champion", experiment: str | None = None, **changes: Any)
     name = ("" if arm == "champion" else "test") if experiment is None else experiment
     fields: dict[str, Any] = {"model": "codesearch", "plan_revision": 1}
     return ArmCounters(**(fields | {"experiment": name, "arm": arm} | changes))
+
+
+def a_stored(version: int = 2, model: str = "codesearch") -> StoredVersion:
+    """What a store would say of the version."""
+    return StoredVersion(model, version, f"{version:064x}", a_manifest(model=model), NOW_MS)
+
+
+def a_spec(**changes: Any) -> RolloutSpec:
+    """Gate, mirror, A/B at 10 % for a minute and 100 answers, 50 %; a day's holdback of 1 %."""
+    fields: dict[str, Any] = {
+        "steps": (
+            Step("offline-gate", "gate", needs=(Need("offline_gate", "ever", 86400.0),)),
+            Step("mirror", "mirror", mirror_share=100, min_s=10.0, needs=(Need("rank_diff"),)),
+            Step("ab-10", "ab", 100, min_s=60.0, min_answers=100),
+            Step("ramp-50", "ab", 500, min_s=60.0, min_answers=100),
+        ),
+        "holdback_weight": 10,
+        "holdback_s": 86400.0,
+    }
+    return RolloutSpec(**(fields | changes))
+
+
+def some_evidence(rollout: Rollout, kind: str, verdict: Verdict = "passed", **changes: Any) -> Evidence:
+    """Of the rollout's two versions, made the moment it began, under the plan of its step."""
+    fields: dict[str, Any] = {
+        "model": rollout.model,
+        "champion": rollout.champion,
+        "champion_digest": rollout.champion_digest,
+        "challenger": rollout.challenger,
+        "challenger_digest": rollout.challenger_digest,
+        "made_ms": rollout.entered_ms,
+        "since_ms": rollout.entered_ms,
+        "until_ms": rollout.entered_ms,
+        "plan_revision": rollout.plan_revision,
+        "experiment": rollout.experiment,
+        "body": {"sample": 100},
+    }
+    return Evidence(kind=kind, verdict=verdict, **(fields | changes))
 
 
 def a_replica_record(address: str = "unix:/run/worker-0.sock", **changes: Any) -> ReplicaRecord:
