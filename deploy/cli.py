@@ -18,6 +18,7 @@ COMMANDS = {
     "rank": "deploy.commands.rank:rank",
     "models": "deploy.commands.models:models",
     "features": "deploy.commands.features:features",
+    "rollout": "deploy.commands.rollout:rollout",
 }
 """Name and place of each command: a function, or a `typer.Typer` with commands of its own."""
 

@@ -22,7 +22,7 @@ from drift.settings import RankDiffSettings
 from drift.snapshot import Recent
 from registry.contracts.errors import UNDECODABLE, ContractError
 from registry.contracts.events import MirrorEvent, decode_event, split_mirrors
-from registry.errors import StoreUnavailable
+from registry.errors import RegistryError, StoreUnavailable
 from registry.stream import StreamEntry, StreamReader
 
 log = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ class MirrorMonitor:
     """Tells a `RankDiff` for every window of every mirrored version.
 
     standards: mean and deviation of a version's scores, None if unknown; must not raise. sink: keeps a
-    rank-diff; after a crash it may get one again. While it raises StoreUnavailable they are kept for
+    rank-diff; after a crash it may get one again. While it raises RegistryError they are kept for
     it, the newest `MOST_UNTOLD`, and reading goes on. kept_in: the snapshot's file, which must outlive the process.
     clock: seconds since the epoch. reader: this monitor alone reads for its group.
     """
@@ -166,7 +166,7 @@ class MirrorMonitor:
     def _judged(self, shadow: Shadow, window: Stretch, step: Stretch) -> RankDiff:
         limits = self._settings.limits
         of_window = compare(window.summary, limits, window.start_ms, window.end_ms)
-        of_step = compare(step.summary, limits, step.start_ms, step.end_ms)
+        of_step = compare(step.summary, limits, step.first_ms, step.end_ms)
         verdict, reasons = together(of_window, of_step)
         return RankDiff(
             model=shadow.model,
@@ -188,7 +188,7 @@ class MirrorMonitor:
         while self._untold and self._clock() >= self._tell_at_s:
             try:
                 self._sink(self._untold[0])
-            except StoreUnavailable as error:
+            except RegistryError as error:
                 log.warning("%d rank-diffs wait to be kept: %s", len(self._untold), error)
                 self._tell_at_s = self._clock() + self._settings.retry_s
                 return

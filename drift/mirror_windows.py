@@ -30,16 +30,24 @@ class Shadow(msgspec.Struct, frozen=True, order=True):
 
 @dataclass(frozen=True, slots=True)
 class Stretch:
-    """A summary over a time, ms since the epoch; the end is not part of it."""
+    """A summary over a time, ms since the epoch; the end is not part of it.
+
+    first_ms: of the earliest event in it.
+    """
 
     start_ms: int
     end_ms: int
+    first_ms: int
     summary: RankSummary
 
     def merge(self, other: "Stretch") -> "Stretch":
         """Over both times."""
-        start_ms, end_ms = min(self.start_ms, other.start_ms), max(self.end_ms, other.end_ms)
-        return Stretch(start_ms, end_ms, self.summary.merge(other.summary))
+        return Stretch(
+            start_ms=min(self.start_ms, other.start_ms),
+            end_ms=max(self.end_ms, other.end_ms),
+            first_ms=min(self.first_ms, other.first_ms),
+            summary=self.summary.merge(other.summary),
+        )
 
 
 class StretchState(msgspec.Struct, frozen=True):
@@ -48,11 +56,12 @@ class StretchState(msgspec.Struct, frozen=True):
     shadow: Shadow
     start_ms: int
     end_ms: int
+    first_ms: int
     summary: SummaryState
 
 
 class MirrorWindows:
-    """standard_of: of a model's version; asked for both sides when a window opens, None if unknown.
+    """standard_of: of a model's version, None if unknown; then it is asked again for the next window.
 
     Bounded: an event that would open one window too many is `crowded` and left out; of the steps, the
     one that was silent longest is forgotten.
@@ -63,6 +72,7 @@ class MirrorWindows:
         self._window_ms, self._lateness_ms = round(settings.window_s * 1000), round(settings.lateness_s * 1000)
         self._open: dict[tuple[int, Shadow], Stretch] = {}  # by start
         self._gauges: dict[Shadow, Gauge] = {}
+        self._standards: dict[tuple[str, int], Standard] = {}
         self._steps: dict[Shadow, Stretch] = {}  # the longest silent first
         self.watermark_ms = watermark_ms
 
@@ -122,7 +132,8 @@ class MirrorWindows:
         late = end_ms <= self.watermark_ms and key not in self._open
         if not late and key not in self._open and len(self._open) >= self._settings.most_windows:
             return "crowded"
-        counted = Stretch(start_ms, end_ms, RankSummary.of(events, self._gauge(shadow)))
+        first_ms = min(event.mirrored_ms for event in events)
+        counted = Stretch(start_ms, end_ms, first_ms, RankSummary.of(events, self._gauge(shadow)))
         if late:
             self._add_to_step(shadow, counted)
             return "late"
@@ -144,10 +155,21 @@ class MirrorWindows:
                 depth=self._settings.depth,
                 k=self._settings.limits.overlap_k,
                 p=self._settings.rbo_p,
-                champion=self._standard_of(shadow.model, shadow.champion) or UNKNOWN,
-                version=self._standard_of(shadow.model, shadow.version) or UNKNOWN,
+                champion=self._standard(shadow.model, shadow.champion),
+                version=self._standard(shadow.model, shadow.version),
             )
         return self._gauges[shadow]
+
+    def _standard(self, model: str, version: int) -> Standard:
+        """Once found it is kept: versions do not change."""
+        if (model, version) not in self._standards:
+            found = self._standard_of(model, version)
+            if found is None:
+                return UNKNOWN
+            if len(self._standards) >= self._settings.most_windows:
+                self._standards.clear()
+            self._standards[model, version] = found
+        return self._standards[model, version]
 
 
 def _shadow(event: MirrorEvent) -> Shadow:
@@ -155,8 +177,8 @@ def _shadow(event: MirrorEvent) -> Shadow:
 
 
 def _state(shadow: Shadow, stretch: Stretch) -> StretchState:
-    return StretchState(shadow, stretch.start_ms, stretch.end_ms, stretch.summary.state())
+    return StretchState(shadow, stretch.start_ms, stretch.end_ms, stretch.first_ms, stretch.summary.state())
 
 
 def _stretch(kept: StretchState) -> Stretch:
-    return Stretch(kept.start_ms, kept.end_ms, RankSummary.restore(kept.summary))
+    return Stretch(kept.start_ms, kept.end_ms, kept.first_ms, RankSummary.restore(kept.summary))

@@ -11,10 +11,11 @@ import msgspec
 import numpy as np
 from scipy.special import ndtri
 
-from drift.judge import Outcome
 from drift.rank_summary import LATENCY_BOUNDS_MS, NAMES, Example, IntArray, RankSummary
 from drift.settings import RankLimits
+from registry.contracts.rollouts import Evidence, Verdict
 
+KIND = "rank_diff"  # of the evidence
 SHOWN_ALPHA = 0.05
 TAIL = 0.99
 MOST_UNFIT = 0.01  # share of mirror events that contradict themselves past which figures mean nothing
@@ -48,14 +49,15 @@ class LimitFinding(msgspec.Struct, frozen=True):
     estimate: float | None
     failing: float | None
     passing: float | None
-    outcome: Outcome
+    outcome: Verdict
 
 
 class Comparison(msgspec.Struct, frozen=True):
     """What a stretch of mirrored traffic came to.
 
-    start_ms, end_ms: ms since the epoch. mirrored: queries, of which `failed` have no list (`errors`, by
-    the first word of why), `unfit` contradict themselves, and `compared` have both lists.
+    start_ms, end_ms: ms since the epoch; a step starts with its first event. mirrored: queries, of
+    which `failed` have no list (`errors`, by the first word of why), `unfit` contradict themselves, and
+    `compared` have both lists.
     p50_ms, p99_ms: of the answers and of the mirrored queries, None if nothing was compared.
     """
 
@@ -66,7 +68,7 @@ class Comparison(msgspec.Struct, frozen=True):
     failed: int
     unfit: int
     errors: dict[str, int]
-    verdict: Outcome
+    verdict: Verdict
     reasons: tuple[str, ...]
     findings: tuple[LimitFinding, ...]
     estimates: tuple[Estimate, ...]
@@ -86,7 +88,7 @@ class RankDiff(msgspec.Struct, frozen=True):
     champion: int
     version: int
     plan_revision: int
-    verdict: Outcome
+    verdict: Verdict
     reasons: tuple[str, ...]
     window: Comparison
     step: Comparison
@@ -124,7 +126,7 @@ def compare(summary: RankSummary, limits: RankLimits, start_ms: int, end_ms: int
     )
 
 
-def together(window: Comparison, step: Comparison) -> tuple[Outcome, tuple[str, ...]]:
+def together(window: Comparison, step: Comparison) -> tuple[Verdict, tuple[str, ...]]:
     """The verdict on both: a breakdown just now must not hide in a long good time before it."""
     for verdict in ("failed", "errored"):
         for name, part in (("this window", window), ("this step", step)):
@@ -133,9 +135,30 @@ def together(window: Comparison, step: Comparison) -> tuple[Outcome, tuple[str, 
     return step.verdict, step.reasons
 
 
+def as_evidence(diff: RankDiff, champion_digest: str, challenger_digest: str) -> Evidence:
+    """Made when its window ended: the same window told again is the same evidence, and one that is told
+    late is as old as what it saw."""
+    return Evidence(
+        kind=KIND,
+        model=diff.model,
+        champion=diff.champion,
+        champion_digest=champion_digest,
+        challenger=diff.version,
+        challenger_digest=challenger_digest,
+        verdict=diff.verdict,
+        made_ms=diff.window.end_ms,
+        since_ms=diff.step.start_ms,
+        until_ms=diff.window.end_ms,
+        plan_revision=diff.plan_revision,
+        experiment=diff.experiment,
+        why="; ".join(diff.reasons),
+        body=msgspec.to_builtins(diff),
+    )
+
+
 def _decide(
     summary: RankSummary, findings: tuple[LimitFinding, ...], limits: RankLimits
-) -> tuple[Outcome, tuple[str, ...]]:
+) -> tuple[Verdict, tuple[str, ...]]:
     if summary.unfit > MOST_UNFIT * summary.mirrored:
         return "errored", (f"{summary.unfit} of {summary.mirrored} mirror events contradict themselves",)
     if summary.mirrored < limits.min_lists:
@@ -188,7 +211,7 @@ def _p99_ratio(summary: RankSummary, limits: RankLimits) -> LimitFinding:
     return LimitFinding("p99_ratio", limits.max_p99_ratio, tails[1] / tails[0], failing, passing, outcome)
 
 
-def _outcome(failed: bool, passed: bool) -> Outcome:
+def _outcome(failed: bool, passed: bool) -> Verdict:
     if failed:
         return "failed"
     return "passed" if passed else "inconclusive"

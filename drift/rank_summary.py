@@ -33,7 +33,7 @@ UNKNOWN: Standard = (0.0, 0.0)
 
 
 class Measure(NamedTuple):
-    """low, high: where its bins lie; what is beyond counts in the outer ones."""
+    """low, high: the centres of its outer bins, in which everything beyond counts too."""
 
     name: str
     low: float
@@ -47,11 +47,11 @@ MEASURES = (
     Measure("kendall_tau", -1.0, 1.0),
     Measure("top_distance", 0.0, 1.0),
     Measure("score_shift", -5.0, 5.0),
-    Measure("latency_difference_ms", -500.0, 500.0),
+    Measure("latency_difference_ms", -100.0, 100.0),
     Measure("latency_log_ratio", -5.0, 5.0),
 )
 NAMES = tuple(measure.name for measure in MEASURES)
-BINS = 200  # a quantile is within half a percent of its measure's range
+BINS = 201  # 0.5 % of a measure's range apart, and centred on its ends: the quantile of a share can be 1
 _LOW = np.array([measure.low for measure in MEASURES])
 _HIGH = np.array([measure.high for measure in MEASURES])
 
@@ -174,7 +174,7 @@ class RankSummary:
         if not counts.sum():
             return float("nan")
         place = int(np.searchsorted(counts.cumsum(), max(q * counts.sum(), 1)))
-        return float(_LOW[measure] + (place + 0.5) * (_HIGH[measure] - _LOW[measure]) / BINS)
+        return float(_LOW[measure] + place * (_HIGH[measure] - _LOW[measure]) / (BINS - 1))
 
     def state(self) -> SummaryState:
         """What `restore` makes this summary of."""
@@ -248,8 +248,8 @@ def _compared(events: Sequence[MirrorEvent], gauge: Gauge) -> RankSummary:
 
 
 def _binned(values: FloatArray, known: NDArray[np.bool_]) -> IntArray:
-    scaled = (np.where(known, values, _LOW) - _LOW) / (_HIGH - _LOW) * BINS
-    places = np.clip(scaled, 0, BINS - 1).astype(np.int64) + np.arange(len(MEASURES)) * BINS
+    scaled = (np.where(known, values, _LOW) - _LOW) / (_HIGH - _LOW) * (BINS - 1)
+    places = np.clip(np.rint(scaled), 0, BINS - 1).astype(np.int64) + np.arange(len(MEASURES)) * BINS
     return np.bincount(places[known], minlength=len(MEASURES) * BINS).reshape(-1, BINS)
 
 
