@@ -5,6 +5,7 @@ apart, and the few lists that differ most: some 20 kB, whatever the traffic.
 """
 
 import heapq
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -135,7 +136,7 @@ class RankSummary:
     def of(events: Sequence[MirrorEvent], gauge: Gauge) -> "RankSummary":
         """Of events of one champion and one version."""
         errors = [event for event in events if event.error]
-        fitting = [event for event in events if not event.error and _fits(event)]
+        fitting = _with_numbers([event for event in events if not event.error and _fits(event)])
         counted = RankSummary.empty()
         if fitting:
             counted = _compared(fitting, gauge)
@@ -273,13 +274,24 @@ def _examples(events: Sequence[MirrorEvent], values: FloatArray) -> tuple[Exampl
 
 
 def _fits(event: MirrorEvent) -> bool:
-    """Whether there is a score an item, each a number, and no item stands in a list twice."""
+    """Whether there is a score an item, and no item stands in a list twice."""
     return (
         len(event.scores) == 4 * len(event.items) == 4 * len(set(event.items))
         and len(event.mirror_scores) == 4 * len(event.mirror_items) == 4 * len(set(event.mirror_items))
-        and bool(np.isfinite(event.score_array()).all() and np.isfinite(event.mirror_score_array()).all())
-        and bool(np.isfinite(event.latency_ms) and np.isfinite(event.mirror_latency_ms))
+        and math.isfinite(event.latency_ms)
+        and math.isfinite(event.mirror_latency_ms)
     )
+
+
+def _with_numbers(events: list[MirrorEvent]) -> list[MirrorEvent]:
+    """Those whose scores are numbers: mostly all of them, which one look tells."""
+    if _finite(b"".join([part for event in events for part in (event.scores, event.mirror_scores)])):
+        return events
+    return [event for event in events if _finite(event.scores + event.mirror_scores)]
+
+
+def _finite(scores: bytes) -> bool:
+    return bool(np.isfinite(np.frombuffer(scores, dtype="<f4")).all())
 
 
 def _scores(packed: Sequence[bytes], depth: int) -> FloatArray:

@@ -32,6 +32,8 @@ def specs(name: str, settings: PlatformSettings) -> list[ProcessSpec]:
             return [platform_processes(settings)[0]]
         case "registry":
             return [spec for spec in platform_processes(settings) if spec.name in ("redis", "mlflow")]
+        case "monitor":
+            return [spec for spec in platform_processes(settings) if spec.name in ("redis", "monitor")]
     raise ValueError(name)
 
 
