@@ -9,12 +9,13 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import uvicorn
 import uvloop
 from prometheus_client import REGISTRY
 
-from registry.contracts.events import RankingEvent, decode_events
+from registry.contracts.events import Event, RankingEvent, decode_events
 from registry.contracts.ids import RankingIds
 from registry.contracts.traffic import TrafficPlan
 from registry.stream import MemoryStream
@@ -26,6 +27,7 @@ from serving.gateway.oip_infer import OipInfer
 from serving.gateway.protocol import protocol_with
 from serving.infer import InferService
 from serving.journal import Journal
+from serving.mirror import Mirror
 from serving.permits import Permits
 from serving.rank import Ranker
 from serving.regions import Regions
@@ -47,6 +49,8 @@ class RunningGateway:
     pool: ReplicaPool
     event_log: EventLog
     stream: MemoryStream
+    mirror: Mirror
+    loop: asyncio.AbstractEventLoop
 
     @property
     def address(self) -> str:
@@ -60,24 +64,39 @@ class RunningGateway:
             assert time.monotonic() < until_s, "it did not come about"
             time.sleep(0.001)
 
+    def turn(self) -> None:
+        """Returns when the loop has done what it was about to do."""
+        done = threading.Event()
+        self.loop.call_soon_threadsafe(done.set)
+        assert done.wait(PATIENCE_S)
+
+    def follow(self, plan: TrafficPlan) -> None:
+        """Returns when queries are routed by the plan."""
+        self.loop.call_soon_threadsafe(self.ranker.follow, {plan.model: plan})
+        self.until(lambda: self.ranker.plans[plan.model] == plan)
+
+    def logged(self) -> list[Event]:
+        """Every event logged so far."""
+        assert self.event_log.ship()
+        return [event for entry in self.stream.entries.values() for event in decode_events(entry.payload)]
+
     def rankings_logged(self) -> int:
         """How many answers are in the event log."""
-        assert self.event_log.ship()
-        events = [event for entry in self.stream.entries.values() for event in decode_events(entry.payload)]
-        return sum(isinstance(event, RankingEvent) for event in events)
+        return sum(isinstance(event, RankingEvent) for event in self.logged())
 
 
 @contextmanager
 def a_running_gateway(
-    address: str,
+    address: str | tuple[str, ...],
     plan: TrafficPlan | None = None,
     regions: Regions | None = None,
     control: Callable[[str, bool], Awaitable[None]] | None = None,
     keep_alive_s: int = 5,
+    **changes: Any,
 ) -> Iterator[RunningGateway]:
-    """A gateway in front of the worker at the address, ready to be asked.
+    """A gateway in front of the workers at the addresses that hold all versions of the plan.
 
-    regions: None for shared memory off. control: see `InferService`.
+    regions: None for shared memory off. control: see `InferService`. changes: of the settings.
     """
     followed = plan or a_plan()
     started = threading.Event()
@@ -86,14 +105,15 @@ def a_running_gateway(
     failures: list[BaseException] = []
 
     async def serve(folder: str, journal: Journal) -> None:
-        settings = GatewaySettings(
-            Path(folder) / "events", Path(folder) / "plans.json", (address,), max_candidates=MAX_CANDIDATES
-        )
+        given: dict[str, Any] = {"max_candidates": MAX_CANDIDATES}
+        workers = (address,) if isinstance(address, str) else address
+        settings = GatewaySettings(Path(folder) / "events", Path(folder) / "plans.json", workers, **(given | changes))
         stream = MemoryStream()
         event_log = EventLog(journal, stream)
         ids = RankingIds(b"a secret of 24 bytes....", random.Random(1))
         pool, permits = ReplicaPool(settings.workers), Permits(settings.max_in_flight)
-        ranker = Ranker(pool, event_log, ids, permits, log_every=100)
+        mirror = Mirror(pool, event_log, permits, random.Random(3), settings.max_mirrored, settings.mirror_deadline_ms)
+        ranker = Ranker(pool, event_log, ids, permits, 100, coins=random.Random(4), mirror=mirror.offer)
         ranker.follow({followed.model: followed})
         service = InferService(ranker, pool, permits, settings.max_candidates, control)
         routers = [oip_routes(service, regions, version="0.0")]
@@ -101,7 +121,8 @@ def a_running_gateway(
         infer = OipInfer(service, settings, regions)
         routes = HotRoutes(app, ranker, event_log, ids, settings, random.Random(2), infer=infer)
         await pool.start()
-        await pool.wait_for_holder(followed.model, followed.champion, time.monotonic() + PATIENCE_S)
+        for version in followed.versions():
+            await pool.wait_for_holder(followed.model, version, time.monotonic() + PATIENCE_S)
         config = uvicorn.Config(
             routes,
             http=protocol_with(routes),
@@ -117,8 +138,8 @@ def a_running_gateway(
         while not server.started:
             await asyncio.sleep(0.001)
         port = server.servers[0].sockets[0].getsockname()[1]
-        made.append(RunningGateway(port, permits, ranker, pool, event_log, stream))
         loop = asyncio.get_running_loop()
+        made.append(RunningGateway(port, permits, ranker, pool, event_log, stream, mirror, loop))
         stop.append(lambda: loop.call_soon_threadsafe(setattr, server, "should_exit", True) and None)
         started.set()
         await serving
@@ -126,7 +147,7 @@ def a_running_gateway(
 
     def run() -> None:
         try:
-            with tempfile.TemporaryDirectory() as folder, Journal(Path(folder) / "events", 1 << 20) as journal:
+            with tempfile.TemporaryDirectory() as folder, Journal(Path(folder) / "events", 16 << 20) as journal:
                 uvloop.run(serve(folder, journal))
         except BaseException as error:
             failures.append(error)
