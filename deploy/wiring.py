@@ -288,7 +288,7 @@ def run_monitor(settings: PlatformSettings, stop: threading.Event) -> None:
     from drift.mirror_monitor import GROUP, MirrorMonitor
     from drift.monitor import Monitor
     from drift.reports import VerdictReports
-    from drift.settings import MonitorSettings, RankDiffSettings
+    from drift.settings import MonitorSettings, parse_rank_diff
     from registry.artefacts import read
     from registry.contracts.errors import ContractError
     from registry.contracts.profile import ReferenceProfile
@@ -311,7 +311,7 @@ def run_monitor(settings: PlatformSettings, stop: threading.Event) -> None:
         RedisStream(redis_client(settings)).reader(GROUP, "monitor-0"),
         standard_of,
         RankEvidence(lambda: traffic_control(settings)).keep,
-        RankDiffSettings(),
+        parse_rank_diff(settings.rank_diff),
         settings.journal_folder / "mirrors.windows",
     )
     reader = RedisStream(redis_client(settings)).reader("monitor", "monitor-0")

@@ -52,7 +52,7 @@ class RankLimits(msgspec.Struct, frozen=True):
         _require(1 <= self.overlap_k <= 1000, "overlap_k", self.overlap_k, "1 to 1000", _RANK_DIFF)
         for key in ("min_overlap", "max_error_share"):
             _require(0 <= getattr(self, key) <= 1, key, getattr(self, key), "0 <= share <= 1", _RANK_DIFF)
-        _require(self.max_p99_ratio > 0, "max_p99_ratio", self.max_p99_ratio, "a ratio above 0", _RANK_DIFF)
+        _require(0 < self.max_p99_ratio <= 1e6, "max_p99_ratio", self.max_p99_ratio, "0 < ratio <= 1e6", _RANK_DIFF)
         for key in ("fail_alpha", "pass_alpha"):
             _require(0 < getattr(self, key) < 0.5, key, getattr(self, key), "0 < alpha < 0.5", _RANK_DIFF)
 
@@ -89,6 +89,40 @@ class RankDiffSettings:
             _require(0 < getattr(self, key) <= 60, key, getattr(self, key), "0 < s <= 60", _RANK_DIFF)
         for key in ("most_windows", "most_steps"):
             _require(1 <= getattr(self, key) <= 10_000, key, getattr(self, key), "1 to 10000", _RANK_DIFF)
+
+
+def parse_rank_diff(text: str) -> RankDiffSettings:
+    """Settings and limits by name, the others as they are by default. Raises ValueError saying what was expected.
+
+    >>> parse_rank_diff("min_overlap=0.5, window_s=30").limits.min_overlap
+    0.5
+    """
+    told: dict[str, float] = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        name, equals, value = (word.strip() for word in part.partition("="))
+        if not equals or name not in _TOLD or name in told:
+            raise ValueError(f"{part}: expected name=number, each name once, of {', '.join(_TOLD)}")
+        try:
+            told[name] = _TOLD[name](value)
+        except ValueError as error:
+            raise ValueError(f"{part}: expected {'a whole number' if _TOLD[name] is int else 'a number'}") from error
+    of_limits = {name: told.pop(name) for name in list(told) if name in RankLimits.__struct_fields__}
+    return RankDiffSettings(RankLimits(**of_limits), **told)  # type: ignore[arg-type]
+
+
+_TOLD: dict[str, type[int] | type[float]] = {
+    "min_lists": int,
+    "overlap_k": int,
+    "min_overlap": float,
+    "max_error_share": float,
+    "max_p99_ratio": float,
+    "fail_alpha": float,
+    "pass_alpha": float,
+    "depth": int,
+    "rbo_p": float,
+    "window_s": float,
+    "lateness_s": float,
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,8 @@ from serving.journal import Journal
 from tests.builders import NOW_MS, a_package, a_tested_plan
 from tests.deploy.platforms import ROOT, Platforms, pid_of, until
 from tests.drift.mirrored import mirrors
+from tests.serving.test_routing import a_plan_of, an_experiment, asked, loader
+from tests.serving.workbench import SumOfFeatures
 
 MINUTE_MS = 60_000
 
@@ -98,9 +100,36 @@ def test_a_minute_in_which_nothing_is_mirrored_is_no_evidence(tmp_path: Path) ->
     assert chain.watch() == []
 
 
+def test_a_gateway_and_workers_that_mirror_give_the_figures_of_their_lists(tmp_path: Path) -> None:
+    """Version 2 ranks the other way round, version 3 as the champion does."""
+    plan = a_plan_of([an_experiment("turned", 2, mirror_share=1000), an_experiment("same", 3, mirror_share=1000)])
+    chain = Chain(tmp_path, now_ms=time.time_ns() // 1_000_000 + MINUTE_MS)
+    chain.control.change(plan, expected_revision=0, who="me", why="mirror", evidence={}, now_ms=NOW_MS)
+    with asked(loader({3: SumOfFeatures()}), plan=plan) as (asker, _):
+        for query in range(220):
+            asker.ask(unit=f"user-{query}", top_k=10)
+        mirrored = asker.mirrored()
+    chain.log(mirrored)
+
+    found = {one.experiment: one for one in chain.watch()[-2:]}
+
+    assert (found["turned"].challenger, found["same"].challenger) == (2, 3)
+    for name, measured in (("turned", (0.0, 0.0, 0.0, 1.0)), ("same", (1.0, 1.0, 1.0, 0.0))):
+        diff = msgspec.convert(found[name].body, RankDiff)
+        means = {estimate.measure: estimate.mean for estimate in diff.step.estimates}
+        overlap = ("overlap", "rank_biased_overlap", "first_agrees", "top_distance")
+        assert [means[measure] for measure in overlap] == pytest.approx(measured)
+        assert diff.step.compared == sum(event.experiment == name for event in mirrored) > 0
+    assert found["turned"].verdict == "failed" and "overlap is 0" in found["turned"].why
+    assert msgspec.convert(found["same"].body, RankDiff).step.findings[0].outcome == "passed"
+
+
 @pytest.fixture
 def platforms(tmp_path: Path) -> Iterator[Platforms]:
-    with Platforms(PlatformSettings(home=tmp_path / "home", gateway_port=0, grpc_port=0, mlflow_port=0)) as platforms:
+    """Windows are short, so that one is over while the test waits."""
+    quick = "window_s=2,lateness_s=1,min_lists=100"
+    ports = {"gateway_port": 0, "grpc_port": 0, "mlflow_port": 0}
+    with Platforms(PlatformSettings(home=tmp_path / "home", rank_diff=quick, **ports)) as platforms:
         yield platforms
 
 
@@ -112,33 +141,34 @@ def test_a_killed_monitor_counts_every_mirrored_query_once(platforms: Platforms)
     plan = a_tested_plan(weight=0, digest=packages[2].digest, champion_digest=packages[1].digest)
     supervisor = platforms.start("monitor")
     state = platforms.ready(supervisor)
-    last_minute_ms = (time.time_ns() // 1_000_000 // MINUTE_MS - 1) * MINUTE_MS
-    minutes = [mirrors(seed, 300, start_ms=last_minute_ms - (2 - seed) * MINUTE_MS) for seed in (1, 2)]
 
     with closing(SqlControl(settings.control_database)) as control, wiring.redis_client(settings) as client:
-        control.change(plan, expected_revision=0, who="me", why="mirror", evidence={}, now_ms=last_minute_ms)
+        control.change(plan, expected_revision=0, who="me", why="mirror", evidence={}, now_ms=NOW_MS)
         stream = RedisStream(client)
 
-        def mirror(events: list[MirrorEvent]) -> None:
-            stream.append([join_events([encode_event(e) for e in events[i : i + 20]]) for i in range(0, 300, 20)])
+        def mirror(seed: int, queries: int = 300) -> list[MirrorEvent]:
+            """As a gateway that answers now writes them."""
+            events = mirrors(seed, queries, start_ms=time.time_ns() // 1_000_000)
+            stream.append([join_events([encode_event(e) for e in events[i : i + 20]]) for i in range(0, queries, 20)])
+            return events
 
-        def told(minutes: int) -> list[Evidence] | None:
+        def counted(queries: int) -> RankDiff | None:
+            """The newest rank-diff, once it counts so many."""
             found = control.evidence("codesearch")
-            return found if len(found) >= minutes else None
+            diff = msgspec.convert(found[-1].body, RankDiff) if found else None
+            return diff if diff and diff.step.mirrored >= queries else None
 
-        mirror(minutes[0])
-        until(lambda: told(1), "the first minute is judged")
-        pid = pid_of(state, "monitor")
-        os.kill(pid, signal.SIGKILL)
-        mirror(minutes[1])
-        mirror(minutes[0][:100])  # a gateway that was killed, too, writes some again
-        evidence = until(lambda: told(2), "the second minute is judged")
+        mirror(1)
+        until(lambda: counted(300), "the first window is judged")
+        os.kill(pid_of(state, "monitor"), signal.SIGKILL)
+        again = mirror(2)[:100]
+        stream.append([join_events([encode_event(e) for e in again])])  # a gateway that was killed, too, repeats some
+        until(lambda: counted(600), "the second window is judged, by the monitor that took over")
+        mirror(3)
+        last = until(lambda: counted(900), "the third window is judged")
 
-        diffs = [msgspec.convert(one.body, RankDiff) for one in evidence]
-        assert [(diff.window.mirrored, diff.step.mirrored) for diff in diffs] == [(300, 300), (300, 600)]
-        assert all(estimate.mean is not None for estimate in diffs[1].step.estimates)
-        group = next(group for group in client.xinfo_groups("sluice:events") if group["name"] == GROUP.encode())
-        assert group["pending"] == 0
+        assert (last.step.mirrored, last.window.mirrored) == (900, 300)
+        assert all(estimate.mean is not None for estimate in last.step.estimates)
 
         shown = subprocess.run(
             [sys.executable, "-m", "deploy.cli", "rollout", "diff", "codesearch"],
@@ -148,5 +178,5 @@ def test_a_killed_monitor_counts_every_mirrored_query_once(platforms: Platforms)
             text=True,
         )
     assert (shown.returncode, shown.stderr) == (0, "")
-    assert f"codesearch@2 in the shadow of @1, test, revision 1: {diffs[1].verdict}" in shown.stdout
-    assert diffs[1].examples[0].ranking_id in shown.stdout
+    assert f"codesearch@2 in the shadow of @1, test, revision 1: {last.verdict}" in shown.stdout
+    assert last.examples[0].ranking_id in shown.stdout
