@@ -21,6 +21,8 @@ def platform_processes(settings: PlatformSettings) -> tuple[ProcessSpec, ...]:
     specs = [_redis(settings)]
     if settings.with_mlflow:
         specs.append(_mlflow(settings))
+    if settings.with_controller:
+        specs.append(_own(settings, "controller"))
     if settings.with_archiver:
         specs.append(_own(settings, "archiver"))
     if settings.with_monitor:

@@ -89,6 +89,7 @@ class PlatformSettings:
     torch_threads: int = 1
     with_grpc: bool = True
     with_mlflow: bool = True
+    with_controller: bool = True
     with_archiver: bool = True
     with_monitor: bool = True
     with_celery: bool = True

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from registry.contracts.manifest import ModelPackage
     from registry.mlflow_store import MlflowStore
     from registry.promotion import Promoter
-    from registry.rollouts import RolloutControl
     from registry.store import ModelStore
     from registry.traffic_control import SqlControl
     from serving.device.streams import Lane
@@ -330,6 +329,13 @@ def run_together(stop: threading.Event, *loops: Callable[[threading.Event], None
         one.result()
 
 
+def run_controller(settings: PlatformSettings, stop: threading.Event) -> None:
+    """Rollouts, step by step, and what is decided shown to gateways and MLflow."""
+    from deploy.controller import control
+
+    control(settings, stop)
+
+
 def model_store(settings: PlatformSettings) -> "MlflowStore":
     """The registry of versions. Slow to import: never in the gateway or a worker."""
     from registry.mlflow_store import MlflowStore
@@ -337,8 +343,8 @@ def model_store(settings: PlatformSettings) -> "MlflowStore":
     return MlflowStore(settings.mlflow_url)
 
 
-def traffic_control(settings: PlatformSettings) -> "RolloutControl":
-    """The tables of traffic plans, rollouts and evidence, and their histories."""
+def traffic_control(settings: PlatformSettings) -> "SqlControl":
+    """The tables of traffic plans, rollouts and their histories, migrated if need be."""
     require_driver("SLUICE_CONTROL_URL", settings.control_database)
     return _control(settings.control_database)
 
@@ -368,6 +374,7 @@ def local_version(settings: PlatformSettings, model: str, version: int, digest: 
 BUILDERS: dict[str, Builder] = {
     "gateway": run_gateway,
     "worker": run_worker,
+    "controller": run_controller,
     "archiver": run_archiver,
     "monitor": run_monitor,
 }

@@ -42,3 +42,34 @@ LEFT_OUT = Gauge(
     ["model", "reason"],
     multiprocess_mode="mostrecent",
 )
+
+ROLLOUT_STATES = ("running", "paused", "promoted", "rolled_back", "aborted", "superseded")
+_ROLLOUT = ["model", "layer"]
+ROLLOUT_STATE = Gauge(
+    "pipelines_rollout_state",
+    "State of the layer's newest rollout: 0 running, 1 paused, 2 promoted, 3 rolled back, 4 aborted, 5 superseded.",
+    _ROLLOUT,
+    multiprocess_mode="mostrecent",
+)
+ROLLOUT_STEP = Gauge(
+    "pipelines_rollout_step",
+    "Step that the layer's rollout is in, from 0; -1 without one.",
+    _ROLLOUT,
+    multiprocess_mode="mostrecent",
+)
+ROLLOUT_WEIGHT = Gauge(
+    "pipelines_rollout_weight_ratio",
+    "Share of units that the layer's rollout gives its challenger, in [0, 1].",
+    _ROLLOUT,
+    multiprocess_mode="mostrecent",
+)
+ROLLOUT_CHANGES = Counter("pipelines_rollout_changes", "What the engine did to rollouts.", ["model", "what"])
+ROLLOUT_VERDICTS = Counter(
+    "pipelines_rollout_verdicts", "Verdicts that the engine's decisions stand on.", ["kind", "verdict"]
+)
+ROLLOUT_FAILURES = Counter("pipelines_rollout_failures", "Rollouts that a turn could not move; tried again.")
+ROLLOUT_TURN = Gauge(
+    "pipelines_rollout_turn_timestamp_seconds",
+    "When the engine last looked at all rollouts, since the epoch: alarm on an old one.",
+    multiprocess_mode="mostrecent",
+)

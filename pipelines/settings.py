@@ -64,3 +64,25 @@ class ArchiverSettings:
         }.items():
             if not holds:
                 raise ValueError(f"archiver.{rule}")
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutSettings:
+    """period_s: of the engine's looks; a rollback takes one, and the second in which gateways follow.
+
+    repair_s: how often aliases are held against the tables, whatever moved them; retry_s: when MLflow did
+    not answer.
+    """
+
+    period_s: float = 1.0
+    repair_s: float = 300.0
+    retry_s: float = 5.0
+
+    def __post_init__(self) -> None:
+        for rule, holds in {
+            f"period_s={self.period_s}: expected 0 < s <= 3": 0 < self.period_s <= 3,
+            f"repair_s={self.repair_s}: expected 1 to 86400": 1 <= self.repair_s <= 86_400,
+            f"retry_s={self.retry_s}: expected 0 < s <= 300": 0 < self.retry_s <= 300,
+        }.items():
+            if not holds:
+                raise ValueError(f"rollouts.{rule}")

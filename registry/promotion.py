@@ -12,9 +12,11 @@ import msgspec
 
 from registry.board import PlanBoard
 from registry.contracts.traffic import Experiment, Layer, TrafficPlan
+from registry.decisions import Decision
 from registry.errors import StaleRevision, StoreUnavailable, UnknownVersion
+from registry.rollouts import RolloutControl
 from registry.store import ModelStore, StoredVersion
-from registry.traffic_control import TrafficChange, TrafficControl
+from registry.traffic_control import TrafficChange
 
 
 def promote(plan: TrafficPlan | None, stored: StoredVersion) -> TrafficPlan:
@@ -55,6 +57,14 @@ def without_experiment(plan: TrafficPlan, name: str) -> TrafficPlan:
     return msgspec.structs.replace(plan, revision=plan.revision + 1, layers=layers)
 
 
+def without_experiments(plan: TrafficPlan, names: Sequence[str]) -> TrafficPlan:
+    """The plan after this one without any of these."""
+    left = plan
+    for name in names:
+        left = without_experiment(left, name)
+    return msgspec.structs.replace(left, revision=plan.revision + 1)
+
+
 def previous_champion(history: Sequence[TrafficChange]) -> int | None:
     """The champion before the current one, None if there was none.
 
@@ -72,7 +82,7 @@ def previous_champion(history: Sequence[TrafficChange]) -> int | None:
 class Promoter:
     """Changes traffic plans and publishes them. Safe to run in several processes."""
 
-    def __init__(self, store: ModelStore, control: TrafficControl, board: PlanBoard) -> None:
+    def __init__(self, store: ModelStore, control: RolloutControl, board: PlanBoard) -> None:
         self._store, self._control, self._board = store, control, board
 
     def promote(
@@ -98,41 +108,53 @@ class Promoter:
         return self.apply(promote(plan, stored), who=who, why=why, evidence=evidence, now_ms=now_ms)
 
     def rollback(self, model: str, *, who: str, why: str, evidence: Mapping[str, Any], now_ms: int) -> TrafficPlan:
-        """Makes the previous champion champion again, alone; see `previous_champion`.
+        """Takes back what is new: a challenger on its way, if there is one, else the champion.
 
+        Rollouts that are running or paused are rolled back, and the champion stays. Without one the
+        previous champion is champion again, alone; see `previous_champion`.
         Raises UnknownVersion if there is none, else as `promote` does.
         """
         history = self._control.history(model)
+        plan = history[-1].plan if history else None
+        running = [one for one in self._control.rollouts(model, open_only=True) if one.active]
+        if plan is not None and running:
+            plan = without_experiments(plan, [rollout.experiment for rollout in running])
+            return self.apply(plan, who=who, why=why, evidence=evidence, now_ms=now_ms)
         version = previous_champion(history)
         if version is None:
             raise UnknownVersion(f"model {model!r} had no champion before: promote a version instead")
-        plan = promote(history[-1].plan, self._store.get(model, version))
+        plan = promote(plan, self._store.get(model, version))
         return self.apply(plan, who=who, why=why, evidence=evidence, now_ms=now_ms)
 
     def apply(self, plan: TrafficPlan, *, who: str, why: str, evidence: Mapping[str, Any], now_ms: int) -> TrafficPlan:
         """Decides on the plan, if nothing was decided since the revision before it, and publishes it.
 
-        Raises StaleRevision (nothing was changed), or StoreUnavailable: the message says whether
-        the change is decided already.
+        Raises StaleRevision or RolloutConflict (nothing was changed), or StoreUnavailable: the message says
+        whether the change is decided already.
         """
         decided = self._control.change(
             plan, expected_revision=plan.revision - 1, who=who, why=why, evidence=evidence, now_ms=now_ms
         )
-        try:
-            self._publish([decided.model])
-        except StoreUnavailable as error:
-            raise StoreUnavailable(
-                f"revision {decided.revision} of {decided.model!r} is decided and recorded, but not yet published "
-                f"({error}): the next start does it"
-            ) from error
+        self._publish_decided(decided)
+        return decided
+
+    def decide(self, decision: Decision) -> TrafficPlan | None:
+        """Makes a decision true (`rollout_moves`) and publishes its plan, if it has one. Raises as
+        `RolloutControl.decide` does, and StoreUnavailable as `apply` does."""
+        decided = self._control.decide(decision)
+        if decided is not None:
+            self._publish_decided(decided)
         return decided
 
     def repair(self) -> None:
         """Publishes every plan again, as if nothing had come between; for every start."""
-        self._publish(self._control.models())
+        self.publish(self._control.models())
 
-    def _publish(self, models: Sequence[str]) -> None:
-        """Boards before aliases: traffic follows the board."""
+    def publish(self, models: Sequence[str]) -> None:
+        """Shows these models' plans and points their aliases, as the tables say now.
+
+        Boards before aliases: traffic follows the board. Raises StoreUnavailable.
+        """
         for model in models:
             if plan := self._control.plan(model):
                 self._board.publish(plan)
@@ -140,6 +162,15 @@ class Promoter:
             # read again: another process may have decided since, and aliases know no revisions
             if plan := self._control.plan(model):
                 self._point_aliases(plan)
+
+    def _publish_decided(self, decided: TrafficPlan) -> None:
+        try:
+            self.publish([decided.model])
+        except StoreUnavailable as error:
+            raise StoreUnavailable(
+                f"revision {decided.revision} of {decided.model!r} is decided and recorded, but not yet published "
+                f"({error}): the controller does it as soon as it can"
+            ) from error
 
     def _point_aliases(self, plan: TrafficPlan) -> None:
         aliases = self._store.aliases(plan.model)

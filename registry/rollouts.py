@@ -21,6 +21,10 @@ class RolloutControl(TrafficControl, Protocol):
         """
         ...
 
+    def revisions(self) -> dict[str, int]:
+        """Of every model's current plan."""
+        ...
+
     def rollout(self, rollout_id: str) -> Rollout:
         """Raises UnknownRollout."""
         ...

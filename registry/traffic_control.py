@@ -131,6 +131,11 @@ class MemoryControl:
                 self._evidence.setdefault(evidence.id, evidence)
         return decision.plan
 
+    def revisions(self) -> dict[str, int]:
+        """See `RolloutControl`."""
+        with self._lock:
+            return {model: len(history) for model, history in self._history.items()}
+
     def rollout(self, rollout_id: str) -> Rollout:
         """See `RolloutControl`."""
         return self.rollout_history(rollout_id)[-1].rollout
@@ -262,6 +267,12 @@ class SqlControl:
                     explain(connection, decision)
                 raise
         return decision.plan
+
+    def revisions(self) -> dict[str, int]:
+        """See `RolloutControl`."""
+        query = sql.select(traffic_plans.c.model, traffic_plans.c.revision)
+        with sql_errors("list the traffic plans"), self.engine.connect() as connection:
+            return {row.model: row.revision for row in connection.execute(query)}
 
     def rollout(self, rollout_id: str) -> Rollout:
         """See `RolloutControl`."""

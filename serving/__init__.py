@@ -17,6 +17,15 @@ Decisions
   by descriptor (`arena`); what finds no room, or comes from another machine, goes over the socket.
 - A request that can be sent at once costs a callback, not a coroutine (`begun`); waiting for a
   replica, trying again and refusing are the long way, written once (`rank`, `infer`).
+- A query's way is decided once (`router`), by the plan, the moment and chance; what users see is made of
+  replies by plain functions (`shown`, `interleaving`, `exploration`), which also say with which
+  probability. Only drafts need two replies, and take the long way. Drafted lists are not explored: they
+  are random already, and a swap would blur whose pick an item was. Explored lists are not mirrored: a
+  rank-diff with a random list says nothing.
+- An experiment whose version is away loses its units' answers (`outside`), not its count: guardrails see
+  the arm that the plan gave (`arm_counts`).
+- A mirrored query starts after the answer is written, has a deadline and a bound of its own, and shares
+  nothing with the answer but the replica (`mirror`).
 - On a device the next batch is prepared while one computes (`execution`, `device`).
 - A batch is of the model whose turn it is (`shares`), most urgent query first; who cannot be in
   time is refused before the device (`batch_times`). Nothing starves: the bounds are in `batching`.

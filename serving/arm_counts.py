@@ -7,14 +7,15 @@ units the champion answers, shows as degraded, not as absent.
 import logging
 import threading
 import time
+from bisect import bisect_left
 from collections.abc import Callable
 
-from registry.contracts.counters import LATENCY_BUCKETS, ArmCounters, CounterSnapshot, latency_bucket
+from registry.contracts.counters import LATENCY_BOUNDS_MS, LATENCY_BUCKETS, ArmCounters, CounterSnapshot, total
 from registry.contracts.traffic import Arm
 from registry.counters import CounterBoard
 from registry.errors import RegistryError
 from serving import metrics
-from serving.tally import CounterTally, HistogramTally
+from serving.tally import flush_with_the_rest
 
 log = logging.getLogger(__name__)
 
@@ -22,57 +23,67 @@ KEPT_REVISIONS = 8
 MAX_EXPERIMENT_LABELS = 64
 OTHER = "other"
 
-Key = tuple[str, int, str, Arm]
-"""Model, plan revision, experiment (empty: none), arm."""
-
-
-class _Series:
-    """An arm's time series, over all plan revisions."""
-
-    __slots__ = ("answered", "degraded", "failed", "refused", "seconds")
-
-    def __init__(self, model: str, experiment: str, arm: Arm) -> None:
-        labels = (model, experiment, arm)
-        self.answered, self.refused, self.failed = (
-            CounterTally(metrics.ARM_ANSWERS.labels(*labels, outcome)) for outcome in ("answered", "refused", "failed")
-        )
-        self.degraded = CounterTally(metrics.ARM_DEGRADED.labels(*labels))
-        self.seconds = HistogramTally(metrics.ARM_SECONDS.labels(*labels)).observe
+Key = tuple[str, int, str, Arm, Arm]
+"""Model, plan revision, experiment (empty: none), the arm that the plan gave, and the one that answered."""
 
 
 class ArmTally:
-    """One arm's answers under one plan revision. One thread counts, another may read."""
+    """Answers of one arm under one plan revision. One thread counts and flushes, another may read.
 
-    __slots__ = ("_degraded", "_failed", "_key", "_latency", "_refused", "_series")
+    label: of its experiment, for Prometheus.
+    """
 
-    def __init__(self, key: Key, series: _Series) -> None:
-        self._key, self._series = key, series
+    __slots__ = ("_degraded", "_failed", "_flushed", "_key", "_label", "_latency", "_refused", "_total_s")
+
+    def __init__(self, key: Key, label: str) -> None:
+        self._key, self._label = key, label
         self._refused = self._failed = self._degraded = 0
+        self._total_s = 0.0
         self._latency = [0] * LATENCY_BUCKETS
+        self._flushed = ([0] * LATENCY_BUCKETS, 0.0, 0)
 
     def answered(self, total_s: float, degraded: bool) -> None:
         """One more, so long after its permit; degraded: it did without something."""
-        self._latency[latency_bucket(total_s * 1000)] += 1
-        self._series.answered.inc()
-        self._series.seconds(total_s)
+        self._latency[bisect_left(LATENCY_BOUNDS_MS, total_s * 1000)] += 1  # as `latency_bucket`, without the call
+        self._total_s += total_s
         if degraded:
             self._degraded += 1
-            self._series.degraded.inc()
 
     def not_answered(self, status: int) -> None:
         """One more that got this status (as in `serving.errors`) instead."""
-        if status < 500:
+        refused = status < 500
+        if refused:
             self._refused += 1
-            self._series.refused.inc()
         else:
             self._failed += 1
-            self._series.failed.inc()
+        model, _, _, assigned, arm = self._key
+        metrics.ANSWERS.labels(model, arm, status).inc()
+        metrics.ARM_ANSWERS.labels(model, self._label, assigned, "refused" if refused else "failed").inc()
 
     def counters(self) -> ArmCounters:
         """As they stand."""
         # degraded first: read while the other thread counts, it must not come to more than the answers
         degraded, latency = self._degraded, tuple(self._latency)
-        return ArmCounters(*self._key, sum(latency), self._refused, self._failed, degraded, latency)
+        return ArmCounters(*self._key[:4], sum(latency), self._refused, self._failed, degraded, latency)
+
+    def flush(self) -> None:
+        """Tells Prometheus what was answered since the last time."""
+        before, before_s, before_degraded = self._flushed
+        latency, total_s, degraded = list(self._latency), self._total_s, self._degraded
+        fresh = {i: now - then for i, (now, then) in enumerate(zip(latency, before, strict=True)) if now != then}
+        if not fresh:
+            return
+        self._flushed = (latency, total_s, degraded)
+        model, _, _, assigned, arm = self._key
+        answers = sum(fresh.values())
+        metrics.ANSWERS.labels(model, arm, 200).inc(answers)
+        metrics.ARM_ANSWERS.labels(model, self._label, assigned, "answered").inc(answers)
+        metrics.ARM_DEGRADED.labels(model, self._label, assigned).inc(degraded - before_degraded)
+        seconds = metrics.ARM_SECONDS.labels(model, self._label, assigned)
+        # prometheus_client can observe a value, but not add a histogram: hence its inner parts
+        seconds._sum.inc(total_s - before_s)
+        for bucket, answered in fresh.items():
+            seconds._buckets[-(-bucket // metrics.ARM_BOUNDS_STEP)].inc(answered)
 
 
 class ArmCounts:
@@ -81,27 +92,42 @@ class ArmCounts:
 
     def __init__(self) -> None:
         self._tallies: dict[Key, ArmTally] = {}
-        self._series: dict[tuple[str, str, Arm], _Series] = {}
+        self._experiments: set[str] = set()
+        flush_with_the_rest(self)
 
-    def of(self, model: str, plan_revision: int, experiment: str, arm: Arm) -> ArmTally:
-        """The arm's tally."""
-        key = (model, plan_revision, experiment, arm)
+    def of(self, model: str, plan_revision: int, experiment: str, assigned: Arm, arm: Arm) -> ArmTally:
+        """The tally of who was in an arm and answered in one, mostly the same."""
+        key = (model, plan_revision, experiment, assigned, arm)
         found = self._tallies.get(key)
         return found if found is not None else self._new(key)
 
     def snapshot(self, process: str, at_ms: int) -> CounterSnapshot:
-        """All of them; for any thread."""
-        return CounterSnapshot(process, at_ms, tuple(tally.counters() for tally in list(self._tallies.values())))
+        """All of them, by the arm that the plan gave; for any thread."""
+        by_arm: dict[tuple[str, int, str, str], list[ArmCounters]] = {}
+        for tally in self._tallies.values():
+            counted = tally.counters()
+            by_arm.setdefault(counted.key, []).append(counted)
+        arms = (
+            parts[0] if len(parts) == 1 else total(model, revision, experiment, parts[0].arm, parts)
+            for (model, revision, experiment, _), parts in by_arm.items()
+        )
+        return CounterSnapshot(process, at_ms, tuple(arms))
+
+    def flush(self) -> None:
+        """See `tally.Flushed`."""
+        for tally in self._tallies.values():
+            tally.flush()
 
     def _new(self, key: Key) -> ArmTally:
-        model, _, experiment, arm = key
-        known = {name for _, name, _ in self._series}
-        label = experiment if experiment in known or len(known) < MAX_EXPERIMENT_LABELS else OTHER
-        if (model, label, arm) not in self._series:
-            self._series[model, label, arm] = _Series(model, label, arm)
-        tally = ArmTally(key, self._series[model, label, arm])
-        revisions = sorted({revision for name, revision, *_ in self._tallies if name == model} | {key[1]})
+        model, revision, experiment = key[:3]
+        if len(self._experiments) < MAX_EXPERIMENT_LABELS:
+            self._experiments.add(experiment)
+        tally = ArmTally(key, experiment if experiment in self._experiments else OTHER)
+        revisions = sorted({known[1] for known in self._tallies if known[0] == model} | {revision})
         old = set(revisions[:-KEPT_REVISIONS])
+        for known, leaving in self._tallies.items():
+            if known[0] == model and known[1] in old:
+                leaving.flush()
         kept = {k: v for k, v in self._tallies.items() if k[0] != model or k[1] not in old}
         self._tallies = kept | {key: tally}  # not changed in place: another thread may be reading
         return tally

@@ -2,6 +2,8 @@
 
 from prometheus_client import Counter, Gauge, Histogram
 
+from registry.contracts.counters import LATENCY_BOUNDS_MS
+
 _FAST = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 
 ANSWERS = Counter(
@@ -14,7 +16,13 @@ ARM_ANSWERS = Counter(
     [*_ARM, "outcome"],
 )
 ARM_DEGRADED = Counter("serving_arm_degraded_answers", "Answers that had to do without something, by arm.", _ARM)
-ARM_SECONDS = Histogram("serving_arm_seconds", "Time from permit to answer, by arm.", _ARM, buckets=_FAST)
+ARM_BOUNDS_STEP = 4  # every so many of the counter board's buckets
+ARM_SECONDS = Histogram(
+    "serving_arm_seconds",
+    "Time from permit to answer, by arm.",
+    _ARM,
+    buckets=[bound_ms / 1000 for bound_ms in LATENCY_BOUNDS_MS[::ARM_BOUNDS_STEP]],
+)
 MIRRORED = Counter(
     "serving_mirrored_queries",
     "Queries that the coin chose for a mirror, by what became of them.",

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from registry.contracts.events import SCHEMA, RankingEvent
 from registry.contracts.ids import RankingIds, hashes_of, model_tag
-from registry.contracts.traffic import Arm, TrafficPlan
+from registry.contracts.traffic import Arm, Experiment, TrafficPlan
 from serving import metrics
 from serving.arm_counts import ArmCounts
 from serving.begun import Begun
@@ -26,7 +26,7 @@ from serving.plans import Plans
 from serving.replicas import ReplicaPool
 from serving.router import EXPLORING, Route, Router
 from serving.shown import Shown, as_ranked, explored, interleaved, left_alone
-from serving.tally import CounterTally, HistogramTally
+from serving.tally import HistogramTally
 
 log = logging.getLogger(__name__)
 
@@ -105,7 +105,6 @@ class Ranker:
         self.counts = counts or ArmCounts()
         self.router = Router(pool.has, self._coins)
         self._stages = [HistogramTally(metrics.STAGE_SECONDS.labels(stage)).observe for stage in STAGES]
-        self._answers: dict[tuple[str, str], CounterTally] = {}
         self._wanted: Plans = {}
         self.plans: dict[str, TrafficPlan] = {}
         self.held_back: frozenset[str] = frozenset()
@@ -119,10 +118,14 @@ class Ranker:
         self.adopt()
 
     def adopt(self) -> None:
-        """Routes by every wanted plan whose versions some replica holds, warm. Until then the plan
-        before it stays: no query waits for a swap. A model's first plan is adopted at once."""
+        """Routes by every wanted plan whose new versions some replica holds, warm. Until then the plan
+        before it stays: no query waits for a swap. A model's first plan is adopted at once; and so is one
+        that names no version in a new place: a version that is away must not keep its weight. A plan that
+        takes traffic from a version waits for its champion only: a rollback must not wait for a version
+        that is new elsewhere in the plan, whose units the champion answers meanwhile."""
         for model, plan in self._wanted.items():
-            if plan != self.plans.get(model) and (model not in self.plans or self._pool.holds(plan)):
+            followed = self.plans.get(model)
+            if plan != followed and (followed is None or self._pool.holds(model, newly_served(plan, followed))):
                 self.plans[model] = plan
                 metrics.PLAN_REVISION.labels(model).set(plan.revision)
                 log.info("routing %s by revision %d, champion %d", model, plan.revision, plan.champion)
@@ -159,10 +162,12 @@ class Ranker:
         if route.drafted:
             return None
         began_s = self._clock()
-        deadline_s, rows = began_s + query.deadline_ms / 1000, rows_of(query, plan, route)
+        deadline_s = began_s + query.deadline_ms / 1000
+        rows = exploration_of(query, plan).rows if route.explored else query.top_k
 
         def settle(reply: RankedReply, loaded: LoadedVersion) -> Ranking:
-            return self._settle(query, plan, route, loaded, reply, self._shown(query, plan, route, reply), began_s)
+            shown = self._explored(query, plan, route, reply) if plan.explore_share else as_ranked(reply)
+            return self._settle(query, plan, route, loaded, reply, shown, began_s)
 
         def again(left_ms: int) -> Awaitable[Ranking]:
             query.deadline_ms = left_ms
@@ -185,11 +190,13 @@ class Ranker:
 
     async def _answer(self, query: RankQuery, plan: TrafficPlan, route: Route) -> Ranking:
         began_s = self._clock()
-        deadline_s, rows = began_s + query.deadline_ms / 1000, rows_of(query, plan, route)
+        deadline_s = began_s + query.deadline_ms / 1000
+        rows = exploration_of(query, plan).rows if route.explored else query.top_k
         reply, loaded = await self._pool.score(
             query.model, route.version, deadline_s, lambda loaded: build_request(query, loaded, rows)
         )
-        return self._settle(query, plan, route, loaded, reply, self._shown(query, plan, route, reply), began_s)
+        shown = self._explored(query, plan, route, reply) if plan.explore_share else as_ranked(reply)
+        return self._settle(query, plan, route, loaded, reply, shown, began_s)
 
     async def _draft(self, query: RankQuery, plan: TrafficPlan, route: Route) -> Ranking:
         """Both versions rank at once. If the experiment's does not in good time, the champion's list is
@@ -218,8 +225,9 @@ class Ranker:
             query, plan, route, loaded, reply, shown, began_s, reasons(challenger[0], query, challenger[1])
         )
 
-    def _shown(self, query: RankQuery, plan: TrafficPlan, route: Route, reply: RankedReply) -> Shown:
-        if not plan.explore_share or route.arm not in EXPLORING:
+    def _explored(self, query: RankQuery, plan: TrafficPlan, route: Route, reply: RankedReply) -> Shown:
+        """The list under a plan that explores: with a swap, or as it happened to stay."""
+        if route.arm not in EXPLORING:
             return as_ranked(reply)
         chances = exploration_of(query, plan)
         if route.explored and chances.swaps:
@@ -296,18 +304,15 @@ class Ranker:
 
     def count_answer(self, model: str, plan: TrafficPlan, route: Route, total_s: float, degraded: bool) -> None:
         """One more answer, so long after its permit."""
-        tally = self._answers.get((model, route.arm))
-        if tally is None:
-            tally = self._answers[model, route.arm] = CounterTally(metrics.ANSWERS.labels(model, route.arm, 200))
-        tally.inc()
-        self.counts.of(model, plan.revision, route.experiment, route.assigned).answered(total_s, degraded)
+        self.counts.of(model, plan.revision, route.experiment, route.assigned, route.arm).answered(total_s, degraded)
 
     def count_refused(self, model: str, plan: TrafficPlan | None, route: Route | None, error: RankingError) -> None:
         """One more query without an answer. plan, route: None if it did not get so far."""
-        arm = route.arm if route is not None else ""
-        metrics.ANSWERS.labels(model if model in self.plans else "", arm, error.status).inc()
-        if plan is not None and route is not None:
-            self.counts.of(model, plan.revision, route.experiment, route.assigned).not_answered(error.status)
+        if plan is None or route is None:
+            metrics.ANSWERS.labels(model if model in self.plans else "", "", error.status).inc()
+        else:
+            counts = self.counts.of(model, plan.revision, route.experiment, route.assigned, route.arm)
+            counts.not_answered(error.status)
 
     def plan_of(self, model: str) -> TrafficPlan:
         """The plan that the model's queries are routed by now. Raises UnknownModel."""
@@ -349,6 +354,26 @@ class Ranker:
             )
 
 
+def newly_served(plan: TrafficPlan, followed: TrafficPlan) -> dict[int, str]:
+    """Digest by version of what must be held before the plan is followed: its versions that the plan
+    followed until now does not name, and a champion that was none; the latter alone if it takes traffic
+    from a version."""
+    known = followed.versions()
+    if any(_lessened(plan, experiment) for experiment in followed.experiments):
+        known = plan.versions()
+    fresh = {version: digest for version, digest in plan.versions().items() if known.get(version) != digest}
+    if plan.champion != followed.champion:
+        fresh[plan.champion] = plan.champion_digest
+    return fresh
+
+
+def _lessened(plan: TrafficPlan, experiment: Experiment) -> bool:
+    """Whether the version gets fewer units in the plan than it has in this experiment."""
+    there = plan.experiment(experiment.name)
+    kept = there.weight if there is not None and there.digest == experiment.digest else 0
+    return kept < experiment.weight
+
+
 def _look_away(side: "asyncio.Future[Any]") -> None:
     """Asks for the error of a request that nobody waits for any more: asyncio would complain."""
     if not side.cancelled():
@@ -358,11 +383,6 @@ def _look_away(side: "asyncio.Future[Any]") -> None:
 def exploration_of(query: RankQuery, plan: TrafficPlan) -> Exploration:
     """What chance may do to the query's list under the plan."""
     return Exploration(plan.explore_share, query.top_k, min(plan.explore_depth, len(query.item_ids)))
-
-
-def rows_of(query: RankQuery, plan: TrafficPlan, route: Route) -> int:
-    """How many ranked items the worker is asked for."""
-    return exploration_of(query, plan).rows if route.explored else query.top_k
 
 
 def build_request(query: RankQuery, loaded: LoadedVersion, rows: int) -> ScoreRequest:

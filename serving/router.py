@@ -61,6 +61,8 @@ class Router:
         """
         if version:
             return _named(plan, version)
+        if not (plan.layers or plan.overrides or plan.explore_share):
+            return route("champion", plan.champion)
         found = self._assigned(plan, unit)
         if plan.explore_share and found.arm in EXPLORING and self._coins.random() * WEIGHT_STEPS < plan.explore_share:
             return route(found.arm, found.version, found.experiment, found.assigned, explored=True)

@@ -8,6 +8,7 @@ one flush behind.
 from bisect import bisect_left
 from collections import Counter as Counts
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +16,21 @@ from prometheus_client import Counter, Histogram
 
 FLUSH_EVERY_S = 0.5
 
-_all: list["CounterTally | CounterRowTally | HistogramTally"] = []
+
+class Flushed(Protocol):
+    """What hands over its counts now and then."""
+
+    def flush(self) -> None:
+        """Hands over what was counted since the last time; on the thread that counts."""
+        ...
+
+
+_all: list[Flushed] = []
+
+
+def flush_with_the_rest(counts: Flushed) -> None:
+    """Has `flush` see to these counts, too."""
+    _all.append(counts)
 
 
 class CounterTally:

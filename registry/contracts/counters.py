@@ -32,9 +32,11 @@ def latency_bucket(latency_ms: float) -> int:
 class ArmCounters(msgspec.Struct, frozen=True):
     """Answers of one arm of one experiment under one plan revision, since the process started.
 
-    experiment: empty for the champion's arm. answered: 2xx; refused: 4xx, the caller's doing (bad input,
-    no permit), in no comparison; failed: 5xx, and deadlines that were missed.
-    degraded: of those answered, how many left something out. latency: of those answered, by bucket.
+    experiment: empty for the champion's arm. arm: that the plan gave the unit, whoever answered: a challenger
+    that is away and whose units the champion serves shows as degraded, not as absent.
+    answered: 2xx; refused: 4xx, the caller's doing (bad input, no permit), in no comparison; failed: 5xx, and
+    deadlines that were missed. degraded: of those answered, how many left something out. latency: of those
+    answered, by bucket.
     """
 
     model: str

@@ -153,7 +153,7 @@ class RolloutSpec(msgspec.Struct, frozen=True):
     @staticmethod
     def decode(raw: bytes) -> "RolloutSpec":
         """From JSON, as a user writes it. Raises ContractError naming what does not fit."""
-        return _decode(raw, RolloutSpec, "rollout spec")
+        return _decode(raw, RolloutSpec, "a rollout spec")
 
 
 def default_spec(*, interleaving: bool = False, online_gate: bool = True) -> RolloutSpec:
@@ -253,7 +253,7 @@ class Rollout(msgspec.Struct, frozen=True):
     @staticmethod
     def decode(raw: bytes) -> "Rollout":
         """Raises ContractError naming what does not fit."""
-        return _decode(raw, Rollout, "rollout")
+        return _decode(raw, Rollout, "a rollout")
 
 
 What = Literal[
@@ -282,16 +282,17 @@ class RolloutChange(msgspec.Struct, frozen=True):
     @staticmethod
     def decode(raw: bytes) -> "RolloutChange":
         """Raises ContractError naming what does not fit."""
-        return _decode(raw, RolloutChange, "change of a rollout")
+        return _decode(raw, RolloutChange, "a change of a rollout")
 
 
 class Evidence(msgspec.Struct, frozen=True):
     """What was measured of a challenger against a champion, and what came of it.
 
     kind: `offline_gate`, `rank_diff`, `interleaving`, `online_gate`, `guardrails`, `drift`, `confidence`, or
-    another word. plan_revision: of the plan whose traffic was measured, the highest if several; None if
+    another word. plan_revision: of the plan whose traffic was measured, the lowest if several; None if
     none was. experiment: its name in that plan, empty if none. since_ms, until_ms: the window measured.
-    body: plain JSON; estimate, interval, sample, and the rule it was held against.
+    body: plain JSON (lists, no tuples; what is no finite number becomes null); estimate, interval, sample, and
+    the rule it was held against.
     """
 
     kind: str
@@ -352,4 +353,4 @@ def _decode(raw: bytes, wanted: type[T], what: str) -> T:
     try:
         return msgspec.json.decode(raw, type=wanted)
     except UNDECODABLE as error:
-        raise ContractError(f"not a {what}: {error}") from error
+        raise ContractError(f"not {what}: {error}") from error

@@ -10,9 +10,10 @@ from registry.contracts.errors import ContractError
 from registry.contracts.traffic import Experiment, Layer, Override, TrafficPlan
 from registry.errors import StaleRevision, StoreUnavailable, UnknownVersion
 from registry.promotion import Promoter, previous_champion, promote, with_experiment, without_experiment
+from registry.rollout_moves import pause, start
 from registry.store import MemoryStore, StoredVersion
 from registry.traffic_control import MemoryControl, TrafficChange
-from tests.builders import NOW_MS, a_manifest, a_package, a_plan
+from tests.builders import NOW_MS, a_manifest, a_package, a_plan, a_spec
 
 WORDS: dict[str, Any] = {"who": "ann", "why": "better", "evidence": {"verdict": "passed"}, "now_ms": NOW_MS}
 TEST = Experiment("test", 2, f"{2:064x}", 250, mirror_share=10)
@@ -235,3 +236,35 @@ def test_a_publisher_who_comes_late_does_not_turn_the_alias_back() -> None:
     Promoter(places.store, places.control, places.board).promote("codesearch", 2, **WORDS)
 
     assert places.champions() == (3, 3, 3)
+
+
+def test_a_rollback_while_rollouts_run_takes_their_challengers_and_leaves_the_champion() -> None:
+    places = Places()
+    for version in (3, 1):
+        places.promoter.promote("codesearch", version, **WORDS)
+    words = {name: word for name, word in WORDS.items() if name != "evidence"}
+    for version, layer in ((2, "one"), (3, "two")):
+        plan, stored = places.control.plan("codesearch"), places.store.get("codesearch", version)
+        places.promoter.decide(start(plan, stored, a_spec(), layer=layer, **words))
+    assert places.store.aliases("codesearch") == {"champion": 1, "challenger": 2}
+
+    plan = places.promoter.rollback("codesearch", **(WORDS | {"why": "slow"}))
+
+    assert (plan.revision, plan.layers, places.champions()) == (5, (), (1, 1, 1))
+    assert places.store.aliases("codesearch") == {"champion": 1}
+    assert [one.state for one in places.control.rollouts()] == ["rolled_back", "rolled_back"]
+    assert {places.control.rollout_history(one.id)[-1].why for one in places.control.rollouts()} == {"slow"}
+
+    assert places.promoter.rollback("codesearch", **WORDS).champion == 3
+
+
+def test_a_decision_without_a_plan_publishes_nothing() -> None:
+    places = Places()
+    places.promoter.promote("codesearch", 1, **WORDS)
+    words = {name: word for name, word in WORDS.items() if name != "evidence"}
+    decision = start(places.control.plan("codesearch"), places.store.get("codesearch", 2), a_spec(), **words)
+    places.promoter.decide(decision)
+    shown = places.board.read()
+
+    assert places.promoter.decide(pause(decision.moves[0].rollout, **words)) is None
+    assert places.board.read() == shown

@@ -25,18 +25,33 @@ def worker() -> Iterator[Replica]:
         yield worker
 
 
-async def rank(gateway: Gateway, timeout: float = TIMEOUT_S, trace: str = "", **fields: Any) -> Any:
+async def rank(
+    gateway: Gateway,
+    timeout: float = TIMEOUT_S,
+    trace: str = "",
+    metadata: tuple[tuple[str, str], ...] = (),
+    **fields: Any,
+) -> Any:
     """The answer, or the code and message of a refusal."""
     request = pb.RankRequest(**({"model": "codesearch"} | fields))
-    return await _call(gateway, "Rank", request, pb.RankResponse, timeout, trace)
+    return await _call(gateway, "Rank", request, pb.RankResponse, timeout, trace, metadata)
 
 
 async def feed_back(gateway: Gateway, *events: dict[str, Any]) -> Any:
     return await _call(gateway, "Feedback", pb.FeedbackRequest(events=events), pb.FeedbackResponse, TIMEOUT_S, "")
 
 
-async def _call(gateway: Gateway, name: str, request: Any, answer: Any, timeout: float, trace: str) -> Any:
-    metadata = (("traceparent", f"00-{trace}-00f067aa0ba902b7-01"),) if trace else None
+async def _call(
+    gateway: Gateway,
+    name: str,
+    request: Any,
+    answer: Any,
+    timeout: float,
+    trace: str,
+    metadata: tuple[tuple[str, str], ...] = (),
+) -> Any:
+    if trace:
+        metadata = (*metadata, ("traceparent", f"00-{trace}-00f067aa0ba902b7-01"))
     async with gateway.channel() as channel:
         method = channel.unary_unary(
             f"/sluice.ranking.v1.Ranking/{name}", type(request).SerializeToString, answer.FromString
@@ -79,7 +94,7 @@ def test_a_ranking_is_the_one_that_http_gives(worker: Replica, case: str) -> Non
         assert [{"id": item.id, "score": item.score, "position": item.position} for item in answer.items] == over_http[
             "items"
         ]
-        for name in ("model", "version", "arm", "plan_revision"):
+        for name in ("model", "version", "arm", "experiment", "plan_revision"):
             assert getattr(answer, name) == over_http[name]
         assert list(answer.degraded) == over_http["degraded"]
         assert answer.stages_ms.keys() == over_http["stages_ms"].keys()
@@ -153,10 +168,26 @@ def test_a_units_arm_is_the_plans(worker: Replica) -> None:
         for unit in (f"user-{i}" for i in range(12)):
             answer = await rank(gateway, candidates=["item-1"], unit=unit)
             assert answer.arm == RANKING.assign(unit).arm
+            assert answer.experiment == ("test" if answer.arm == "challenger" else "")
             arms.add(answer.arm)
         return arms
 
     assert served(scenario, worker) == {"champion", "challenger"}
+
+
+def test_a_call_may_name_a_version_of_the_plan_where_that_is_allowed(worker: Replica) -> None:
+    async def scenario(gateway: Gateway) -> list[Any]:
+        asked = [(("x-sluice-version", number),) for number in ("2", "7")]
+        return [await rank(gateway, candidates=["item-1"], metadata=metadata) for metadata in asked]
+
+    answer, unknown = served(scenario, worker, version_header=True)
+    assert (answer.version, answer.arm, answer.experiment) == (2, "outside", "")
+    assert unknown[0] is grpc.StatusCode.INVALID_ARGUMENT
+    assert "names 1, 2" in unknown[1]
+
+    refused, _ = served(scenario, worker)
+    assert refused[0] is grpc.StatusCode.INVALID_ARGUMENT
+    assert "SLUICE_VERSION_HEADER=1" in refused[1]
 
 
 def test_a_callers_trace_id_is_kept_in_the_event_and_another_call_gets_a_new_one(worker: Replica) -> None:

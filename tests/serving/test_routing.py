@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from msgspec.structs import replace
 from numpy.typing import NDArray
 from prometheus_client import REGISTRY
 from scipy.stats import chi2_contingency
@@ -21,6 +22,7 @@ from registry.contracts.traffic import Experiment, Layer, Override, TrafficPlan
 from registry.counters import MemoryCounterBoard
 from serving.arm_counts import KEPT_REVISIONS, ArmCounts, CounterPublisher
 from serving.program import Program
+from serving.rank import newly_served
 from serving.scoring import LoadedModel
 from tests.builders import NOW_MS, a_plan, a_tested_plan, a_view
 from tests.serving.http_gateway import RunningGateway, a_running_gateway
@@ -375,6 +377,49 @@ def test_units_of_a_version_that_is_away_get_the_champion_and_come_back_to_it() 
         assert asker.ask(unit="ann")["arm"] == "challenger"
 
 
+def test_a_weight_goes_to_nothing_also_while_the_version_is_away() -> None:
+    plan = a_tested_plan(weight=1000)
+    with asked(loader(holds=[1]), loader(holds=[2]), plan=plan) as (asker, replicas):
+        replicas[1].stop()
+        asker.gateway.until(lambda: not asker.gateway.pool.has("codesearch", 2))
+
+        asker.gateway.follow(a_tested_plan(weight=0, revision=2))
+
+        answer = asker.ask(unit="ann")
+        assert (answer["arm"], answer["plan_revision"], "challenger_away" in answer["degraded"]) == (
+            "champion",
+            2,
+            False,
+        )
+        replicas[1].start()
+
+
+def test_a_plan_waits_for_a_version_that_is_new_or_becomes_champion() -> None:
+    one, two, three = ((version, DIGESTS[version]) for version in (1, 2, 3))
+    followed = a_plan_of([an_experiment(version=2, weight=100)])
+
+    assert newly_served(a_plan_of([an_experiment(version=2, weight=900)]), followed) == {}
+    assert newly_served(a_plan(), followed) == {}
+    idle = a_plan_of([an_experiment(version=2)])
+    assert newly_served(a_plan_of([an_experiment(version=3)]), idle) == dict([three])
+    assert newly_served(a_plan(champion=2), followed) == dict([two])
+    again = a_plan_of([Experiment("test", 2, "another digest")])
+    assert newly_served(again, idle) == {2: "another digest"}
+    assert newly_served(followed, a_plan(champion=3)) == dict([one, two])
+
+
+def test_a_plan_that_takes_traffic_from_a_version_waits_for_its_champion_only() -> None:
+    taken = an_experiment(version=2, weight=100)
+    new = an_experiment("new", version=3, first=500, weight=100)
+    followed = a_plan_of([taken])
+
+    assert newly_served(a_plan_of([taken, new]), followed) == {3: DIGESTS[3]}
+    for rolled_back in ([new], [new, an_experiment(version=2, weight=99)], [new, Experiment("test", 2, "x", 100)]):
+        assert newly_served(a_plan_of(rolled_back), followed) == {}
+        moved = replace(a_plan_of(rolled_back), champion=4, champion_digest="four")
+        assert newly_served(moved, followed) == {4: "four"}
+
+
 # exploration
 
 
@@ -596,7 +641,7 @@ def test_what_the_worker_fails_is_counted_as_failed() -> None:
 def test_counts_are_published_and_those_of_old_revisions_go() -> None:
     counts, board = ArmCounts(), MemoryCounterBoard()
     for revision in range(1, KEPT_REVISIONS + 3):
-        counts.of("codesearch", revision, "", "champion").answered(0.004, degraded=False)
+        counts.of("codesearch", revision, "", "champion", "champion").answered(0.004, degraded=False)
     publisher = CounterPublisher(counts, board, "gateway-0:1:2", period_s=0.01, wall_ms=lambda: NOW_MS)
     publisher.start()
     publisher.stop()

@@ -64,6 +64,7 @@ class RolloutControlSuite:
 
     def test_nothing_is_there_at_first(self, control: RolloutControl) -> None:
         assert (control.rollouts(), control.rollouts(open_only=True), control.evidence("codesearch")) == ([], [], [])
+        assert control.revisions() == {}
         for ask in (control.rollout, control.rollout_history):
             with pytest.raises(UnknownRollout, match="there is no rollout 'codesearch-7'"):
                 ask("codesearch-7")
@@ -293,6 +294,7 @@ class RolloutControlSuite:
 
         assert [one.id for one in control.rollouts()] == ["other-2", "codesearch-2"]
         assert control.rollouts("codesearch") == [first]
+        assert control.revisions() == {"codesearch": 2, "other": 2}
 
     def test_of_many_who_advance_the_same_rollout_one_does(self, control: RolloutControl) -> None:
         rollout = started(control)
