@@ -29,6 +29,7 @@ from serving.journal import Journal
 from tests.builders import NOW_MS, a_package, a_tested_plan
 from tests.deploy.platforms import ROOT, Platforms, pid_of, until
 from tests.drift.mirrored import mirrors
+from tests.pipelines.rollout_bench import Surroundings
 from tests.serving.test_routing import a_plan_of, an_experiment, asked, loader
 from tests.serving.workbench import SumOfFeatures
 
@@ -91,6 +92,38 @@ def test_what_gateways_mirror_is_evidence_of_the_plans_versions(
     assert (evidence.champion_digest, evidence.challenger_digest) == (plan.champion_digest, plan.experiments[0].digest)
     diff = msgspec.convert(evidence.body, RankDiff)
     assert (diff.step.mirrored, diff.step.unfit) == (1500, 0)
+
+
+@pytest.mark.parametrize(
+    ("how", "queries", "becomes"),
+    [
+        ({}, 1500, ("running", "ab-10")),
+        ({"noise": 50.0}, 1500, ("rolled_back", "mirror")),
+        ({"error_share": 1.0}, 1500, ("rolled_back", "mirror")),
+        ({}, 50, ("running", "mirror")),
+    ],
+    ids=["alike", "another order", "no lists", "too few"],
+)
+def test_a_rollouts_mirror_step_is_left_by_its_rank_diff_alone(
+    tmp_path: Path, how: dict[str, float], queries: int, becomes: tuple[str, str]
+) -> None:
+    control = MemoryControl()
+    places = Surroundings(control)
+    rollout = places.start()
+    places.post(rollout, "offline_gate")
+    assert places.turn() == 1
+    in_mirror = control.rollout(rollout.id)
+    assert (in_mirror.current_step.name, places.turn(after_s=60.0)) == ("mirror", 0)
+
+    chain = Chain(tmp_path, control=control, now_ms=places.now_ms + MINUTE_MS // 2)
+    fields = {"experiment": in_mirror.experiment, "plan_revision": in_mirror.plan_revision}
+    chain.log(mirrors(3, queries, start_ms=places.now_ms, every_ms=20, **how, **fields))  # type: ignore[arg-type]
+    chain.watch()
+    places.now_ms = chain.now_ms
+    places.turn()
+
+    found = control.rollout(rollout.id)
+    assert (found.state, found.current_step.name) == becomes
 
 
 def test_a_minute_in_which_nothing_is_mirrored_is_no_evidence(tmp_path: Path) -> None:
