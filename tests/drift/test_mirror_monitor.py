@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import msgspec
 import pytest
 import redis
 from prometheus_client import REGISTRY
@@ -146,13 +147,18 @@ class BrokenAcknowledgement:
         return self.reader.trim_acknowledged()
 
 
-def test_a_kill_between_snapshot_and_acknowledgement_counts_nothing_twice(mirrored: Mirrored) -> None:
+@pytest.mark.parametrize("forgotten", [False, True])
+def test_a_kill_between_snapshot_and_acknowledgement_counts_nothing_twice(mirrored: Mirrored, forgotten: bool) -> None:
     mirrored.write(ten_a_second(60))
     mirrored.clock.now_s += 9.0
     killed = mirrored.start(reader=BrokenAcknowledgement(mirrored.reader()))
     killed.step(0)
     with pytest.raises(StoreUnavailable):
         killed.save()
+    if forgotten:  # more events came since than are remembered one by one
+        kept = load(mirrored.kept_in)
+        assert kept is not None
+        mirrored.kept_in.write_bytes(msgspec.msgpack.encode(msgspec.structs.replace(kept, recent=b"")))
 
     monitor = mirrored.start()
     mirrored.write(ten_a_second(40, seed=42, start_ms=NOW_MS + 6000))
