@@ -152,6 +152,8 @@ def test_a_rollout_shows_its_own_versions_and_nothing_that_somebody_else_calls_a
     RankEvidence(lambda: control).keep(ours)
     other = a_diff(NOW_MS + 120_000, version=3)
     control.add_evidence(as_evidence(other, f"{1:064x}", f"{3:064x}"))
+    against_another = msgspec.structs.replace(a_diff(NOW_MS + 100_000), champion=9)
+    control.add_evidence(as_evidence(against_another, f"{9:064x}", f"{2:064x}"))
     foreign = msgspec.structs.replace(as_evidence(ours, f"{1:064x}", f"{2:064x}"), made_ms=NOW_MS + 180_000, body={})
     control.add_evidence(foreign)
 
