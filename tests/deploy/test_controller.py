@@ -1,5 +1,7 @@
 """The controller over a real Redis and real tables: it starts before what it needs, and goes on after it."""
 
+import os
+import signal
 import subprocess
 import sys
 import threading
@@ -11,14 +13,16 @@ import pytest
 
 from deploy import wiring
 from deploy.controller import Controller, control, make_controller, now_ms
+from deploy.home import as_running
 from deploy.settings import PlatformSettings
 from registry.board import RedisBoard
 from registry.errors import StoreUnavailable
+from registry.promotion import promote
 from registry.rollout_moves import start
 from registry.traffic_control import SqlControl
-from tests.builders import a_plan, a_spec, a_stored, some_evidence
+from tests.builders import a_package, a_plan, a_spec, a_stored, some_evidence
 from tests.conftest import RedisServer
-from tests.deploy.platforms import until
+from tests.deploy.platforms import Platforms, pid_of, until
 
 WORDS = {"who": "ann", "why": "new"}
 
@@ -124,6 +128,27 @@ def test_a_plan_is_published_on_request_and_a_registry_that_is_left_out_says_so(
     assert controller.board.read() == {"codesearch": a_plan(champion=1)}
     with pytest.raises(StoreUnavailable, match="SLUICE_WITH_MLFLOW=1 starts it"):
         controller.store()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # mlflow's own
+def test_mlflow_s_aliases_follow_what_is_decided_also_after_kill_9(platforms: Platforms) -> None:
+    supervisor = platforms.start("registry")
+    state = platforms.ready(supervisor)
+    settings = as_running(platforms.settings)
+    store = wiring.model_store(settings)
+    for scale in (1.0, 2.0):
+        store.register("codesearch", a_package(scale))
+    with closing(SqlControl(settings.control_database)) as database:
+        for expected, version in enumerate((1, 2)):
+            plan = promote(database.plan("codesearch"), store.get("codesearch", version))
+            database.change(plan, expected_revision=expected, evidence={}, now_ms=now_ms(), **WORDS)
+            if expected:
+                os.kill(pid_of(state, "controller"), signal.SIGKILL)  # it may have shown all, some or nothing
+            until(lambda wanted=version: store.aliases("codesearch") == {"champion": wanted}, f"alias {version}")
+
+    shown = RedisBoard(wiring.redis_client(settings)).read()["codesearch"]
+    assert (shown.revision, shown.champion) == (2, 2)
 
 
 def test_the_controller_does_not_wait_for_mlflow_s_import() -> None:

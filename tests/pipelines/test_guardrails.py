@@ -77,6 +77,11 @@ def test_a_few_failures_beyond_the_limit_hold_and_do_not_roll_back() -> None:
     assert why.startswith("failed: 1.33% of the challenger's")
 
 
+def test_a_champion_that_hardly_answered_proves_nothing() -> None:
+    assert judged(an_arm_sample(3), an_arm_sample(300, failed=30))[0] == "inconclusive"
+    assert judged(an_arm_sample(900), an_arm_sample(300, failed=30))[0] == "failed"
+
+
 def test_degraded_answers_are_found() -> None:
     verdict, why = judged(an_arm_sample(9000, degraded=90), an_arm_sample(1000, degraded=150, seed=2))
 

@@ -128,6 +128,21 @@ def test_a_migration_killed_in_between_leaves_the_database_as_it_was(
         assert started(control).plan_revision == 2
 
 
+def test_a_database_of_an_older_sluice_is_brought_up_with_its_data(url: str, engine: sql.Engine) -> None:
+    with closing(SqlControl(url)) as control:
+        rollout = started(control)
+    with engine.begin() as connection:  # as the second migration left it
+        for index in ("evidence_by_kind", "evidence_by_verdict"):
+            connection.execute(sql.text(f"DROP INDEX {index}"))
+        connection.execute(sql.text("UPDATE alembic_version SET version_num = '0002'"))
+
+    with closing(SqlControl(url)) as control:
+        assert control.rollouts() == [rollout]
+    with engine.connect() as connection:
+        assert revision_of(connection) == HEAD
+        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+
+
 def test_a_database_of_a_newer_sluice_is_refused(url: str, engine: sql.Engine) -> None:
     open_database(url).dispose()
     with engine.begin() as connection:
