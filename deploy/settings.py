@@ -19,6 +19,7 @@ from typing import Any
 from deploy.database_url import database_url
 from deploy.errors import SettingsError
 from deploy.features_url import FeaturesUrl, without_password
+from drift.settings import parse_rank_diff
 from serving.addresses import TcpAddress, UnixAddress, parse_address
 from serving.budget import parse_budgets, parse_bytes
 from serving.settings import device_rules
@@ -66,6 +67,8 @@ class PlatformSettings:
     device: where workers compute, `cpu`, `cuda:1`, or `cuda`, which gives the workers the machine's
     GPUs in turn. precision: fp32, tf32 (GPU only), bf16 or fp16, kept by versions that rank alike in
     it; compile: none, compile (torch.compile) or aoti (ahead of time), at load.
+    rank_diff: what mirrored lists are held against, `min_overlap=0.5,window_s=30`, see
+    `drift.settings.parse_rank_diff`.
     Raises SettingsError, naming key, value and rule.
     """
 
@@ -99,6 +102,7 @@ class PlatformSettings:
     device: str = "cpu"
     precision: str = "fp32"
     compile: str = "none"
+    rank_diff: str = ""
     log_level: str = "INFO"
     replica: int = 0
 
@@ -113,6 +117,7 @@ class PlatformSettings:
             ("device_memory", parse_bytes),
             ("model_weights", parse_weights),
             ("features_url", FeaturesUrl.parse),
+            ("rank_diff", parse_rank_diff),
             ("control_url", database_url),
             ("mlflow_backend", database_url),
             ("control_address", parse_address),

@@ -14,6 +14,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -295,21 +296,55 @@ def run_archiver(settings: PlatformSettings, stop: threading.Event) -> None:
 
 
 def run_monitor(settings: PlatformSettings, stop: threading.Event) -> None:
-    """Events from the stream into windows, windows into drift verdicts."""
+    """Events from the stream into windows, windows into drift verdicts; mirrored lists into rank-diffs.
+
+    Both read the same stream and know the versions' profiles, and neither has to be quick, which the
+    controller has to be: hence in one process, and not in that.
+    """
+    from deploy.rank_evidence import RankEvidence
+    from drift.mirror_monitor import GROUP, MirrorMonitor
     from drift.monitor import Monitor
     from drift.reports import VerdictReports
-    from drift.settings import MonitorSettings
+    from drift.settings import MonitorSettings, parse_rank_diff
     from registry.artefacts import read
+    from registry.contracts.errors import ContractError
     from registry.contracts.profile import ReferenceProfile
+    from registry.errors import RegistryError
     from registry.stream import RedisStream
 
     def profile_of(model: str, version: int) -> ReferenceProfile | None:
         folder = settings.versions_folder / model / str(version)
         return read(folder).profile if folder.exists() else None
 
+    def standard_of(model: str, version: int) -> tuple[float, float] | None:
+        try:
+            profile = profile_of(model, version)
+        except (RegistryError, ContractError, OSError) as error:
+            log.warning("no score shift of %s@%d: %s", model, version, error)
+            return None
+        return (profile.scores.mean, profile.scores.std) if profile else None
+
+    mirrors = MirrorMonitor(
+        RedisStream(redis_client(settings)).reader(GROUP, "monitor-0"),
+        standard_of,
+        RankEvidence(lambda: traffic_control(settings)).keep,
+        parse_rank_diff(settings.rank_diff),
+        settings.journal_folder / "mirrors.windows",
+    )
     reader = RedisStream(redis_client(settings)).reader("monitor", "monitor-0")
     reports = VerdictReports(settings.reports_folder / "drift")
-    Monitor(reader, profile_of, reports.write, MonitorSettings(), settings.journal_folder / "monitor.windows").run(stop)
+    monitor = Monitor(reader, profile_of, reports.write, MonitorSettings(), settings.journal_folder / "monitor.windows")
+    run_together(stop, monitor.run, mirrors.run)
+
+
+def run_together(stop: threading.Event, *loops: Callable[[threading.Event], None]) -> None:
+    """Runs them in threads until the event is set; when one fails, all are stopped and its error is raised."""
+    with ThreadPoolExecutor(len(loops)) as pool:
+        running = [pool.submit(loop, stop) for loop in loops]
+        for one in running:
+            one.add_done_callback(lambda _: stop.set())
+    for one in running:
+        one.result()
 
 
 def run_controller(settings: PlatformSettings, stop: threading.Event) -> None:

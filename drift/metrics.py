@@ -37,3 +37,47 @@ WINDOW_END = Gauge(
 )
 OPEN_WINDOWS = Gauge("drift_open_windows", "Windows that still take events.", multiprocess_mode="livesum")
 LAG = Gauge("drift_lag_entries", "Stream entries the monitor has not acknowledged.", multiprocess_mode="livemax")
+
+MIRROR_EVENTS = Counter(
+    "drift_mirror_events",
+    "Mirror events read, by what became of them: absorbed, late (counted in the step alone), repeated, misdated, "
+    "crowded, unreadable.",
+    ["outcome"],
+)
+MIRROR_LAG = Gauge(
+    "drift_mirror_lag_entries", "Stream entries the mirror monitor has not acknowledged.", multiprocess_mode="livemax"
+)
+_SHADOW = ["model", "experiment"]
+RANK_DIFFS = Counter("drift_rank_diffs", "Windows of mirrored lists judged, by verdict.", [*_SHADOW, "verdict"])
+RANK_AGREEMENT = Gauge(
+    "drift_rank_agreement",
+    "Mean over the newest window's mirrored lists, by measure (rank_summary.MEASURES).",
+    [*_SHADOW, "measure"],
+    multiprocess_mode="mostrecent",
+)
+MIRRORED_LISTS = Gauge(
+    "drift_mirrored_lists", "Lists compared in the newest window.", _SHADOW, multiprocess_mode="mostrecent"
+)
+MIRROR_ERROR_SHARE = Gauge(
+    "drift_mirror_error_share",
+    "Share of the newest window's mirrored queries without a list.",
+    _SHADOW,
+    multiprocess_mode="mostrecent",
+)
+MIRROR_P99_RATIO = Gauge(
+    "drift_mirror_p99_ratio",
+    "99th percentile of the mirrored queries' latency over the answers'.",
+    _SHADOW,
+    multiprocess_mode="mostrecent",
+)
+
+MOST_EXPERIMENTS = 64
+_experiments: set[str] = set()
+
+
+def experiment_label(name: str) -> str:
+    """The name while there are few, then `other`: experiments come and go, series stay."""
+    if name not in _experiments and len(_experiments) >= MOST_EXPERIMENTS:
+        return "other"
+    _experiments.add(name)
+    return name

@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+_RANK_DIFF = "rank_diff"
+
 
 class Rule(msgspec.Struct, frozen=True):
     """What a window is held against; each verdict carries its rule.
@@ -24,6 +26,103 @@ class Rule(msgspec.Struct, frozen=True):
         _require(0 < self.effect_floor_sd <= 10, "effect_floor_sd", self.effect_floor_sd, "0 < sd <= 10")
         _require(0 < self.share_floor < 1, "share_floor", self.share_floor, "0 < share < 1")
         _require(0 < self.alpha < 1, "alpha", self.alpha, "0 < alpha < 1")
+
+
+class RankLimits(msgspec.Struct, frozen=True):
+    """What a mirrored version's lists are held against; each verdict carries its limits.
+
+    min_lists: with fewer a comparison says nothing. overlap_k: of how many first items. min_overlap:
+    smallest mean overlap of the lists; a retrained version keeps most, another kind of model may not.
+    max_error_share: of mirrored queries without a list. max_p99_ratio: of the mirrored queries' 99th
+    percentile of latency to the answers'; mirrored ones stand back, so leave them room.
+    fail_alpha: chance that a version just at a limit fails a look; looks are many and a failure rolls
+    back, so it is small. pass_alpha: chance that one just past a limit passes a look.
+    """
+
+    min_lists: int = 200
+    overlap_k: int = 10
+    min_overlap: float = 0.3
+    max_error_share: float = 0.01
+    max_p99_ratio: float = 2.0
+    fail_alpha: float = 0.001
+    pass_alpha: float = 0.05
+
+    def __post_init__(self) -> None:
+        _require(self.min_lists >= 2, "min_lists", self.min_lists, "at least 2", _RANK_DIFF)
+        _require(1 <= self.overlap_k <= 1000, "overlap_k", self.overlap_k, "1 to 1000", _RANK_DIFF)
+        for key in ("min_overlap", "max_error_share"):
+            _require(0 <= getattr(self, key) <= 1, key, getattr(self, key), "0 <= share <= 1", _RANK_DIFF)
+        _require(0 < self.max_p99_ratio <= 1e6, "max_p99_ratio", self.max_p99_ratio, "0 < ratio <= 1e6", _RANK_DIFF)
+        for key in ("fail_alpha", "pass_alpha"):
+            _require(0 < getattr(self, key) < 0.5, key, getattr(self, key), "0 < alpha < 0.5", _RANK_DIFF)
+
+
+@dataclass(frozen=True, slots=True)
+class RankDiffSettings:
+    """What the comparison of mirrored lists goes by.
+
+    depth: how many items of a list are looked at. rbo_p: see `rank_agreement.rank_biased_overlap`.
+    window_s, lateness_s, save_every_s, entries_a_read, wait_s, retry_s: as for the monitor.
+    most_windows, most_steps: how many are kept at once; see `rank_diff`.
+    """
+
+    limits: RankLimits = field(default_factory=RankLimits)
+    depth: int = 50
+    rbo_p: float = 0.9
+    window_s: float = 60.0
+    lateness_s: float = 5.0
+    save_every_s: float = 5.0
+    entries_a_read: int = 64
+    wait_s: float = 1.0
+    retry_s: float = 1.0
+    most_windows: int = 256
+    most_steps: int = 64
+
+    def __post_init__(self) -> None:
+        _require(self.limits.overlap_k <= self.depth <= 1000, "depth", self.depth, "overlap_k to 1000", _RANK_DIFF)
+        _require(0 < self.rbo_p < 1, "rbo_p", self.rbo_p, "0 < p < 1", _RANK_DIFF)
+        _require(1 <= self.window_s <= 86_400, "window_s", self.window_s, "1 <= s <= 86400", _RANK_DIFF)
+        _require(0 <= self.lateness_s <= 3600, "lateness_s", self.lateness_s, "0 <= s <= 3600", _RANK_DIFF)
+        _require(0 <= self.save_every_s <= 60, "save_every_s", self.save_every_s, "0 <= s <= 60", _RANK_DIFF)
+        _require(1 <= self.entries_a_read <= 10_000, "entries_a_read", self.entries_a_read, "1 to 10000", _RANK_DIFF)
+        for key in ("wait_s", "retry_s"):
+            _require(0 < getattr(self, key) <= 60, key, getattr(self, key), "0 < s <= 60", _RANK_DIFF)
+        for key in ("most_windows", "most_steps"):
+            _require(1 <= getattr(self, key) <= 10_000, key, getattr(self, key), "1 to 10000", _RANK_DIFF)
+
+
+def parse_rank_diff(text: str) -> RankDiffSettings:
+    """Settings and limits by name, the others as they are by default. Raises ValueError saying what was expected.
+
+    >>> parse_rank_diff("min_overlap=0.5, window_s=30").limits.min_overlap
+    0.5
+    """
+    told: dict[str, float] = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        name, equals, value = (word.strip() for word in part.partition("="))
+        if not equals or name not in _TOLD or name in told:
+            raise ValueError(f"{part}: expected name=number, each name once, of {', '.join(_TOLD)}")
+        try:
+            told[name] = _TOLD[name](value)
+        except ValueError as error:
+            raise ValueError(f"{part}: expected {'a whole number' if _TOLD[name] is int else 'a number'}") from error
+    of_limits = {name: told.pop(name) for name in list(told) if name in RankLimits.__struct_fields__}
+    return RankDiffSettings(RankLimits(**of_limits), **told)  # type: ignore[arg-type]
+
+
+_TOLD: dict[str, type[int] | type[float]] = {
+    "min_lists": int,
+    "overlap_k": int,
+    "min_overlap": float,
+    "max_error_share": float,
+    "max_p99_ratio": float,
+    "fail_alpha": float,
+    "pass_alpha": float,
+    "depth": int,
+    "rbo_p": float,
+    "window_s": float,
+    "lateness_s": float,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +151,6 @@ class MonitorSettings:
         _require(0 < self.retry_s <= 60, "retry_s", self.retry_s, "0 < s <= 60")
 
 
-def _require(holds: bool, key: str, value: object, rule: str) -> None:
+def _require(holds: bool, key: str, value: object, rule: str, of: str = "monitor") -> None:
     if not holds:
-        raise ValueError(f"monitor.{key}={value}: expected {rule}")
+        raise ValueError(f"{of}.{key}={value}: expected {rule}")

@@ -14,8 +14,8 @@
   over plan, rollouts, histories and evidence. The moves are pure; a plan that others change ends the
   rollouts that it leaves behind in that same transaction (`decisions.settle`), and nobody but a rollout
   changes its experiment.
-- `receipts` puts the answer of the request that asked for a decision into the same transaction.
-- `api_keys`, `roles`: who may ask.
+- `receipts`: the answer of a request with an idempotency key, in the transaction of its change.
+- `api_keys`, `roles`: who may ask for a change.
 - `database`, `tables`, `migrations`: the control database, SQLite or PostgreSQL.
 - `counters`: what gateways answered, arm by arm.
 - `replica_board`: which workers there are, by heartbeat.

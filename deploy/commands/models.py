@@ -66,10 +66,10 @@ def show(
     settings = platform()
     store, control = wiring.model_store(settings), wiring.traffic_control(settings)
     if version is None:
-        champion = store.aliases(model).get("champion")
-        if champion is None:
+        plan = control.plan(model)  # MLflow's alias follows it, a moment later
+        if plan is None:
             raise SluiceError(f"{model!r} has no champion", f"sluice models show {model} VERSION")
-        version = champion
+        version = plan.champion
     with told("sluice models list"):
         stored = store.get(model, version)
     shown: dict[str, Any] = {

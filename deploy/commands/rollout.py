@@ -1,4 +1,4 @@
-"""`sluice rollout start|pause|resume|abort|show|list|watch`: a version on its way to champion."""
+"""`sluice rollout start|pause|resume|abort|show|list|watch|diff`: a version on its way to champion."""
 
 import os
 import time
@@ -12,13 +12,15 @@ from rich.console import Console
 from rich.table import Table
 
 from deploy.commands.promote import AsJson, IfRevision, Model, OnceKey, Why
+from deploy.commands.rank_diff import diff
 from deploy.commands.rollout_view import LiveRollout, rollout_table
 from deploy.control_client import ControlClient, model_path
 from deploy.errors import SluiceError
 
 rollout = typer.Typer(
-    help="A version on its way to champion: start, pause, resume, abort, show, list, watch.", no_args_is_help=True
+    help="A version on its way to champion: start, pause, resume, abort, show, list, watch, diff.", no_args_is_help=True
 )
+rollout.command("diff")(diff)
 
 RolloutId = Annotated[str, typer.Argument(help="Its id. Default: the newest of the model.", metavar="[ROLLOUT]")]
 POLL_S = 1.0

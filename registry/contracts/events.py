@@ -154,6 +154,8 @@ class MirrorEvent(msgspec.Struct, frozen=True, array_like=True, tag="mirror"):
 
 Event = RankingEvent | Exposure | Click | MirrorEvent
 
+_MIRROR_TAG = msgspec.msgpack.encode("mirror")
+
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(list[Event])
 _raw_decoder = msgspec.msgpack.Decoder(list[msgspec.Raw])
@@ -201,6 +203,19 @@ def decode_events(payload: bytes) -> list[Event]:
         if not 1 <= event.schema <= SCHEMA:
             raise UnknownSchema(f"event schema {event.schema}: this code reads 1 to {SCHEMA}")
     return events
+
+
+def split_mirrors(payload: bytes) -> list[bytes]:
+    """The encoded mirror events of a payload, for readers that want nothing else: payloads without
+    any are not taken apart. Raises as `split_events`."""
+    if _MIRROR_TAG not in payload:
+        return []
+    return [encoded for encoded in split_events(payload) if _is_mirror(encoded)]
+
+
+def _is_mirror(encoded: bytes) -> bool:
+    header_bytes = {0xDC: 3, 0xDD: 5}.get(encoded[0], 1)  # of the array; the tag follows
+    return encoded.startswith(_MIRROR_TAG, header_bytes)
 
 
 def _why_undecodable(encoded: bytes, error: Exception) -> ContractError:

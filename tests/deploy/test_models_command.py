@@ -20,7 +20,7 @@ from registry.artefacts import write
 from registry.contracts.manifest import CLICK_NDCG, JUDGED_NDCG, Lineage
 from tests.builders import a_package
 from tests.deploy.foreign_models import Others, exported_file
-from tests.deploy.platforms import PATIENCE_S, ROOT, Platforms
+from tests.deploy.platforms import PATIENCE_S, ROOT, Platforms, until
 from tests.postgres import PostgresServer
 
 # mlflow's own
@@ -82,10 +82,12 @@ def test_a_version_is_registered_promoted_and_shown(shell: Shell, model: str, tm
 
     assert told == f"registered {model}@1 as champion\n"
 
-    (listed,) = [row for row in shell.json("list") if row["model"] == model]
-    assert (listed["version"], listed["aliases"]) == (1, ["champion"])
+    def aliases() -> list[Any]:
+        return [row["aliases"] for row in shell.json("list") if (row["model"], row["version"]) == (model, 1)]
+
+    until(lambda: aliases() == [["champion"]], "MLflow's alias to follow the plan")
     shown = shell.json("show", model)
-    assert [(change["revision"], change["who"]) for change in shown["history"]] == [(1, "ann")]
+    assert [(change["revision"], change["who"]) for change in shown["history"]] == [(1, "ann (key local)")]
 
 
 def test_a_command_that_is_told_no_control_database_changes_nothing(shell: Shell, tmp_path: Path):

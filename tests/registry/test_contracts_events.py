@@ -23,6 +23,7 @@ from registry.contracts.events import (
     encode_event,
     join_events,
     split_events,
+    split_mirrors,
 )
 from tests.builders import a_click, a_mirror, a_ranking, an_exposure
 
@@ -183,3 +184,17 @@ def test_arrays_are_shaped_by_the_items() -> None:
     assert a_mirror().score_array().tolist() == [2.0, 1.0]
     assert a_mirror().mirror_score_array().tolist() == [0.5, 0.25]
     assert a_mirror(mirror_items=(), mirror_scores=b"").mirror_score_array().shape == (0,)
+
+
+@given(st.lists(events, max_size=6))
+def test_mirror_events_are_found_among_others_and_no_others(given_: list[Event]) -> None:
+    payload = join_events([encode_event(event) for event in given_])
+
+    assert [decode_event(one) for one in split_mirrors(payload)] == [e for e in given_ if isinstance(e, MirrorEvent)]
+
+
+def test_the_word_mirror_in_another_event_is_no_mirror_event() -> None:
+    a_click_on_a_mirror = encode_event(a_click(item="mirror"))
+
+    assert split_mirrors(join_events([a_click_on_a_mirror])) == []
+    assert split_mirrors(join_events([a_click_on_a_mirror, encode_event(a_mirror())])) == [encode_event(a_mirror())]
