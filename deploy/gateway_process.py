@@ -18,6 +18,7 @@ from prometheus_client import REGISTRY, CollectorRegistry
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from deploy import collector, heap
+from deploy.probes import PROCESS_HEADER
 from deploy.settings import PlatformSettings
 from deploy.wiring import ranking_secret, redis_client
 from registry.board import RedisBoard
@@ -133,6 +134,7 @@ async def _serve(settings: PlatformSettings, mine: GatewaySettings, stop: thread
         version("sluice"),
         routers=[oip_routes(service, regions, version("sluice"))],
         control=control_router(Controller(control).ask, control),
+        process={PROCESS_HEADER: f"gateway-{settings.replica}"},
     )
 
     async def grpc_server() -> "GrpcServer | None":

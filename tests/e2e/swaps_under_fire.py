@@ -17,7 +17,7 @@ from tests.e2e.platforms_under_fire import ITEMS, MODEL, PATIENCE_S, Platform, u
 from tests.postgres import PostgresServer
 
 CLIENTS = 4
-DEADLINE_MS = 10_000
+DEADLINE_MS = 20_000
 CHANGES = 100
 VERSIONS = (1, 2, 3)
 DATABASE = "database"
@@ -151,7 +151,8 @@ class Clients:
         connection.close()
 
     def _ask(self, connection: http.client.HTTPConnection, unit: str, candidates: Sequence[str]) -> None:
-        body = json.dumps({"candidates": candidates, "unit": unit, "deadline_ms": DEADLINE_MS})
+        given = {"query": {"features": {"query_words": 2}}, "features": {"match": [0.5] * len(candidates)}}
+        body = json.dumps({"candidates": candidates, "unit": unit, "deadline_ms": DEADLINE_MS} | given)
         first_s, tries = time.monotonic(), 0
         while True:
             sent_s, tries = time.monotonic(), tries + 1
