@@ -6,7 +6,7 @@ import os
 import random
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,12 +23,14 @@ VERSIONS = (1, 2, 3)
 DATABASE = "database"
 TARGETS = ("gateway-0", "gateway-1", "worker-0", "worker-1", "controller", "redis", DATABASE)
 BETWEEN_QUERIES_S = 0.02
+QUERIES_A_CONNECTION = 25  # then a new one, so that both gateways have work again
 _TRY_AGAIN = (429, 503, 504)  # the README's words: repeat the request with the same Idempotency-Key
 
 
 @dataclass(frozen=True)
 class Served:
-    """An answer. sent_s, at_s: monotonic, around the attempt that got it; at_ms: the wall's, when it was there."""
+    """An answer. asked_s: monotonic, when its query was first sent. sent_s, at_s: around the attempt that got it;
+    at_ms: the wall's, when it was there."""
 
     ranking_id: str
     unit: str
@@ -36,6 +38,7 @@ class Served:
     arm: str
     revision: int
     degraded: tuple[str, ...]
+    asked_s: float
     sent_s: float
     at_s: float
     at_ms: int
@@ -104,7 +107,7 @@ class Change:
 
 
 class Clients:
-    """Threads that rank at a steady pace, each on its own kept-alive connection.
+    """Threads that rank at a steady pace, each on a kept-alive connection of its own.
 
     A query whose connection breaks is asked again at once on a new one, until its deadline is over; nothing
     else is.
@@ -147,6 +150,8 @@ class Clients:
         place = number * 1_000_000
         while not self._ended.wait(BETWEEN_QUERIES_S):
             place += 1
+            if place % QUERIES_A_CONNECTION == 0:
+                connection.close()
             self._ask(connection, f"u{place}", random.Random(place).sample(ITEMS, 5))
         connection.close()
 
@@ -177,14 +182,15 @@ class Clients:
             found = json.loads(raw)
             degraded, at_ms = tuple(found["degraded"]), time.time_ns() // 1_000_000
             answer = (found["ranking_id"], unit, found["version"], found["arm"], found["plan_revision"])
-            self.served.append(Served(*answer, degraded, sent_s, at_s, at_ms))
+            self.served.append(Served(*answer, degraded, first_s, sent_s, at_s, at_ms))
             return
 
 
 class Fire(threading.Thread):
     """Kills a process of the platform, or the database, every few seconds; which and when, the seed says.
 
-    One that is not back yet is not killed again: its turn waits.
+    One that is not back yet is not killed again, and of two gateways or workers never the last one: others
+    come first then.
     """
 
     def __init__(self, platform: Platform, database: PostgresServer, coins: random.Random) -> None:
@@ -209,18 +215,35 @@ class Fire(threading.Thread):
             order: list[str] = []
             while not self._ended.is_set():
                 order = order or self._coins.sample(TARGETS, len(TARGETS))  # each once a round, in any order
-                target, pause_s = order.pop(), self._coins.uniform(2.0, 6.0)
-                self._until(lambda: self._ended.is_set(), pause_s, away)
+                self._until(self._ended.is_set, self._coins.uniform(2.0, 6.0), away)
+                ready = [target for target in order if self._can_be_spared(target, away)]
+                if not ready or self._ended.is_set():
+                    continue
+                order.remove(target := ready[0])
                 if target == DATABASE:
                     self._restart_database(self._coins.uniform(0.2, 1.5))
                     continue
-                self._until(lambda target=target: target not in away, PATIENCE_S, away)
                 kill = Kill(target, time.monotonic())
                 away[target] = kill, self._platform.kill(target)
                 self.kills.append(kill)
             self._until(lambda: not away, PATIENCE_S, away)
         except BaseException as error:  # told in the test, which would go on without fire otherwise
             self.error = error
+
+    def _can_be_spared(self, target: str, away: Mapping[str, object]) -> bool:
+        """Whether it is there, and of gateways and workers the other one, which must hold what the plan names."""
+        if target in away:
+            return False
+        kind, _, number = target.rpartition("-")
+        if kind not in ("gateway", "worker"):
+            return True
+        other = f"{kind}-{1 - int(number)}"
+        if other in away or kind == "gateway":
+            return other not in away
+        status = self._platform.status()
+        held = [set(one["versions"]) for one in status.get("replicas", ()) if one["replica"] == other and one["ready"]]
+        plan = status.get("plans", {}).get(MODEL)
+        return bool(held and plan) and f"{MODEL}@{plan['champion']}" in held[0]
 
     def _restart_database(self, away_s: float) -> None:
         kill = Kill(DATABASE, time.monotonic())

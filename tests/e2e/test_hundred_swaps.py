@@ -152,7 +152,7 @@ def _aliases(platform: Platform) -> dict[str, int]:
 def _print_figures(record: Record) -> None:
     """What the README quotes."""
     clients, changes = record.clients, record.acknowledged
-    took_ms = sorted((answer.at_s - answer.sent_s) * 1000 for answer in clients.served)
+    took_ms = sorted((answer.at_s - answer.asked_s) * 1000 for answer in clients.served)
     late = [record.late_s(change) for change in changes if change.kind == "start" and not record.disturbed(change)]
     back = [record.late_s(change) for change in changes if change.kind in ("rollback", "abort")]
     away = [kill.back_s - kill.at_s for kill in record.kills]
