@@ -27,7 +27,6 @@ from tests.e2e.platforms_under_fire import ITEMS, MODEL, Platform, until
 from tests.e2e.swaps_under_fire import (
     CHANGES,
     CLIENTS,
-    DATABASE,
     TARGETS,
     Change,
     Clients,
@@ -76,11 +75,14 @@ class Record:
         return max(0.0, max(behind, default=0.0) - change.decided_s)
 
     def disturbed(self, change: Change) -> bool:
-        """Whether a process on its way to the answers was being killed or coming back at the time."""
+        """Whether the board was away at the time, or a worker, with which a version may be loaded nowhere.
+
+        A gateway is no excuse: one that comes back knows the newest plan before its first answer.
+        """
         return any(
             kill.at_s <= change.decided_s + APPLIED_WITHIN_S and change.asked_s <= kill.back_s + APPLIED_WITHIN_S
             for kill in self.kills
-            if kill.target not in (DATABASE, "controller")
+            if kill.target in ("redis", "worker-0", "worker-1")
         )
 
 
@@ -132,14 +134,19 @@ def _set_on_fire(platform: Platform, operator: Operator, fire: Fire) -> Record:
                 assert fire.error is None, fire.error
         history = operator.get("/history?limit=1000")["changes"][::-1]
         clients.wait_for(50, history[-1]["plan_revision"])
-    final = history[-1]["plan"]["champion"]
-    until(lambda: _aliases(platform).get("champion") == final, "the alias to follow")
+    last = msgspec.convert(history[-1]["plan"], TrafficPlan)
+    until(lambda: _aliases(platform) == aliases_of(last), f"the aliases to follow revision {last.revision}")
     answered = {answer.ranking_id for answer in clients.served}
     until(lambda: answered <= set(platform.archived()), "every answer in the archive")
     board = RedisBoard(wiring.redis_client(platform.settings)).read()[MODEL]
     archived = set(platform.archived())
     assert fire.error is None, fire.error
     return Record(clients, fire.kills, operator.changes, witness.seen, history, board, _aliases(platform), archived)
+
+
+def aliases_of(plan: TrafficPlan) -> dict[str, int]:
+    """What the plan makes of them."""
+    return {"champion": plan.champion} | ({"challenger": plan.challenger.version} if plan.challenger else {})
 
 
 def _aliases(platform: Platform) -> dict[str, int]:
@@ -225,8 +232,7 @@ def test_there_is_one_champion_at_every_instant_and_every_copy_ends_with_it(reco
         assert record.plans[revision].champion == champion
     last = record.plans[len(record.plans)]
     assert record.board == last
-    expected = {"champion": last.champion} | ({"challenger": last.challenger.version} if last.challenger else {})
-    assert record.aliases == expected
+    assert record.aliases == aliases_of(last)
 
 
 def test_the_history_has_no_gap_and_every_change_once(record: Record) -> None:
@@ -251,8 +257,7 @@ def test_the_history_has_no_gap_and_every_change_once(record: Record) -> None:
 def test_a_weight_that_is_set_is_in_the_answers_within_a_second(record: Record) -> None:
     started = [change for change in record.acknowledged if change.kind == "start" and not record.disturbed(change)]
     assert len(started) >= 5
-    late = {change.number: record.late_s(change) for change in started}
-    assert statistics.median(late.values()) <= APPLIED_WITHIN_S, late
+    assert {one.number: late for one in started if (late := record.late_s(one)) > APPLIED_WITHIN_S} == {}
     for change in started:
         (experiment,) = record.plans[change.revision].experiments
         answers = [one for one in record.clients.served if one.revision == change.revision]
