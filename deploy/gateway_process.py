@@ -18,6 +18,7 @@ from prometheus_client import REGISTRY, CollectorRegistry
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from deploy import collector, heap
+from deploy.probes import PROCESS_HEADER
 from deploy.settings import PlatformSettings
 from deploy.wiring import ranking_secret, redis_client
 from registry.board import RedisBoard
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     from serving.gateway.grpc.server import GrpcServer
 
 DRAIN_S = 10
+FIRST_LOOK_S = 10.0  # longer than a board that hangs keeps the watcher waiting
 
 
 def metrics_registry() -> CollectorRegistry:
@@ -102,8 +104,9 @@ async def _serve(settings: PlatformSettings, mine: GatewaySettings, stop: thread
         loop.call_soon_threadsafe(pool.set_addresses, addresses)
 
     board = RedisBoard(redis_client(settings, 1.0))
+    plans = PlanWatcher(board, mine.plan_copy, follow, hold_back=hold_back)
     watchers = (
-        PlanWatcher(board, mine.plan_copy, follow, hold_back=hold_back),
+        plans,
         ReplicaWatcher(
             RedisReplicaBoard(redis_client(settings, 1.0)),
             mine.workers,
@@ -133,6 +136,7 @@ async def _serve(settings: PlatformSettings, mine: GatewaySettings, stop: thread
         version("sluice"),
         routers=[oip_routes(service, regions, version("sluice"))],
         control=control_router(Controller(control).ask, control),
+        process={PROCESS_HEADER: f"gateway-{settings.replica}"},
     )
 
     async def grpc_server() -> "GrpcServer | None":
@@ -150,6 +154,8 @@ async def _serve(settings: PlatformSettings, mine: GatewaySettings, stop: thread
         event_log.start()
         for watcher in watchers:
             watcher.start()
+        # nobody is let in before: who shares a port with others would answer 404 for a model that they serve
+        await asyncio.to_thread(plans.looked.wait, FIRST_LOOK_S)
         grpc = await grpc_server()
         collector.calm()
         yield

@@ -8,21 +8,27 @@ from pathlib import Path
 from serving.addresses import check_peer, parse_address
 
 TIMEOUT_S = 0.5
+PROCESS_HEADER = "x-sluice-process"
 
 
 @dataclass(frozen=True, slots=True)
 class HttpAnswers:
-    """GET of the path answers 200."""
+    """GET of the path answers 200.
+
+    process: where several share the port, whose answer it must be (`PROCESS_HEADER`); empty: anybody's.
+    """
 
     host: str
     port: int
     path: str
+    process: str = ""
 
     def __call__(self) -> bool:
         connection = http.client.HTTPConnection(self.host, self.port, timeout=TIMEOUT_S)
         try:
             connection.request("GET", self.path)
-            return connection.getresponse().status == 200
+            response = connection.getresponse()
+            return response.status == 200 and self.process in ("", response.headers[PROCESS_HEADER])
         except (OSError, http.client.HTTPException):
             return False
         finally:

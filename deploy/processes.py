@@ -129,12 +129,12 @@ def _worker(settings: PlatformSettings, replica: int) -> ProcessSpec:
 
 
 def _gateway(settings: PlatformSettings, replica: int) -> ProcessSpec:
-    name = f"gateway-{replica}"
+    name, host = f"gateway-{replica}", url_host(settings.gateway_host).strip("[]")
     return ProcessSpec(
         name=name,
         argv=(sys.executable, "-m", "deploy.process", name),
         env=_metrics(settings),
-        is_ready=HttpAnswers(url_host(settings.gateway_host).strip("[]"), settings.gateway_port, "/health"),
+        is_ready=HttpAnswers(host, settings.gateway_port, "/health", process=name),
         needs=("redis",),
     )
 

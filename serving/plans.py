@@ -45,7 +45,8 @@ class PlanWatcher(threading.Thread):
     when it knows which plans there are, even if there are none; and calls
     `hold_back(models)` whenever other models than before are held back.
 
-    copy: file that keeps the last plans for a start without the board.
+    copy: file that keeps the last plans for a start without the board. looked: set when the copy was read and
+    the board asked once, whether it answered or not: what can be known at a start is known then.
     """
 
     def __init__(
@@ -60,7 +61,7 @@ class PlanWatcher(threading.Thread):
         self._board, self._copy, self._changed, self._period_s = board, copy, changed, period_s
         self._hold_back = hold_back
         self.held_back: frozenset[str] = frozenset()
-        self._stop_asked = threading.Event()
+        self._stop_asked, self.looked = threading.Event(), threading.Event()
         self._away = self._informed = False
         self.plans: dict[str, TrafficPlan] = {}
 
@@ -72,6 +73,7 @@ class PlanWatcher(threading.Thread):
             self._take(copy)
         while not self._stop_asked.is_set():
             self.poll()
+            self.looked.set()
             self._stop_asked.wait(self._period_s)
 
     def stop(self) -> None:

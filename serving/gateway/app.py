@@ -1,6 +1,6 @@
 """The rest of the gateway's HTTP: health, metrics, status, documentation."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import fastapi
@@ -31,12 +31,14 @@ def build_app(
     version: str,
     routers: Sequence[fastapi.APIRouter] = (),
     control: fastapi.APIRouter | None = None,
+    process: Mapping[str, str] | None = None,
 ) -> fastapi.FastAPI:
     """The FastAPI application behind the hot routes.
 
     metrics_registry: where /metrics reads from; over all processes of the platform.
     routers: what other protocols bring, see `oip_routes`. What they raise of `serving.errors` is answered
     with its status. control: the way to the control plane, see `control_router`.
+    process: headers by which a health answer says which of several gateways gave it; none by default.
     """
     app = fastapi.FastAPI(title="Sluice", version=version, description=DESCRIPTION)
 
@@ -60,8 +62,8 @@ def build_app(
 
     @app.get("/health", summary="The process lives")
     @app.get("/v2/health/live", summary="The process lives (Open Inference Protocol)")
-    async def live() -> dict[str, bool]:
-        return {"live": True}
+    async def live() -> JSONResponse:
+        return JSONResponse({"live": True}, headers=process)
 
     @app.get("/v2/health/ready", summary="The plans are known, and replicas hold every champion, warm")
     async def ready() -> JSONResponse:

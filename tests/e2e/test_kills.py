@@ -57,6 +57,22 @@ def test_what_a_killed_gateway_had_answered_is_archived(platform: Platform) -> N
     assert len(platform.archived()) - len(load.answered) <= load.clients
 
 
+def test_a_gateway_that_starts_while_redis_hangs_answers_its_first_query_by_the_plans_there_were(
+    platform: Platform,
+) -> None:
+    redis = until(lambda: platform.pid("redis"), "Redis")
+    os.kill(redis, signal.SIGSTOP)
+    try:
+        platform.kill("gateway-0")
+        with GatewayClient(platform.settings.gateway_url, patience_s=30.0) as gateway:
+            answer = platform.rank(gateway, 1)
+    finally:
+        os.kill(redis, signal.SIGCONT)
+
+    assert (answer["version"], answer["plan_revision"]) == (1, 1)
+    until(lambda: answer["ranking_id"] in platform.archived(), "the answer in the archive")
+
+
 def test_ranking_goes_on_without_redis_and_nothing_is_lost(platform: Platform) -> None:
     with Load(platform) as load:
         load.wait_for(300)  # the rows are in the worker's memory by now

@@ -162,3 +162,19 @@ def test_a_copy_that_cannot_be_written_stops_nothing(tmp_path: Path) -> None:
     watcher.poll()
 
     assert watcher.plans == {"codesearch": a_plan()}
+
+
+@pytest.mark.parametrize("alive", [True, False])
+def test_a_watcher_has_looked_when_copy_and_board_told_what_they_know(tmp_path: Path, alive: bool) -> None:
+    board, copy = Board(a_plan(revision=2)), tmp_path / "plans.json"
+    PlanWatcher(Board(a_plan(revision=1)), copy, lambda _: None).poll()  # leaves a copy
+    board.alive = alive
+    told: list[Plans] = []
+    watcher = PlanWatcher(board, copy, told.append)
+    watcher.start()
+    try:
+        assert watcher.looked.wait(PATIENCE_S)
+        assert told[-1]["codesearch"].revision == (2 if alive else 1)
+    finally:
+        watcher.stop()
+        watcher.join(PATIENCE_S)
