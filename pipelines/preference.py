@@ -77,7 +77,7 @@ def preference(challenger: ArrayLike, champion: ArrayLike, units: ArrayLike, sco
     ahead = np.sign(ours - theirs)
     scores = ahead if scoring == "wins" else ours - theirs
     names, unit_of = np.unique(whose, return_inverse=True)
-    by_unit = np.bincount(unit_of, weights=scores, minlength=len(names))
+    by_unit = np.bincount(unit_of, weights=scores, minlength=len(names)).astype(np.float64)
     return Preference(
         score=float(scores.mean()) if len(scores) else 0.0,
         standard_error=_about_zero(by_unit, len(scores)),
