@@ -9,8 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import exp, inf, isfinite, lgamma, log
 
-CONCENTRATION = 10_000.0
-"""Looks for shares that are off by some 1 / sqrt(10,000) of a standard deviation: 0.5 points of one half."""
+CONCENTRATIONS = (100.0, 1_000.0, 10_000.0, 100_000.0)
+"""Of the Dirichlet mixtures: for shares that are off by some 1 / sqrt(4 * concentration), 5 to 0.16 points of one half.
+
+Their e-values are averaged, which is an e-value again: a gross mismatch shows in hundreds of units, a small one in
+a hundred thousand."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +43,14 @@ class SampleRatio:
         return self.log_e_value >= -log(alpha)
 
 
-def sample_ratio(units: Sequence[int], planned: Sequence[float], concentration: float = CONCENTRATION) -> SampleRatio:
+def sample_ratio(
+    units: Sequence[int], planned: Sequence[float], concentrations: Sequence[float] = CONCENTRATIONS
+) -> SampleRatio:
     """The evidence against the planned shares.
 
     units: different units seen in each arm so far, each counted once, at its first query: queries of one unit
-    are no independent tosses. planned: weights of the arms, any scale, > 0. concentration: of the Dirichlet
-    mixture about the planned shares; higher finds small mismatches among many units sooner.
+    are no independent tosses. planned: weights of the arms, any scale, > 0. concentrations: of the Dirichlet
+    mixtures about the planned shares; high ones find small mismatches among many units sooner.
     Raises ValueError if counts or weights are not as said.
 
     >>> sample_ratio([5000, 5000], [1, 1]).mismatch(0.01)
@@ -59,12 +64,20 @@ def sample_ratio(units: Sequence[int], planned: Sequence[float], concentration: 
         raise ValueError(f"units={list(units)}: expected counts >= 0")
     if not all(weight > 0 and isfinite(weight) for weight in planned):
         raise ValueError(f"planned={list(planned)}: expected weights > 0")
-    if not (concentration > 0 and isfinite(concentration)):
-        raise ValueError(f"concentration={concentration:g}: expected > 0")
+    if not concentrations or not all(one > 0 and isfinite(one) for one in concentrations):
+        raise ValueError(f"concentrations={list(concentrations)}: expected some, all > 0")
     whole = float(sum(planned))
     shares = tuple(weight / whole for weight in planned)
+    logs = [_log_e(units, shares, concentration) for concentration in concentrations]
+    highest = max(logs)
+    log_e = highest + log(sum(exp(one - highest) for one in logs) / len(logs))
+    return SampleRatio(tuple(units), shares, log_e)
+
+
+def _log_e(units: Sequence[int], shares: Sequence[float], concentration: float) -> float:
+    """Likelihood of one mixture over that of the planned shares."""
     log_e = lgamma(concentration) - lgamma(concentration + sum(units))
     for count, share in zip(units, shares, strict=True):
         prior = concentration * share
         log_e += lgamma(prior + count) - lgamma(prior) - count * log(share)
-    return SampleRatio(tuple(units), shares, log_e)
+    return log_e

@@ -23,7 +23,7 @@ def false_alarms(weights: list[float], kept: list[float], per_look: int, runs: i
 
 @pytest.mark.parametrize(("seen", "share"), [((30, 70), 0.5), ((5, 95), 0.1), ((900, 100), 0.9), ((0, 4), 0.5)])
 def test_two_arms_are_a_beta_binomial_over_a_binomial(seen: tuple[int, int], share: float) -> None:
-    found = sample_ratio(seen, [share, 1 - share], concentration=50)
+    found = sample_ratio(seen, [share, 1 - share], concentrations=[50])
 
     mixture = betabinom(sum(seen), 50 * share, 50 * (1 - share)).logpmf(seen[0])
     assert found.log_e_value == pytest.approx(mixture - binom(sum(seen), share).logpmf(seen[0]), abs=1e-8)
@@ -32,7 +32,7 @@ def test_two_arms_are_a_beta_binomial_over_a_binomial(seen: tuple[int, int], sha
 def test_three_arms_are_a_dirichlet_multinomial_over_a_multinomial() -> None:
     seen, shares = [20, 30, 70], np.array([0.2, 0.2, 0.6])
 
-    found = sample_ratio(seen, [1, 1, 3], concentration=40)
+    found = sample_ratio(seen, [1, 1, 3], concentrations=[40])
 
     mixture = dirichlet_multinomial.logpmf(seen, 40 * shares, 120)
     assert found.log_e_value == pytest.approx(mixture - multinomial(120, shares).logpmf(seen), abs=1e-8)
@@ -41,7 +41,7 @@ def test_three_arms_are_a_dirichlet_multinomial_over_a_multinomial() -> None:
 def test_the_e_value_is_one_on_average_if_the_shares_are_right() -> None:
     """Summed over every outcome: that is what makes it an e-value."""
     total = sum(
-        comb(12, n) * 0.3**n * 0.7 ** (12 - n) * sample_ratio([n, 12 - n], [3, 7], 5).e_value for n in range(13)
+        comb(12, n) * 0.3**n * 0.7 ** (12 - n) * sample_ratio([n, 12 - n], [3, 7], [5, 20]).e_value for n in range(13)
     )
 
     assert total == pytest.approx(1.0)
@@ -60,6 +60,11 @@ def test_a_loss_of_four_percent_in_one_arm_is_found_within_fourteen_looks() -> N
 
     assert (first < LOOKS).mean() >= 0.9
     assert np.median(first) + 1 <= 8
+
+
+def test_a_gross_mismatch_shows_in_few_units() -> None:
+    assert sample_ratio([390, 210], [1, 1]).mismatch(0.01)
+    assert not sample_ratio([390, 210], [1, 1], [100_000.0]).mismatch(0.01)
 
 
 def test_p_value_and_alarm_agree() -> None:
