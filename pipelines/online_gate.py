@@ -14,6 +14,7 @@ Pure: the same plan and data give the same verdict, byte for byte, and both are 
 """
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf, isfinite
 from typing import Any, Literal
@@ -302,7 +303,9 @@ class _Stand:
 class _Ends:
     """The interval of an estimate for any z."""
 
-    def __init__(self, estimate: float, error: float, quotient: Any = None) -> None:
+    def __init__(
+        self, estimate: float, error: float, quotient: Callable[[float], tuple[float, float]] | None = None
+    ) -> None:
         self._estimate, self._error, self._quotient = estimate, error, quotient
 
     def at(self, z: float) -> tuple[float, float]:
@@ -310,8 +313,7 @@ class _Ends:
             return -inf, inf
         if self._quotient is None:
             return self._estimate - z * self._error, self._estimate + z * self._error
-        low, high = self._quotient(z)
-        return float(low), float(high)
+        return self._quotient(z)
 
 
 def _looks(plan: GatePlan, seen: AbLists | InterleavedLists) -> list[tuple[int, _Stand]]:

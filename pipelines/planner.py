@@ -6,7 +6,7 @@ Source: Jennison & Turnbull, Group Sequential Methods, 2000, chapters 2 and 7.
 """
 
 from dataclasses import dataclass
-from math import ceil, isfinite, sqrt
+from math import ceil, expm1, isfinite, log1p, sqrt
 
 from scipy.optimize import brentq
 
@@ -173,6 +173,22 @@ def accept(design: Design, measured: Measured, days: float) -> Sized:
             " days or traffic, or ask for a larger effect"
         )
     return found
+
+
+def alpha_a_decision(yearly: float, decisions: int) -> float:
+    """The alpha of each of a year's decisions, so that all together promote no equal with the chance 1 - yearly.
+
+    yearly: chance that of so many challengers, none better than its champion, one or more is promoted. The
+    decisions stand on data of their own, so they are independent (Sidak, JASA 62(318), 1967).
+
+    >>> round(alpha_a_decision(0.5, decisions=26), 4)
+    0.0263
+    """
+    if not 0 < yearly < 1:
+        raise ValueError(f"yearly={yearly:g}: expected 0 < chance < 1")
+    if decisions < 1:
+        raise ValueError(f"decisions={decisions}: expected >= 1")
+    return -expm1(log1p(-yearly) / decisions)
 
 
 def _upper(design: Design, information: list[float]) -> list[float]:

@@ -12,6 +12,7 @@ from pipelines.planner import (
     Design,
     Measured,
     accept,
+    alpha_a_decision,
     measured_ab,
     measured_interleaving,
     power,
@@ -130,3 +131,17 @@ def test_traffic_that_says_nothing_cannot_be_planned_with() -> None:
         measured_interleaving(silent, 100.0)
     with pytest.raises(ValueError, match="measure some traffic first"):
         measured_ab(compare(flat, flat), (2, 2), 0.1, 100.0)
+
+
+@pytest.mark.parametrize("decisions", [1, 2, 26])
+def test_a_years_decisions_promote_an_equal_with_the_yearly_chance(decisions: int) -> None:
+    each = alpha_a_decision(0.3, decisions)
+
+    assert 1 - (1 - each) ** decisions == pytest.approx(0.3)
+
+
+def test_a_year_without_chance_or_decisions_is_refused() -> None:
+    with pytest.raises(ValueError, match="yearly=0: expected"):
+        alpha_a_decision(0.0, 26)
+    with pytest.raises(ValueError, match="decisions=0: expected"):
+        alpha_a_decision(0.3, 0)
