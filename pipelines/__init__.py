@@ -18,5 +18,12 @@ Decisions:
 - Guardrails stand on confidence sequences (`sequential`), not on p-values: they are looked at each second.
   Counts are taken as independent; failures that come in bursts make them too sure. They fail only
   beyond doubt, pass on estimates within the limits, and hold in between.
+- The online gate (`online_gate.judge`) is pure too: a plan fixed beforehand and the lists since then give a verdict,
+  and the same again on replay. Promotion stands on group-sequential boundaries (`spending`: looks are planned),
+  rollback on a confidence sequence (looks are unlimited), both on estimates clustered by unit.
+- In the online gate a broken measurement (`errored`) goes before bad news, and bad news before good. Not proven by
+  the last look is `inconclusive`, not `failed`: how long a rollout waits is its step's `max_s`.
+- Alpha is spent by planned looks, boundaries follow from the information that came: days may be of unequal size, and
+  a look without news leaves its share to the next.
 - Nothing pickled is written or read: Parquet, npz without objects, JSON, torch.export.
 """

@@ -6,6 +6,7 @@ PipelineError
   TrainingRefused      the data or the parent's weights do not fit the settings
   TrainingDiverged     the loss is no longer a number
   ExportRefused        the exported program does not score as the model does
+  PlanRefused          a comparison cannot finish with its traffic; carries the numbers
 ```
 """
 
@@ -28,3 +29,7 @@ class TrainingDiverged(PipelineError):
 
 class ExportRefused(PipelineError):
     """The exported program and the model in memory disagree."""
+
+
+class PlanRefused(PipelineError):
+    """A comparison would end without an answer."""
