@@ -6,6 +6,7 @@ PipelineError
   TrainingRefused      the data or the parent's weights do not fit the settings
   TrainingDiverged     the loss is no longer a number
   ExportRefused        the exported program does not score as the model does
+  DefinitionsDiffer    figures of two metric definitions were to be compared
 ```
 """
 
@@ -28,3 +29,7 @@ class TrainingDiverged(PipelineError):
 
 class ExportRefused(PipelineError):
     """The exported program and the model in memory disagree."""
+
+
+class DefinitionsDiffer(PipelineError):
+    """Two figures are different metrics."""
