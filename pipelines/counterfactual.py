@@ -6,9 +6,10 @@ which it was not, by the inverse of that chance. What was never shown, nothing s
 first k have not been shown for their query in `least_support` of the cases, no figure is given at all.
 
 Both policies are estimated in the same way from the same lists, so that what is wrong in both (examination, the
-value of a click) goes out of the lift. Click-NDCG is no sum over clicks: a click is worth less beside others.
-Its value at a position is its discount over the ideal of all clicks, expected under the model of relevance for
-the other positions of that policy's list.
+what else) goes out of the lift. Click-NDCG is no sum over clicks: a click is worth less beside others. But the
+expected click-NDCG of a list is affine in the chance of each of its clicks, which are independent under the
+model, so that unbiased estimates of the chances, put into it (`expected_ndcg`), give an unbiased estimate of it:
+of the champion's own lists, what was seen.
 
 - IPS: clicks by weight. SNIPS: each position divided by the mean weight of its exposures, which should be 1.
 - DR: the model's estimate for every item, corrected by the weighted clicks where the item was shown. The model
@@ -217,28 +218,28 @@ def counterfactual(
     )
 
 
-def expected_value(chances: Floats, metric: MetricDefinition) -> Floats:
-    """What a click at each position adds to a list's click-NDCG, expected over the clicks at the others.
+def expected_ndcg(chances: Floats, metric: MetricDefinition) -> Floats:
+    """Click-NDCG of lists whose items are clicked independently with these chances. Shape (lists,).
 
-    chances: shape (lists, width), of independent clicks. Same shape: discount times E[1 / ideal(1 + others)],
-    0 beyond the cut-off. Summed with the chances it is the expected click-NDCG.
+    chances: shape (lists, width), best position first. An estimate of a chance may lie outside of [0, 1]: the
+    result is affine in each.
 
-    >>> expected_value(np.array([[1.0, 0.0]]), MetricDefinition(gain="linear", empty_lists="zero")).round(4).tolist()
-    [[1.0, 0.3869]]
+    >>> expected_ndcg(np.array([[1.0, 0.0], [0.0, 1.0], [0.5, 0.0]]), CLICK_NDCG).round(4).tolist()
+    [1.0, 0.6309, 0.5]
     """
     lists, width = chances.shape
     inverse = 1.0 / _ideal(width, metric.k)[1:]
-    value = np.zeros((lists, width))
+    by_position = np.ascontiguousarray(chances.T)
+    found = np.zeros(lists, dtype=np.float64)
     for position in range(min(width, metric.k)):
-        others = np.zeros((width, lists))  # how many of the others are clicked
+        others = np.zeros((width, lists), dtype=np.float64)  # how many of the others are clicked
         others[0] = 1.0
-        for other in range(width):
-            if other != position:
-                chance = chances[:, other]
-                others[1:] = others[1:] * (1 - chance) + others[:-1] * chance
-                others[0] *= 1 - chance
-        value[:, position] = inverse @ others / np.log2(position + 2)
-    return value
+        for so_far, other in enumerate(np.delete(by_position, position, axis=0), start=1):
+            moved = others[:so_far] * other
+            others[:so_far] -= moved
+            others[1 : so_far + 1] += moved
+        found += by_position[position] * (inverse @ others) / np.log2(position + 2)
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,12 +255,11 @@ class _Slots:
 
 @dataclass(frozen=True, slots=True)
 class _Policy:
-    """All of shape (lists, width). value: of a click. model: clicks expected. weights: of the log's click for this
+    """All of shape (lists, width). model: clicks expected. weights: of the log's click for this
     position, 0 where the item was not shown. plain: the same for its exposure alone. expected: clicks expected
     where it was shown."""
 
     filled: NDArray[np.bool_]
-    value: Floats
     model: Floats
     weights: Floats
     plain: Floats
@@ -293,18 +293,22 @@ class _Work:
         cell = fold * size + self.pair
         clicks = np.bincount(cell, weights=self.log.clicks, minlength=folds * size).reshape(folds, size)
         looks = np.bincount(cell, weights=self.looked, minlength=folds * size).reshape(folds, size)
-        # a prior by where an item usually stands: rankers put alike items alike
-        usual = np.rint(
-            np.bincount(self.pair, weights=self.position, minlength=size) / np.maximum(np.bincount(self.pair), 1)
-        ).astype(np.int64)
-        by_place = np.bincount(usual, weights=clicks.sum(axis=0)) / np.maximum(
-            np.bincount(usual, weights=looks.sum(axis=0)), 1e-12
-        )
+        # rankers put alike items alike, so an item's prior is by where it usually stands; those that only chance
+        # brought into a list are a kind of their own, as are those never shown
+        times = np.bincount(self.pair, minlength=size)
+        usual = np.rint(np.bincount(self.pair, weights=self.position, minlength=size) / times).astype(np.int64) + 1
+        likely = np.zeros(size)
+        np.maximum.at(likely, self.pair, self.log.shown_chance)
+        usual[likely < 0.5] = 0
+        looked_at = np.bincount(usual, weights=looks.sum(axis=0))
+        by_place = np.bincount(usual, weights=clicks.sum(axis=0)) / np.maximum(looked_at, 1e-12)
         prior = by_place[usual]
         rest_clicks, rest_looks = clicks.sum(axis=0) - clicks, looks.sum(axis=0) - looks
         found = (rest_clicks + self.rules.prior * prior) / (rest_looks + self.rules.prior)
-        lowest = by_place[-1] if len(by_place) else 0.0
-        return np.clip(np.column_stack([found, np.full(folds, lowest)]), 0.0, 1.0)
+        seldom = by_place[looked_at > 0]
+        lowest = float(by_place[0] if (usual == 0).any() else seldom[-1]) if len(seldom) else 0.0
+        whole = np.column_stack([found, np.full(folds, lowest)])
+        return np.asarray(np.clip(whole, 0.0, 1.0), dtype=np.float64)
 
     def slots(self, policy: Ints) -> _Slots:
         filled = (policy >= 0) & (policy < self.width)
@@ -326,7 +330,6 @@ class _Work:
         weights = np.minimum(whole, self.rules.most_weight)
         return _Policy(
             filled=slots.filled,
-            value=expected_value(model, self.rules.metric),
             model=model,
             weights=weights,
             plain=weights * there / here,
@@ -346,7 +349,7 @@ class _Work:
 
     def estimates(self, base: _Policy, other: _Policy) -> tuple[PolicyEstimate, ...]:
         return tuple(
-            self._estimate(method, of(base), of(other))
+            self._estimate(method, *(expected_ndcg(of(each), self.rules.metric) for each in (base, other)))
             for method, of in (("ips", _ips), ("snips", _snips), ("doubly_robust", _doubly_robust))
         )
 
@@ -362,22 +365,16 @@ class _Work:
 
 
 def _ips(policy: _Policy) -> Floats:
-    return np.asarray((policy.value * policy.weights * policy.clicks).sum(axis=1), dtype=np.float64)
+    return np.asarray(policy.weights * policy.clicks, dtype=np.float64)
 
 
 def _snips(policy: _Policy) -> Floats:
-    """Linearised around its value, so that the mean is the estimate and the spread is its own."""
-    paid = policy.value * policy.weights * policy.clicks
     mean_weight = policy.plain.sum(axis=0) / np.maximum(policy.filled.sum(axis=0), 1)
-    safe = np.where(mean_weight > 0, mean_weight, 1.0)
-    per_weight = paid.mean(axis=0) / safe
-    adds = paid / safe - per_weight * (policy.plain / safe - policy.filled)
-    return np.asarray(adds.sum(axis=1), dtype=np.float64)
+    return policy.weights * policy.clicks / np.where(mean_weight > 0, mean_weight, 1.0)
 
 
 def _doubly_robust(policy: _Policy) -> Floats:
-    correction = policy.weights * (policy.clicks - policy.expected)
-    return np.asarray((policy.value * (policy.model + correction)).sum(axis=1), dtype=np.float64)
+    return policy.model + policy.weights * (policy.clicks - policy.expected)
 
 
 def _ideal(clicks: int, k: int) -> Floats:
