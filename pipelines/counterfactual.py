@@ -15,7 +15,9 @@ of the champion's own lists, what was seen.
 - DR: the model's estimate for every item, corrected by the weighted clicks where the item was shown. The model
   is fitted on the other units (cross-fitting). It is the one to be read: right if either half is.
 
-The interval is clustered by unit and takes examination as known.
+The interval is clustered by unit. That examination is itself an estimate widens it, if it is told how far that
+may be off (`position_bias.harvest_without_each`); else examination is taken as known, and the interval is too
+narrow where the two policies' lists differ much.
 
 Sources: Li, Abbasi-Yadkori, Kveton, Muthukrishnan, Vinay & Wen, "Offline evaluation of ranking policies with click
 models", KDD 2018; Swaminathan & Joachims, "The self-normalized estimator for counterfactual learning", NIPS 2015;
@@ -32,7 +34,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pipelines.click_ndcg import clustered_error
-from pipelines.position_bias import effective_size
+from pipelines.position_bias import effective_size, jackknife_error
 from registry.contracts.manifest import CLICK_NDCG, MetricDefinition
 
 Floats = NDArray[np.float64]
@@ -111,7 +113,7 @@ class CounterfactualReport(msgspec.Struct, frozen=True):
     refused: why there are no estimates, empty if there are; then `doubly_robust` is the last of them.
     support: share of the challenger's first k that were shown for their query. effective: clicks of equal weight
     behind the challenger's IPS. clipped: share of its weights that were cut. logged: click-NDCG of the log itself.
-    data: SHA-256 of all that went in, 64 digits.
+    examination_known: the intervals take it so. data: SHA-256 of all that went in, 64 digits.
     """
 
     estimates: tuple[PolicyEstimate, ...]
@@ -126,6 +128,7 @@ class CounterfactualReport(msgspec.Struct, frozen=True):
     metric: str
     rules: CounterfactualRules
     examination: tuple[float, ...]
+    examination_known: bool
     data: str
 
     @property
@@ -168,12 +171,18 @@ def shown_chance(propensities: ArrayLike, offsets: ArrayLike, depth: int) -> Flo
 
 
 def counterfactual(
-    log: ClickLists, champion: ArrayLike, challenger: ArrayLike, examination: ArrayLike, rules: CounterfactualRules
+    log: ClickLists,
+    champion: ArrayLike,
+    challenger: ArrayLike,
+    examination: ArrayLike,
+    rules: CounterfactualRules,
+    without_each: ArrayLike | None = None,
 ) -> CounterfactualReport:
     """Click-NDCG of both policies on the log's lists.
 
     champion, challenger: shape (lists, width), each policy's list for the logged list's query, item numbers best
     first, `NONE` where it is shorter. examination: shape (positions,), for the longest list and the width at least.
+    without_each: shape (groups, positions), examination without each of some groups of units in turn.
     Raises ValueError if the shapes disagree or an examination is not > 0.
     """
     ours, theirs = (np.asarray(given, dtype=np.int64) for given in (champion, challenger))
@@ -183,6 +192,9 @@ def counterfactual(
         raise ValueError(f"expected lists of champion and challenger of shape ({len(log.queries)}, width)")
     if len(looked) < longest or not (looked > 0).all():
         raise ValueError(f"examination: expected > 0 for {longest} positions, got {len(looked)}")
+    replicates = np.empty((0, longest)) if without_each is None else np.asarray(without_each, dtype=np.float64)
+    if replicates.ndim != 2 or len(replicates) == 1 or replicates.shape[1] < longest or not (replicates > 0).all():
+        raise ValueError(f"without_each: expected 2 groups at least, > 0 for {longest} positions, {replicates.shape}")
     work = _Work(log, looked, rules)
     slots = work.slots(theirs[:, : rules.metric.k])
     support = float(slots.known[slots.filled].mean()) if slots.filled.any() else 0.0
@@ -200,6 +212,11 @@ def counterfactual(
             "with more lists"
         )
     estimates = () if refused else work.estimates(base, other)
+    if estimates and len(replicates):
+        again = [_Work(log, one, rules) for one in replicates]
+        lifts = [[one.lift for one in each.estimates(each.policy(ours), each.policy(theirs))] for each in again]
+        errors = [jackknife_error(of_method) for of_method in zip(*lifts, strict=True)]
+        estimates = tuple(_widened(one, error, rules.alpha) for one, error in zip(estimates, errors, strict=True))
     matched = other.weights > 0
     return CounterfactualReport(
         estimates=estimates,
@@ -214,7 +231,8 @@ def counterfactual(
         metric=rules.metric.digest,
         rules=rules,
         examination=tuple(looked.tolist()),
-        data=_digest(log, ours, theirs, looked),
+        examination_known=not len(replicates),
+        data=_digest(log, ours, theirs, looked, replicates),
     )
 
 
@@ -375,6 +393,13 @@ def _snips(policy: _Policy) -> Floats:
 
 def _doubly_robust(policy: _Policy) -> Floats:
     return policy.model + policy.weights * (policy.clicks - policy.expected)
+
+
+def _widened(estimate: PolicyEstimate, error: float, alpha: float) -> PolicyEstimate:
+    """With the error of examination beside that of the clicks, taken as independent."""
+    normal = NormalDist().inv_cdf(1 - alpha / 2)
+    half = float(np.hypot(estimate.high - estimate.lift, normal * error))
+    return msgspec.structs.replace(estimate, low=estimate.lift - half, high=estimate.lift + half)
 
 
 def _ideal(clicks: int, k: int) -> Floats:

@@ -19,7 +19,7 @@ from pipelines.counterfactual import (
     shown_chance,
 )
 from pipelines.ndcg import mean_ndcg
-from pipelines.position_bias import counts_of, harvest
+from pipelines.position_bias import counts_of, harvest, harvest_without_each
 from registry.contracts.manifest import CLICK_NDCG, JUDGED_NDCG, MetricDefinition
 from tests.pipelines.click_log import ClickLog, click_log
 
@@ -90,6 +90,27 @@ def test_the_lift_is_within_a_point_and_a_half_of_the_truth_at_5_percent_explora
         assert abs(estimate.lift - truth) < 0.015
         assert estimate.low < estimate.lift < estimate.high
     assert np.sign(report.estimates[-1].low) == np.sign(report.estimates[-1].high) == np.sign(truth)
+
+
+def test_examination_that_may_be_off_widens_the_interval_where_the_lists_differ() -> None:
+    log = click_log(20_000, seed=19, noise=1.2)
+    units = np.repeat(np.arange(len(log.query_of)) // 3, SHOWN)
+    rows = (log.pairs.ravel(), log.positions.ravel(), log.clicks.ravel())
+    examination = harvest(counts_of(*rows)).examination
+    off = harvest_without_each(*rows, units, groups=5)
+    champion, challenger = (of[log.query_of][:, :SHOWN] for of in (log.base, reordered(log, 0.15)))
+
+    known, unsure = (
+        counterfactual(lists_of(log), champion, challenger, examination, CounterfactualRules(), without_each)
+        for without_each in (None, off)
+    )
+    same = counterfactual(lists_of(log), champion, champion, examination, CounterfactualRules(), off)
+
+    assert (known.examination_known, unsure.examination_known) == (True, False)
+    for one, other in zip(known.estimates, unsure.estimates, strict=True):
+        assert one.lift == other.lift
+        assert other.low < one.low < one.high < other.high
+    assert (same.estimates[2].low, same.estimates[2].high) == (0.0, 0.0)
 
 
 def test_the_champions_own_log_alone_would_be_far_off() -> None:

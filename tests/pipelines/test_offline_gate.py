@@ -68,6 +68,7 @@ def a_report(low: float, high: float, refused: str = "") -> CounterfactualReport
         metric=CLICK_NDCG.digest,
         rules=CounterfactualRules(),
         examination=(1.0, 0.5),
+        examination_known=True,
         data="0" * 64,
     )
 

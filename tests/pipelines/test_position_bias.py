@@ -12,6 +12,8 @@ from pipelines.position_bias import (
     debiased_labels,
     effective_size,
     harvest,
+    harvest_without_each,
+    jackknife_error,
     ranks_before_exploration,
     regression_em,
 )
@@ -69,6 +71,26 @@ def test_items_of_queries_that_come_again_tell_it_at_the_usual_exploration() -> 
     np.testing.assert_allclose(found[:5], known[:5], rtol=0.15)
     np.testing.assert_allclose(found[5:], known[5:], rtol=0.3)  # some 45 clicks on displaced items at the last
     assert abs(np.log(found / known).mean()) < 0.1
+
+
+def test_the_jackknife_says_how_far_the_examination_is_off() -> None:
+    """Its error is the spread of the estimate over logs of other users."""
+    estimates, errors = [], []
+    for seed in range(8):
+        log = click_log(20_000, seed=40 + seed, queries=50, shown=4, reach=6, share=0.4)
+        rows = (log.pairs.ravel(), log.positions.ravel(), log.clicks.ravel())
+        units = np.repeat(np.arange(20_000), 4)
+        estimates.append(harvest(counts_of(*rows)).examination[3])
+        errors.append(jackknife_error(harvest_without_each(*rows, units)[:, 3]))
+
+    spread = np.std(np.array(estimates) - 0.25)
+
+    assert 0.4 < np.mean(errors) / spread < 2.5
+
+
+def test_one_group_is_no_jackknife() -> None:
+    with pytest.raises(ValueError, match="groups=1"):
+        harvest_without_each([0, 0], [1, 2], [1, 1], [0, 1], groups=1)
 
 
 def test_clicks_per_position_alone_would_be_wrong() -> None:
