@@ -304,33 +304,33 @@ def _check_joined(here: Floats) -> None:
 
 
 def _all_pairs(here: Floats, there: Floats, impressions: Ints) -> PositionBias:
-    """Minimises the cross-entropy of the paper's equation for AllPairs, over log examination and the pairs' logit
-    attraction, which is the same for both directions."""
+    """Minimises the cross-entropy of the paper's equation for AllPairs. Over the logarithms of examination and of the
+    pairs' attraction, which is the same for both directions, it is convex: there is one solution."""
     size = len(here)
     low, high = np.triu_indices(size, 1)
     total = (here + there).sum()
 
-    def loss(parameters: Floats) -> tuple[float, Floats]:
-        examined = np.exp(np.minimum(parameters[:size], 0.0))
-        wanted = np.empty((size, size))
-        logistic = _logistic(parameters[size:])
-        wanted[low, high] = wanted[high, low] = logistic
-        np.fill_diagonal(wanted, 0.5)
-        chance = np.clip(examined[:, None] * wanted, 1e-12, 1 - 1e-9)
+    def loss(logarithms: Floats) -> tuple[float, Floats]:
+        wanted = np.zeros((size, size))
+        wanted[low, high] = wanted[high, low] = logarithms[size:]
+        chance = np.minimum(np.exp(logarithms[:size, None] + wanted), 1 - 1e-6)
         value = -(here * np.log(chance) + there * np.log1p(-chance)).sum() / total
-        # d value / d log(chance)
-        slope = -(here - there * chance / (1 - chance)) / total
-        of_examination = slope.sum(axis=1) * (parameters[:size] < 0)
-        of_pair = (slope[low, high] + slope[high, low]) * (1 - logistic)
-        return float(value), np.concatenate([of_examination, of_pair])
+        slope = -(here - there * chance / (1 - chance)) / total  # by the logarithm of the chance
+        return float(value), np.concatenate([slope.sum(axis=1), slope[low, high] + slope[high, low]])
 
     rates = here.sum(axis=1) / np.maximum((here + there).sum(axis=1), 1e-12)
-    first = np.log(np.clip(rates / rates.max(), 1e-3, 1.0)) - 0.1
+    first = np.log(np.clip(rates / rates.max(), 1e-3, 0.9))
     pair_rates = (here + here.T) / np.maximum(here + here.T + there + there.T, 1e-12)
-    guess = np.clip(pair_rates[low, high] * 2, 1e-3, 0.9)
-    begin = np.concatenate([first, np.log(guess / (1 - guess))])
-    found = minimize(loss, begin, jac=True, method="L-BFGS-B", options={"maxiter": 2000, "ftol": 1e-12, "gtol": 1e-9})
-    examined = np.exp(np.minimum(found.x[:size], 0.0))
+    begin = np.concatenate([first, np.log(np.clip(pair_rates[low, high], 1e-3, 0.9))])
+    found = minimize(
+        loss,
+        begin,
+        jac=True,
+        method="L-BFGS-B",
+        bounds=[(-12.0, 0.0)] * len(begin),
+        options={"maxiter": 5000, "maxfun": 20_000, "ftol": 1e-13, "gtol": 1e-8},
+    )
+    examined = np.exp(found.x[:size])
     return PositionBias(examined / examined[0], int(found.nit), bool(found.success), impressions)
 
 

@@ -73,6 +73,16 @@ def test_items_of_queries_that_come_again_tell_it_at_the_usual_exploration() -> 
     assert abs(np.log(found / known).mean()) < 0.1
 
 
+def test_all_pairs_comes_to_rest_at_the_one_solution_whichever_units_are_left_out() -> None:
+    log = click_log(50_000, seed=1020, noise=1.2)
+    rows = (log.pairs.ravel(), log.positions.ravel(), log.clicks.ravel())
+    whole = harvest(counts_of(*rows)).examination
+
+    without_each = harvest_without_each(*rows, np.repeat(np.arange(50_000), 10), groups=6)
+
+    assert np.abs(np.log(without_each / whole)).max() < 0.4  # a fifth of the clicks less, no other curve
+
+
 def test_the_jackknife_says_how_far_the_examination_is_off() -> None:
     """Its error is the spread of the estimate over logs of other users."""
     estimates, errors = [], []
