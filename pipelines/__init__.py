@@ -1,4 +1,4 @@
-"""From what was seen to a better ranker: data, training, export, offline figures; the archive; rollouts.
+"""From what was seen to a better ranker: data, training, export, offline figures and gate; the archive; rollouts.
 
 May import: `registry`, torch, scipy, pyarrow, celery. Never `serving`, `drift` or `deploy`: what
 a run needs of them is handed over by `deploy` as a callable.
@@ -8,6 +8,12 @@ Decisions:
 - Everything is a `RankingDataset` (ragged lists, one float32 matrix), whether it came from a
   LETOR file, from Parquet or from the code search made on the spot: one code path.
 - NDCG is computed in `ndcg` and nowhere else, as `contracts.manifest.MetricDefinition` says.
+  Figures of two definitions are not compared: a report carries its own, and `ndcg.paired` refuses.
+- What is dropped of rankings and feedback (`cleaning`) is counted, each under one reason: given = kept + dropped.
+- Position bias comes from explored swaps where there are any (`position_bias.harvest`), else from features
+  (`regression_em`). A log speaks of a challenger (`counterfactual`) only where it has shown its first ten.
+- The offline gate is a veto: what passes has earned traffic to be measured on. Where judged NDCG and
+  click-NDCG are in conflict, it holds.
 - Preprocessing is part of the model (`ranker`), so an exported program needs nothing beside it.
 - Offline figures are those of the exported program (`export`), not of the model in memory: what
   is measured is what is served.

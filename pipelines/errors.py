@@ -7,6 +7,7 @@ PipelineError
   TrainingDiverged     the loss is no longer a number
   ExportRefused        the exported program does not score as the model does
   PlanRefused          a comparison cannot finish with its traffic; carries the numbers
+  DefinitionsDiffer    figures of two metric definitions were to be compared
 ```
 """
 
@@ -33,3 +34,7 @@ class ExportRefused(PipelineError):
 
 class PlanRefused(PipelineError):
     """A comparison would end without an answer."""
+
+
+class DefinitionsDiffer(PipelineError):
+    """Two figures are different metrics."""

@@ -1,5 +1,9 @@
 """NDCG, the one implementation, as `contracts.manifest.MetricDefinition` defines it.
 
+Others differ, and a figure of theirs is another metric: scikit-learn and Evidently use linear gain and average
+over ties; LightGBM scores a list without a relevant item 1. So every report carries its definition, and two
+reports are compared by `paired`, which refuses figures of different definitions.
+
 Source: Järvelin & Kekäläinen, TOIS 20(4), 2002; exponential gain: Burges et al., ICML 2005.
 """
 
@@ -8,6 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from pipelines.errors import DefinitionsDiffer
+from registry.compare import define
 from registry.contracts.manifest import MetricDefinition
 
 Floats = NDArray[np.float64]
@@ -16,12 +22,41 @@ Floats = NDArray[np.float64]
 @dataclass(frozen=True, slots=True)
 class NdcgReport:
     """mean: over the `counted` lists, nan if there are none. left_out: lists without a relevant
-    item, if the definition leaves them out. per_list: shape (lists,), nan where left out."""
+    item, if the definition leaves them out. per_list: shape (lists,), nan where left out.
+    definition: what the figures are; its digest stands in every decision made on them."""
 
     mean: float
     counted: int
     left_out: int
     per_list: Floats
+    definition: MetricDefinition
+
+
+@dataclass(frozen=True, slots=True)
+class PairedNdcg:
+    """Both versions on the same lists, the counted ones. champion, challenger: shape (pairs,), > 0 on average.
+
+    lists: shape (pairs,), which of the lists they are. left_out: lists that count for neither."""
+
+    champion: Floats
+    challenger: Floats
+    lists: NDArray[np.int64]
+    left_out: int
+    definition: MetricDefinition
+
+    def __len__(self) -> int:
+        return len(self.champion)
+
+    @property
+    def differences(self) -> Floats:
+        """Challenger minus champion. Shape (pairs,)."""
+        return self.challenger - self.champion
+
+    @property
+    def lift(self) -> float:
+        """(challenger - champion) / champion, of the means; nan without a pair or where the champion's mean is 0."""
+        base = float(self.champion.mean()) if len(self) else 0.0
+        return float(self.differences.mean()) / base if base > 0 else float("nan")
 
 
 def ndcg_at_k(relevance: ArrayLike, scores: ArrayLike, k: int) -> float:
@@ -75,6 +110,29 @@ def ndcg_of_served(labels_in_served_order: ArrayLike, all_labels: ArrayLike, def
     return float(_report(reached, ideal, definition).per_list[0])
 
 
+def paired(champion: NdcgReport, challenger: NdcgReport) -> PairedNdcg:
+    """Two versions, measured on the same lists in the same order, list by list.
+
+    Raises DefinitionsDiffer if the two figures are not the same metric, ValueError if they are not of the same
+    lists: another number of them, or one is left out of the one report only.
+
+    >>> before = mean_ndcg([0, 1, 1, 0], [2, 1, 2, 1], [0, 2, 4], MetricDefinition())
+    >>> after = mean_ndcg([0, 1, 1, 0], [1, 2, 2, 1], [0, 2, 4], MetricDefinition())
+    >>> round(paired(before, after).lift, 4)
+    0.2263
+    """
+    if champion.definition != challenger.definition:
+        raise DefinitionsDiffer(
+            f"the figures are different metrics (champion: {define(champion.definition)}; challenger: "
+            f"{define(challenger.definition)}): measure both versions under one definition, then compare"
+        )
+    a, b = champion.per_list, challenger.per_list
+    if a.shape != b.shape or (np.isnan(a) != np.isnan(b)).any():
+        raise ValueError(f"champion measured on {len(a)} lists, challenger on {len(b)}: expected the same lists")
+    counted = np.flatnonzero(~np.isnan(a))
+    return PairedNdcg(a[counted], b[counted], counted, len(a) - len(counted), champion.definition)
+
+
 def gain(labels: Floats, definition: MetricDefinition) -> Floats:
     """What an item of each label is worth. Same shape as labels."""
     return np.exp2(labels) - 1 if definition.gain == "exponential" else labels
@@ -98,7 +156,7 @@ def _report(reached: Floats, ideal: Floats, definition: MetricDefinition) -> Ndc
     left_out = int(np.isnan(per_list).sum())
     counted = len(per_list) - left_out
     mean = float(np.nansum(per_list) / counted) if counted else float("nan")
-    return NdcgReport(mean, counted, left_out, per_list)
+    return NdcgReport(mean, counted, left_out, per_list, definition)
 
 
 def _checked(

@@ -1,3 +1,4 @@
+from itertools import pairwise
 from random import Random
 
 import lightgbm
@@ -8,7 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from sklearn.metrics import ndcg_score
 
-from pipelines.ndcg import mean_ndcg, ndcg_at_k, ndcg_of_served
+from pipelines.errors import DefinitionsDiffer
+from pipelines.ndcg import mean_ndcg, ndcg_at_k, ndcg_of_served, paired
 from registry.contracts.manifest import CLICK_NDCG, JUDGED_NDCG, MetricDefinition
 
 LABELS = st.integers(0, 4).map(float)
@@ -151,3 +153,80 @@ def test_what_is_no_ranking_is_refused_with_the_rule(
 def test_more_shown_than_ranked_is_refused() -> None:
     with pytest.raises(ValueError, match="at most as many"):
         ndcg_of_served([1.0, 0.0], [1.0], JUDGED_NDCG)
+
+
+def test_two_lists_of_different_length_worked_by_hand() -> None:
+    # list 1 serves labels 1, 0, 2 and list 2 serves 0, 1; gains 1, 0, 3 and 0, 1
+    first = (1 / np.log2(2) + 3 / np.log2(4)) / (3 / np.log2(2) + 1 / np.log2(3))
+    second = (1 / np.log2(3)) / 1
+
+    report = mean_ndcg([2.0, 1.0, 0.0, 1.0, 0.0], [1.0, 3.0, 2.0, 1.0, 2.0], [0, 3, 5], JUDGED_NDCG)
+
+    np.testing.assert_allclose(report.per_list, [first, second], atol=1e-12)
+    assert report.mean == pytest.approx((first + second) / 2, abs=1e-12)
+
+
+def test_ragged_lists_are_sklearns_one_by_one_also_with_linear_gain() -> None:
+    rng = np.random.default_rng(3)
+    sizes = rng.integers(2, 40, 60)
+    offsets = np.concatenate([[0], sizes.cumsum()])
+    labels, scores = rng.integers(1, 5, offsets[-1]).astype(float), rng.permutation(offsets[-1]).astype(float)
+    linear = MetricDefinition(gain="linear")
+
+    ours, exponential = mean_ndcg(labels, scores, offsets, linear), mean_ndcg(labels, scores, offsets, JUDGED_NDCG)
+
+    for i, (start, end) in enumerate(pairwise(offsets)):
+        own, given = labels[start:end], scores[start:end]
+        assert ours.per_list[i] == pytest.approx(ndcg_score([own], [given], k=10), abs=1e-12)
+        assert exponential.per_list[i] == pytest.approx(ndcg_score([np.exp2(own) - 1], [given], k=10), abs=1e-12)
+
+
+def test_lightgbm_scores_a_list_without_a_relevant_item_one_and_we_leave_it_out() -> None:
+    rng = np.random.default_rng(4)
+    sizes = np.array([8, 8, 8])
+    features, labels = rng.normal(size=(24, 2)), rng.integers(0, 3, 24).astype(float)
+    labels[:8] = 0.0
+    data = lightgbm.Dataset(features, labels, group=sizes, params={"min_data_in_leaf": 1, "verbose": -1})
+    figures: dict[str, dict[str, list[float]]] = {}
+    booster = lightgbm.train(
+        {"objective": "lambdarank", "eval_at": [10], "verbose": -1, "min_data_in_leaf": 1, "num_threads": 1},
+        data,
+        num_boost_round=5,
+        valid_sets=[data],
+        callbacks=[lightgbm.record_evaluation(figures)],
+    )
+
+    ours = mean_ndcg(labels, booster.predict(features), [0, 8, 16, 24], JUDGED_NDCG)
+
+    assert ours.left_out == 1
+    assert figures["training"]["ndcg@10"][-1] == pytest.approx((1 + 2 * ours.mean) / 3, abs=1e-9)
+
+
+def test_figures_of_two_definitions_are_not_compared() -> None:
+    judged = mean_ndcg([1.0, 0.0], [1.0, 0.0], [0, 2], JUDGED_NDCG)
+    clicked = mean_ndcg([1.0, 0.0], [1.0, 0.0], [0, 2], CLICK_NDCG)
+
+    with pytest.raises(DefinitionsDiffer, match="measure both versions under one definition"):
+        paired(judged, clicked)
+
+
+def test_lists_that_count_for_neither_are_left_out_of_a_pair_and_counted() -> None:
+    labels, offsets = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0], [0, 2, 4, 6]
+
+    pair = paired(
+        mean_ndcg(labels, [0, 1, 0, 1, 1, 0], offsets, JUDGED_NDCG),
+        mean_ndcg(labels, [1, 0, 0, 1, 1, 0], offsets, JUDGED_NDCG),
+    )
+
+    assert (len(pair), pair.left_out, pair.lists.tolist()) == (2, 1, [0, 2])
+    np.testing.assert_allclose(pair.differences, [1 - 1 / np.log2(3), 0.0])
+    assert pair.lift == pytest.approx(2 / (1 + 1 / np.log2(3)) - 1)
+
+
+def test_figures_of_other_lists_are_not_paired() -> None:
+    one = mean_ndcg([1.0, 0.0], [1.0, 0.0], [0, 2], JUDGED_NDCG)
+    none_relevant = mean_ndcg([0.0, 0.0], [1.0, 0.0], [0, 2], JUDGED_NDCG)
+
+    with pytest.raises(ValueError, match="the same lists"):
+        paired(one, none_relevant)
+    assert np.isnan(paired(none_relevant, none_relevant).lift)
