@@ -16,13 +16,14 @@ import msgspec
 from drift import metrics
 from drift.atomic_file import replace_file
 from drift.errors import UnreadableSnapshot
+from drift.loop import run_steps
 from drift.mirror_windows import MirrorWindows, Shadow, StandardOf, Stretch, StretchState
 from drift.rank_diff import RankDiff, compare, together
 from drift.settings import RankDiffSettings
 from drift.snapshot import Recent
 from registry.contracts.errors import UNDECODABLE, ContractError
 from registry.contracts.events import MirrorEvent, decode_event, split_mirrors
-from registry.errors import RegistryError, StoreUnavailable
+from registry.errors import RegistryError
 from registry.stream import StreamEntry, StreamReader
 
 log = logging.getLogger(__name__)
@@ -85,20 +86,14 @@ class MirrorMonitor:
 
     def run(self, stop: threading.Event) -> None:
         """Watches until told to stop. While the stream is away it waits and tries again."""
-        away = False
-        while not stop.is_set():
-            try:
-                self.step(self._settings.wait_s)
-                away = False
-            except StoreUnavailable as error:
-                if not away:
-                    log.warning("the comparison of mirrored lists waits: %s", error)
-                away = True
-                stop.wait(self._settings.retry_s)
-        try:
-            self.save()
-        except StoreUnavailable as error:
-            log.warning("entries stay unacknowledged until the next start: %s", error)
+        settings = self._settings
+        run_steps(
+            lambda: self.step(settings.wait_s),
+            self.save,
+            stop,
+            settings.retry_s,
+            "the comparison of mirrored lists waits",
+        )
 
     def step(self, wait_s: float) -> int:
         """Reads once, waiting up to `wait_s` for the first entry, and does what is due.

@@ -9,6 +9,7 @@ from pathlib import Path
 from drift import metrics, snapshot
 from drift.errors import UnreadableSnapshot
 from drift.judge import DriftVerdict, judge
+from drift.loop import run_steps
 from drift.reference import Reference
 from drift.settings import MonitorSettings
 from drift.snapshot import Recent, Snapshot
@@ -16,7 +17,7 @@ from drift.tumbling import OpenWindows
 from registry.contracts.errors import ContractError
 from registry.contracts.events import Event, RankingEvent, decode_event, decode_events, split_events
 from registry.contracts.profile import ReferenceProfile
-from registry.errors import RegistryError, StoreUnavailable
+from registry.errors import RegistryError
 from registry.stream import StreamEntry, StreamReader
 
 log = logging.getLogger(__name__)
@@ -63,20 +64,14 @@ class Monitor:
 
     def run(self, stop: threading.Event) -> None:
         """Watches until told to stop. While the stream is away it waits and tries again."""
-        away = False
-        while not stop.is_set():
-            try:
-                self.step(self._settings.wait_s)
-                away = False
-            except StoreUnavailable as error:
-                if not away:
-                    log.warning("the event stream is away, drift waits: %s", error)
-                away = True
-                stop.wait(self._settings.retry_s)
-        try:
-            self.save()
-        except StoreUnavailable as error:
-            log.warning("entries stay unacknowledged until the next start: %s", error)
+        settings = self._settings
+        run_steps(
+            lambda: self.step(settings.wait_s),
+            self.save,
+            stop,
+            settings.retry_s,
+            "the event stream is away, drift waits",
+        )
 
     def step(self, wait_s: float) -> int:
         """Reads once, waiting up to `wait_s` for the first entry, and does what is due.
