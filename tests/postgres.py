@@ -15,8 +15,9 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-import pytest
 import sqlalchemy as sql
+
+from tests.missing_tools import lacks
 
 USER = "sluice"
 PATIENCE_S = 60.0
@@ -120,7 +121,7 @@ def _programs() -> Path:
     for folder in sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True):
         if (folder / "postgres").exists():
             return folder
-    pytest.skip("there is no PostgreSQL: pip install pgserver, or apt install postgresql")
+    return lacks("there is no PostgreSQL: pip install pgserver, or apt install postgresql")
 
 
 def _within_reach(programs: Path, folder: Path) -> Path:

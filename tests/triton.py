@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import pytest
+from tests.missing_tools import lacks
 
 ROOT = Path(__file__).parent.parent
 VENV = ROOT / ".venv-triton"
@@ -151,10 +151,7 @@ def require_triton() -> None:
     """Skips the test, with the reason, where tritonserver is not installed; fails it where nothing may be skipped."""
     if (VENV / ".installed").exists():
         return
-    reason = "no tritonserver: deploy/scripts/triton-venv installs it"
-    if os.environ.get("SLUICE_TESTS_NO_SKIPS") == "1":
-        pytest.fail(reason)
-    pytest.skip(reason)
+    lacks("no tritonserver: deploy/scripts/triton-venv installs it")
 
 
 def _site_packages() -> Path:
