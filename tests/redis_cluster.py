@@ -131,8 +131,11 @@ class RedisCluster:
         return node
 
     def wait_until_ok(self) -> None:
-        """Until every node says that the cluster is well."""
-        until(lambda: all(_info(node)["cluster_state"] == "ok" for node in self.nodes), "cluster_state:ok")
+        """Until every node says that the cluster is well and knows who keeps each slot.
+
+        Without full coverage asked for, a node says ``ok`` before the others told it of their slots.
+        """
+        until(lambda: all(_well(node) for node in self.nodes), f"cluster_state:ok with {SLOTS} slots on every node")
 
     def owner(self, key: str) -> Node:
         """Who keeps this key."""
@@ -191,6 +194,11 @@ def _info(node: Node) -> dict[str, str]:
     if isinstance(lines, dict):
         return lines
     return dict(line.split(":", 1) for line in str(lines, "ascii").split() if ":" in line)
+
+
+def _well(node: Node) -> bool:
+    info = _info(node)
+    return info["cluster_state"] == "ok" and int(info["cluster_slots_assigned"]) == SLOTS
 
 
 def _linked(node: Node) -> bool:
