@@ -43,6 +43,7 @@ TORCH_MAY_STAND_IN = {
     "pipelines/train.py",
     "pipelines/training_lists.py",
     "pipelines/export.py",
+    "deploy/train_ranks.py",
     "deploy/wiring.py",
 }
 
