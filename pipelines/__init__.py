@@ -13,6 +13,8 @@ Decisions:
 - A closed window becomes judgements once (`collection`): a folder that is there as a whole or not at all, and stays
   as it is. The archive is read an hour at a time. Which estimator of position bias the window bears is found out
   (`bias_evidence`); where none is sure enough, nothing is debiased, and it says why.
+- A debiased click is no grade: it estimates attraction, and stays unbiased only under a linear gain. What is trained
+  on clicks is declared under `ATTRACTION_NDCG`, and compared with versions of the same definition only.
 - Position bias comes from explored swaps where there are any (`position_bias.harvest`), else from features
   (`regression_em`). A log speaks of a challenger (`counterfactual`) only where it has shown its first ten.
 - The offline gate is a veto: what passes has earned traffic to be measured on. Where judged NDCG and
