@@ -27,25 +27,18 @@ from itertools import pairwise
 
 import msgspec
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pipelines.archive_tables import hashes
 from pipelines.collection import Collected
 from pipelines.dataset import DatasetSplits, RankingDataset
 from pipelines.errors import DataRefused
+from pipelines.logged_lists import VARIANT, chance_of, read_lists
 from registry.contracts.features import FeatureView
 from registry.contracts.manifest import ATTRACTION_NDCG, MetricDefinition
 
 logger = logging.getLogger(__name__)
 
-Hashes = NDArray[np.uint64]
-Ints = NDArray[np.int64]
 Flags = NDArray[np.bool_]
-
-VARIANT = "\x1f"  # before the number of a query's variant; no id has a control character
-_COLUMNS = ["query", "answered_ms", "fingerprint", "items", "clicks", "weights", "features"]
 
 
 class TrainingRules(msgspec.Struct, frozen=True):
@@ -190,7 +183,7 @@ def replay_of(
         raise DataRefused(f"no list of the older windows can be used under feature view {view.name!r} ({report})")
     bare = [_bare(query) for query in whole.query_ids]
     mine = np.flatnonzero(~is_validation(bare, rules))
-    order = np.argsort(_mixed(hashes(pa.array(bare, pa.string())), rules.seed, salt=3)[mine], kind="stable")
+    order = np.argsort(chance_of(bare, rules.seed, salt=3)[mine], kind="stable")
     if not len(mine):
         raise DataRefused(f"the {len(whole)} queries of the older windows are all for validation: give more windows")
     return whole.take(np.sort(mine[order[:lists]]))
@@ -198,8 +191,7 @@ def replay_of(
 
 def is_validation(queries: Sequence[str], rules: TrainingRules) -> Flags:
     """Which queries, by their ids, are for validation, now and in every other window. Shape (queries,)."""
-    mixed = _mixed(hashes(pa.array(list(queries), pa.string())), rules.seed, salt=1)
-    return np.asarray(_fraction(mixed) < rules.validation_share, dtype=bool)
+    return chance_of(queries, rules.seed, salt=1) < rules.validation_share
 
 
 def _in_order(collected: Sequence[Collected], rules: TrainingRules) -> list[Collected]:
@@ -224,122 +216,16 @@ def _in_order(collected: Sequence[Collected], rules: TrainingRules) -> list[Coll
     return windows
 
 
-class _Logged:
-    """Lists as arrays, in the order of time. Of lists: queries, fresh (variants of queries); of rows: the rest."""
-
-    def __init__(self, tables: Sequence[pa.Table], view: FeatureView) -> None:
-        table = pa.concat_tables(tables).combine_chunks()
-        items = table["items"].combine_chunks()
-        self.sizes = np.diff(items.offsets.to_numpy()).astype(np.int64)
-        self.features = np.asarray(table["features"].combine_chunks().values.to_numpy(), dtype=np.float32)
-        self.features = self.features.reshape(-1, len(view.columns))
-        words = pc.dictionary_encode(items.values)
-        self.items, self.item_names = words.indices.to_numpy().astype(np.int64), words.dictionary
-        self.clicks = table["clicks"].combine_chunks().values.to_numpy(zero_copy_only=False)
-        self.weights = table["weights"].combine_chunks().values.to_numpy().astype(np.float64)
-        queries = pc.dictionary_encode(table["query"].combine_chunks())
-        self.query, self.query_names = queries.indices.to_numpy().astype(np.int64), queries.dictionary
-        starts = np.cumsum(self.sizes) - self.sizes
-        asked = np.ascontiguousarray(self.features[starts][:, view.positions("query")])
-        _, alike = np.unique(asked.view(np.uint32), axis=0, return_inverse=True) if asked.size else (0, 0 * starts)
-        self.variant = _renumbered(self.query * (int(np.max(alike, initial=0)) + 1) + np.ravel(alike))
-
-    def dataset(self, name: str, view: FeatureView) -> RankingDataset:
-        """Queries in the order in which they were first asked, items in the order in which they were first shown."""
-        variant_of = np.repeat(self.variant, self.sizes)
-        key = variant_of * len(self.item_names) + self.items
-        pairs, first, pair = np.unique(key, return_index=True, return_inverse=True)
-        last = np.zeros(len(pairs), dtype=np.int64)
-        np.maximum.at(last, pair, np.arange(len(key)))
-        clicks = np.bincount(pair, weights=self.clicks, minlength=len(pairs))
-        looks = np.bincount(pair, weights=1 / self.weights, minlength=len(pairs))
-        order = np.lexsort((first, variant_of[first]))
-        variants, counts = np.unique(variant_of[first], return_counts=True)
-        items = self.item_names.to_pylist()
-        return RankingDataset(
-            name=name,
-            view=view,
-            features=self.features[last[order]],
-            labels=(clicks / looks)[order].astype(np.float32),
-            offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
-            query_ids=self._query_ids(len(variants)),
-            item_ids=tuple(items[i] for i in self.items[first[order]]),
-        )
-
-    def _query_ids(self, variants: int) -> tuple[str, ...]:
-        """By variant; the second of a query and those after it are numbered."""
-        names, seen = self.query_names.to_pylist(), dict[int, int]()
-        query_of = np.zeros(variants, dtype=np.int64)
-        query_of[self.variant] = self.query
-        found = []
-        for query in query_of.tolist():
-            number = seen[query] = seen.get(query, 0) + 1
-            found.append(names[query] if number == 1 else f"{names[query]}{VARIANT}{number}")
-        return tuple(found)
-
-
 def _part(
     name: str, windows: Sequence[Collected], view: FeatureView, rules: TrainingRules, since_ms: int, until_ms: int
 ) -> tuple[RankingDataset | None, PartReport]:
     """The lists of a time; None if there is none that can be used."""
-    room = min(1.0, rules.most_rows / max(1, sum(window.record.rows for window in windows)))
-    given = other_view = unusable = not_sampled = 0
-    kept: list[pa.Table] = []
-    for window in windows:
-        for whole in window.tables():
-            table = whole.select(_COLUMNS)
-            at_ms = table["answered_ms"].to_numpy()
-            table = table.filter(pa.array((at_ms >= since_ms) & (at_ms < until_ms)))
-            given += len(table)
-            mine = pc.equal(table["fingerprint"], view.fingerprint).to_numpy()
-            other_view += int((~mine).sum())
-            table = table.filter(pa.array(mine))
-            usable = _usable(table, len(view.columns))
-            unusable += int((~usable).sum())
-            table = table.filter(pa.array(usable))
-            inside = _fraction(_mixed(hashes(table["query"]), rules.seed, salt=2)) < room
-            not_sampled += int((~inside).sum())
-            kept.append(table.filter(pa.array(inside)))
-    lists = sum(map(len, kept))
-    dataset = _Logged(kept, view).dataset(f"{windows[0].record.model}/{name}", view) if lists else None
-    clicked = int((np.add.reduceat(dataset.labels, dataset.offsets[:-1]) > 0).sum()) if dataset else 0
-    return dataset, PartReport(lists, other_view, unusable, not_sampled, len(dataset) if dataset else 0, clicked)
-
-
-def _usable(table: pa.Table, columns: int) -> Flags:
-    """Which lists have a whole row of features, none of them infinite, for each item. Shape (lists,)."""
-    features = table["features"].combine_chunks()
-    sizes = pc.list_value_length(table["items"].combine_chunks()).to_numpy()
-    lengths = pc.list_value_length(features).to_numpy()
-    finite = np.ones(len(table), dtype=bool)
-    infinite = np.flatnonzero(np.isinf(features.flatten().to_numpy()))
-    finite[np.searchsorted(np.cumsum(lengths), infinite, side="right")] = False
-    return np.asarray(finite & (lengths == sizes * columns) & (sizes > 0), dtype=bool)
-
-
-def _mixed(keys: Hashes, seed: int, salt: int) -> Hashes:
-    """Numbers that are even over 64 bits and differ by seed and salt. Same shape.
-
-    Source: the finaliser of SplitMix64: Steele, Lea & Flood, OOPSLA 2014.
-    """
-    begin = (seed * 8 + salt + 1) * 0x9E3779B97F4A7C15 % 2**64
-    mixed = keys + np.uint64(begin)
-    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return np.asarray(mixed ^ (mixed >> np.uint64(31)), dtype=np.uint64)
-
-
-def _fraction(mixed: Hashes) -> NDArray[np.float64]:
-    """Even in [0, 1). Same shape."""
-    return np.asarray((mixed >> np.uint64(11)) * 2.0**-53, dtype=np.float64)
-
-
-def _renumbered(values: Ints) -> Ints:
-    """Numbers from 0 in the order in which values first come. Same shape."""
-    _, first, number = np.unique(values, return_index=True, return_inverse=True)
-    rank = np.empty(len(first), dtype=np.int64)
-    rank[np.argsort(first)] = np.arange(len(first))
-    return rank[number]
+    found, report = read_lists(windows, view, since_ms, until_ms, rules.most_rows, rules.seed)
+    if found is None:
+        return None, PartReport(0, *report, 0, 0)
+    dataset = found.dataset(f"{windows[0].record.model}/{name}", view)
+    clicked = int((np.add.reduceat(dataset.labels, dataset.offsets[:-1]) > 0).sum())
+    return dataset, PartReport(len(found), *report, len(dataset), clicked)
 
 
 def _bare(query: str) -> str:

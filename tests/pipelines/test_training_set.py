@@ -14,7 +14,8 @@ from pipelines.cleaning import CleaningRules
 from pipelines.collection import Collected, CollectionRules, collect
 from pipelines.dataset import RankingDataset
 from pipelines.errors import DataRefused
-from pipelines.training_set import VARIANT, TrainingRules, is_validation, replay_of, training_splits
+from pipelines.logged_lists import VARIANT
+from pipelines.training_set import TrainingRules, is_validation, replay_of, training_splits
 from registry.contracts.events import Event
 from registry.contracts.manifest import ATTRACTION_NDCG, CLICK_NDCG, JUDGED_NDCG
 from tests.builders import NOW_MS, a_click, a_ranking, a_view
