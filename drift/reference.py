@@ -23,7 +23,7 @@ OF_LISTS = ("ranking:margin", "ranking:entropy", "ranking:scores")
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """features: how many. names, aspects: of the quantities.
+    """features: how many. names, aspects: of the quantities. lists: that were profiled.
 
     weight, mean, std: (quantities,), weight being the number of values behind a mean.
     edges: (binned, bins - 1), padded with inf; counts, centres: (binned, bins).
@@ -32,6 +32,7 @@ class Reference:
     digest: str
     fingerprint: str
     features: int
+    lists: int
     names: tuple[str, ...]
     aspects: tuple[Aspect, ...]
     weight: FloatArray
@@ -60,6 +61,7 @@ class Reference:
             digest=hashlib.sha256(profile.encode()).hexdigest(),
             fingerprint=profile.fingerprint,
             features=len(features),
+            lists=profile.lists,
             names=(*feature_names, *OF_LISTS, *feature_names, *feature_names),
             aspects=tuple(aspect for aspect, length in parts for _ in range(length)),
             weight=np.array(rows),

@@ -189,7 +189,7 @@ class MonitorSettings:
 
     window_s: length of a window, by the time events happened. lateness_s: how long after its end
     a window waits for stragglers. save_every_s: between snapshots; what arrived since comes again
-    after a crash. entries_a_read: the most entries between two looks at the clock.
+    after a crash. entries_a_read: the most entries between two looks at the clock. shift: of closed days.
     """
 
     rule: Rule = field(default_factory=Rule)
@@ -199,9 +199,12 @@ class MonitorSettings:
     entries_a_read: int = 64
     wait_s: float = 1.0
     retry_s: float = 1.0
+    shift: ShiftSettings = field(default_factory=ShiftSettings)
 
     def __post_init__(self) -> None:
         _require(1 <= self.window_s <= 86_400 * 31, "window_s", self.window_s, "1 <= s <= 2678400")
+        whole = self.shift.day_ms % round(self.window_s * 1000) == 0
+        _require(whole, "window_s", self.window_s, f"a whole number of windows in a day of {self.shift.day_s:g} s")
         _require(0 <= self.lateness_s <= 86_400, "lateness_s", self.lateness_s, "0 <= s <= 86400")
         _require(0 <= self.save_every_s <= 60, "save_every_s", self.save_every_s, "0 <= s <= 60")
         _require(1 <= self.entries_a_read <= 10_000, "entries_a_read", self.entries_a_read, "1 to 10000")
