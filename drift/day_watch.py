@@ -10,6 +10,7 @@ anybody is told. Told again after a crash it changes nothing, and its record is 
 
 import logging
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -27,7 +28,7 @@ from drift.moments import Moments
 from drift.settings import ShiftSettings
 from drift.shift_watch import ShiftWatch, Watched, WatchState
 from drift.windows import Window
-from registry.contracts.drift import Family, ShiftRecord
+from registry.contracts.drift import Family, ShiftAlarm, ShiftRecord
 from registry.contracts.errors import UNDECODABLE
 from registry.contracts.traffic import Arm
 from registry.drift_board import KEPT_MS, DriftBoard
@@ -36,6 +37,7 @@ from registry.errors import StoreUnavailable
 log = logging.getLogger(__name__)
 
 SCHEMA = 1
+MOST_UNTOLD = 1024  # then the oldest are not told: the newest is what counts
 MOST_UNFIT = 0.01  # share of a day's rankings that do not fit the profile past which the rest tells nothing
 FAMILIES: tuple[Family, ...] = ("features", "confidence")
 SHADOW = Watched((DISAGREEMENT,), ("mean",), family=FAMILY)
@@ -95,7 +97,7 @@ class DayWatches:
         self._lock = threading.Lock()
         self._kept = {kept.place: kept for kept in _read(kept_in)}
         self._watches: dict[Place, ShiftWatch] = {}
-        self._untold = {place: None for place in self._kept if place.arm != "shadow"}  # in order
+        self._untold = deque((kept.record for kept in self._kept.values() if kept.record), maxlen=MOST_UNTOLD)
         self._said = False
 
     def __repr__(self) -> str:
@@ -124,7 +126,8 @@ class DayWatches:
             pair = champion << 32 | shadow  # another of either is another pair
             watch.day(DayMeans(start_ms, end_ms, pair, lists, mean, std, error), Level.unknown(1))
             self._keep(place, "", watch, None)
-            self._show_confidence(model)
+            _show(Place(model, "champion", 0, "confidence"), watch)
+            self._tell_disagreement(model)
             self._save()
         self.tell()
 
@@ -133,13 +136,9 @@ class DayWatches:
         with self._lock:
             try:
                 while self._untold:
-                    place = next(iter(self._untold))
-                    record = self._kept[place].record if place in self._kept else None
-                    if record is not None:
-                        self._board.publish(record)
-                        self._told(record)
-                        _count(record)
-                    del self._untold[place]
+                    self._board.publish(self._untold[0])
+                    self._told(self._untold[0])
+                    _count(self._untold.popleft())
                 self._said = False
             except StoreUnavailable as error:
                 if not self._said:
@@ -164,12 +163,25 @@ class DayWatches:
             record = self._record(place, watch, day) if watch.last_end_ms == key.end_ms else None
             self._keep(place, reference.fingerprint, watch, record or self._kept[place].record)
             _show(place, watch)
-        if arm == "champion":
-            self._show_confidence(key.model)
+
+    def _tell_disagreement(self, model: str) -> None:
+        """In the record of the champion's newest day, if there is one that could be read."""
+        place = Place(model, "champion", 0, "confidence")
+        kept, settings = self._kept.get(place), self._settings
+        if kept is None or kept.record is None or kept.record.verdict == "errored":
+            return
+        record, shadow = kept.record, self._watches[Place(model, "shadow", 0, "confidence")]
+        own = tuple(alarm for alarm in record.alarms if alarm.quantity != DISAGREEMENT)
+        alarms = (*own, *shadow.alarms())
+        verdict, why = verdict_of(alarms, record.lists, settings.min_lists, record.days, settings.min_days)
+        told = msgspec.structs.replace(record, alarms=alarms, verdict=verdict, why=why)
+        if told != record:
+            self._kept[place] = msgspec.structs.replace(kept, record=told)
+            self._untold.append(told)
 
     def _record(self, place: Place, watch: ShiftWatch, day: Window) -> ShiftRecord:
         key, settings = day.key, self._settings
-        alarms = watch.alarms()
+        alarms = self._alarms(place, watch)
         verdict, why = verdict_of(alarms, day.lists, settings.min_lists, watch.days, settings.min_days)
         return ShiftRecord(
             model=key.model,
@@ -207,25 +219,14 @@ class DayWatches:
         )
         state = kept.state if kept else ShiftWatch(Watched((), ()), self._settings).state()
         self._kept[place] = KeptWatch(place, kept.fingerprint if kept else "", state, record)
-        self._untold[place] = None
+        self._untold.append(record)
 
-    def _show_confidence(self, model: str) -> None:
+    def _alarms(self, place: Place, watch: ShiftWatch) -> tuple[ShiftAlarm, ...]:
         """The champion's confidence is of all three: what its own lists say, and its shadow's disagreement."""
-        place, shadow = Place(model, "champion", 0, "confidence"), Place(model, "shadow", 0, "confidence")
-        kept, watch = self._kept.get(place), self._watches.get(shadow)
-        if watch is None and shadow in self._kept:
-            watch = self._watch(shadow, SHADOW, "")
-        if kept is None or kept.record is None or watch is None or kept.record.verdict == "errored":
-            return
-        record, settings = kept.record, self._settings
-        own = tuple(alarm for alarm in record.alarms if alarm.quantity != DISAGREEMENT)
-        alarms = (*own, *watch.alarms())
-        verdict, why = verdict_of(alarms, record.lists, settings.min_lists, record.days, settings.min_days)
-        merged = msgspec.structs.replace(record, alarms=alarms, verdict=verdict, why=why)
-        if merged != record:
-            self._kept[place] = msgspec.structs.replace(kept, record=merged)
-            self._untold[place] = None
-        _show(Place(model, "champion", 0, "confidence"), watch)
+        shadow = Place(place.model, "shadow", 0, "confidence")
+        if (place.arm, place.family) != ("champion", "confidence") or shadow not in self._kept:
+            return watch.alarms()
+        return (*watch.alarms(), *self._watch(shadow, SHADOW, "").alarms())
 
     def _watch(self, place: Place, what: Watched, fingerprint: str) -> ShiftWatch:
         """The place's watch. Other quantities, or the same ones by another feature view, are another pipeline."""
@@ -245,7 +246,7 @@ class DayWatches:
     def _keep(self, place: Place, fingerprint: str, watch: ShiftWatch, record: ShiftRecord | None) -> None:
         self._kept[place] = KeptWatch(place, fingerprint, watch.state(), record)
         if record is not None:
-            self._untold[place] = None
+            self._untold.append(record)
 
     def _declared(self, model: str) -> int | None:
         try:
@@ -261,7 +262,6 @@ class DayWatches:
             if place.arm == "challenger":
                 del self._kept[place]
                 self._watches.pop(place, None)
-                self._untold.pop(place, None)
         replace_file(self._kept_in, msgspec.msgpack.encode(Watches(tuple(self._kept.values()))))
 
 
