@@ -95,15 +95,17 @@ def places_of(reference: Reference, family: Family) -> IntArray:
     return np.flatnonzero(of_confidence if family == "confidence" else ~of_confidence)
 
 
-def watched(reference: Reference, family: Family, importance: dict[str, float]) -> Watched:
-    """What is watched of a version. importance: by feature; what is not named weighs as their mean."""
+def watched(reference: Reference, family: Family) -> Watched:
+    """What is watched of a version. What no importance is known of weighs as the features' mean."""
     places = places_of(reference, family).tolist()
     names = tuple(reference.names[place] for place in places)
-    mean = float(np.mean(list(importance.values()))) if importance else 1.0
+    features = reference.names[: reference.features]
+    known = dict(zip(features, reference.importance.tolist(), strict=False))
+    mean = float(np.mean(reference.importance)) if known else 1.0
     return Watched(
         names=names,
         kinds=tuple(reference.aspects[place] for place in places),
-        importance=np.array([importance.get(name, mean) for name in names]),
+        importance=np.array([known.get(name, mean) for name in names]),
         by_version=frozenset({SCORES}),
         family=FAMILY if family == "confidence" else len(names),
     )

@@ -42,7 +42,6 @@ MOST_UNFIT = 0.01  # share of a day's rankings that do not fit the profile past 
 FAMILIES: tuple[Family, ...] = ("features", "confidence")
 SHADOW = Watched((DISAGREEMENT,), ("mean",), family=FAMILY)
 
-ImportanceOf = Callable[[str, int], dict[str, float]]
 Told = Callable[[ShiftRecord], None]
 
 
@@ -79,9 +78,8 @@ class Watches(msgspec.Struct, frozen=True):
 class DayWatches:
     """Takes closed days and publishes what they came to. Safe for several threads.
 
-    kept_in: must outlive the process. importance_of: features' weight for a version, by name, empty if it is not
-    known. told: also gets every record, after the file holds it and perhaps again after a crash; what it
-    raises but StoreUnavailable ends the run.
+    kept_in: must outlive the process. told: also gets every record, after the file holds it and perhaps again
+    after a crash; what it raises but StoreUnavailable ends the run.
     """
 
     def __init__(
@@ -89,11 +87,9 @@ class DayWatches:
         kept_in: Path,
         board: DriftBoard,
         settings: ShiftSettings,
-        importance_of: ImportanceOf = lambda model, version: {},
         told: Told = lambda record: None,
     ) -> None:
-        self._kept_in, self._board, self._settings = kept_in, board, settings
-        self._importance_of, self._told = importance_of, told
+        self._kept_in, self._board, self._settings, self._told = kept_in, board, settings, told
         self._lock = threading.Lock()
         self._kept = {kept.place: kept for kept in _read(kept_in)}
         self._watches: dict[Place, ShiftWatch] = {}
@@ -154,7 +150,7 @@ class DayWatches:
                 why = _unfit(day)
                 self._errored(place, day, why)
                 continue
-            what = watched(reference, family, self._importance_of(key.model, key.version))
+            what = watched(reference, family)
             watch = self._watch(place, what, reference.fingerprint)
             if (change := self._declared(key.model)) is not None and change <= key.start_ms:
                 watch.rebaseline(change)

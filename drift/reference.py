@@ -26,7 +26,8 @@ class Reference:
     """features: how many. names, aspects: of the quantities. lists: that were profiled.
 
     weight, mean, std: (quantities,), weight being the number of values behind a mean.
-    edges: (binned, bins - 1), padded with inf; counts, centres: (binned, bins).
+    edges: (binned, bins - 1), padded with inf; counts, centres: (binned, bins). importance: (features,), empty
+    if it is not known.
     """
 
     digest: str
@@ -41,6 +42,7 @@ class Reference:
     edges: FloatArray
     counts: NDArray[np.int64]
     centres: FloatArray
+    importance: FloatArray
 
     @staticmethod
     def of(profile: ReferenceProfile) -> "Reference":
@@ -70,6 +72,7 @@ class Reference:
             edges=np.array([_padded(d.edges, bins - 1, np.inf) for d in binned]).reshape(len(binned), bins - 1),
             counts=np.array([_padded(d.counts, bins, 0) for d in binned], dtype=np.int64),
             centres=np.array([_centres(d, bins) for d in binned]),
+            importance=np.array(profile.importance),
         )
 
     def fits(self, event: RankingEvent) -> bool:

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from itertools import pairwise
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
@@ -99,14 +100,15 @@ def test_a_day_that_began_without_a_profile_takes_the_one_that_was_found_since()
 
 
 def test_families_share_out_every_quantity_and_weigh_what_is_not_named_as_the_mean() -> None:
-    features = watched(REFERENCE, "features", {"of_item": 3.0, "of_both": 1.0})
-    confidence = watched(REFERENCE, "confidence", {})
+    known = msgspec.structs.replace(PROFILE, importance=(0.8, 0.4, 0.0, 0.0, 0.0, 0.2, 0.0))
+    features = watched(Reference.of(known), "features")
+    confidence = watched(REFERENCE, "confidence")
 
     assert set(confidence.names) == {"ranking:margin", "ranking:entropy"}
     assert len(features.names) + 2 == len(REFERENCE.names)
     assert features.importance is not None
     weights = dict(zip(features.names, features.importance.tolist(), strict=True))
-    assert (weights["of_item"], weights["of_both"], weights["constant"]) == (3.0, 1.0, 2.0)
+    assert (weights["of_item"], weights["of_query"], weights["ranking:scores"]) == (0.8, 0.0, pytest.approx(0.2))
     assert set(features.kinds) == {"mean", "missing_share", "zero_share"}
 
 

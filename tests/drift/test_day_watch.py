@@ -61,12 +61,9 @@ class Platform:
     now_s: float = NOW_MS / 1000
     told: list[ShiftRecord] = field(default_factory=list)
     profiles: dict[int, ReferenceProfile] = field(default_factory=lambda: dict.fromkeys((1, 2), PROFILE))
-    importance: dict[str, float] = field(default_factory=dict)
 
     def watches(self) -> DayWatches:
-        return DayWatches(
-            self.folder / "days.watch", self.board, SHIFT, lambda model, version: self.importance, self.told.append
-        )
+        return DayWatches(self.folder / "days.watch", self.board, SHIFT, self.told.append)
 
     def monitor(self) -> Monitor:
         """A new one under the name of the last; as if that had been killed."""
@@ -119,7 +116,7 @@ def test_quiet_days_are_inconclusive_for_a_week_and_then_pass(platform: Platform
 
 
 def test_a_shifted_feature_fails_the_day_and_is_named_with_its_size(platform: Platform) -> None:
-    platform.importance = {"of_item": 2.0, "of_both": 1.0}
+    platform.profiles[1] = msgspec.structs.replace(PROFILE, importance=(0.8, 0.4, 0.1, 0.1, 0.1, 0.1, 0.0))
     platform.see(season(ANCHORED + 6, broken_from=ANCHORED + 2), ANCHORED + 6)
 
     record = platform.latest()
