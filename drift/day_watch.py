@@ -32,7 +32,7 @@ from registry.contracts.drift import Family, ShiftAlarm, ShiftRecord
 from registry.contracts.errors import UNDECODABLE
 from registry.contracts.traffic import Arm
 from registry.drift_board import KEPT_MS, DriftBoard
-from registry.errors import StoreUnavailable
+from registry.errors import RegistryError, StoreUnavailable
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +79,7 @@ class DayWatches:
     """Takes closed days and publishes what they came to. Safe for several threads.
 
     kept_in: must outlive the process. told: also gets every record, after the file holds it and perhaps again
-    after a crash; what it raises but StoreUnavailable ends the run.
+    after a crash; what it raises but RegistryError ends the run.
     """
 
     def __init__(
@@ -136,7 +136,7 @@ class DayWatches:
                     self._told(self._untold[0])
                     _count(self._untold.popleft())
                 self._said = False
-            except StoreUnavailable as error:
+            except RegistryError as error:
                 if not self._said:
                     log.warning("%d records of days wait to be told: %s", len(self._untold), error)
                 self._said = True
