@@ -16,7 +16,8 @@ Closed days decide (`day_blocks`, `shift_watch`, `confidence`, `day_watch`)
 - Days that remember each other add up further than they spread: sums are in units of the long run, measured on
   the anchor over all quantities together. One odd day counts half a threshold at most, unless the feature broke.
 - A deploy may move what shown items look like. The charts rest, the jump is taken out where it is one, and what is
-  not known of it is slack: without that, a version that scored on another scale was alarmed on in 2 of 10 runs. What shifted before stays.
+  not known of it is slack: without that, a version that scored on another scale was alarmed on in 2 of 10 runs.
+  What shifted before stays.
 - Retraining on what shifted answers an alarm; it stays in sight, as the anchor is still left. A declared change
   (`sluice drift rebaseline`) or another feature view lays the anchor anew.
 - Confidence is margin, entropy and disagreement with a shadow together, and no statement on quality.

@@ -81,6 +81,10 @@ class DayWorld:
             lists = self.rows_a_day // self.list_size
             yield DayMeans(number * DAY_MS, (number + 1) * DAY_MS, 1, lists, today, std, std * error), level
 
+    def shifts(self, share: float) -> FloatArray:
+        """(features,): what a shift of a mean by that share of itself adds to it."""
+        return np.full(self.features, share * self.mean)
+
     @property
     def _independent_rows(self) -> float:
         return self.rows_a_day / (1.0 + (self.list_size - 1) * self.alike)
