@@ -19,7 +19,7 @@ from typing import Any
 from deploy.database_url import database_url
 from deploy.errors import SettingsError
 from deploy.features_url import FeaturesUrl, without_password
-from drift.settings import parse_rank_diff
+from drift.settings import parse_monitor, parse_rank_diff
 from serving.addresses import TcpAddress, UnixAddress, parse_address
 from serving.budget import parse_budgets, parse_bytes
 from serving.settings import device_rules
@@ -68,7 +68,8 @@ class PlatformSettings:
     GPUs in turn. precision: fp32, tf32 (GPU only), bf16 or fp16, kept by versions that rank alike in
     it; compile: none, compile (torch.compile) or aoti (ahead of time), at load.
     rank_diff: what mirrored lists are held against, `min_overlap=0.5,window_s=30`, see
-    `drift.settings.parse_rank_diff`.
+    `drift.settings.parse_rank_diff`. drift: windows and days of the drift monitor, `window_s=60,day_s=3600`, see
+    `drift.settings.parse_monitor`.
     Raises SettingsError, naming key, value and rule.
     """
 
@@ -103,6 +104,7 @@ class PlatformSettings:
     precision: str = "fp32"
     compile: str = "none"
     rank_diff: str = ""
+    drift: str = ""
     log_level: str = "INFO"
     replica: int = 0
 
@@ -118,6 +120,7 @@ class PlatformSettings:
             ("model_weights", parse_weights),
             ("features_url", FeaturesUrl.parse),
             ("rank_diff", parse_rank_diff),
+            ("drift", parse_monitor),
             ("control_url", database_url),
             ("mlflow_backend", database_url),
             ("control_address", parse_address),

@@ -28,7 +28,7 @@ from registry.contracts.manifest import (
     ModelPackage,
     TensorSpec,
 )
-from registry.contracts.profile import ReferenceProfile, confidences, describe
+from registry.contracts.profile import ReferenceProfile, confidences, describe, followed
 
 SHOWN = 10
 QUERY_INDEX = "query_index"  # serving's name for it
@@ -194,4 +194,5 @@ def _profile(scorer: Scorer, datasets: tuple[RankingDataset, ...]) -> ReferenceP
         scores=spread,
         margin=describe("margin", sureness.margin),
         entropy=describe("entropy", sureness.entropy),
+        importance=followed(features, scores),
     )
