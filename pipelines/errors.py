@@ -8,6 +8,7 @@ PipelineError
   ExportRefused        the exported program does not score as the model does
   PlanRefused          a comparison cannot finish with its traffic; carries the numbers
   DefinitionsDiffer    figures of two metric definitions were to be compared
+  RunCancelled         nobody wants the run any more, or another worker has it
 ```
 """
 
@@ -38,3 +39,7 @@ class PlanRefused(PipelineError):
 
 class DefinitionsDiffer(PipelineError):
     """Two figures are different metrics."""
+
+
+class RunCancelled(PipelineError):
+    """Whoever works on a run is to stop."""

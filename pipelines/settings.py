@@ -1,6 +1,7 @@
 """Settings of the pipelines room; they fail at start, naming key, value and rule."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,3 +87,67 @@ class RolloutSettings:
         }.items():
             if not holds:
                 raise ValueError(f"rollouts.{rule}")
+
+
+@dataclass(frozen=True, slots=True)
+class RunSettings:
+    """How runs are worked on.
+
+    lease_s: how long whoever works on a run is believed to be alive without a word; beat_s: how often he gives one.
+    max_attempts: of one step, then the run is dead and waits for a person; backoff_s: before the second, four times
+    longer before each one after, at most most_backoff_s. limits: how long a step may take, in s, by its name; step_limit_s
+    where none is named. kill_after_s: past the limit, before the step's process is killed. tick_s: how often due
+    windows and silent workers are looked for. kept: runs of a model and kind whose files stay, beside those that may
+    still be worked on.
+    """
+
+    lease_s: float = 30.0
+    beat_s: float = 5.0
+    max_attempts: int = 4
+    backoff_s: float = 30.0
+    most_backoff_s: float = 3600.0
+    limits: Mapping[str, float] = field(default_factory=lambda: {"train": 12 * 3600.0})
+    step_limit_s: float = 2 * 3600.0
+    kill_after_s: float = 60.0
+    tick_s: float = 5.0
+    kept: int = 6
+
+    def __post_init__(self) -> None:
+        for rule, holds in {
+            f"lease_s={self.lease_s}: expected 0 < s <= 3600": 0 < self.lease_s <= 3600,
+            f"beat_s={self.beat_s}: expected 0 < s <= lease_s / 3": 0 < self.beat_s <= self.lease_s / 3,
+            f"max_attempts={self.max_attempts}: expected 1 to 100": 1 <= self.max_attempts <= 100,
+            f"backoff_s={self.backoff_s}: expected >= 0": self.backoff_s >= 0,
+            f"most_backoff_s={self.most_backoff_s}: expected >= backoff_s": self.most_backoff_s >= self.backoff_s,
+            f"limits={dict(self.limits)}: expected > 0 s each": all(limit > 0 for limit in self.limits.values()),
+            f"step_limit_s={self.step_limit_s}: expected > 0": self.step_limit_s > 0,
+            f"kill_after_s={self.kill_after_s}: expected > 0": self.kill_after_s > 0,
+            f"tick_s={self.tick_s}: expected 0 < s <= 300": 0 < self.tick_s <= 300,
+            f"kept={self.kept}: expected >= 1": self.kept >= 1,
+        }.items():
+            if not holds:
+                raise ValueError(f"runs.{rule}")
+
+    def limit_s(self, step: str) -> float:
+        """How long this step may take."""
+        return self.limits.get(step, self.step_limit_s)
+
+
+def parse_limits(text: str) -> dict[str, float]:
+    """Limits of steps by name, in s, from `train=43200,collect=3600`.
+
+    Raises ValueError.
+
+    >>> parse_limits("train=43200, gate=600")
+    {'train': 43200.0, 'gate': 600.0}
+    """
+    limits: dict[str, float] = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        name, equals, told = part.partition("=")
+        try:
+            limits[name.strip()] = float(told)
+        except ValueError as error:
+            raise ValueError(f"limits={text!r}: expected step=seconds, separated by commas") from error
+        if not equals or not name.strip() or not 0 < limits[name.strip()] < float("inf"):
+            raise ValueError(f"limits={text!r}: expected step=seconds, separated by commas")
+    return limits
