@@ -23,7 +23,7 @@ from pipelines.schedule import (
 from pipelines.settings import RunSettings
 from registry import run_moves
 from registry.contracts.drift import ShiftRecord
-from registry.contracts.runs import RUN_STATES, Run, RunKind
+from registry.contracts.runs import RUN_STATES, Run, RunKind, Trigger
 from registry.errors import RegistryError, RunConflict, StoreUnavailable, WindowTaken
 from registry.runs import RunStore, edit
 
@@ -73,7 +73,7 @@ def _ask_for_due(store: RunStore, model: str, kind: RunKind, period: Period, bor
     for window in due_windows(period, now_ms, known, born_ms):
         missed = missed_windows(period, window, known, born_ms) if period.newest_only else 0
         why = "its window is over" + (f"; {missed} before it had no run: nobody was there" if missed else "")
-        _ask(store, model, kind, "schedule", window, "schedule", why, now_ms)
+        _ask(store, model, kind, "schedule", window, why, now_ms)
         known.add(window)
 
 
@@ -86,18 +86,14 @@ def _ask_on_drift(
         log.warning("whether %s drifts is not known: %s", model, error)
         return
     if (why := drift_reason(store.runs(model, kind="retrain", newest=LOOKED_AT), verdicts, rule, now_ms)) is not None:
-        _ask(store, model, "retrain", "drift", newest_window(rule.window_ms, now_ms), "drift", why, now_ms)
+        _ask(store, model, "retrain", "drift", newest_window(rule.window_ms, now_ms), why, now_ms)
 
 
 def _ask(
-    store: RunStore, model: str, kind: RunKind, trigger: str, window: RunWindow, who: str, why: str, now_ms: int
+    store: RunStore, model: str, kind: RunKind, trigger: Trigger, window: RunWindow, why: str, now_ms: int
 ) -> None:
-    run = run_moves.ask(
-        *(model, kind, "drift" if trigger == "drift" else "schedule", window.since_ms, window.until_ms, STEPS[kind]),
-        who=who,
-        why=why,
-        now_ms=now_ms,
-    )
+    span = (window.since_ms, window.until_ms)
+    run = run_moves.ask(model, kind, trigger, *span, STEPS[kind], who=trigger, why=why, now_ms=now_ms)
     try:
         store.add(run)
     except WindowTaken:  # another tick was quicker, or a person
@@ -119,7 +115,7 @@ def _show(store: RunStore, now_ms: int) -> None:
     newest: dict[tuple[str, str], Run] = {}
     window_ms: dict[tuple[str, str], int] = {}
     for run in store.runs(newest=LOOKED_AT):
-        key = (run.model, run.kind)
+        key = (run.model, str(run.kind))
         states = counts.setdefault(key, dict.fromkeys(RUN_STATES, 0))
         states[run.state] += 1
         newest.setdefault(key, run)

@@ -64,8 +64,8 @@ class Runner:
             log.error("run %s: what %s left is damaged: it is done again", run.id, run.steps[index].name)
             return lease.end(lambda now: run_moves.damaged(now, index, now_ms=self._now_ms()), "again")
         if run.step.attempts > self.settings.max_attempts:
-            error = f"its worker ended {run.step.attempts - 1} times without a word: see the log, then retry it"
-            return lease.end(lambda now: self._failed(now, error, for_good=False), "dead")
+            told = f"its worker ended {run.step.attempts - 1} times without a word: see the log, then retry it"
+            return lease.end(lambda now: self._failed(now, told, for_good=False), "dead")
         with lease:
             what = self._do(run, lease)
         metrics.RUN_STEPS.labels(run.kind, run.step.name, what).inc()
@@ -207,7 +207,7 @@ class _Lease:
             self._gone = f"run {found.id!r} was taken up by another worker"
         elif found.cancelling:
             self._gone = f"run {found.id!r} was cancelled"
-        if not self._gone or found.cancelling and self._is_mine(found):
+        if not self._gone or (found.cancelling and self._is_mine(found)):
             now_ms, lease_ms = int(self.clock() * 1000), int(self.settings.lease_s * 1000)
             self.store.change(run_moves.beat(found, self._progress, self._saying, now_ms=now_ms, lease_ms=lease_ms))
 

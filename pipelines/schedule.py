@@ -128,4 +128,5 @@ def backoff_ms(attempts: int, base_ms: int, most_ms: int) -> int:
     >>> [backoff_ms(n, 1000, 60_000) for n in (1, 2, 3, 9)]
     [1000, 4000, 16000, 60000]
     """
-    return min(most_ms, base_ms * 4 ** min(attempts - 1, 20))
+    waits: int = base_ms * 4 ** min(attempts - 1, 20)
+    return min(most_ms, waits)

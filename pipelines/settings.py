@@ -95,10 +95,10 @@ class RunSettings:
 
     lease_s: how long whoever works on a run is believed to be alive without a word; beat_s: how often he gives one.
     max_attempts: of one step, then the run is dead and waits for a person; backoff_s: before the second, four times
-    longer before each one after, at most most_backoff_s. limits: how long a step may take, in s, by its name; step_limit_s
-    where none is named. kill_after_s: past the limit, before the step's process is killed. tick_s: how often due
-    windows and silent workers are looked for. kept: runs of a model and kind whose files stay, beside those that may
-    still be worked on.
+    longer before each one after, at most most_backoff_s. limits: how long a step may take, in s, by its name;
+    step_limit_s where none is named. kill_after_s: past the limit, before the step's process is killed. tick_s:
+    how often due windows and silent workers are looked for. kept: runs of a model and kind whose files stay, beside
+    those that may still be worked on.
     """
 
     lease_s: float = 30.0

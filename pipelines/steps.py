@@ -30,7 +30,7 @@ _CHUNK_BYTES = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """output: plain JSON, what later steps and people read. outcome: set if the run ends here, and well, in one line."""
+    """output: plain JSON, what later steps and people read. outcome: in one line, if the run ends here, and well."""
 
     output: Mapping[str, Any] = field(default_factory=dict)
     outcome: str = ""

@@ -191,9 +191,7 @@ def retry(run: Run, *, who: str, why: str, now_ms: int, from_step: str = "") -> 
 def damaged(run: Run, index: int, *, now_ms: int) -> Run:
     """What a step that is done left is no longer there: it is to be done again, and all after it. Let go of."""
     moved = _noted(run, "failed", run.holder, f"what {run.steps[index].name} left is damaged or gone", now_ms)
-    return replace(
-        moved, steps=_again(run, index), revision=run.revision + 1, changed_ms=now_ms, lease_until_ms=0
-    )
+    return replace(moved, steps=_again(run, index), revision=run.revision + 1, changed_ms=now_ms, lease_until_ms=0)
 
 
 def void(run: Run, *, now_ms: int) -> Run:

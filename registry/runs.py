@@ -200,7 +200,9 @@ class SqlRuns:
         with self._engine.connect() as connection:
             if receipt is not None and find_receipt(connection, receipt.caller, receipt.key):
                 raise receipt.answered_before()
-            others = [Run.decode(found.encode()) for found in connection.scalars(sql.select(runs_table.c.run).where(same))]
+            others = [
+                Run.decode(found.encode()) for found in connection.scalars(sql.select(runs_table.c.run).where(same))
+            ]
         for other in others:
             if _same_window(other, run):
                 raise window_taken(other)
