@@ -37,8 +37,13 @@ class ArmUnits:
             )
 
     @staticmethod
-    def of(values: ArrayLike, units: ArrayLike, covariates: ArrayLike | None = None) -> "ArmUnits":
+    def of(
+        values: ArrayLike, units: ArrayLike, covariates: ArrayLike | None = None, lists: ArrayLike | None = None
+    ) -> "ArmUnits":
         """From values and units, each of shape (lists,), and covariates of shape (lists, covariates).
+
+        lists: of rows that stand for several lists of a unit each, how many, shape (rows,); values and covariates
+        are then their sums.
 
         >>> ArmUnits.of([1.0, 0.0, 0.5], ["ann", "ann", "bob"]).values.tolist()
         [1.0, 0.5]
@@ -55,8 +60,9 @@ class ArmUnits:
         names, unit_of = np.unique(whose, return_inverse=True)
         columns = (given, *beside.T)
         sums = [np.bincount(unit_of, weights=column, minlength=len(names)).astype(np.float64) for column in columns]
+        each = None if lists is None else np.asarray(lists, dtype=np.float64)
         return ArmUnits(
-            np.bincount(unit_of, minlength=len(names)).astype(np.float64),
+            np.bincount(unit_of, weights=each, minlength=len(names)).astype(np.float64),
             sums[0],
             np.stack(sums[1:], axis=1) if len(sums) > 1 else np.zeros((len(names), 0)),
         )

@@ -25,7 +25,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from pipelines.clustered import ArmUnits, compare
 from pipelines.confidence_sequence import ConfidenceSequence
-from pipelines.preference import Scoring, preference
+from pipelines.preference import Scoring, preference, score_of
 from pipelines.sample_ratio import CONCENTRATIONS, sample_ratio
 from pipelines.spending import SMALLEST_STEP, Spending, boundaries, spent
 from registry.contracts.rollouts import Verdict
@@ -106,54 +106,66 @@ class GatePlan(msgspec.Struct, frozen=True, kw_only=True):
         return f"{what}, one-sided {self.alpha:.3g} over {self.looks} looks ({self.spending}){least}"
 
 
+Units = NDArray[np.str_] | NDArray[np.int64]
+"""Ids, or numbers that stand for them."""
+
+
 @dataclass(frozen=True, slots=True)
 class AbLists:
     """All lists of both arms since the plan began, each of shape (lists,).
 
     look: the planned look, from 1, that a list came in time for. closed: looks that are over; lists of later
-    ones count for rollback already. units: ids. in_challenger: which arm. values: click-NDCG, 0 without a click.
+    ones count for rollback already. in_challenger: which arm. values: click-NDCG, 0 without a click.
     covariates: (lists, covariates), for CUPED, or None. metric: digest of the definition they were made by.
+    counts: where a row stands for several lists of one unit, arm and look, how many; values and covariates are
+    then their sums. None: for one each.
     """
 
     look: NDArray[np.int64]
-    units: NDArray[np.str_]
+    units: Units
     in_challenger: NDArray[np.bool_]
     values: NDArray[np.float64]
     closed: int
     metric: str
     covariates: NDArray[np.float64] | None = None
+    counts: NDArray[np.int64] | None = None
 
     @property
     def digest(self) -> str:
         """SHA-256 of all of it."""
-        beside = [] if self.covariates is None else [self.covariates]
+        beside = [one for one in (self.covariates, self.counts) if one is not None]
         return _digest("ab", self.closed, self.metric, self.units, self.look, self.in_challenger, self.values, *beside)
 
     def __post_init__(self) -> None:
         _same_length(self.look, self.units, self.in_challenger, self.values)
+        _check_counts(self.look, self.counts)
         if self.covariates is not None and (self.covariates.ndim != 2 or len(self.covariates) != len(self.look)):
             raise ValueError(f"covariates {self.covariates.shape}: expected ({len(self.look)}, covariates)")
 
 
 @dataclass(frozen=True, slots=True)
 class InterleavedLists:
-    """All interleaved lists since the plan began: as `AbLists`, with the clicks credited to each team."""
+    """All interleaved lists since the plan began: as `AbLists`, with the clicks credited to each team; where a
+    row stands for several lists and `wins` are scored, the lists that each team won."""
 
     look: NDArray[np.int64]
-    units: NDArray[np.str_]
+    units: Units
     challenger: NDArray[np.int64]
     champion: NDArray[np.int64]
     closed: int
     metric: str
+    counts: NDArray[np.int64] | None = None
 
     @property
     def digest(self) -> str:
         """SHA-256 of all of it."""
-        numbers = (self.look, self.challenger, self.champion)
+        beside = [] if self.counts is None else [self.counts]
+        numbers = (self.look, self.challenger, self.champion, *beside)
         return _digest("interleaving", self.closed, self.metric, self.units, *numbers)
 
     def __post_init__(self) -> None:
         _same_length(self.look, self.units, self.challenger, self.champion)
+        _check_counts(self.look, self.counts)
 
 
 class LookLine(msgspec.Struct, frozen=True):
@@ -275,12 +287,24 @@ class _Stand:
     def of(plan: GatePlan, seen: AbLists | InterleavedLists, until: int | None) -> "_Stand":
         """until: the last look whose lists count, None for all."""
         inside = np.ones(len(seen.look), dtype=bool) if until is None else seen.look <= until
+        lists = _lists(seen, inside)
         if isinstance(seen, InterleavedLists):
-            liked = preference(seen.challenger[inside], seen.champion[inside], seen.units[inside], plan.scoring)
-            ends = _Ends(liked.score, liked.standard_error)
-            return _Stand(liked.score, liked.z, liked.z, liked.information, liked.units, liked.units, liked.lists, ends)
+            ours, theirs, units = seen.challenger[inside], seen.champion[inside], seen.units[inside]
+            if seen.counts is None:
+                liked = preference(ours, theirs, units, plan.scoring)
+                score, error, seen_units = liked.score, liked.standard_error, liked.units
+            else:
+                score, error, seen_units = score_of((ours - theirs).astype(np.float64), units, lists)
+            z = score / error if error > 0 else 0.0
+            information = error**-2 if error > 0 else 0.0
+            return _Stand(score, z, z, information, seen_units, seen_units, lists, _Ends(score, error))
         old, new = (
-            ArmUnits.of(seen.values[mask], seen.units[mask], None if seen.covariates is None else seen.covariates[mask])
+            ArmUnits.of(
+                seen.values[mask],
+                seen.units[mask],
+                None if seen.covariates is None else seen.covariates[mask],
+                None if seen.counts is None else seen.counts[mask],
+            )
             for mask in (inside & ~seen.in_challenger, inside & seen.in_challenger)
         )
         found = compare(old, new)
@@ -289,7 +313,7 @@ class _Stand:
         information = error**-2 if error > 0 else 0.0
         ends = _Ends(lift.mean, error, found.lift_interval)
         z, worse = (found.z(margin) for margin in (plan.margin, plan.fails_under))
-        return _Stand(lift.mean, z, worse, information, old.units, new.units, int(inside.sum()), ends)
+        return _Stand(lift.mean, z, worse, information, old.units, new.units, lists, ends)
 
     def enough(self, plan: GatePlan) -> bool:
         return min(self.champion_units, self.challenger_units) >= plan.min_units and self.information > 0
@@ -355,7 +379,7 @@ def _ratio_p(plan: GatePlan, seen: AbLists | InterleavedLists) -> float | None:
     return min(found)
 
 
-def _first_looks(seen: AbLists) -> tuple[NDArray[np.str_], NDArray[np.int64], NDArray[np.bool_]]:
+def _first_looks(seen: AbLists) -> tuple[NDArray[Any], NDArray[np.int64], NDArray[np.bool_]]:
     """Every unit once: its name, the look it first came in, and whether in the challenger's arm."""
     order = np.argsort(seen.look, kind="stable")
     names, first = np.unique(seen.units[order], return_index=True)
@@ -402,10 +426,10 @@ def _verdict(
         boundary=_finite(bounds[-1]) if bounds else None,
         anytime_low=_finite(anytime[0]),
         anytime_high=_finite(anytime[1]),
-        lists=len(seen.look),
+        lists=_lists(seen),
         champion_units=0 if now is None else now.champion_units,
         challenger_units=0 if now is None else now.challenger_units,
-        expected_lists=round(int((seen.look <= done).sum()) / done * (plan.looks - done)) if done else None,
+        expected_lists=round(_lists(seen, seen.look <= done) / done * (plan.looks - done)) if done else None,
         ratio_p=ratio_p,
         lines=tuple(
             LookLine(at, one.estimate, one.z, _finite(bound), one.information)
@@ -416,10 +440,19 @@ def _verdict(
     )
 
 
-def _digest(kind: str, closed: int, metric: str, units: NDArray[np.str_], *numbers: NDArray[Any]) -> str:
-    shapes = [[one.dtype.str, list(one.shape)] for one in numbers]
-    found = hashlib.sha256(msgspec.json.encode([kind, closed, metric, [str(unit) for unit in units], shapes]))
-    for one in numbers:
+def _lists(seen: AbLists | InterleavedLists, rows: NDArray[np.bool_] | None = None) -> int:
+    """How many lists the rows stand for; None: all."""
+    inside = np.ones(len(seen.look), dtype=bool) if rows is None else rows
+    return int(inside.sum()) if seen.counts is None else int(seen.counts[inside].sum())
+
+
+def _digest(kind: str, closed: int, metric: str, units: Units, *numbers: NDArray[Any]) -> str:
+    numbered = np.issubdtype(units.dtype, np.integer)
+    arrays = (units, *numbers) if numbered else numbers
+    shapes = [[one.dtype.str, list(one.shape)] for one in arrays]
+    names = [] if numbered else [str(unit) for unit in units]
+    found = hashlib.sha256(msgspec.json.encode([kind, closed, metric, names, shapes]))
+    for one in arrays:
         found.update(np.ascontiguousarray(one).tobytes())
     return found.hexdigest()
 
@@ -429,6 +462,14 @@ def _same_length(look: NDArray[np.int64], *others: ArrayLike) -> None:
         raise ValueError(f"look {look.shape} and {[np.shape(other) for other in others]}: expected (lists,) each")
     if len(look) and look.min() < 1:
         raise ValueError(f"look={look.min()}: expected >= 1, the first look")
+
+
+def _check_counts(look: NDArray[np.int64], counts: NDArray[np.int64] | None) -> None:
+    if counts is None:
+        return
+    _same_length(look, counts)
+    if len(counts) and counts.min() < 1:
+        raise ValueError(f"counts={counts.min()}: expected >= 1, a row stands for a list at least")
 
 
 def _finite(number: float) -> float | None:

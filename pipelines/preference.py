@@ -75,18 +75,26 @@ def preference(challenger: ArrayLike, champion: ArrayLike, units: ArrayLike, sco
     if not ((ours >= 0).all() and (theirs >= 0).all()):
         raise ValueError("credits must be >= 0")
     ahead = np.sign(ours - theirs)
-    scores = ahead if scoring == "wins" else ours - theirs
-    names, unit_of = np.unique(whose, return_inverse=True)
-    by_unit = np.bincount(unit_of, weights=scores, minlength=len(names)).astype(np.float64)
+    score, error, units_seen = score_of(ahead if scoring == "wins" else ours - theirs, whose, len(ours))
     return Preference(
-        score=float(scores.mean()) if len(scores) else 0.0,
-        standard_error=_about_zero(by_unit, len(scores)),
-        lists=len(scores),
-        units=len(names),
+        score=score,
+        standard_error=error,
+        lists=len(ours),
+        units=units_seen,
         wins=int((ahead > 0).sum()),
         losses=int((ahead < 0).sum()),
         ties=int((ahead == 0).sum()),
     )
+
+
+def score_of(net: NDArray[np.float64], units: NDArray[np.generic], lists: int) -> tuple[float, float, int]:
+    """The mean of `lists` lists, its standard error clustered by unit and about 0, and how many units there are.
+
+    net: challenger's credit minus the champion's, of single lists or summed over some of one unit. Shape (rows,).
+    """
+    names, unit_of = np.unique(units, return_inverse=True)
+    by_unit = np.bincount(unit_of, weights=net, minlength=len(names)).astype(np.float64)
+    return (float(net.sum()) / lists if lists else 0.0), _about_zero(by_unit, lists), len(names)
 
 
 def _about_zero(by_unit: NDArray[np.float64], lists: int) -> float:

@@ -86,3 +86,27 @@ class RolloutSettings:
         }.items():
             if not holds:
                 raise ValueError(f"rollouts.{rule}")
+
+
+@dataclass(frozen=True, slots=True)
+class GateSettings:
+    """period_s: of the judge's looks at all gates. settle_s: what happened so long ago is in the archive.
+
+    yearly_alpha: chance that of a year's decisions, were no challenger better than its champion, one or more is
+    promoted; decisions: of a model in a year, one each fortnight. They give each decision's alpha.
+    """
+
+    period_s: float = 60.0
+    settle_s: float = 10.0
+    yearly_alpha: float = 0.5
+    decisions: int = 26
+
+    def __post_init__(self) -> None:
+        for rule, holds in {
+            f"period_s={self.period_s}: expected 0 < s <= 3600": 0 < self.period_s <= 3600,
+            f"settle_s={self.settle_s}: expected 0 to 3600": 0 <= self.settle_s <= 3600,
+            f"yearly_alpha={self.yearly_alpha}: expected 0 < chance < 1": 0 < self.yearly_alpha < 1,
+            f"decisions={self.decisions}: expected 1 to 1000": 1 <= self.decisions <= 1000,
+        }.items():
+            if not holds:
+                raise ValueError(f"gates.{rule}")
