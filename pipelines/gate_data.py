@@ -212,7 +212,7 @@ class CleanedLists:
     """Cleaned lists, with what a gate needs of each beside the impressions.
 
     Of lists, shape (lists,): unit_of, query_of: places in unit_names and query_names, ids; arms; experiments;
-    plan_revisions; values: click-NDCG. teams: (rows,), 1 where a draft's item is the challenger's.
+    answered_ms; plan_revisions; values: click-NDCG. teams: (rows,), 1 where a draft's item is the challenger's.
     other_clicks: of the kind that does not count.
     """
 
@@ -223,6 +223,7 @@ class CleanedLists:
     query_names: tuple[str, ...]
     arms: NDArray[np.str_]
     experiments: NDArray[np.str_]
+    answered_ms: Ints
     plan_revisions: Ints
     values: Floats
     teams: NDArray[np.uint8]
@@ -271,6 +272,7 @@ def cleaned_lists(
         query_names=tuple(queries.dictionary.to_pylist()),
         arms=_texts(rows["arm"]),
         experiments=_texts(rows["experiment"]),
+        answered_ms=_ints(rows["answered_ms"]),
         plan_revisions=_ints(rows["plan_revision"]),
         values=quality.per_list,
         teams=_teams(rows, shown),
