@@ -248,14 +248,14 @@ class CleanedLists:
 def cleaned_lists(
     archive: Archive, model: str, since_ms: int, until_ms: int, rules: CleaningRules, simulated: bool, as_of_ms: int
 ) -> CleanedLists:
-    """What was answered in since_ms <= t < until_ms, as known at as_of_ms, cleaned.
+    """What was answered in since_ms <= t < until_ms and had its clicks by as_of_ms, cleaned.
 
     simulated: whether simulated clicks count, or people's.
     """
-    rankings = archive.rankings(model, since_ms, min(until_ms, as_of_ms + 1), COLUMNS)
+    until_ms = min(until_ms, as_of_ms - rules.clicks_within_ms + 1)
+    rankings = archive.rankings(model, since_ms, until_ms, COLUMNS)
     earlier = archive.rankings(model, since_ms - rules.clicks_within_ms, since_ms, ["ranking_id"])
-    heard_until_ms = min(until_ms + rules.clicks_within_ms, as_of_ms) + 1
-    received = archive.feedback(model, since_ms, heard_until_ms, FEEDBACK_COLUMNS, repeats_ms=0)
+    received = archive.feedback(model, since_ms, until_ms + rules.clicks_within_ms, FEEDBACK_COLUMNS, repeats_ms=0)
     heard = feedback_of_window(received, rankings, earlier, until_ms)
     ours = pc.equal(_whole(heard["simulated"]).fill_null(False), simulated)
     others = heard.filter(pc.invert(ours))
