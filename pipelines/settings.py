@@ -1,6 +1,7 @@
 """Settings of the pipelines room; they fail at start, naming key, value and rule."""
 
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,3 +111,23 @@ class GateSettings:
         }.items():
             if not holds:
                 raise ValueError(f"gates.{rule}")
+
+
+def parse_gates(text: str) -> GateSettings:
+    """Settings by name, the others as they are by default. Raises ValueError saying what was expected.
+
+    >>> parse_gates("period_s=5, yearly_alpha=0.2").period_s
+    5.0
+    """
+    kinds = {"period_s": float, "settle_s": float, "yearly_alpha": float, "decisions": int}
+    told: dict[str, Any] = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        name, equals, value = (word.strip() for word in part.partition("="))
+        if not equals or name not in kinds or name in told:
+            raise ValueError(f"{part}: expected name=number, each name once, of {', '.join(kinds)}")
+        try:
+            told[name] = kinds[name](value)
+        except ValueError as error:
+            kind = "a whole number" if kinds[name] is int else "a number"
+            raise ValueError(f"{part}: expected {kind}") from error
+    return GateSettings(**told)
