@@ -91,7 +91,7 @@ class PlannedGates(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def as_it_is(self) -> RolloutSpec:
         """The spec with the gates that cannot finish marked as meant."""
-        refused = {gate.step for gate in self.gates if gate.refused}
+        refused = {gate.step for gate in self.gates if gate.refused and not self.spec.aa}
         steps = tuple(
             replace(step, gate=replace(step.gate, underpowered=True)) if step.gate and step.name in refused else step
             for step in self.spec.steps
@@ -100,7 +100,8 @@ class PlannedGates(msgspec.Struct, frozen=True, kw_only=True):
 
     def refusal(self, *, underpowered: bool = False, over_budget: bool = False) -> str:
         """Why it may not begin as it is; empty if it may. underpowered, over_budget: what was said to be meant."""
-        reasons = [] if underpowered else [f"step {gate.step!r}: {gate.refused}" for gate in self.gates if gate.refused]
+        meant = underpowered or self.spec.aa  # where there is nothing to be found no power is missing
+        reasons = [] if meant else [f"step {gate.step!r}: {gate.refused}" for gate in self.gates if gate.refused]
         if reasons:
             reasons.append("or say that you mean it: underpowered=true (`--underpowered`)")
         if self.gates and not self.spec.aa and not over_budget and not self.budget.allows(self.alpha):
