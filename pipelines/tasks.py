@@ -19,6 +19,7 @@ from pipelines.archive import Archive
 from pipelines.click_ndcg import WINDOW_MS, EvidenceReport, Window, evidence
 from pipelines.durable import replace_file
 from pipelines.errors import PipelineError
+from pipelines.gate_tasks import GateWiring, add_gate_tasks
 from pipelines.run_tasks import RunWiring, add_run_tasks
 
 log = logging.getLogger(__name__)
@@ -32,14 +33,15 @@ COMPACT_AFTER_S = 900  # an hour's last events are in the archive by then; later
 
 @dataclass(frozen=True, slots=True)
 class PipelineWiring:
-    """What tasks work on. models: names of those that are served. clock: seconds since the epoch. runs: what runs of
-    pipelines need, None to leave them out."""
+    """What tasks work on. models: names of those that are served. clock: seconds since the epoch. gates, runs: what
+    online gates and runs of pipelines need, None to leave them out."""
 
     archive: Archive
     reports: Path
     models: Callable[[], list[str]]
     clock: Callable[[], float] = time.time
     runs: RunWiring | None = None
+    gates: GateWiring | None = None
 
 
 def make_celery(broker_url: str, backend_url: str, wiring: PipelineWiring) -> Celery:
@@ -66,6 +68,8 @@ def make_celery(broker_url: str, backend_url: str, wiring: PipelineWiring) -> Ce
     _add_tasks(app, wiring)
     if wiring.runs is not None:
         add_run_tasks(app, wiring.runs, wiring.clock)
+    if wiring.gates is not None:
+        add_gate_tasks(app, wiring.gates, wiring.clock)
     return app
 
 
