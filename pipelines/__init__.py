@@ -10,6 +10,11 @@ Decisions:
 - NDCG is computed in `ndcg` and nowhere else, as `contracts.manifest.MetricDefinition` says.
   Figures of two definitions are not compared: a report carries its own, and `ndcg.paired` refuses.
 - What is dropped of rankings and feedback (`cleaning`) is counted, each under one reason: given = kept + dropped.
+- A closed window becomes judgements once (`collection`): a folder that is there as a whole or not at all, and stays
+  as it is. The archive is read an hour at a time. Which estimator of position bias the window bears is found out
+  (`bias_evidence`); where none is sure enough, nothing is debiased, and it says why.
+- A debiased click is no grade: it estimates attraction, and stays unbiased only under a linear gain. What is trained
+  on clicks is declared under `ATTRACTION_NDCG`, and compared with versions of the same definition only.
 - Position bias comes from explored swaps where there are any (`position_bias.harvest`), else from features
   (`regression_em`). A log speaks of a challenger (`counterfactual`) only where it has shown its first ten.
 - The offline gate is a veto: what passes has earned traffic to be measured on. Where judged NDCG and
