@@ -4,42 +4,80 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+LOSS_NAMES = ("listnet", "lambdaloss", "approx_ndcg")
+
 
 @dataclass(frozen=True, slots=True)
 class TrainSettings:
     """How a ranker is trained.
 
-    hidden: widths of the hidden layers, first to last; empty is a linear ranker.
-    dropout: share of hidden units, and input_dropout of (standardised) features, that a training
-    step does not see.
-    lists_per_step: lists in one gradient step. patience_epochs: stop after so many without a
-    better validation NDCG. seed: of weights, order and dropout. device: `cpu`, `cuda` or `auto`
-    (cuda if there is one). threads: of the CPU; for models of this size one is fastest, and several
-    wait for each other where serving shares the machine (5 x slower, seen on two busy cores).
+    ranker: `mlp` scores a candidate by itself, `attention` in the light of its list. hidden: widths of the
+    hidden layers, first to last; empty is a linear ranker. heads, blocks: of an attention ranker, after its
+    hidden layers. quantiles: of each feature, to which it is compared before it is standardised; 0 for none.
+    loss: see `losses`. dropout: share of hidden units, and input_dropout of (standardised) features, that a
+    training step does not see.
+    lists_per_step: lists in one gradient step, of all ranks together. schedule: `constant`, or `cosine` down
+    to zero at max_epochs; warmup_steps: steps in which the rate grows to learning_rate. clip_norm: longest
+    gradient, 0 for any. averaging: decay of the average of weights over steps, which is what is validated and
+    kept; 0 for the weights themselves. precision: `full`, or `mixed`: matrix products in bfloat16.
+    patience_epochs: stop after so many without a better validation NDCG. seed: of weights, order and dropout.
+    replay_share: of an epoch's lists, from earlier windows, if some are given. parent_pull: share of the
+    learning rate by which each step draws the weights back to the parent's.
+    device: `cpu`, `cuda` or `auto` (cuda if there is one). threads: of the CPU; for models of this size one is
+    fastest, and several wait for each other where serving shares the machine (5 x slower, seen on two busy cores).
     """
 
+    ranker: str = "mlp"
     hidden: tuple[int, ...] = (64, 32)
+    heads: int = 2
+    blocks: int = 1
+    quantiles: int = 0
+    loss: str = "listnet"
     dropout: float = 0.3
     input_dropout: float = 0.1
     learning_rate: float = 0.001
     weight_decay: float = 0.1
     lists_per_step: int = 32
+    schedule: str = "constant"
+    warmup_steps: int = 0
+    clip_norm: float = 0.0
+    averaging: float = 0.0
+    precision: str = "full"
     max_epochs: int = 30
     patience_epochs: int = 5
+    replay_share: float = 0.3
+    parent_pull: float = 0.0
     seed: int = 0
     device: str = "auto"
     threads: int = 1
 
     def __post_init__(self) -> None:
+        attends = self.ranker == "attention"
         for rule, holds in {
+            f"ranker={self.ranker!r}: expected mlp or attention": self.ranker in ("mlp", "attention"),
             f"hidden={self.hidden}: expected widths of 1 to 4096": all(1 <= width <= 4096 for width in self.hidden),
+            f"hidden={self.hidden}: expected at least one for an attention ranker": not attends or self.hidden,
+            f"heads={self.heads}: expected 1 to 64": 1 <= self.heads <= 64,
+            f"heads={self.heads}: expected a divisor of the last width in hidden={self.hidden}": not attends
+            or not self.hidden
+            or self.hidden[-1] % self.heads == 0,
+            f"blocks={self.blocks}: expected 1 to 32": 1 <= self.blocks <= 32,
+            f"quantiles={self.quantiles}: expected 0, or 2 to 256": self.quantiles == 0 or 2 <= self.quantiles <= 256,
+            f"loss={self.loss!r}: expected {' or '.join(LOSS_NAMES)}": self.loss in LOSS_NAMES,
             f"dropout={self.dropout}: expected 0 <= share < 1": 0 <= self.dropout < 1,
             f"input_dropout={self.input_dropout}: expected 0 <= share < 1": 0 <= self.input_dropout < 1,
             f"learning_rate={self.learning_rate}: expected 0 < rate <= 1": 0 < self.learning_rate <= 1,
             f"weight_decay={self.weight_decay}: expected >= 0": self.weight_decay >= 0,
             f"lists_per_step={self.lists_per_step}: expected >= 1": self.lists_per_step >= 1,
+            f"schedule={self.schedule!r}: expected constant or cosine": self.schedule in ("constant", "cosine"),
+            f"warmup_steps={self.warmup_steps}: expected >= 0": self.warmup_steps >= 0,
+            f"clip_norm={self.clip_norm}: expected >= 0": self.clip_norm >= 0,
+            f"averaging={self.averaging}: expected 0 <= decay < 1": 0 <= self.averaging < 1,
+            f"precision={self.precision!r}: expected full or mixed": self.precision in ("full", "mixed"),
             f"max_epochs={self.max_epochs}: expected >= 1": self.max_epochs >= 1,
             f"patience_epochs={self.patience_epochs}: expected >= 1": self.patience_epochs >= 1,
+            f"replay_share={self.replay_share}: expected 0 <= share < 1": 0 <= self.replay_share < 1,
+            f"parent_pull={self.parent_pull}: expected 0 <= share": self.parent_pull >= 0,
             f"threads={self.threads}: expected 1 to 256": 1 <= self.threads <= 256,
             f"device={self.device!r}: expected auto, cpu or cuda": self.device in ("auto", "cpu", "cuda"),
         }.items():

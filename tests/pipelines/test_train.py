@@ -6,11 +6,12 @@ import torch
 
 from pipelines.dataset import DatasetSplits
 from pipelines.errors import TrainingDiverged, TrainingRefused
+from pipelines.fit import EpochReport
 from pipelines.letor import load
 from pipelines.ndcg import mean_ndcg
 from pipelines.ranker import MlpRanker
 from pipelines.settings import TrainSettings
-from pipelines.train import EpochReport, listnet_loss, score, train
+from pipelines.train import score, train
 from registry.contracts.manifest import JUDGED_NDCG
 from tests.pipelines.judged_data import splits
 
@@ -109,17 +110,6 @@ def test_a_loss_that_is_no_number_ends_the_training() -> None:
         train(splits(), QUICK, parent=parent)
 
 
-def test_the_loss_is_the_cross_entropy_within_each_list() -> None:
-    scores = torch.tensor([1.0, 2.0, 0.5, -1.0, 3.0])
-    target = torch.tensor([0.25, 0.75, 0.1, 0.2, 0.7])
-    first = -(target[:2] * torch.log_softmax(scores[:2], 0)).sum()
-    second = -(target[2:] * torch.log_softmax(scores[2:], 0)).sum()
-
-    loss = listnet_loss(scores, target, torch.tensor([0, 0, 1, 1, 1]), torch.tensor([0, 1, 0, 1, 2]), (2, 3))
-
-    torch.testing.assert_close(loss, (first + second) / 2)
-
-
 def test_a_score_does_not_depend_on_the_other_rows() -> None:
     data = splits().test
     model = train(splits(), QUICK).model
@@ -131,7 +121,7 @@ def test_a_score_does_not_depend_on_the_other_rows() -> None:
 
 def test_a_missing_value_counts_as_its_default_and_a_constant_column_as_nothing() -> None:
     model = MlpRanker(torch.tensor([2.0, 5.0]), hidden=(4,))
-    model.fit_standardisation(torch.tensor([[1.0, 5.0], [3.0, float("nan")]]))
+    model.fit_preprocessing(torch.tensor([[1.0, 5.0], [3.0, float("nan")]]))
     nan = float("nan")
 
     assert (model.mean.tolist(), model.std.tolist()) == ([2.0, 5.0], [1.0, 1.0])
