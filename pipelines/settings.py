@@ -1,9 +1,11 @@
 """Settings of the pipelines room; they fail at start, naming key, value and rule."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from datetime import UTC, datetime
 from typing import Any
 
+_DAY_MS = 86_400_000
 LOSS_NAMES = ("listnet", "lambdaloss", "approx_ndcg")
 
 
@@ -234,3 +236,102 @@ def parse_gates(text: str) -> GateSettings:
             kind = "a whole number" if kinds[name] is int else "a number"
             raise ValueError(f"{part}: expected {kind}") from error
     return GateSettings(**told)
+
+
+@dataclass(frozen=True, slots=True)
+class RetrainSettings:
+    """When models learn anew from clicks, and from which.
+
+    anchor: a day on which a window begins, ISO 8601, at 00:00 UTC. days: of a retraining's window, which is how often
+    there is one; collect_days: of a collection's; 0: none by itself. cool_down_days: after a retraining was asked
+    for, before drift asks for another; 0: drift asks for none. source: whose clicks, `people` or `simulated`.
+    clicks_within_s: how long after its answer a ranking's clicks count, and so how long after its end a window is
+    closed. replay_lists: of older windows, that are learnt again with the new ones; 0 for none. replay_windows: how
+    far back they come from.
+    """
+
+    anchor: str = "2026-01-05"
+    days: float = 14.0
+    collect_days: float = 7.0
+    cool_down_days: float = 3.0
+    source: str = "people"
+    clicks_within_s: float = 3600.0
+    replay_lists: int = 20_000
+    replay_windows: int = 8
+
+    def __post_init__(self) -> None:
+        for rule, holds in {
+            f"anchor={self.anchor!r}: expected a day, YYYY-MM-DD": _is_day(self.anchor),
+            f"days={self.days:g}: expected 0 to 366": 0 <= self.days <= 366,
+            f"collect_days={self.collect_days:g}: expected 0 to 366": 0 <= self.collect_days <= 366,
+            f"cool_down_days={self.cool_down_days:g}: expected 0 to 366": 0 <= self.cool_down_days <= 366,
+            f"source={self.source!r}: expected people or simulated": self.source in ("people", "simulated"),
+            f"clicks_within_s={self.clicks_within_s:g}: expected 0.001 to 86400": 0.001
+            <= self.clicks_within_s
+            <= 86_400,
+            f"replay_lists={self.replay_lists}: expected >= 0": self.replay_lists >= 0,
+            f"replay_windows={self.replay_windows}: expected >= 0": self.replay_windows >= 0,
+        }.items():
+            if not holds:
+                raise ValueError(f"retraining.{rule}")
+
+    @property
+    def anchor_ms(self) -> int:
+        """Since the epoch."""
+        return int(datetime.fromisoformat(self.anchor).replace(tzinfo=UTC).timestamp() * 1000)
+
+    @property
+    def window_ms(self) -> int:
+        """Of a retraining that nobody gave a window."""
+        return int((self.days or 14.0) * _DAY_MS)
+
+    @property
+    def part_ms(self) -> int:
+        """Of the windows that a retraining's is collected in."""
+        return int((self.collect_days or 7.0) * _DAY_MS)
+
+
+def parse_retraining(text: str, anchor: str = "") -> RetrainSettings:
+    """Settings by name, the others as they are by default. Raises ValueError saying what was expected.
+
+    >>> parse_retraining("days=7, source=simulated").days
+    7.0
+    """
+    told = _told(text, {name.name: name.type for name in fields(RetrainSettings) if name.name != "anchor"})
+    if anchor:
+        told["anchor"] = anchor
+    return RetrainSettings(**told)
+
+
+def parse_train(text: str) -> TrainSettings:
+    """Settings by name, the others as they are by default; widths as `hidden=64:32`. Raises ValueError.
+
+    >>> parse_train("hidden=8:4, loss=lambdaloss").hidden
+    (8, 4)
+    """
+    kinds = {one.name: one.type for one in fields(TrainSettings)}
+    return TrainSettings(**_told(text, kinds))
+
+
+def _told(text: str, kinds: Mapping[str, Any]) -> dict[str, Any]:
+    told: dict[str, Any] = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        name, equals, value = (word.strip() for word in part.partition("="))
+        if not equals or name not in kinds or name in told:
+            raise ValueError(f"{part}: expected name=value, each name once, of {', '.join(kinds)}")
+        kind = kinds[name]
+        try:
+            if kind in (int, float, str):
+                told[name] = kind(value)
+            else:
+                told[name] = tuple(int(width) for width in value.split(":") if width)
+        except ValueError as error:
+            raise ValueError(f"{part}: expected a number") from error
+    return told
+
+
+def _is_day(text: str) -> bool:
+    try:
+        return datetime.strptime(text, "%Y-%m-%d").strftime("%Y-%m-%d") == text
+    except ValueError:
+        return False

@@ -140,12 +140,3 @@ def run_id(model: str, kind: RunKind, since_ms: int, until_ms: int, created_ms: 
     told = msgspec.json.encode([model, kind, since_ms, until_ms, created_ms])
     stamp = datetime.fromtimestamp(until_ms / 1000, UTC).strftime("%Y%m%dT%H%M")
     return f"{model}.{kind}-{stamp}-{hashlib.blake2b(told, digest_size=4).hexdigest()}"
-
-
-def model_of(run_id: str) -> str:
-    """The model that a run's id begins with. Raises InvalidName.
-
-    >>> model_of("search.retrain-20260101T0000-2fdd4ab6")
-    'search'
-    """
-    return str(model_name(run_id.partition(".")[0]))

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from registry import run_moves
-from registry.contracts.errors import ContractError, InvalidName
-from registry.contracts.runs import Run, model_of
+from registry.contracts.errors import ContractError
+from registry.contracts.runs import Run
 from registry.errors import RunConflict
 from registry.runs import MemoryRuns, RunStore, SqlRuns
 from registry.traffic_control import SqlControl
@@ -205,6 +205,3 @@ def test_what_is_no_run_is_refused() -> None:
         replace(a_run(), steps=())
     with pytest.raises(ContractError, match="not a run"):
         Run.decode(b"{}")
-    with pytest.raises(InvalidName):
-        model_of("../etc")
-    assert model_of(a_run().id) == "codesearch"
