@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import redis
 
     from pipelines.gate_judge import GateJudge
+    from pipelines.run_log import RunLog
     from registry.cache import VersionCache
     from registry.contracts.features import FeatureView
     from registry.contracts.manifest import ModelPackage
@@ -360,6 +361,13 @@ def model_store(settings: PlatformSettings) -> "MlflowStore":
     from registry.mlflow_store import MlflowStore
 
     return MlflowStore(settings.mlflow_url)
+
+
+def run_log(store: "MlflowStore", model: str, key: str, name: str) -> "RunLog":
+    """The run of this key in MLflow, the same one when a pipeline's run goes on after a kill."""
+    from deploy.run_log import MlflowRunLog
+
+    return MlflowRunLog(store, model, key, name)
 
 
 def traffic_control(settings: PlatformSettings) -> "SqlControl":

@@ -67,7 +67,7 @@ class Ranks:
         size = torch.tensor([len(content)], device=device)
         distributed.broadcast(size, src=0)
         if self.rank == 0:
-            message = torch.frombuffer(bytearray(content), dtype=torch.uint8).to(device)
+            message = torch.from_numpy(np.array(bytearray(content), dtype=np.uint8)).to(device)
         else:
             message = torch.empty(int(size), dtype=torch.uint8, device=device)
         if len(message):

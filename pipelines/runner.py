@@ -15,7 +15,7 @@ from pathlib import Path
 from celery.exceptions import SoftTimeLimitExceeded
 
 from pipelines import metrics
-from pipelines.errors import PipelineError, RunCancelled
+from pipelines.errors import NotYet, PipelineError, RunCancelled
 from pipelines.schedule import backoff_ms
 from pipelines.settings import RunSettings
 from pipelines.steps import Step, do_step, find_done
@@ -78,6 +78,11 @@ class Runner:
             done = do_step(self.folder, run, step, self._now_ms, lease.report, lease.check)
         except RunCancelled:
             return lease.end(lambda now: run_moves.stopped(now, now_ms=self._now_ms()), "cancelled")
+        except NotYet as error:
+            told, until_ms = str(error), error.until_ms
+            return lease.end(
+                lambda now: run_moves.put_off(now, told, now_ms=self._now_ms(), until_ms=until_ms), "waiting"
+            )
         except FOR_GOOD as error:
             log.warning("run %s: step %s: %s", run.id, run.step.name, error)
             told = str(error)

@@ -141,6 +141,17 @@ def step_failed(run: Run, error: str, *, now_ms: int, retry_in_ms: int | None, d
     return replace(moved, state="queued", retry_at_ms=now_ms + retry_in_ms)
 
 
+def put_off(run: Run, why: str, *, now_ms: int, until_ms: int) -> Run:
+    """The step has to wait for a time, and the run is let go of until then: no failure, no attempt."""
+    index = run.current
+    assert index is not None
+    waits = replace(run.step, state="waiting", saying=why, attempts=max(0, run.step.attempts - 1))
+    moved = replace(_with_step(run, index, waits, now_ms), lease_until_ms=0)
+    if run.cancelling:
+        return _ended(moved, "cancelled", now_ms)
+    return replace(moved, state="queued", retry_at_ms=until_ms)
+
+
 def stopped(run: Run, *, now_ms: int) -> Run:
     """Its holder has heard that it was cancelled, or nobody holds it any more."""
     index = run.current

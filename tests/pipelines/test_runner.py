@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pipelines.errors import DataRefused
+from pipelines.errors import DataRefused, NotYet
 from pipelines.runner import Runner, sweep
 from pipelines.settings import RunSettings, parse_limits
 from pipelines.steps import Step, StepContext, StepResult, find_done
@@ -188,6 +188,23 @@ def test_data_that_break_a_rule_are_not_tried_again(bench: Bench) -> None:
 
     found = bench.store.run(run.id)
     assert (found.state, found.error, found.step.attempts) == ("failed", "week 3: no clicks: nothing to learn from", 1)
+
+
+def test_a_step_that_has_to_wait_for_a_time_is_no_failure(bench: Bench) -> None:
+    run = bench.add()
+    plain = bench.step("collect")
+
+    def early(context: StepContext) -> StepResult:
+        if context.now_ms() < NOW_MS + 1000:
+            raise NotYet("clicks can come until then", NOW_MS + 1000)
+        return plain(context)
+
+    bench.steps["collect"] = early
+    assert [bench.runner().advance(run.id) for _ in range(2)] == ["waiting", "busy"]
+    waits = bench.store.run(run.id)
+    assert (waits.state, waits.step.attempts, waits.step.saying) == ("queued", 0, "clicks can come until then")
+    bench.now_ms += 1000
+    assert bench.runner().advance(run.id) == "done"
 
 
 def test_a_step_that_kills_its_worker_each_time_ends_as_a_dead_letter(bench: Bench) -> None:
