@@ -147,10 +147,11 @@ class CounterfactualReport(msgspec.Struct, frozen=True):
         return msgspec.json.encode(self, order="deterministic")
 
 
-def shown_chance(propensities: ArrayLike, offsets: ArrayLike, depth: int) -> Floats:
+def shown_chance(propensities: ArrayLike, offsets: ArrayLike, depth: int | Ints) -> Floats:
     """The probability that each shown item was shown in its list at all, over coin and swap. Shape (rows,).
 
-    propensities: as logged, of lists of which less than half are explored; depth: `explore_depth` of their plan.
+    propensities: as logged, of lists of which less than half are explored; depth: `explore_depth` of their plan,
+    or the candidates of each list where there were fewer, shape (lists,).
     An item from within the list leaves it if it changes places with one from beyond; one from beyond comes to any
     of the positions alike. Without a swap from beyond, whatever is shown would have been.
 
@@ -183,13 +184,15 @@ def counterfactual(
     examination: ArrayLike,
     rules: CounterfactualRules,
     without_each: ArrayLike | None = None,
+    reachable: float = 1.0,
 ) -> CounterfactualReport:
     """Click-NDCG of both policies on the log's lists.
 
     champion, challenger: shape (lists, width), each policy's list for the logged list's query, item numbers best
     first, `NONE` where it is shorter. examination: shape (positions,), for the longest list and the width at least.
     without_each: shape (groups, positions), examination without each of some groups of units in turn; a group is the
-    units whose numbers leave the same rest by the number of groups.
+    units whose numbers leave the same rest by the number of groups. reachable: where the challenger's lists could be
+    made of shown items only, the share of its first k that those are likely to be; support is taken times it.
     Raises ValueError if the shapes disagree or an examination is not > 0.
     """
     ours, theirs = (np.asarray(given, dtype=np.int64) for given in (champion, challenger))
@@ -204,7 +207,7 @@ def counterfactual(
         raise ValueError(f"without_each: expected 2 groups at least, > 0 for {longest} positions, {replicates.shape}")
     work = _Work(log, looked, rules)
     slots = work.slots(theirs[:, : rules.metric.k])
-    support = float(slots.known[slots.filled].mean()) if slots.filled.any() else 0.0
+    support = reachable * (float(slots.known[slots.filled].mean()) if slots.filled.any() else 0.0)
     base, other = work.policy(ours), work.policy(theirs)
     effective = effective_size(other.weights[other.clicks > 0])
     refused = ""

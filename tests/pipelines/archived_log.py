@@ -14,13 +14,14 @@ HOUR_MS = 3_600_000
 MINUTE_MS = 60_000
 
 
-def features_of(log: ClickLog, noise: float = 0.5, seed: int = 0) -> NDArray[np.float32]:
+def features_of(log: ClickLog, noise: float = 0.5, seed: int = 0, served: bool = False) -> NDArray[np.float32]:
     """What each candidate of each query looks like: the label with noise, noise, and a number of the query.
-    Shape (queries, candidates, 3)."""
+    Shape (queries, candidates, 3). served: instead of noise, what the logging ranker goes by."""
     rng = np.random.default_rng(seed)
     queries = np.broadcast_to(np.arange(len(log.labels))[:, None] % 7, log.labels.shape)
     telling = log.labels + rng.normal(0, noise, log.labels.shape)
-    return np.stack([telling, rng.normal(size=log.labels.shape), queries], axis=2).astype(np.float32)
+    other = -np.log1p(np.argsort(log.base, axis=1)) if served else rng.normal(size=log.labels.shape)
+    return np.stack([telling, other, queries], axis=2).astype(np.float32)
 
 
 def write_log(
@@ -34,11 +35,12 @@ def write_log(
     view: FeatureView | None = None,
     simulated: bool = False,
     sessions_a_unit: int = 3,
+    served: bool = False,
     model: str = "codesearch",
 ) -> None:
     """Writes the log's lists as answered one after the other, each click within five minutes."""
     rng = np.random.default_rng(99)
-    features, lists = features_of(log), len(log.query_of)
+    features, lists = features_of(log, served=served), len(log.query_of)
     times = since_ms + np.arange(lists) * lasting_ms // max(1, lists)
     fingerprint = (view or a_view()).fingerprint
     events: list[Event] = []
