@@ -1,4 +1,4 @@
-"""What runs of pipelines are given: the archive, the registry, the tables, the training's log, and the way to a rollout."""
+"""What runs of pipelines are given: archive, registry, tables, the log of training, and the way to a rollout."""
 
 import functools
 import logging

@@ -16,8 +16,8 @@ Decisions
 
 - The champion is the one of when the run began. Another one by the time of the rollout ends the run without one: the
   gate has not compared it.
-- The gate's `failed` and `errored` end the run before anything is registered, and so does `inconclusive`: what could not
-  be shown not to be worse gets no traffic by itself. The version's files stay with the run, for a person to decide.
+- The gate's `failed` and `errored` end the run before anything is registered, and so does `inconclusive`: what could
+  not be shown not to be worse gets no traffic by itself. The version's files stay with the run, for a person to decide.
 - Too few clicks are an outcome, not a failure: nothing is wrong, and there will be more.
 - A rollout that cannot begin (another one is under way, its gate cannot finish or the year's alpha is spent) leaves
   the version registered, and says so.
