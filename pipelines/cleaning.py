@@ -138,6 +138,7 @@ class Impressions:
     Of lists, shape (lists,): queries and units are numbers too; offsets: (lists + 1,), list i is rows
     offsets[i]:offsets[i+1]. A ranking without query id is a query of its own. item_ids: what the numbers stand for.
     heard, simulated: some feedback of the list counts; some that does is a click model's. rows: of the table given.
+    bots: ids of the units that were too fast.
     """
 
     items: Ints
@@ -157,6 +158,7 @@ class Impressions:
     simulated: Flags
     heard: Flags
     rows: Ints
+    bots: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.queries)
@@ -370,7 +372,7 @@ def _kept(
         simulated_clicks=int((counts & heard.clicks & heard.simulated).sum()),
         units=len(np.unique(shown.units[kept])),
         bots=len(np.unique(shown.units[bots])),
-        faults=_all_faults(int(kept.sum()), dropped_rankings, int(counts.sum()), dropped_feedback, rules),
+        faults=faults(int(kept.sum()), dropped_rankings, int(counts.sum()), dropped_feedback, rules),
         data=_digest(ids, names[items], shown.sizes[kept], clicks, seen, shown.propensities[rows]),
     )
     return Impressions(
@@ -391,6 +393,21 @@ def _kept(
         simulated=_lists_of(heard, counts & heard.simulated, len(shown))[kept],
         heard=_lists_of(heard, counts, len(shown))[kept],
         rows=np.flatnonzero(kept),
+        bots=tuple(sorted(str(name) for name in shown.unit_names[np.unique(shown.units[bots])])),
+    )
+
+
+def faults(
+    kept_rankings: int,
+    dropped_rankings: Mapping[str, int],
+    kept_feedback: int,
+    dropped_feedback: Mapping[str, int],
+    rules: CleaningRules,
+) -> tuple[str, ...]:
+    """What is wrong with data that were kept and dropped like this, in words; of one window or of several together."""
+    return (
+        *_faults("rankings", kept_rankings, dropped_rankings, {"window_open", "other_arm"}, rules),
+        *_faults("feedback", kept_feedback, dropped_feedback, {"ranking_dropped", "not_yet"}, rules),
     )
 
 
@@ -433,7 +450,7 @@ def merged(
         simulated_clicks=total("simulated_clicks"),
         units=units,
         bots=bots,
-        faults=_all_faults(kept_rankings, rankings, kept_feedback, feedback, rules),
+        faults=faults(kept_rankings, rankings, kept_feedback, feedback, rules),
         data=hashlib.sha256("".join(one.data for one in reports).encode()).hexdigest(),
     )
 
@@ -443,19 +460,6 @@ def _lists_of(heard: _Heard, counts: Flags, lists: int) -> Flags:
     found = np.zeros(lists, dtype=bool)
     found[heard.list_of[counts]] = True
     return found
-
-
-def _all_faults(
-    rankings: int,
-    dropped_rankings: Mapping[str, int],
-    feedback: int,
-    dropped_feedback: Mapping[str, int],
-    rules: CleaningRules,
-) -> tuple[str, ...]:
-    return (
-        *_faults("rankings", rankings, dropped_rankings, {"window_open", "other_arm"}, rules),
-        *_faults("feedback", feedback, dropped_feedback, {"ranking_dropped", "not_yet"}, rules),
-    )
 
 
 def _faults(what: str, kept: int, dropped: Mapping[str, int], innocent: set[str], rules: CleaningRules) -> list[str]:
