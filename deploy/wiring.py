@@ -393,6 +393,7 @@ def _control(url: str) -> "SqlControl":
     return SqlControl(url)
 
 
+@functools.cache  # it knows which gauges it has shown
 def gate_judge(settings: PlatformSettings) -> "GateJudge":
     """Of all online gates, from archive to evidence. Raises StoreUnavailable."""
     from deploy.drift_alarms import open_alarms

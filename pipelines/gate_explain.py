@@ -138,9 +138,15 @@ def _line(rollout: Rollout, index: int, evidence: Sequence[Evidence], begun_ms: 
         closes_ms=closes_ms,
         clicks=str(newest.body.get("clicks", "")),
         figures=verdict_in(newest),
-        dropped=sum(newest.body.get("quality", {}).get("dropped_rankings", {}).values()),
+        dropped=_dropped(newest),
         alarms=inputs.alarms if inputs else (),
     )
+
+
+def _dropped(evidence: Evidence) -> int:
+    """Lists that were left out for what is wrong with them, not for being another arm's or too young."""
+    by_reason = evidence.body.get("quality", {}).get("dropped_rankings", {})
+    return sum(count for reason, count in by_reason.items() if reason not in ("window_open", "other_arm"))
 
 
 def _shown(rollout: Rollout, gates: Sequence[GateLine]) -> GateLine | None:

@@ -143,6 +143,10 @@ GATE_VERDICT = Gauge(
     _GATE,
     multiprocess_mode="mostrecent",
 )
+GATE_GAUGES = (
+    GATE_ESTIMATE, GATE_LOW, GATE_HIGH, GATE_ANYTIME_HIGH, GATE_Z, GATE_BOUNDARY, GATE_LOOK, GATE_LISTS, GATE_VERDICT
+)  # fmt: skip
+"""Of one gate; nan when it is over."""
 GATE_VERDICTS = ("passed", "inconclusive", "errored", "failed")
 GATE_TURN = Gauge(
     "pipelines_gate_turn_timestamp_seconds",

@@ -213,7 +213,7 @@ class EvidenceList(msgspec.Struct, frozen=True):
 
 
 class RolloutReport(msgspec.Struct, frozen=True):
-    """All about a rollout. history: oldest first. evidence: of its two versions, newest first.
+    """All about a rollout. history: oldest first. evidence: of its two versions, newest first, 200 at most.
     outlook: what the controller would do now, why, and the counts it looks at."""
 
     plan_revision: int
