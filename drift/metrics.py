@@ -22,10 +22,10 @@ SHIFT = Gauge(
     multiprocess_mode="mostrecent",
 )
 MISSING_SHARE = Gauge(
-    "drift_missing_share", "Share of a feature's values that were missing.", _QUANTITY, multiprocess_mode="mostrecent"
+    "drift_missing_ratio", "Share of a feature's values that were missing.", _QUANTITY, multiprocess_mode="mostrecent"
 )
 ZERO_SHARE = Gauge(
-    "drift_zero_share", "Share of a feature's values that were zero.", _QUANTITY, multiprocess_mode="mostrecent"
+    "drift_zero_ratio", "Share of a feature's values that were zero.", _QUANTITY, multiprocess_mode="mostrecent"
 )
 PSI = Gauge("drift_psi_nats", "Population stability index, not to alarm on.", _QUANTITY, multiprocess_mode="mostrecent")
 MOVED = Gauge(
@@ -33,7 +33,10 @@ MOVED = Gauge(
 )
 WINDOW_LISTS = Gauge("drift_window_lists", "Lists in the newest window.", _ARM, multiprocess_mode="mostrecent")
 WINDOW_END = Gauge(
-    "drift_window_end_seconds", "When the newest judged window ended, unix time.", _ARM, multiprocess_mode="mostrecent"
+    "drift_window_end_timestamp_seconds",
+    "When the newest judged window ended, unix time.",
+    _ARM,
+    multiprocess_mode="mostrecent",
 )
 OPEN_WINDOWS = Gauge("drift_open_windows", "Windows that still take events.", multiprocess_mode="livesum")
 LAG = Gauge("drift_lag_entries", "Stream entries the monitor has not acknowledged.", multiprocess_mode="livemax")
@@ -59,7 +62,7 @@ MIRRORED_LISTS = Gauge(
     "drift_mirrored_lists", "Lists compared in the newest window.", _SHADOW, multiprocess_mode="mostrecent"
 )
 MIRROR_ERROR_SHARE = Gauge(
-    "drift_mirror_error_share",
+    "drift_mirror_error_ratio",
     "Share of the newest window's mirrored queries without a list.",
     _SHADOW,
     multiprocess_mode="mostrecent",
