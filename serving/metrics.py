@@ -55,7 +55,12 @@ PLAN_WEIGHT = Gauge(
     _ARM,
     multiprocess_mode="livemostrecent",
 )
-REPLICAS = Gauge("serving_replicas_ready", "Connected replicas that hold all champions.", multiprocess_mode="livemin")
+REPLICAS = Gauge(  # with a label, or the zeros of processes without replicas would be the minimum
+    "serving_replicas",
+    "Replicas that a gateway is connected to, and those of them that are ready; of the gateway with the fewest.",
+    ["state"],
+    multiprocess_mode="livemin",
+)
 RETRIES = Counter("serving_replica_retries", "Queries sent again because their replica was lost.")
 
 EVENTS_LOGGED = Counter("serving_events_logged", "Events written to the journal.", ["kind"])
