@@ -63,6 +63,12 @@ ROLLOUT_WEIGHT = Gauge(
     _ROLLOUT,
     multiprocess_mode="mostrecent",
 )
+ROLLOUT_STEP_SINCE = Gauge(
+    "pipelines_rollout_step_timestamp_seconds",
+    "When the layer's newest rollout came into its step, or ended, since the epoch.",
+    _ROLLOUT,
+    multiprocess_mode="mostrecent",
+)
 ROLLOUT_CHANGES = Counter("pipelines_rollout_changes", "What the engine did to rollouts.", ["model", "what"])
 ROLLOUT_VERDICTS = Counter(
     "pipelines_rollout_verdicts", "Verdicts that the engine's decisions stand on.", ["kind", "verdict"]

@@ -22,6 +22,7 @@ from serving.event_log import EventLog
 from serving.exploration import Exploration
 from serving.frames import LoadedVersion, RankedReply, ScoreRequest
 from serving.permits import Permits
+from serving.plan_gauges import PlanGauges
 from serving.plans import Plans
 from serving.replicas import ReplicaPool
 from serving.router import EXPLORING, Route, Router
@@ -107,6 +108,7 @@ class Ranker:
         self.counts = counts or ArmCounts()
         self.router = Router(pool.has, self._coins, clock)
         self._stages = [HistogramTally(metrics.STAGE_SECONDS.labels(stage)).observe for stage in STAGES]
+        self._gauges = PlanGauges()
         self._wanted: Plans = {}
         self._informed = False
         self.plans: dict[str, TrafficPlan] = {}
@@ -130,7 +132,7 @@ class Ranker:
             followed = self.plans.get(model)
             if plan != followed and (followed is None or self._pool.holds(model, newly_served(plan, followed))):
                 self.plans[model] = plan
-                metrics.PLAN_REVISION.labels(model).set(plan.revision)
+                self._gauges.show(plan)
                 log.info("routing %s by revision %d, champion %d", model, plan.revision, plan.champion)
 
     @property
