@@ -22,6 +22,7 @@ COMMANDS = {
     "keys": "deploy.commands.keys:keys",
     "models": "deploy.commands.models:models",
     "features": "deploy.commands.features:features",
+    "simulate": "deploy.commands.simulate:simulate",
 }
 """Name and place of each command: a function, or a `typer.Typer` with commands of its own."""
 
