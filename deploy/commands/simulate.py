@@ -2,6 +2,7 @@
 
 import os
 import platform
+import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from deploy.simulation.world import World
 
 _COLOURS = {"held": "green", "within error": "yellow", "missed": "bold red", "shown": "dim"}
+_WIDTH = 112
 _PACKAGES = ("numpy", "scipy", "sluice")
 
 
@@ -47,7 +49,7 @@ def simulate(
     from deploy.simulation.running import encode
     from deploy.simulation.running import simulate as run
 
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else _WIDTH)
     what = _wanted(only, runs, quick)
     with _bars(console) as bars:
         world = _world(data, queries, seed, bars)
@@ -96,25 +98,19 @@ def _world(path: Path | None, queries: int, seed: int, bars: Progress) -> "World
 
 
 def _show(console: Console, lines: "Sequence[Line]", world: "World", seed: int) -> None:
-    table = Table(
-        title=f"{world.queries} lists of {world.name}, simulated users, seed {seed}",
-        box=None,
-        pad_edge=False,
-        header_style="bold",
-        title_justify="left",
-    )
-    for title in ("", "figure", "measured", "must be", "reference", "", "runs", "CPU s"):
-        right = title in ("measured", "runs", "CPU s")
-        table.add_column(title, justify="right" if right else "left", no_wrap=title in ("measured", "must be"))
+    console.print(f"{world.queries} lists of {world.name}, simulated users, seed {seed}", highlight=False)
     for id_, of_id in groupby(lines, lambda line: line.id):
-        for number, line in enumerate(of_id):
-            if not number:
-                table.add_row(
-                    f"[bold]{id_}[/]", f"[bold]{line.title}[/]", "", "", "", "", str(line.runs), f"{line.cpu_s:.0f}"
-                )
-            standing = f"[{_COLOURS[line.standing]}]{'' if line.standing == 'shown' else line.standing}[/]"
-            table.add_row("", line.what, line.measured, line.bar, line.reference, standing)
-    console.print(table)
+        found = list(of_id)
+        told = f"{found[0].runs} runs, {found[0].cpu_s:.0f} CPU s"
+        console.print(f"\n[bold]{id_} {found[0].title}[/] [dim]({told})[/]", highlight=False, soft_wrap=True)
+        table = Table(box=None, pad_edge=False, show_header=False)
+        for width, right in ((40, False), (20, True), (16, False), (16, False), (12, False)):
+            table.add_column(width=width, justify="right" if right else "left")
+        for line in found:
+            standing = "" if line.standing == "shown" else line.standing
+            reference = f"[dim]{line.reference}[/]"
+            table.add_row(line.what, line.measured, line.bar, reference, f"[{_COLOURS[line.standing]}]{standing}[/]")
+        console.print(table)
 
 
 def _bars(console: Console) -> Progress:

@@ -165,7 +165,8 @@ def _means(
     asked = rng.integers(champion.world.queries, size=len(group)) if query is None else query
     seen = click_ndcg_of_patterns()[clicked(champion.chances[asked, level], rng)]
     many = np.bincount(group, minlength=groups)
-    return (np.bincount(group, weights=seen, minlength=groups) + _PRIOR * seen.mean()) / (many + _PRIOR)
+    total = np.bincount(group, weights=seen, minlength=groups) + _PRIOR * seen.mean()
+    return np.asarray(total / (many + _PRIOR), dtype=np.float64)
 
 
 def _bits(patterns: Ints) -> Ints:

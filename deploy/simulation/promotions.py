@@ -92,10 +92,10 @@ class Preferred:
 
     def figures(self, outcomes: Sequence[Outcome]) -> tuple[Figure, ...]:
         passed = [outcome for outcome in outcomes if outcome["better"]]
-        stopped = mean(column(passed, "better day")) if passed else (float("nan"), None)
+        day, error = mean(column(passed, "better day")) if passed else (float("nan"), float("nan"))
         return (
             Figure("power", *share(outcomes, "better"), "at least", 0.85, reference="90%"),
-            Figure("mean day of promotion", *stopped, shown="days", reference="9.3"),
+            Figure("mean day of promotion", day, error, shown="days", reference="9.3"),
             Figure("same promoted", *share(outcomes, "same"), "at most", 0.065, reference="6.0%"),
             Figure("better rolled back", *share(outcomes, "better failed")),
         )
@@ -111,8 +111,8 @@ class Planned:
 
     id: str = "D4"
     title: str = "planner: A/B +5 %, interleaving +0.8 %, power 80 %"
-    runs: int = 2000
-    quick: int = 150
+    runs: int = 800
+    quick: int = 40
     ab_lift: float = 0.05
     drafted_lift: float = 0.008
 
@@ -175,8 +175,8 @@ class JudgedOffline:
 
     id: str = "D5"
     title: str = "offline gate, judged: +0.8 %, paired by query"
-    runs: int = 600
-    quick: int = 60
+    runs: int = 400
+    quick: int = 30
     lift: float = 0.008
 
     def run(self, stage: Stage, rng: np.random.Generator) -> Outcome:

@@ -14,8 +14,10 @@ from pipelines.online_gate import GatePlan, first_failure
 from registry.contracts.manifest import CLICK_NDCG
 
 SESSIONS_A_LOOK = 200  # of the challenger
+SESSIONS_A_LOOK_EQUAL = 100  # where it is looked at a thousand times
 SHARE = 0.1
 LOOKS = 1000
+SESSIONS_A_UNIT = 4.0
 RETURNING_LOOKS = 14  # within which a unit's sessions fall
 
 CASES: tuple[tuple[str, float | None, int, int, str], ...] = (
@@ -31,10 +33,10 @@ def plan(looks: int) -> GatePlan:
     return GatePlan(kind="ab", metric=CLICK_NDCG.digest, looks=looks, weights=(1 - SHARE, SHARE))
 
 
-def stream(world: World, looks: int, rng: np.random.Generator, sessions_a_unit: float = 4.0) -> Visits:
+def stream(world: World, looks: int, sessions_a_look: int, rng: np.random.Generator) -> Visits:
     """Sessions of units that come new at any time and are back within some looks; as many at every look."""
-    wanted = looks * SESSIONS_A_LOOK / SHARE
-    units = round(wanted / sessions_a_unit)
+    wanted = looks * sessions_a_look / SHARE
+    units = round(wanted / SESSIONS_A_UNIT)
     activity = rng.gamma(2.0, size=units)
     rate = wanted * activity / activity.sum()
     unit = np.repeat(np.arange(units), rng.poisson(rate))
@@ -51,9 +53,9 @@ class RolledBack:
     """Each run: three worse challengers until they are rolled back, and an equal one over a thousand looks."""
 
     id: str = "D8"
-    title: str = "rollback at 10 % of the traffic, a look every 200 candidate sessions"
-    runs: int = 400
-    quick: int = 20
+    title: str = "rollback at 10 % of the traffic, a look every 200 candidate sessions (of an equal one: 100)"
+    runs: int = 300
+    quick: int = 8
 
     def run(self, stage: Stage, rng: np.random.Generator) -> Outcome:
         found: dict[str, float] = {}
@@ -61,11 +63,12 @@ class RolledBack:
             challenger = random_order(stage.world, 1) if lift is None else stage.challenger(lift, "noisy")
             found[name] = float("inf")
             for upto in (looks // 4, looks):  # most need few, so that the long stream is seldom made
-                look = rolled_back_at(stage.champion, challenger, upto, rng)
+                look = rolled_back_at(stage.champion, challenger, upto, SESSIONS_A_LOOK, rng)
                 if look is not None:
                     found[name] = float(look * SESSIONS_A_LOOK)
                     break
-        found["equal"] = float(rolled_back_at(stage.champion, stage.champion, LOOKS, rng) is not None)
+        equal = rolled_back_at(stage.champion, stage.champion, LOOKS, SESSIONS_A_LOOK_EQUAL, rng)
+        found["equal"] = float(equal is not None)
         return found
 
     def figures(self, outcomes: Sequence[Outcome]) -> tuple[Figure, ...]:
@@ -79,9 +82,11 @@ class RolledBack:
         return (*lines, Figure("equal, rolled back in 1,000 looks", *equal, "at most", 0.05, reference="3.2%"))
 
 
-def rolled_back_at(champion: Ranking, challenger: Ranking, looks: int, rng: np.random.Generator) -> int | None:
-    """The look at which the gate fails the challenger, None if it never does."""
-    visits = stream(champion.world, looks, rng)
+def rolled_back_at(
+    champion: Ranking, challenger: Ranking, looks: int, sessions_a_look: int, rng: np.random.Generator
+) -> int | None:
+    """The look at which the gate fails the challenger, None if it never does. sessions_a_look: of the challenger."""
+    visits = stream(champion.world, looks, sessions_a_look, rng)
     arms = rng.random(len(visits.people)) < SHARE
     rules = plan(looks)
     return first_failure(rules, AbSeen.of(champion, challenger, visits, arms, rng).sums(rules, closed=0))

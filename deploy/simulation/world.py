@@ -53,7 +53,7 @@ class World:
         Raises DataRefused if there are fewer than 20 of them.
         """
         lists = [one.labels for dataset in datasets for one in dataset.lists() if one.labels.max() > 0]
-        name = "+".join(dataset.name for dataset in datasets)
+        name = datasets[0].name.split("/")[0]
         if len(lists) < 20:
             raise DataRefused(f"{name}: {len(lists)} lists with something relevant: expected 20 at least")
         if len(lists) > most_queries:
@@ -79,7 +79,7 @@ class World:
     @cached_property
     def sizes(self) -> Ints:
         """Candidates of each query."""
-        return np.isfinite(self.labels).sum(axis=1)
+        return np.asarray(np.isfinite(self.labels).sum(axis=1), dtype=np.int64)
 
     def ranking(self, scores: Floats) -> "Ranking":
         """By scores of shape (queries, candidates), best first; ties keep the candidates' order."""
@@ -117,7 +117,8 @@ class Ranking:
     def by_query(self) -> Floats:
         """Expected click-NDCG of each query's list, over units of all levels. Shape (queries,)."""
         flat = self.chances.reshape(-1, SHOWN) / CHANCES
-        return expected_ndcg(flat, CLICK_NDCG).reshape(self.world.queries, -1).mean(axis=1)
+        by_level = expected_ndcg(flat, CLICK_NDCG).reshape(self.world.queries, -1)
+        return np.asarray(by_level.mean(axis=1), dtype=np.float64)
 
     @property
     def click_ndcg(self) -> float:
