@@ -125,6 +125,64 @@ _TOLD: dict[str, type[int] | type[float]] = {
 }
 
 
+WEEK = 7
+
+
+@dataclass(frozen=True, slots=True)
+class ShiftSettings:
+    """What closed days are held against: see `shift_watch`.
+
+    day_s: length of a day block; a whole number of windows. min_lists: a day with fewer is not looked at.
+    k, h: slack and threshold of the CUSUMs, in standard deviations of daily means; h grows when the family of
+    charts is so large that it would raise more than `false_alarms_a_month` together.
+    effect_floor_sd, share_floor: smallest shift that is alarmed on, of a mean in standard deviations of
+    single values, and of a missing or zero share.
+    anchor_days: that the anchor is laid from. min_days: known before a quiet day passes.
+    settle_days: after a deploy, before the anchor is compared with again; the jump is measured over as many
+    days before and after. quiet_days: below the floor, one after another, that close an alarm.
+    spread: of standardised days, beyond the 1 that they should have: room for a standard deviation that was
+    estimated from few days, and for days that remember each other. unknown_day_sd: taken for the spread
+    between days before there is an anchor, in deviations of single values, and of shares as it is.
+    """
+
+    day_s: float = 86_400.0
+    min_lists: int = 200
+    k: float = 1.0
+    h: float = 9.0
+    effect_floor_sd: float = 0.1
+    share_floor: float = 0.05
+    false_alarms_a_month: float = 1.0
+    anchor_days: int = 4 * WEEK
+    min_days: int = WEEK
+    settle_days: int = 3
+    quiet_days: int = 3
+    spread: float = 1.35
+    unknown_day_sd: float = 0.05
+
+    def __post_init__(self) -> None:
+        for holds, key, rule in (
+            (1 <= self.day_s <= 31 * 86_400, "day_s", "1 <= s <= 2678400"),
+            (self.min_lists >= 2, "min_lists", "at least 2"),
+            (0 < self.k <= 10, "k", "0 < sd <= 10"),
+            (0 < self.h <= 1000, "h", "0 < sd <= 1000"),
+            (0 < self.effect_floor_sd <= 10, "effect_floor_sd", "0 < sd <= 10"),
+            (0 < self.share_floor < 1, "share_floor", "0 < share < 1"),
+            (0 < self.false_alarms_a_month <= 1000, "false_alarms_a_month", "0 < alarms <= 1000"),
+            (2 * WEEK <= self.anchor_days <= 366, "anchor_days", "14 to 366"),
+            (1 <= self.min_days <= self.anchor_days, "min_days", "1 to anchor_days"),
+            (1 <= self.settle_days <= 2 * WEEK, "settle_days", "1 to 14"),
+            (1 <= self.quiet_days <= 31, "quiet_days", "1 to 31"),
+            (1 <= self.spread <= 10, "spread", "1 <= sd <= 10"),
+            (0 < self.unknown_day_sd <= 10, "unknown_day_sd", "0 < sd <= 10"),
+        ):
+            _require(holds, key, getattr(self, key), rule, "shift")
+
+    @property
+    def day_ms(self) -> int:
+        """Length of a day block."""
+        return round(self.day_s * 1000)
+
+
 @dataclass(frozen=True, slots=True)
 class MonitorSettings:
     """What the monitor goes by.

@@ -19,6 +19,7 @@
 - `database`, `tables`, `migrations`: the control database, SQLite or PostgreSQL.
 - `counters`: what gateways answered, arm by arm.
 - `replica_board`: which workers there are, by heartbeat.
+- `drift_board`: what the newest closed days of every arm came to, and declared changes of feature pipelines.
 - `stream`: the event log that gateways write and the archiver and the drift monitor read.
 
 May import nothing of Sluice but itself. Every protocol has an in-memory form that ships and

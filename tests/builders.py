@@ -8,6 +8,7 @@ import numpy as np
 
 from registry.artefacts import strip_sample_inputs
 from registry.contracts.counters import ArmCounters
+from registry.contracts.drift import ShiftAlarm, ShiftRecord
 from registry.contracts.events import SCHEMA, Click, Exposure, MirrorEvent, RankingEvent
 from registry.contracts.features import Column, FeatureView
 from registry.contracts.manifest import JUDGED_NDCG, Lineage, ModelManifest, ModelPackage, TensorSpec
@@ -269,3 +270,35 @@ def a_mirror(event_id: str = "m1", ranking_id: str = "r1", **changes: Any) -> Mi
         "mirror_latency_ms": 5.0,
     }
     return MirrorEvent(event_id=event_id, ranking_id=ranking_id, **(fields | changes))
+
+
+def a_shift_alarm(quantity: str = "length", **changes: Any) -> ShiftAlarm:
+    """Raised today, begun the day before."""
+    fields: dict[str, Any] = {
+        "kind": "mean",
+        "against": "anchor",
+        "effect": 0.2,
+        "cusum": 11.0,
+        "threshold": 9.0,
+        "importance": 1.0,
+        "onset_ms": NOW_MS - 86_400_000,
+        "open_since_ms": NOW_MS + 86_400_000,
+    }
+    return ShiftAlarm(quantity, **(fields | changes))
+
+
+def a_shift_record(model: str = "codesearch", **changes: Any) -> ShiftRecord:
+    """Of the champion's day that began at NOW_MS, quiet."""
+    fields: dict[str, Any] = {
+        "version": 1,
+        "arm": "champion",
+        "family": "features",
+        "verdict": "passed",
+        "why": "",
+        "made_ms": NOW_MS + 86_400_000,
+        "since_ms": NOW_MS,
+        "until_ms": NOW_MS + 86_400_000,
+        "days": 29,
+        "lists": 5000,
+    }
+    return ShiftRecord(model, **(fields | changes))
