@@ -8,6 +8,8 @@ from deploy import wiring
 from deploy.logs import configure_logging
 from deploy.settings import PlatformSettings
 from pipelines.archive import Archive
+from pipelines.gate_tasks import GateWiring
+from pipelines.settings import parse_gates
 from pipelines.tasks import PipelineWiring, make_celery
 
 settings = PlatformSettings.from_environment(os.environ)
@@ -20,6 +22,7 @@ app = make_celery(
         archive=Archive(settings.archive_folder),
         reports=settings.reports_folder,
         models=lambda: wiring.traffic_control(settings).models(),
+        gates=GateWiring(lambda: wiring.gate_judge(settings), parse_gates(settings.gates).period_s),
     ),
 )
 

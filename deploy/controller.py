@@ -17,9 +17,11 @@ from deploy.control.desk import Desk
 from deploy.control.local_key import local_key
 from deploy.control.server import ControlServer
 from deploy.settings import PlatformSettings
+from pipelines.archive import Archive
 from pipelines.canary import outlook
+from pipelines.gate_planning import GatePlanner
 from pipelines.rollout_engine import RolloutEngine
-from pipelines.settings import RolloutSettings
+from pipelines.settings import RolloutSettings, parse_gates
 from registry.api_keys import SqlKeyRing
 from registry.board import PlanBoard, RedisBoard
 from registry.contracts.errors import ContractError
@@ -134,7 +136,8 @@ def control_api(settings: PlatformSettings, controller: Controller) -> ControlSe
     """The API over the controller's parts, and the key of commands on this machine. Raises StoreUnavailable."""
     ring = SqlKeyRing(controller.control.engine)
     local_key(settings.admin_key_file, ring, now_ms())
-    desk = Desk(controller.control, ring, controller.store, controller.publish, controller.outlook, now_ms)
+    planner = GatePlanner(Archive(settings.archive_folder), parse_gates(settings.gates))
+    desk = Desk(controller.control, ring, controller.store, controller.publish, controller.outlook, planner, now_ms)
     return ControlServer(build_control_app(desk), parse_address(settings.controller_address))
 
 

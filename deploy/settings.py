@@ -68,7 +68,8 @@ class PlatformSettings:
     GPUs in turn. precision: fp32, tf32 (GPU only), bf16 or fp16, kept by versions that rank alike in
     it; compile: none, compile (torch.compile) or aoti (ahead of time), at load.
     rank_diff: what mirrored lists are held against, `min_overlap=0.5,window_s=30`, see
-    `drift.settings.parse_rank_diff`.
+    `drift.settings.parse_rank_diff`. gates: how online gates are judged and what a model's year may spend,
+    `period_s=30,yearly_alpha=0.3`, see `pipelines.settings.GateSettings`.
     Raises SettingsError, naming key, value and rule.
     """
 
@@ -103,6 +104,7 @@ class PlatformSettings:
     precision: str = "fp32"
     compile: str = "none"
     rank_diff: str = ""
+    gates: str = ""
     log_level: str = "INFO"
     replica: int = 0
 
@@ -118,6 +120,7 @@ class PlatformSettings:
             ("model_weights", parse_weights),
             ("features_url", FeaturesUrl.parse),
             ("rank_diff", parse_rank_diff),
+            ("gates", _parse_gates),
             ("control_url", database_url),
             ("mlflow_backend", database_url),
             ("control_address", parse_address),
@@ -241,6 +244,11 @@ class PlatformSettings:
         return self.home / "archive"
 
     @property
+    def gates_folder(self) -> Path:
+        """What online gates have read of the archive, summed; made again if it is not there."""
+        return self.home / "gates"
+
+    @property
     def datasets_folder(self) -> Path:
         """Data sets, made or converted."""
         return self.home / "datasets"
@@ -322,6 +330,13 @@ class ClientSettings:
         return ClientSettings(
             *(environment.get(_key(one.name), "").strip() for one in dataclasses.fields(ClientSettings))
         )
+
+
+def _parse_gates(text: str) -> object:
+    """Only where it is told: gateways do without the pipelines."""
+    from pipelines.settings import parse_gates
+
+    return parse_gates(text)
 
 
 def url_host(host: str) -> str:

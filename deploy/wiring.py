@@ -25,6 +25,7 @@ from deploy.settings import PlatformSettings
 if TYPE_CHECKING:
     import redis
 
+    from pipelines.gate_judge import GateJudge
     from registry.cache import VersionCache
     from registry.contracts.features import FeatureView
     from registry.contracts.manifest import ModelPackage
@@ -372,6 +373,20 @@ def _control(url: str) -> "SqlControl":
     from registry.traffic_control import SqlControl
 
     return SqlControl(url)
+
+
+def gate_judge(settings: PlatformSettings) -> "GateJudge":
+    """Of all online gates, from archive to evidence. Raises StoreUnavailable."""
+    from deploy.drift_alarms import open_alarms
+    from pipelines.archive import Archive
+    from pipelines.gate_data import GateData
+    from pipelines.gate_judge import GateJudge
+    from pipelines.settings import parse_gates
+    from registry.drift_board import RedisDriftBoard
+
+    data = GateData(Archive(settings.archive_folder), settings.gates_folder)
+    alarms = open_alarms(RedisDriftBoard(redis_client(settings)))
+    return GateJudge(traffic_control(settings), data, alarms, parse_gates(settings.gates))
 
 
 def promoter(settings: PlatformSettings, store: "ModelStore") -> "Promoter":

@@ -13,6 +13,7 @@ was gone from the listing is in there already, one that goes while they read mak
 """
 
 import fcntl
+import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -114,13 +115,37 @@ class Archive:
         return self._read("rankings", model, since_ms, until_ms, columns, repeats_ms=0)
 
     def feedback(
-        self, model: str, since_ms: int, until_ms: int, columns: Sequence[str] = tuple(FEEDBACK.names)
+        self,
+        model: str,
+        since_ms: int,
+        until_ms: int,
+        columns: Sequence[str] = tuple(FEEDBACK.names),
+        repeats_ms: int = REPEATS_WITHIN_MS,
     ) -> pa.Table:
         """What gateways first received in since_ms <= t < until_ms, each event once, oldest first.
 
-        An event sent again within a day counts when it came first. columns: of `FEEDBACK`.
+        An event sent again within repeats_ms counts when it came first; 0 where only feedback for rankings since
+        since_ms counts, whose first event cannot have come before. columns: of `FEEDBACK`.
         """
-        return self._read("feedback", model, since_ms, until_ms, columns, repeats_ms=REPEATS_WITHIN_MS)
+        return self._read("feedback", model, since_ms, until_ms, columns, repeats_ms=repeats_ms)
+
+    def fingerprint(self, model: str, since_ms: int, until_ms: int) -> str:
+        """Of the files that hold what was answered and received in that time, 64 hex digits: while it is the same,
+        so is what is read of them. Reads no file."""
+        first, last = hour_of(max(0, since_ms)), hour_of(max(0, until_ms - 1))
+        hours = sorted(_value(path, "hour") for path in (self.folder / f"model={model}").glob("hour=*"))
+        found = hashlib.sha256()
+        for hour in hours:
+            if not first <= hour <= last:
+                continue
+            for kind in _KINDS[:2]:
+                for path in sorted(self._partition(model, hour, kind).glob("*.parquet")):
+                    try:
+                        about = path.stat()
+                    except FileNotFoundError:
+                        continue  # just merged: what it is now has another fingerprint anyway
+                    found.update(f"{hour}/{kind}/{path.name} {about.st_size} {about.st_mtime_ns}\n".encode())
+        return found.hexdigest()
 
     def mirrors(
         self, model: str, since_ms: int, until_ms: int, columns: Sequence[str] = tuple(MIRRORS.names)

@@ -133,6 +133,7 @@ class Impressions:
     said so or a click shows it, of a client that reports nothing all; propensities in (0, 1].
     Of lists, shape (lists,): queries and units are numbers too; offsets: (lists + 1,), list i is rows
     offsets[i]:offsets[i+1]. A ranking without query id is a query of its own. item_ids: what the numbers stand for.
+    bots: ids of the units that were too fast.
     """
 
     items: Ints
@@ -149,6 +150,7 @@ class Impressions:
     ranking_ids: NDArray[np.str_]
     item_ids: NDArray[np.str_]
     report: QualityReport
+    bots: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.queries)
@@ -341,10 +343,7 @@ def _kept(
         simulated_clicks=int((counts & heard.clicks & heard.simulated).sum()),
         units=len(np.unique(shown.units[kept])),
         bots=len(np.unique(shown.units[bots])),
-        faults=(
-            *_faults("rankings", int(kept.sum()), dropped_rankings, {"window_open", "other_arm"}, rules),
-            *_faults("feedback", int(counts.sum()), dropped_feedback, {"ranking_dropped", "not_yet"}, rules),
-        ),
+        faults=faults(int(kept.sum()), dropped_rankings, int(counts.sum()), dropped_feedback, rules),
         data=_digest(ids, names[items], shown.sizes[kept], clicks, seen, shown.propensities[rows]),
     )
     return Impressions(
@@ -362,6 +361,21 @@ def _kept(
         ranking_ids=ids,
         item_ids=names,
         report=report,
+        bots=tuple(sorted(str(name) for name in shown.unit_names[np.unique(shown.units[bots])])),
+    )
+
+
+def faults(
+    kept_rankings: int,
+    dropped_rankings: Mapping[str, int],
+    kept_feedback: int,
+    dropped_feedback: Mapping[str, int],
+    rules: CleaningRules,
+) -> tuple[str, ...]:
+    """What is wrong with data that were kept and dropped like this, in words; of one window or of several together."""
+    return (
+        *_faults("rankings", kept_rankings, dropped_rankings, {"window_open", "other_arm"}, rules),
+        *_faults("feedback", kept_feedback, dropped_feedback, {"ranking_dropped", "not_yet"}, rules),
     )
 
 

@@ -118,13 +118,19 @@ class ArmSums:
 
 
 def sums_by_look(
-    look: ArrayLike, units: ArrayLike, values: ArrayLike, covariates: ArrayLike | None, looks: int
+    look: ArrayLike,
+    units: ArrayLike,
+    values: ArrayLike,
+    covariates: ArrayLike | None,
+    looks: int,
+    counts: ArrayLike | None = None,
 ) -> Floats:
     """An arm as it stood after each look, and with all there is. Shape (looks + 1, 3 + covariates, 3 + covariates).
 
     look: shape (lists,), >= 1, when each list came in; those after the last look are in the last matrix only.
     units: (lists,), ids of any kind. values: (lists,). covariates: (lists, covariates), or None. Each matrix is an
-    `ArmSums`: a unit that comes back is taken out as it was and put in as it is.
+    `ArmSums`: a unit that comes back is taken out as it was and put in as it is. counts: (lists,), of rows that stand
+    for several lists of a unit and a look each, how many; values and covariates are then their sums.
 
     >>> after = sums_by_look([1, 2, 9], ["ann", "ann", "bob"], [1.0, 0.0, 0.5], None, looks=2)
     >>> [(ArmSums(one).units, ArmSums(one).lists) for one in after]
@@ -140,7 +146,11 @@ def sums_by_look(
     cells, cell_of = np.unique(unit_of.astype(np.int64) * (looks + 2) + when, return_inverse=True)
     owner, came = cells // (looks + 2), cells % (looks + 2)
     first = np.append(True, owner[1:] != owner[:-1])
-    columns = [np.bincount(cell_of), *(np.bincount(cell_of, weights=column) for column in (given, *beside.T))]
+    each = None if counts is None else np.asarray(counts, dtype=np.float64)
+    columns = [
+        np.bincount(cell_of, weights=each),
+        *(np.bincount(cell_of, weights=column) for column in (given, *beside.T)),
+    ]
     added = np.column_stack([first, *columns]).astype(np.float64)
     now = added.copy()
     starts = np.flatnonzero(first)

@@ -73,3 +73,54 @@ ROLLOUT_TURN = Gauge(
     "When the engine last looked at all rollouts, since the epoch: alarm on an old one.",
     multiprocess_mode="mostrecent",
 )
+
+AA_RESULTS = Counter(
+    "pipelines_aa_results",
+    "Steps that an A/A has left, by what it stood on: passed and failed are false, and may be as often as alpha says.",
+    ["model", "kind", "verdict"],
+)
+
+_GATE = ["model", "layer", "kind"]
+GATE_ESTIMATE = Gauge(
+    "pipelines_gate_estimate_ratio",
+    "Online gate: relative lift of click-NDCG, of interleaving the score, at the look that counts; nan before one.",
+    _GATE,
+    multiprocess_mode="mostrecent",
+)
+GATE_LOW = Gauge(
+    "pipelines_gate_low_ratio",
+    "Lower end of the interval, adjusted for looking; nan if there is none.",
+    _GATE,
+    multiprocess_mode="mostrecent",
+)
+GATE_HIGH = Gauge(
+    "pipelines_gate_high_ratio",
+    "Upper end of the interval, adjusted for looking; nan if there is none.",
+    _GATE,
+    multiprocess_mode="mostrecent",
+)
+GATE_ANYTIME_HIGH = Gauge(
+    "pipelines_gate_anytime_high_ratio",
+    "Upper end of the confidence sequence over everything until now: under the rollback margin it fails.",
+    _GATE,
+    multiprocess_mode="mostrecent",
+)
+GATE_Z = Gauge("pipelines_gate_z", "z at the look that counts.", _GATE, multiprocess_mode="mostrecent")
+GATE_BOUNDARY = Gauge(
+    "pipelines_gate_boundary_z", "The z to be crossed at that look.", _GATE, multiprocess_mode="mostrecent"
+)
+GATE_LOOK = Gauge("pipelines_gate_look", "Planned looks that are closed.", _GATE, multiprocess_mode="mostrecent")
+GATE_LISTS = Gauge("pipelines_gate_lists", "Lists that were judged.", _GATE, multiprocess_mode="mostrecent")
+GATE_VERDICT = Gauge(
+    "pipelines_gate_verdict",
+    "The gate's verdict: 0 passed, 1 inconclusive, 2 errored, 3 failed.",
+    _GATE,
+    multiprocess_mode="mostrecent",
+)
+GATE_VERDICTS = ("passed", "inconclusive", "errored", "failed")
+GATE_TURN = Gauge(
+    "pipelines_gate_turn_timestamp_seconds",
+    "When gates were last judged, since the epoch: alarm on an old one while a rollout runs.",
+    multiprocess_mode="mostrecent",
+)
+GATE_FAILURES = Counter("pipelines_gate_failures", "Gates that a turn could not judge; tried again.")

@@ -106,54 +106,66 @@ class GatePlan(msgspec.Struct, frozen=True, kw_only=True):
         return f"{what}, one-sided {self.alpha:.3g} over {self.looks} looks ({self.spending}){least}"
 
 
+Units = NDArray[np.str_] | NDArray[np.int64]
+"""Ids, or numbers that stand for them."""
+
+
 @dataclass(frozen=True, slots=True)
 class AbLists:
     """All lists of both arms since the plan began, each of shape (lists,).
 
     look: the planned look, from 1, that a list came in time for. closed: looks that are over; lists of later
-    ones count for rollback already. units: ids. in_challenger: which arm. values: click-NDCG, 0 without a click.
+    ones count for rollback already. in_challenger: which arm. values: click-NDCG, 0 without a click.
     covariates: (lists, covariates), for CUPED, or None. metric: digest of the definition they were made by.
+    counts: where a row stands for several lists of one unit, arm and look, how many; values and covariates are
+    then their sums. None: for one each.
     """
 
     look: NDArray[np.int64]
-    units: NDArray[np.str_]
+    units: Units
     in_challenger: NDArray[np.bool_]
     values: NDArray[np.float64]
     closed: int
     metric: str
     covariates: NDArray[np.float64] | None = None
+    counts: NDArray[np.int64] | None = None
 
     @property
     def digest(self) -> str:
         """SHA-256 of all of it."""
-        beside = [] if self.covariates is None else [self.covariates]
+        beside = [one for one in (self.covariates, self.counts) if one is not None]
         return _digest("ab", self.closed, self.metric, self.units, self.look, self.in_challenger, self.values, *beside)
 
     def __post_init__(self) -> None:
         _same_length(self.look, self.units, self.in_challenger, self.values)
+        _check_counts(self.look, self.counts)
         if self.covariates is not None and (self.covariates.ndim != 2 or len(self.covariates) != len(self.look)):
             raise ValueError(f"covariates {self.covariates.shape}: expected ({len(self.look)}, covariates)")
 
 
 @dataclass(frozen=True, slots=True)
 class InterleavedLists:
-    """All interleaved lists since the plan began: as `AbLists`, with the clicks credited to each team."""
+    """All interleaved lists since the plan began: as `AbLists`, with the clicks credited to each team; where a
+    row stands for several lists and `wins` are scored, the lists that each team won."""
 
     look: NDArray[np.int64]
-    units: NDArray[np.str_]
+    units: Units
     challenger: NDArray[np.int64]
     champion: NDArray[np.int64]
     closed: int
     metric: str
+    counts: NDArray[np.int64] | None = None
 
     @property
     def digest(self) -> str:
         """SHA-256 of all of it."""
-        numbers = (self.look, self.challenger, self.champion)
+        beside = [] if self.counts is None else [self.counts]
+        numbers = (self.look, self.challenger, self.champion, *beside)
         return _digest("interleaving", self.closed, self.metric, self.units, *numbers)
 
     def __post_init__(self) -> None:
         _same_length(self.look, self.units, self.challenger, self.champion)
+        _check_counts(self.look, self.counts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,8 +184,10 @@ class GateSums:
     def of(plan: GatePlan, seen: AbLists | InterleavedLists) -> "GateSums":
         """From lists."""
         if isinstance(seen, InterleavedLists):
-            scores = list_scores(seen.challenger, seen.champion, plan.scoring)
-            drafted = sums_by_look(seen.look, seen.units, scores, None, plan.looks)
+            # who won is counted list by list, so in rows of several it stands there already
+            scoring = plan.scoring if seen.counts is None else "clicks"
+            scores = list_scores(seen.challenger, seen.champion, scoring)
+            drafted = sums_by_look(seen.look, seen.units, scores, None, plan.looks, seen.counts)
             return GateSums((drafted,), seen.closed, seen.metric)
         arms = tuple(
             sums_by_look(
@@ -182,6 +196,7 @@ class GateSums:
                 seen.values[mask],
                 None if seen.covariates is None else seen.covariates[mask],
                 plan.looks,
+                None if seen.counts is None else seen.counts[mask],
             )
             for mask in (~seen.in_challenger, seen.in_challenger)
         )
@@ -266,9 +281,9 @@ def judge(plan: GatePlan, seen: AbLists | InterleavedLists) -> GateVerdict:
         raise ValueError(f"data of {type(seen).__name__} for a plan of {plan.kind!r}: expected the plan's kind")
     flaw = _flaw(plan, seen)
     if flaw is not None:
-        return _verdict(plan, seen, None, _Decided("errored", flaw, None, [], [], None))
+        return _verdict(plan, seen, _Decided("errored", flaw, None, [], [], None))
     sums = GateSums.of(plan, seen)
-    return _verdict(plan, seen, sums, _decide(plan, _Course.of(plan, sums), min(sums.closed, plan.looks), None))
+    return _verdict(plan, seen, _decide(plan, _Course.of(plan, sums), min(sums.closed, plan.looks), None))
 
 
 def course(plan: GatePlan, sums: GateSums) -> tuple[Verdict, ...]:
@@ -453,13 +468,13 @@ def _not_yet(plan: GatePlan, closed: int, now: _Stand, looks: list[tuple[int, _S
     return f"look {closed} of {plan.looks}: {'the boundary is not crossed' if looks else 'none has counted'}"
 
 
-def _verdict(plan: GatePlan, seen: AbLists | InterleavedLists, sums: GateSums | None, decided: _Decided) -> GateVerdict:
+def _verdict(plan: GatePlan, seen: AbLists | InterleavedLists, decided: _Decided) -> GateVerdict:
     now, looks, bounds = decided.now, decided.looks, decided.bounds
     look, stand = looks[-1] if looks else (0, None)
     low, high = stand.ends.at(bounds[-1]) if stand is not None else (-inf, inf)
     anytime = now.ends.at(now.anytime_z(plan)) if now is not None else (-inf, inf)
     done = min(seen.closed, plan.looks)
-    until_done = int((seen.look <= done).sum()) if sums is None else sums.lists(done) if done else 0
+    until_done = _lists(seen, seen.look <= done)
     return GateVerdict(
         verdict=decided.verdict,
         why=decided.why,
@@ -475,7 +490,7 @@ def _verdict(plan: GatePlan, seen: AbLists | InterleavedLists, sums: GateSums | 
         boundary=_finite(bounds[-1]) if bounds else None,
         anytime_low=_finite(anytime[0]),
         anytime_high=_finite(anytime[1]),
-        lists=len(seen.look),
+        lists=_lists(seen, seen.look > 0),
         champion_units=0 if now is None else now.champion_units,
         challenger_units=0 if now is None else now.challenger_units,
         expected_lists=round(until_done / done * (plan.looks - done)) if done else None,
@@ -489,10 +504,18 @@ def _verdict(plan: GatePlan, seen: AbLists | InterleavedLists, sums: GateSums | 
     )
 
 
-def _digest(kind: str, closed: int, metric: str, units: NDArray[np.str_], *numbers: NDArray[Any]) -> str:
-    shapes = [[one.dtype.str, list(one.shape)] for one in numbers]
-    found = hashlib.sha256(msgspec.json.encode([kind, closed, metric, [str(unit) for unit in units], shapes]))
-    for one in numbers:
+def _lists(seen: AbLists | InterleavedLists, rows: NDArray[np.bool_]) -> int:
+    """How many lists these rows stand for."""
+    return int(rows.sum()) if seen.counts is None else int(seen.counts[rows].sum())
+
+
+def _digest(kind: str, closed: int, metric: str, units: Units, *numbers: NDArray[Any]) -> str:
+    numbered = np.issubdtype(units.dtype, np.integer)
+    arrays = (units, *numbers) if numbered else numbers
+    shapes = [[one.dtype.str, list(one.shape)] for one in arrays]
+    names = [] if numbered else [str(unit) for unit in units]
+    found = hashlib.sha256(msgspec.json.encode([kind, closed, metric, names, shapes]))
+    for one in arrays:
         found.update(np.ascontiguousarray(one).tobytes())
     return found.hexdigest()
 
@@ -502,6 +525,14 @@ def _same_length(look: NDArray[np.int64], *others: ArrayLike) -> None:
         raise ValueError(f"look {look.shape} and {[np.shape(other) for other in others]}: expected (lists,) each")
     if len(look) and look.min() < 1:
         raise ValueError(f"look={look.min()}: expected >= 1, the first look")
+
+
+def _check_counts(look: NDArray[np.int64], counts: NDArray[np.int64] | None) -> None:
+    if counts is None:
+        return
+    _same_length(look, counts)
+    if len(counts) and counts.min() < 1:
+        raise ValueError(f"counts={counts.min()}: expected >= 1, a row stands for a list at least")
 
 
 def _finite(number: float) -> float | None:

@@ -1,6 +1,7 @@
 """Settings of the pipelines room; they fail at start, naming key, value and rule."""
 
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,3 +87,47 @@ class RolloutSettings:
         }.items():
             if not holds:
                 raise ValueError(f"rollouts.{rule}")
+
+
+@dataclass(frozen=True, slots=True)
+class GateSettings:
+    """period_s: of the judge's looks at all gates. settle_s: what happened so long ago is in the archive.
+
+    yearly_alpha: chance that of a year's decisions, were no challenger better than its champion, one or more is
+    promoted; decisions: of a model in a year, one each fortnight. They give each decision's alpha.
+    """
+
+    period_s: float = 60.0
+    settle_s: float = 10.0
+    yearly_alpha: float = 0.5
+    decisions: int = 26
+
+    def __post_init__(self) -> None:
+        for rule, holds in {
+            f"period_s={self.period_s}: expected 0 < s <= 3600": 0 < self.period_s <= 3600,
+            f"settle_s={self.settle_s}: expected 0 to 3600": 0 <= self.settle_s <= 3600,
+            f"yearly_alpha={self.yearly_alpha}: expected 0 < chance < 1": 0 < self.yearly_alpha < 1,
+            f"decisions={self.decisions}: expected 1 to 1000": 1 <= self.decisions <= 1000,
+        }.items():
+            if not holds:
+                raise ValueError(f"gates.{rule}")
+
+
+def parse_gates(text: str) -> GateSettings:
+    """Settings by name, the others as they are by default. Raises ValueError saying what was expected.
+
+    >>> parse_gates("period_s=5, yearly_alpha=0.2").period_s
+    5.0
+    """
+    kinds = {"period_s": float, "settle_s": float, "yearly_alpha": float, "decisions": int}
+    told: dict[str, Any] = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        name, equals, value = (word.strip() for word in part.partition("="))
+        if not equals or name not in kinds or name in told:
+            raise ValueError(f"{part}: expected name=number, each name once, of {', '.join(kinds)}")
+        try:
+            told[name] = kinds[name](value)
+        except ValueError as error:
+            kind = "a whole number" if kinds[name] is int else "a number"
+            raise ValueError(f"{part}: expected {kind}") from error
+    return GateSettings(**told)

@@ -19,6 +19,7 @@ from pipelines.archive import Archive
 from pipelines.click_ndcg import WINDOW_MS, EvidenceReport, Window, evidence
 from pipelines.durable import replace_file
 from pipelines.errors import PipelineError
+from pipelines.gate_tasks import GateWiring, add_gate_tasks
 
 log = logging.getLogger(__name__)
 
@@ -31,12 +32,14 @@ COMPACT_AFTER_S = 900  # an hour's last events are in the archive by then; later
 
 @dataclass(frozen=True, slots=True)
 class PipelineWiring:
-    """What tasks work on. models: names of those that are served. clock: seconds since the epoch."""
+    """What tasks work on. models: names of those that are served. clock: seconds since the epoch. gates: what online
+    gates need, None to leave them out."""
 
     archive: Archive
     reports: Path
     models: Callable[[], list[str]]
     clock: Callable[[], float] = time.time
+    gates: GateWiring | None = None
 
 
 def make_celery(broker_url: str, backend_url: str, wiring: PipelineWiring) -> Celery:
@@ -61,6 +64,8 @@ def make_celery(broker_url: str, backend_url: str, wiring: PipelineWiring) -> Ce
         },
     )
     _add_tasks(app, wiring)
+    if wiring.gates is not None:
+        add_gate_tasks(app, wiring.gates, wiring.clock)
     return app
 
 

@@ -6,17 +6,21 @@ import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
+from msgspec.structs import replace
 
 from deploy.control import changes
 from deploy.control.access import Caller
 from deploy.control.conditions import IfMatch
 from deploy.control.errors import Conflict, ControlRefused, NotNow, NotThere
+from pipelines.errors import PipelineError
+from pipelines.gate_explain import explain, past_prior
+from pipelines.gate_planning import GatePlanner, PlannedGates, budget_of
 from registry import rollout_moves
 from registry.api_keys import SECRET_BYTES, ApiKey, KeyRing, key_text, make_key
-from registry.contracts.rollouts import DAY_S, Evidence, Rollout, RolloutSpec, default_spec
+from registry.contracts.rollouts import DAY_S, Evidence, Rollout, RolloutSpec, aa_spec, default_spec
 from registry.contracts.traffic import TrafficPlan
 from registry.decisions import Decision
 from registry.errors import StaleRevision, StoreUnavailable
@@ -26,16 +30,22 @@ from registry.store import ModelStore
 from registry.traffic_control import TrafficChange
 from serving.gateway.control_routes import ControlRoute
 from serving.gateway.control_schema import (
+    BudgetAnswer,
     ChangeAnswer,
     EvidenceAnswer,
     EvidenceBody,
     EvidenceList,
+    ExplainAnswer,
+    GateAnswer,
     HistoryAnswer,
     KeyAnswer,
     KeyBody,
     KeysAnswer,
+    LiftAnswer,
     NewKeyAnswer,
     PlanBody,
+    PlannedAnswer,
+    PlannedGateAnswer,
     PromoteBody,
     RollbackBody,
     RolloutAnswer,
@@ -51,6 +61,7 @@ TRIES = 10
 PAGE = 100
 MOST_CHANGES = 1000
 EVIDENCE_OF_MS = int(30 * DAY_S * 1000)
+Shape = TypeVar("Shape")
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +114,7 @@ class Desk:
 
     store: versions; raises StoreUnavailable while it is not there. publish: makes traffic follow a model's
     plan; raises StoreUnavailable if the board is away. outlook: what the engine thinks of an active rollout, see
-    `canary.outlook`; may raise StoreUnavailable.
+    `canary.outlook`; may raise StoreUnavailable. planner: of rollouts' gates.
     """
 
     control: RolloutControl
@@ -111,6 +122,7 @@ class Desk:
     store: Callable[[], ModelStore]
     publish: Callable[[str], None]
     outlook: Callable[[Rollout], Mapping[str, object]]
+    planner: GatePlanner
     wall_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000
     random_bytes: Callable[[int], bytes] = secrets.token_bytes
 
@@ -173,13 +185,66 @@ class Desk:
     def start_rollout(self, ask: Ask) -> Reply:
         """A version on its way to champion."""
         body: RolloutBody = ask.body
-        spec = _spec(body)
+        planned = self._planned(ask, body)
+        if words := planned.refusal(underpowered=body.underpowered, over_budget=body.over_budget):
+            raise Conflict(words)
+        spec = planned.as_it_is
 
         def decide(plan: TrafficPlan | None) -> Decision:
             stored = self.store().get(ask.model, body.version)
             return rollout_moves.start(plan, stored, spec, **ask.words, layer=body.layer)
 
         return self._move_rollout(ask, decide)
+
+    def plan_rollout(self, ask: Ask) -> Reply:
+        """What a rollout would begin with, and whether it would; nothing is changed."""
+        body: RolloutBody = ask.body
+        plan = self.control.plan(ask.model)
+        planned = self._planned(ask, body)
+        return ask.reply(
+            PlannedAnswer(
+                ask.model,
+                plan.revision if plan else 0,
+                body.version,
+                planned.refusal(underpowered=body.underpowered, over_budget=body.over_budget),
+                planned.alpha,
+                _as(planned.budget, BudgetAnswer),
+                tuple(_as(gate, PlannedGateAnswer) for gate in planned.gates),
+                planned.spec.steps,
+            )
+        )
+
+    def explain_rollout(self, ask: Ask) -> Reply:
+        """Its gates' figures, what they are held against, and what the year has spent."""
+        rollout, plan = self._rollout(ask), self.control.plan(ask.model)
+        begun_ms = {
+            change.rollout.current_step.name: change.rollout.entered_ms
+            for change in self.control.rollout_history(rollout.id)
+        }
+        measured = [
+            one
+            for kind in dict.fromkeys(step.gate_evidence for step in rollout.spec.steps if step.gate)
+            for one in self.control.evidence(
+                ask.model, since_ms=rollout.started_ms, challenger_digest=rollout.challenger_digest, kind=kind
+            )
+        ]
+        budget = budget_of(self.control.rollouts(ask.model), self.planner.settings, ask.now_ms)
+        outlook = self._outlook(rollout) if rollout.active else {}
+        found = explain(rollout, measured, begun_ms, budget, past_prior(self.control, rollout), outlook)
+        return ask.reply(
+            ExplainAnswer(
+                plan.revision if plan else 0,
+                found.rollout,
+                found.state,
+                found.step,
+                tuple(_as(gate, GateAnswer) for gate in found.gates),
+                None if found.lift is None else _as(found.lift, LiftAnswer),
+                found.alpha,
+                _as(found.budget, BudgetAnswer),
+                outlook,
+                found.text,
+            )
+        )
 
     def pause_rollout(self, ask: Ask) -> Reply:
         """It advances no more; failing evidence still rolls it back."""
@@ -352,6 +417,14 @@ class Desk:
                 "trying; repeat the request with the same Idempotency-Key to see it through"
             ) from error
 
+    def _planned(self, ask: Ask, body: RolloutBody) -> PlannedGates:
+        """Raises NotNow if what was measured cannot be read."""
+        plan, rollouts = self.control.plan(ask.model), self.control.rollouts(ask.model)
+        try:
+            return self.planner.plan(ask.model, _spec(body), plan, body.layer, rollouts, ask.now_ms)
+        except (PipelineError, OSError) as error:
+            raise NotNow(f"live traffic cannot be read from the archive, so no gate can be planned: {error}") from error
+
     def _digest(self, plan: TrafficPlan | None, model: str, version: int) -> str:
         """From the plan, if it names the version: that needs no registry. Raises UnknownVersion."""
         if plan is not None and (digest := plan.versions().get(version)):
@@ -386,14 +459,24 @@ def _record(what: str, ask: Ask, evidence: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _spec(body: RolloutBody) -> RolloutSpec:
-    spec = default_spec(interleaving=body.interleaving, online_gate=body.online_gate)
+    spec = aa_spec() if body.aa else default_spec(interleaving=body.interleaving, online_gate=body.online_gate)
+    if body.simulated:
+        steps = tuple(
+            replace(step, gate=replace(step.gate, simulated=True)) if step.gate else step for step in spec.steps
+        )
+        spec = replace(spec, steps=steps)
     given = {
         "steps": body.steps or None,
         "guardrails": body.guardrails,
         "holdback_weight": body.holdback_weight,
         "holdback_s": body.holdback_s,
     }
-    return msgspec.structs.replace(spec, **{name: value for name, value in given.items() if value is not None})
+    return replace(spec, **{name: value for name, value in given.items() if value is not None})
+
+
+def _as(found: msgspec.Struct, answer: type[Shape]) -> Shape:
+    """A record of the pipelines in the API's words, which have the same names."""
+    return msgspec.convert(msgspec.to_builtins(found), answer)
 
 
 def _number(ask: Ask, name: str, default: int, least: int = 1) -> int:

@@ -14,7 +14,9 @@ from deploy.control.app import build_control_app
 from deploy.control.desk import Desk
 from deploy.control.local_key import local_key
 from deploy.control.server import ControlServer
+from pipelines.archive import Archive
 from pipelines.canary import outlook
+from pipelines.gate_planning import GatePlanner
 from pipelines.rollout_engine import RolloutEngine
 from registry.api_keys import SqlKeyRing
 from registry.board import MemoryBoard
@@ -42,6 +44,7 @@ class ControlBench:
     control: SqlControl
     store: MemoryStore
     board: MemoryBoard
+    archive: Archive
     away: set[str] = field(default_factory=set)
 
     def request(self, method: str, path: str, key: str | None = None, **options: Any) -> httpx.Response:
@@ -78,7 +81,8 @@ def a_control_bench(folder: Path, database: str = "") -> Iterator[ControlBench]:
         store.register(MODEL, a_package(created_ms=NOW_MS + version))
     promoter = Promoter(store, control, board)
     ring = SqlKeyRing(control.engine)
-    bench = ControlBench("", local_key(folder / "admin.key", ring, NOW_MS), control, store, board)
+    archive = Archive(folder / "archive")
+    bench = ControlBench("", local_key(folder / "admin.key", ring, NOW_MS), control, store, board, archive)
 
     def there() -> ModelStore:
         if "store" in bench.away:
@@ -98,7 +102,8 @@ def a_control_bench(folder: Path, database: str = "") -> Iterator[ControlBench]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     server = ControlServer(
-        build_control_app(Desk(control, ring, there, publish, engine_outlook)), TcpAddress("127.0.0.1", port)
+        build_control_app(Desk(control, ring, there, publish, engine_outlook, GatePlanner(archive))),
+        TcpAddress("127.0.0.1", port),
     )
     server.start()
     bench.url = f"http://127.0.0.1:{port}"
