@@ -83,11 +83,15 @@ class World:
 
     def ranking(self, scores: Floats) -> "Ranking":
         """By scores of shape (queries, candidates), best first; ties keep the candidates' order."""
+        return Ranking(self, self.best(scores, SHOWN), scores)
+
+    def best(self, scores: Floats, depth: int) -> Ints:
+        """The first so many candidates of every query, NOBODY where there are fewer. Shape (queries, depth)."""
         hidden = np.where(np.isfinite(self.labels), scores, -np.inf)
-        order = np.argsort(-hidden, axis=1, kind="stable")[:, :SHOWN]
-        if order.shape[1] < SHOWN:
-            order = np.pad(order, ((0, 0), (0, SHOWN - order.shape[1])), constant_values=NOBODY)
-        return Ranking(self, np.where(np.arange(SHOWN) < self.sizes[:, None], order, NOBODY), scores)
+        order = np.argsort(-hidden, axis=1, kind="stable")[:, :depth]
+        if order.shape[1] < depth:
+            order = np.pad(order, ((0, 0), (0, depth - order.shape[1])), constant_values=NOBODY)
+        return np.where(np.arange(depth) < self.sizes[:, None], order, NOBODY)
 
     def chances(self, items: Ints) -> Chances:
         """Of a click, in steps of 2**-16, by level. items: (lists, SHOWN), candidates or NOBODY, of the query that the
