@@ -21,6 +21,7 @@ COMMANDS = {
     "rollout": "deploy.commands.rollout:rollout",
     "keys": "deploy.commands.keys:keys",
     "models": "deploy.commands.models:models",
+    "drift": "deploy.commands.drift:drift",
     "features": "deploy.commands.features:features",
 }
 """Name and place of each command: a function, or a `typer.Typer` with commands of its own."""

@@ -1,7 +1,8 @@
 """What drift tells Prometheus. Labels are few and bounded: never an id, and no version.
 
 Gauges show the newest judged window of a model's arm; its version and all else are in the report.
-`quantity` is a feature's name, or `ranking:scores`, `ranking:margin`, `ranking:entropy`.
+`quantity` is a feature's name, or `ranking:scores`, `ranking:margin`, `ranking:entropy`, `ranking:disagreement`.
+Windows are shown, closed days decide: alert on `drift_alarms_open`.
 """
 
 from prometheus_client import Counter, Gauge
@@ -34,6 +35,36 @@ MOVED = Gauge(
 WINDOW_LISTS = Gauge("drift_window_lists", "Lists in the newest window.", _ARM, multiprocess_mode="mostrecent")
 WINDOW_END = Gauge(
     "drift_window_end_seconds", "When the newest judged window ended, unix time.", _ARM, multiprocess_mode="mostrecent"
+)
+_KIND = [*_QUANTITY, "kind"]
+DAY_VERDICTS = Counter("drift_day_verdicts", "Closed days judged, by verdict.", [*_ARM, "family", "verdict"])
+DAY_END = Gauge(
+    "drift_day_end_seconds", "When the newest closed day ended, unix time.", _ARM, multiprocess_mode="mostrecent"
+)
+DAY_SHIFT = Gauge(
+    "drift_day_shift",
+    "The newest closed day's shift from the anchor (from the profile before there is one): of a mean in standard "
+    "deviations of single values, of a share as it is.",
+    _KIND,
+    multiprocess_mode="mostrecent",
+)
+CUSUM = Gauge(
+    "drift_cusum_ratio",
+    "The largest sum of daily shifts over its threshold: past 1 it alarms, if the shift is past the floor too.",
+    _KIND,
+    multiprocess_mode="mostrecent",
+)
+ALARM_OPEN = Gauge(
+    "drift_alarm_open",
+    "1 while an alarm on the quantity is open and not answered.",
+    _KIND,
+    multiprocess_mode="mostrecent",
+)
+ALARMS_OPEN = Gauge(
+    "drift_alarms_open",
+    "Alarms that are open and not answered by a retraining.",
+    [*_ARM, "family"],
+    multiprocess_mode="mostrecent",
 )
 OPEN_WINDOWS = Gauge("drift_open_windows", "Windows that still take events.", multiprocess_mode="livesum")
 LAG = Gauge("drift_lag_entries", "Stream entries the monitor has not acknowledged.", multiprocess_mode="livemax")

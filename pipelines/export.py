@@ -25,7 +25,7 @@ from registry.contracts.manifest import (
     ModelPackage,
     TensorSpec,
 )
-from registry.contracts.profile import ReferenceProfile, confidences, describe
+from registry.contracts.profile import ReferenceProfile, confidences, describe, followed
 
 SHOWN = 10
 COMPARED_ROWS = (1, 2, 7, 100, 5000)
@@ -143,4 +143,5 @@ def _profile(scorer: Scorer, datasets: tuple[RankingDataset, ...]) -> ReferenceP
         scores=spread,
         margin=describe("margin", sureness.margin),
         entropy=describe("entropy", sureness.entropy),
+        importance=followed(features, scores),
     )
