@@ -314,6 +314,9 @@ def _quantities(watch: ShiftWatch) -> tuple[QuantityDay, ...]:
     )
 
 
+_alarmed: set[tuple[str, str, str, str]] = set()  # series of quantities that were never alarmed on are not made
+
+
 def _show(place: Place, watch: ShiftWatch) -> None:
     """Sets the gauges of what the watch watches; alarms are counted when they are told."""
     opened = {(alarm.quantity, alarm.kind) for alarm in watch.alarms() if not alarm.answered}
@@ -321,7 +324,9 @@ def _show(place: Place, watch: ShiftWatch) -> None:
         labels = (place.model, place.arm, one.quantity, one.kind)
         metrics.DAY_SHIFT.labels(*labels).set(np.nan if one.shift is None else one.shift)
         metrics.CUSUM.labels(*labels).set(one.cusum)
-        metrics.ALARM_OPEN.labels(*labels).set((one.quantity, one.kind) in opened)
+        if labels in _alarmed or (one.quantity, one.kind) in opened:
+            _alarmed.add(labels)
+            metrics.ALARM_OPEN.labels(*labels).set((one.quantity, one.kind) in opened)
 
 
 def _read(path: Path) -> tuple[KeptWatch, ...]:
