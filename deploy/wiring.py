@@ -25,6 +25,8 @@ from deploy.settings import PlatformSettings
 if TYPE_CHECKING:
     import redis
 
+    from pipelines.gate_judge import GateJudge
+    from pipelines.run_log import RunLog
     from registry.cache import VersionCache
     from registry.contracts.features import FeatureView
     from registry.contracts.manifest import ModelPackage
@@ -373,6 +375,13 @@ def model_store(settings: PlatformSettings) -> "MlflowStore":
     return MlflowStore(settings.mlflow_url)
 
 
+def run_log(store: "MlflowStore", model: str, key: str, name: str) -> "RunLog":
+    """The run of this key in MLflow, the same one when a pipeline's run goes on after a kill."""
+    from deploy.run_log import MlflowRunLog
+
+    return MlflowRunLog(store, model, key, name)
+
+
 def traffic_control(settings: PlatformSettings) -> "SqlControl":
     """The tables of traffic plans, rollouts and their histories, migrated if need be."""
     require_driver("SLUICE_CONTROL_URL", settings.control_database)
@@ -384,6 +393,21 @@ def _control(url: str) -> "SqlControl":
     from registry.traffic_control import SqlControl
 
     return SqlControl(url)
+
+
+@functools.cache  # it knows which gauges it has shown
+def gate_judge(settings: PlatformSettings) -> "GateJudge":
+    """Of all online gates, from archive to evidence. Raises StoreUnavailable."""
+    from deploy.drift_alarms import open_alarms
+    from pipelines.archive import Archive
+    from pipelines.gate_data import GateData
+    from pipelines.gate_judge import GateJudge
+    from pipelines.settings import parse_gates
+    from registry.drift_board import RedisDriftBoard
+
+    data = GateData(Archive(settings.archive_folder), settings.gates_folder)
+    alarms = open_alarms(RedisDriftBoard(redis_client(settings)))
+    return GateJudge(traffic_control(settings), data, alarms, parse_gates(settings.gates))
 
 
 def promoter(settings: PlatformSettings, store: "ModelStore") -> "Promoter":

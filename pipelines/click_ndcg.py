@@ -104,7 +104,7 @@ def evidence(archive: Archive, model: str, since_ms: int, until_ms: int) -> Evid
     rankings = archive.rankings(model, since_ms, until_ms, RANKING_COLUMNS)
     earlier = archive.rankings(model, since_ms - CLICKS_WITHIN_MS, since_ms, ["ranking_id"])
     received = archive.feedback(model, since_ms, clicks_until_ms)
-    lists = join(rankings, _of_window(received, rankings, earlier, until_ms), clicks_until_ms)
+    lists = join(rankings, feedback_of_window(received, rankings, earlier, until_ms), clicks_until_ms)
     clicks = lists.clicks
     return EvidenceReport(
         model=model,
@@ -164,8 +164,8 @@ def clustered_error(values: NDArray[np.float64], cluster_of: NDArray[np.intp]) -
     return float(np.sqrt(clusters / (clusters - 1) * (residuals**2).sum()) / len(values))
 
 
-def _of_window(received: pa.Table, rankings: pa.Table, earlier: pa.Table, until_ms: int) -> pa.Table:
-    """The feedback that this window answers for.
+def feedback_of_window(received: pa.Table, rankings: pa.Table, earlier: pa.Table, until_ms: int) -> pa.Table:
+    """The feedback that a window answers for. earlier: rankings before it whose clicks may come in it.
 
     That is all for its rankings and, of what came while it lasted, all that belongs to no ranking
     just before it either: each orphan is left out, and counted, in one window.

@@ -726,3 +726,27 @@ def test_counts_are_published_and_those_of_old_revisions_go() -> None:
     assert (snapshot.process, snapshot.at_ms) == ("gateway-0:1:2", NOW_MS)
     assert [one.plan_revision for one in snapshot.arms] == list(range(3, KEPT_REVISIONS + 3))
     assert {one.answered for one in snapshot.arms} == {1}
+
+
+def test_the_champion_against_itself_has_arms_drafts_and_fresh_coins_of_its_own(asker: Asker) -> None:
+    """An A/A goes the way that any experiment goes: what it measures is what would be measured."""
+    same = (
+        an_experiment("aa-ab", 1, 300),
+        an_experiment("aa-drafts", 1, 300, first=300, kind="interleaving"),
+    )
+    plan = follow(asker, a_plan_of(same, revision=2))
+    units = [f"user-{i}" for i in range(200)]
+    answers = [asker.ask(unit=unit, top_k=6) for unit in units]
+    events = asker.events_of(answers)
+
+    for unit, answer, event in zip(units, answers, events, strict=True):
+        assigned = plan.assign(unit)
+        assert (answer["arm"], answer["version"]) == (assigned.arm, 1)
+        assert event.experiment == (assigned.experiment.name if assigned.experiment else "")
+    arms = Counter(answer["arm"] for answer in answers)
+    assert set(arms) == {"champion", "challenger", "interleaved"}
+    drafted = [event for event in events if event.arm == "interleaved"]
+    assert {event.team_version for event in drafted} == {1}
+    assert len({event.teams for event in drafted}) == 8  # three rounds, a coin each
+    assert {event.items for event in drafted} == {events[0].items}  # whoever picks, the list is the champion's
+    assert (2, "aa-ab", "challenger") in asker.counted()
