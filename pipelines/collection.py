@@ -25,7 +25,7 @@ import os
 import shutil
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -174,15 +174,21 @@ class Collected:
             raise DataRefused(f"{folder / changed[0]}: not what was collected: move the window away, collect it again")
         return Collected(folder, record)
 
-    def tables(self) -> Iterator[pa.Table]:
-        """The lists with their labels and weights, oldest first, `GROUP_LISTS` at a time."""
+    def tables(self, columns: Sequence[str] = (*LISTS.names, "labels", "weights")) -> Iterator[pa.Table]:
+        """The lists with their labels and weights, oldest first, `GROUP_LISTS` at a time.
+
+        columns: of `LISTS`, `labels` and `weights`; the features are most of the bytes.
+        """
         lists, labels = (pq.ParquetFile(self.folder / name) for name in (LISTS_FILE, LABELS_FILE))
+        marks = [name for name in columns if name in ("labels", "weights")]
         with lists, labels:
             for group in range(lists.num_row_groups):
-                table, marks = lists.read_row_group(group), labels.read_row_group(group)
-                yield unpacked(
-                    table.append_column("labels", marks["labels"]).append_column("weights", marks["weights"])
-                )
+                table = lists.read_row_group(group, columns=[name for name in columns if name not in marks])
+                if marks:
+                    beside = labels.read_row_group(group, columns=marks)
+                    for name in marks:
+                        table = table.append_column(name, beside[name])
+                yield unpacked(table.select(list(columns)))
 
 
 def window_folder(folder: Path, model: str, since_ms: int, until_ms: int) -> Path:
