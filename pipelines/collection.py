@@ -280,7 +280,6 @@ class _Collecting:
         self._views: Counter[tuple[int, str]] = Counter()
         self._other_source = 0
         self._rows = 0
-        self._units: set[int] = set()
 
     def run(self) -> Collection:
         """Writes both files and says what is in them."""
@@ -300,7 +299,7 @@ class _Collecting:
         quality = merged(
             self._reports or [self._cleaned(RANKINGS.empty_table(), _no_feedback(), np.zeros(0, bool)).report],
             self._rules.cleaning,
-            units=len(self._units),
+            units=len(np.unique(self._index.units[self._index.fate == KEPT])),
             bots=len(np.intersect1d(self._index.bots, self._index.units)),
             outside=outside,
             late=self._index.late_reasons(late[late_clicks])["late"],
@@ -338,7 +337,6 @@ class _Collecting:
         lists = lists.take(wanted)
         kept = table.take(pa.array(lists.rows))
         units = hashes(kept["unit"])
-        self._units.update(units.tolist())
         self._rows += len(lists.clicks)
         queries = _queries(kept)
         features = kept["features"].combine_chunks()
