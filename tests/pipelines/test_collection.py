@@ -273,6 +273,24 @@ def test_one_ranker_that_never_explored_leaves_the_features(archive: Archive) ->
     assert np.abs(np.array(bias.examination[:5]) - 1 / np.arange(1, 6)).max() < 0.15
 
 
+def test_the_sample_of_queries_is_of_whole_ones_and_no_larger_than_it_may_be(archive: Archive) -> None:
+    write_log(archive, click_log(2000, seed=3, queries=400, noise=1.2, share=0.0))
+
+    few, all_of_them = (
+        collected(
+            archive,
+            CollectionRules(cleaning=CLEANING, bias=BiasRules(depth=5, most_error=10.0, sampled_rows=rows)),
+            folder=f"sampled-{rows}",
+        ).record.bias
+        for rows in (2000, 200_000)
+    )
+
+    assert (few.method, all_of_them.method) == ("regression_em", "regression_em")
+    assert few.impressions == all_of_them.impressions == 20_000
+    # a tenth of the items at most: errors of three times the size, themselves known to a third from five groups
+    assert np.mean(few.errors[1:5]) > 1.5 * np.mean(all_of_them.errors[1:5])
+
+
 def test_what_no_estimator_is_sure_of_is_not_debiased_and_says_why(archive: Archive) -> None:
     a_log(archive, lists=300, share=0.0)
 
