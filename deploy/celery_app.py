@@ -6,6 +6,7 @@ from celery.signals import setup_logging
 
 from deploy import wiring
 from deploy.logs import configure_logging
+from deploy.retraining import run_wiring
 from deploy.settings import PlatformSettings
 from pipelines.archive import Archive
 from pipelines.gate_tasks import GateWiring
@@ -22,6 +23,7 @@ app = make_celery(
         archive=Archive(settings.archive_folder),
         reports=settings.reports_folder,
         models=lambda: wiring.traffic_control(settings).models(),
+        runs=run_wiring(settings),
         gates=GateWiring(lambda: wiring.gate_judge(settings), parse_gates(settings.gates).period_s),
     ),
 )

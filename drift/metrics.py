@@ -23,10 +23,10 @@ SHIFT = Gauge(
     multiprocess_mode="mostrecent",
 )
 MISSING_SHARE = Gauge(
-    "drift_missing_share", "Share of a feature's values that were missing.", _QUANTITY, multiprocess_mode="mostrecent"
+    "drift_missing_ratio", "Share of a feature's values that were missing.", _QUANTITY, multiprocess_mode="mostrecent"
 )
 ZERO_SHARE = Gauge(
-    "drift_zero_share", "Share of a feature's values that were zero.", _QUANTITY, multiprocess_mode="mostrecent"
+    "drift_zero_ratio", "Share of a feature's values that were zero.", _QUANTITY, multiprocess_mode="mostrecent"
 )
 PSI = Gauge("drift_psi_nats", "Population stability index, not to alarm on.", _QUANTITY, multiprocess_mode="mostrecent")
 MOVED = Gauge(
@@ -34,12 +34,18 @@ MOVED = Gauge(
 )
 WINDOW_LISTS = Gauge("drift_window_lists", "Lists in the newest window.", _ARM, multiprocess_mode="mostrecent")
 WINDOW_END = Gauge(
-    "drift_window_end_seconds", "When the newest judged window ended, unix time.", _ARM, multiprocess_mode="mostrecent"
+    "drift_window_end_timestamp_seconds",
+    "When the newest judged window ended, unix time.",
+    _ARM,
+    multiprocess_mode="mostrecent",
 )
 _KIND = [*_QUANTITY, "kind"]
 DAY_VERDICTS = Counter("drift_day_verdicts", "Closed days judged, by verdict.", [*_ARM, "family", "verdict"])
 DAY_END = Gauge(
-    "drift_day_end_seconds", "When the newest closed day ended, unix time.", _ARM, multiprocess_mode="mostrecent"
+    "drift_day_end_timestamp_seconds",
+    "When the newest closed day ended, since the epoch.",
+    _ARM,
+    multiprocess_mode="mostrecent",
 )
 DAY_SHIFT = Gauge(
     "drift_day_shift",
@@ -90,7 +96,7 @@ MIRRORED_LISTS = Gauge(
     "drift_mirrored_lists", "Lists compared in the newest window.", _SHADOW, multiprocess_mode="mostrecent"
 )
 MIRROR_ERROR_SHARE = Gauge(
-    "drift_mirror_error_share",
+    "drift_mirror_error_ratio",
     "Share of the newest window's mirrored queries without a list.",
     _SHADOW,
     multiprocess_mode="mostrecent",

@@ -10,11 +10,27 @@ Decisions:
 - NDCG is computed in `ndcg` and nowhere else, as `contracts.manifest.MetricDefinition` says.
   Figures of two definitions are not compared: a report carries its own, and `ndcg.paired` refuses.
 - What is dropped of rankings and feedback (`cleaning`) is counted, each under one reason: given = kept + dropped.
+- A closed window becomes judgements once (`collection`): a folder that is there as a whole or not at all, and stays
+  as it is. The archive is read an hour at a time. Which estimator of position bias the window bears is found out
+  (`bias_evidence`); where none is sure enough, nothing is debiased, and it says why.
+- A debiased click is no grade: it estimates attraction, and stays unbiased only under a linear gain. What is trained
+  on clicks is declared under `ATTRACTION_NDCG`, and compared with versions of the same definition only.
 - Position bias comes from explored swaps where there are any (`position_bias.harvest`), else from features
   (`regression_em`). A log speaks of a challenger (`counterfactual`) only where it has shown its first ten.
+- Features are logged of what was shown only, so offline a challenger orders what was shown; how much of its first ten
+  that leaves out is estimated from explored items, and counts as missing support.
 - The offline gate is a veto: what passes has earned traffic to be measured on. Where judged NDCG and
   click-NDCG are in conflict, it holds.
-- Preprocessing is part of the model (`ranker`), so an exported program needs nothing beside it.
+- Preprocessing is part of the model (`ranker`), so an exported program needs nothing beside it: also quantiles,
+  as sums of signs (five times as fast as binary search in every column).
+- A listwise ranker (`ranker.AttentionRanker`) is exported attending over all rows of a batch under a mask, though
+  32 lists of 100 cost 13 times what they cost padded: padding needs the longest list as a number on the host,
+  and serving's CUDA graphs cannot ask for it. Trained it is padded, and both forms are held together at export.
+- Losses (`losses`) take the metric's gains, so that what is learnt is what is measured, click weights too.
+- What is random in an epoch follows from seed and epoch, so a checkpoint holds no generator and a resumed training
+  ends with the same bits. A checkpoint of other inputs is left aside and said: nobody watches a retraining.
+- The champion's weights are read from its exported program (`export.weights_of`): no second file to keep in step.
+- Ranks sum gradients themselves (`ranks`), in one message a step: rankers are small, and weights keep their names.
 - Offline figures are those of the exported program (`export`), not of the model in memory: what
   is measured is what is served.
 - A rollout's next step is a pure function (`canary.decide`) of records that others wrote: evidence, and

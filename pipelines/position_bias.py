@@ -19,6 +19,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import minimize
+from threadpoolctl import threadpool_limits
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -122,6 +123,8 @@ def harvest(counts: ClickCounts, method: Literal["all_pairs", "adjacent"] = "all
     """
     here, there = _interventions(counts)
     impressions = counts.impressions.sum(axis=0).astype(np.int64)
+    if len(impressions) == 1:
+        return PositionBias(np.ones(1), 0, True, impressions)
     _check_joined(here)
     if method == "adjacent":
         steps = np.arange(len(impressions) - 1)
@@ -207,6 +210,20 @@ def regression_em(
     design = np.column_stack([np.ones(len(matrix)), (matrix - matrix.mean(axis=0)) / np.where(deviation, deviation, 1)])
     share = np.bincount(places - 1, weights=clicked) / impressions
     examination = np.clip(share / share.max(initial=_LEAST), 0.1, 1.0)
+    with threadpool_limits(1, user_api="blas"):
+        return _rounds(design, places, clicked, impressions, examination, most_iterations, tolerance, ridge)
+
+
+def _rounds(
+    design: Floats,
+    places: Ints,
+    clicked: NDArray[np.bool_],
+    impressions: Ints,
+    examination: Floats,
+    most_iterations: int,
+    tolerance: float,
+    ridge: float,
+) -> PositionBias:
     coefficients = np.zeros(design.shape[1])
     for done in range(1, most_iterations + 1):
         attraction = _logistic(design @ coefficients)
@@ -289,12 +306,26 @@ def _interventions(counts: ClickCounts) -> tuple[Floats, Floats]:
     return here, there
 
 
-def _check_joined(here: Floats) -> None:
+def joined_positions(counts: ClickCounts) -> int:
+    """How many positions, from the first on, `harvest` can tell: each has clicks on items that stood elsewhere too."""
+    if not counts.impressions.shape[1]:
+        return 0
+    reached = _reached(_interventions(counts)[0])
+    return int(np.argmin(reached)) if not reached.all() else len(reached)
+
+
+def _reached(here: Floats) -> NDArray[np.bool_]:
+    """Which positions hang together with the first. Shape (positions,)."""
     both = (here > 0) & (here.T > 0)
     reached = np.zeros(len(here), dtype=bool)
     reached[0] = True
     for _ in range(len(here)):
         reached |= both[reached].any(axis=0)
+    return reached
+
+
+def _check_joined(here: Floats) -> None:
+    reached = _reached(here)
     if not reached.all():
         where = int(np.flatnonzero(~reached)[0]) + 1
         raise ValueError(
@@ -322,14 +353,15 @@ def _all_pairs(here: Floats, there: Floats, impressions: Ints) -> PositionBias:
     first = np.log(np.clip(rates / rates.max(), 1e-3, 0.9))
     pair_rates = (here + here.T) / np.maximum(here + here.T + there + there.T, 1e-12)
     begin = np.concatenate([first, np.log(np.clip(pair_rates[low, high], 1e-3, 0.9))])
-    found = minimize(
-        loss,
-        begin,
-        jac=True,
-        method="L-BFGS-B",
-        bounds=[(-12.0, 0.0)] * len(begin),
-        options={"maxiter": 5000, "maxfun": 20_000, "ftol": 1e-13, "gtol": 1e-8},
-    )
+    with threadpool_limits(1, user_api="blas"):  # threads over so small a matrix wait for each other: 20 x the time
+        found = minimize(
+            loss,
+            begin,
+            jac=True,
+            method="L-BFGS-B",
+            bounds=[(-12.0, 0.0)] * len(begin),
+            options={"maxiter": 5000, "maxfun": 20_000, "ftol": 1e-13, "gtol": 1e-8},
+        )
     examined = np.exp(found.x[:size])
     return PositionBias(examined / examined[0], int(found.nit), bool(found.success), impressions)
 

@@ -25,6 +25,7 @@ from registry.counters import MemoryCounterBoard
 from registry.errors import StoreUnavailable
 from registry.promotion import Promoter
 from registry.roles import Role
+from registry.runs import SqlRuns
 from registry.store import MemoryStore, ModelStore
 from registry.traffic_control import SqlControl
 from serving.addresses import TcpAddress
@@ -99,10 +100,11 @@ def a_control_bench(folder: Path, database: str = "") -> Iterator[ControlBench]:
     def engine_outlook(rollout: Rollout) -> dict[str, object]:
         return outlook(engine.look(rollout, time.time_ns() // 1_000_000))
 
+    runs = SqlRuns(control.engine)
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     server = ControlServer(
-        build_control_app(Desk(control, ring, there, publish, engine_outlook, GatePlanner(archive))),
+        build_control_app(Desk(control, ring, there, publish, engine_outlook, GatePlanner(archive), runs)),
         TcpAddress("127.0.0.1", port),
     )
     server.start()
