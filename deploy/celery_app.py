@@ -14,7 +14,7 @@ from pipelines.gate_tasks import GateWiring
 from pipelines.settings import parse_gates
 from pipelines.tasks import PipelineWiring, make_celery
 
-CHATTY = ("celery.beat", "celery.worker.strategy", "celery.app.trace")
+CHATTY = ("celery.beat", "celery.worker.strategy", "celery.worker.request", "celery.app.trace")
 """They tell of every message: three lines each few seconds. What a task did, it says itself; errors still come."""
 
 settings = PlatformSettings.from_environment(os.environ)

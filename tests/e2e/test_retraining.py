@@ -26,8 +26,8 @@ from tests.deploy.retrain_bench import a_champion
 from tests.e2e.platforms_under_fire import ITEMS, MODEL, Platform, until
 
 ROOT = Path(__file__).resolve().parents[2]
-QUERIES, CANDIDATES, RANKINGS, UNITS, SHOWN = 40, 12, 1600, 400, 10
-BY_LENGTH = (1.0, 0.0, 0.0)  # which says nothing of relevance: what there is to learn is in `match`
+QUERIES, CANDIDATES, RANKINGS, UNITS = 60, 8, 2400, 600
+WRONG = (0.0, -1.0, 0.0)  # `match` tells what is relevant, and this champion shows it last
 LEARN = {
     "retraining": "source=simulated,clicks_within_s=2,bias_error=5,underpowered=1",
     "train": "hidden=8,max_epochs=12,patience_epochs=12,learning_rate=0.01,lists_per_step=8,dropout=0,input_dropout=0",
@@ -37,13 +37,13 @@ PATIENCE_S = 400
 
 @pytest.fixture
 def platform(tmp_path: Path) -> Iterator[Platform]:
-    """Version 1 is champion and ranks by the length of things; a share of its lists is explored."""
+    """Version 1 is champion, and shows first what nobody looks for."""
     started = Platform.start(tmp_path / "home", with_mlflow=True, with_celery=True, **LEARN)
     try:
         lengths = np.random.default_rng(0).normal(size=(len(ITEMS), 1)).astype(np.float32)
         rows = feature_client(started.settings, wiring.REDIS_TIMEOUT_S)
         write_rows(rows, a_view(), ITEMS, lengths, updated_ms=1, on_rows=lambda _: None)
-        write(a_champion(BY_LENGTH), tmp_path / "champion")
+        write(a_champion(WRONG), tmp_path / "champion")
         sluice(started, "models", "register", MODEL, str(tmp_path / "champion"), "--promote")
         started.wait_until_warm()
         yield started
@@ -85,7 +85,7 @@ def search_and_click(platform: Platform) -> int:
                         "unit": f"user-{place % UNITS}",
                         "query": {"id": f"q{query}", "features": {"query_words": query % 5}},
                         "features": {"match": match[query].tolist()},
-                        "top_k": SHOWN,
+                        "top_k": CANDIDATES,
                         "deadline_ms": 30_000,
                     },
                 )
