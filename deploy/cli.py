@@ -23,7 +23,9 @@ COMMANDS = {
     "runs": "deploy.commands.runs:runs",
     "keys": "deploy.commands.keys:keys",
     "models": "deploy.commands.models:models",
+    "drift": "deploy.commands.drift:drift",
     "features": "deploy.commands.features:features",
+    "simulate": "deploy.commands.simulate:simulate",
 }
 """Name and place of each command: a function, or a `typer.Typer` with commands of its own."""
 

@@ -66,7 +66,7 @@ class AlphaBudget(msgspec.Struct, frozen=True, kw_only=True):
     def words(self) -> str:
         """In one line."""
         return (
-            f"{self.decisions} decisions in 365 days have spent {self.spent:.1%} of {self.yearly:.0%};"
+            f"decisions of the last 365 days: {self.decisions}, which have spent {self.spent:.1%} of {self.yearly:.0%};"
             f" {self.each:.2%} each for {self.planned} a year"
         )
 

@@ -63,6 +63,12 @@ ROLLOUT_WEIGHT = Gauge(
     _ROLLOUT,
     multiprocess_mode="mostrecent",
 )
+ROLLOUT_STEP_SINCE = Gauge(
+    "pipelines_rollout_step_timestamp_seconds",
+    "When the layer's newest rollout came into its step, or ended, since the epoch.",
+    _ROLLOUT,
+    multiprocess_mode="mostrecent",
+)
 ROLLOUT_CHANGES = Counter("pipelines_rollout_changes", "What the engine did to rollouts.", ["model", "what"])
 ROLLOUT_VERDICTS = Counter(
     "pipelines_rollout_verdicts", "Verdicts that the engine's decisions stand on.", ["kind", "verdict"]
@@ -143,6 +149,10 @@ GATE_VERDICT = Gauge(
     _GATE,
     multiprocess_mode="mostrecent",
 )
+GATE_GAUGES = (
+    GATE_ESTIMATE, GATE_LOW, GATE_HIGH, GATE_ANYTIME_HIGH, GATE_Z, GATE_BOUNDARY, GATE_LOOK, GATE_LISTS, GATE_VERDICT
+)  # fmt: skip
+"""Of one gate; nan when it is over."""
 GATE_VERDICTS = ("passed", "inconclusive", "errored", "failed")
 GATE_TURN = Gauge(
     "pipelines_gate_turn_timestamp_seconds",

@@ -303,6 +303,15 @@ def replays(plan: GatePlan, seen: AbLists | InterleavedLists, verdict: GateVerdi
     return judge(plan, seen) == verdict
 
 
+def first_failure(plan: GatePlan, sums: GateSums) -> int | None:
+    """The first of the plan's looks at which the confidence sequence left no doubt, as `judge` says failed.
+
+    Nothing else is looked at, no boundary and no sample ratio, so there may be thousands of looks.
+    """
+    looks = range(1, plan.looks + 1)
+    return next((look for look in looks if _Stand.of(plan, sums.at(look)).surely_worse(plan)), None)
+
+
 @dataclass(frozen=True, slots=True)
 class _Decided:
     """A verdict and what it was made of. now: everything until now, None if the measurement is broken."""
@@ -360,7 +369,7 @@ def _decide(plan: GatePlan, seen: _Course, closed: int, until: int | None) -> _D
             f" {plan.weights[1]:g} (p = {ratio_p:.2g}): find what loses or doubles units"
         )
         return _Decided("errored", why, now, looks, bounds, ratio_p)
-    if now.worse_z <= -now.anytime_z(plan):
+    if now.surely_worse(plan):
         why = f"surely worse than {plan.fails_under:+.2%}, however often one looked"
         return _Decided("failed", why, now, looks, bounds, ratio_p)
     for count, ((look, stand), bound) in enumerate(zip(looks, bounds, strict=True), start=1):
@@ -402,6 +411,9 @@ class _Stand:
 
     def enough(self, plan: GatePlan) -> bool:
         return min(self.champion_units, self.challenger_units) >= plan.min_units and self.information > 0
+
+    def surely_worse(self, plan: GatePlan) -> bool:
+        return self.worse_z <= -self.anytime_z(plan)
 
     def anytime_z(self, plan: GatePlan) -> float:
         if not self.enough(plan):

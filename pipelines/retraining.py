@@ -35,7 +35,6 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from torch import Tensor
 
 from pipelines.archive import Archive
 from pipelines.collection import Collected, CollectionRules, collect, window_folder
@@ -44,6 +43,7 @@ from pipelines.errors import DataRefused, NotYet, TrainingRefused
 from pipelines.export import export_package, weights_of
 from pipelines.log_evaluation import ScoredVersion, offline_evidence
 from pipelines.offline_gate import OfflinePlan
+from pipelines.ranker import Weights
 from pipelines.run_log import RunLog, epochs_to
 from pipelines.runner import Steps
 from pipelines.settings import TrainSettings
@@ -306,7 +306,7 @@ def _trained(
     return trained, parent is not None
 
 
-def _parent(parts: Retraining, context: StepContext, splits: DatasetSplits) -> Mapping[str, Tensor] | None:
+def _parent(parts: Retraining, context: StepContext, splits: DatasetSplits) -> Weights | None:
     _, package = _champion_then(parts, context.run)
     weights = weights_of(package)
     if weights is None:

@@ -1,6 +1,8 @@
 """`sluice rollout plan|explain|replay|aa`: what online gates would need, say, and said."""
 
 import os
+import tempfile
+from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
@@ -104,7 +106,8 @@ def replay(
         found = wiring.traffic_control(settings).evidence_of([evidence_id])
         if not found:
             raise _NotReplayed(f"there is no evidence {evidence_id[:64]!r}", "sluice rollout explain MODEL")
-        now = replayed(found[0], GateData(Archive(settings.archive_folder), settings.gates_folder))
+        with tempfile.TemporaryDirectory(prefix="sluice-replay-") as scratch:  # what the judge keeps is its own
+            now = replayed(found[0], GateData(Archive(settings.archive_folder), Path(scratch)))
     except (RegistryError, PipelineError, ValueError, OSError) as error:
         raise _NotReplayed(str(error), "sluice status") from error
     differs = what_differs(found[0], now)

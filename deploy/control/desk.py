@@ -70,6 +70,7 @@ TRIES = 10
 PAGE = 100
 RUN_LEASE_MS = int(RunSettings().lease_s * 1000)
 MOST_CHANGES = 1000
+NEWEST_OF_ROLLOUT, NEWEST_OF_GATE = 200, 50  # evidence; a step may have hundreds, and somebody asks each second
 EVIDENCE_OF_MS = int(30 * DAY_S * 1000)
 Shape = TypeVar("Shape")
 
@@ -230,17 +231,17 @@ class Desk:
     def explain_rollout(self, ask: Ask) -> Reply:
         """Its gates' figures, what they are held against, and what the year has spent."""
         rollout, plan = self._rollout(ask), self.control.plan(ask.model)
-        begun_ms = {
-            change.rollout.current_step.name: change.rollout.entered_ms
-            for change in self.control.rollout_history(rollout.id)
-        }
-        measured = [
-            one
-            for kind in dict.fromkeys(step.gate_evidence for step in rollout.spec.steps if step.gate)
-            for one in self.control.evidence(
-                ask.model, since_ms=rollout.started_ms, challenger_digest=rollout.challenger_digest, kind=kind
+        history = self.control.rollout_history(rollout.id)
+        begun_ms = {change.rollout.current_step.name: change.rollout.entered_ms for change in history}
+        measured = self.control.evidence_of([one for change in history for one in change.evidence])
+        for kind in dict.fromkeys(step.gate_evidence for step in rollout.spec.steps if step.gate):
+            measured += self.control.evidence(
+                ask.model,
+                since_ms=rollout.started_ms,
+                challenger_digest=rollout.challenger_digest,
+                kind=kind,
+                newest=NEWEST_OF_GATE,
             )
-        ]
         budget = budget_of(self.control.rollouts(ask.model), self.planner.settings, ask.now_ms)
         outlook = self._outlook(rollout) if rollout.active else {}
         found = explain(rollout, measured, begun_ms, budget, past_prior(self.control, rollout), outlook)
@@ -304,7 +305,9 @@ class Desk:
             )
             for change in self.control.rollout_history(rollout.id)
         )
-        measured = self.control.evidence(ask.model, challenger_digest=rollout.challenger_digest)
+        measured = self.control.evidence(
+            ask.model, challenger_digest=rollout.challenger_digest, newest=NEWEST_OF_ROLLOUT
+        )
         about = _rollout_answer(plan, rollout, plan.revision if plan else 0)
         answer = RolloutReport(
             about.plan_revision,

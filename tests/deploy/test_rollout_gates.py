@@ -1,6 +1,9 @@
 """Gates through the control API: planned before they begin, explained while they run, replayed ever after."""
 
 import io
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +22,7 @@ from registry.contracts.rollouts import Need, Step
 from tests.deploy.control_desk import ControlBench, a_control_bench
 from tests.pipelines.gate_traffic import MODEL, Traffic
 
+ROOT = Path(__file__).parent.parent.parent
 TERMS = GateTerms(looks=3, look_s=4.0, clicks_within_s=1.0, simulated=True, min_units=20, effect=2.0, history_s=60.0)
 STEPS = msgspec.to_builtins([Step("ab-50", "ab", 500, needs=(Need("online_gate"),), gate=TERMS)])
 START = {"version": 2, "why": "try", "steps": STEPS}
@@ -96,7 +100,10 @@ def test_explain_is_one_screen_of_what_is_known(bench: ControlBench, tmp_path: P
     after = bench.get(f"/rollouts/{rollout_id}/explain").json()
 
     assert before["gates"][0]["verdict"] is None
-    assert "no look and no click yet" in before["text"] and "the last look closes" in before["text"]
+    assert "no look and no click yet" in before["text"] and "the next look closes" in before["text"]
+    began_ms = bench.control.rollout(rollout_id).entered_ms
+    assert [one["gates"][0]["next_look_ms"] - began_ms for one in (before, after)] == [5000, 9000]
+    assert after["gates"][0]["closes_ms"] == began_ms + 13_000
     text, figures = after["text"], after["gates"][0]["figures"]
     assert len(text.splitlines()) <= 20 and all(len(line) < 200 for line in text.splitlines()[1:])
     for word in ("rule", "estimate", "boundary", "anytime", "sample", "validity", "alpha", "next", "planned", "as of"):
@@ -105,7 +112,7 @@ def test_explain_is_one_screen_of_what_is_known(bench: ControlBench, tmp_path: P
     assert f"z {figures['z']:.2f} of {figures['boundary']:.2f} at look 1 of 3" in text
     assert after["lift"]["raw"] == figures["estimate"]
     assert abs(after["lift"]["lift"]) < abs(after["lift"]["raw"])
-    assert "1 decisions in 365 days have spent" in text
+    assert "365 days: 1, which have spent" in text
     assert after["outlook"]["next"] == "hold"
 
 
@@ -128,3 +135,25 @@ def test_an_aa_is_of_the_champion_alone_beside_a_real_rollout_and_spends_nothing
     assert bench.post("/rollouts", START).status_code == 201
     text = bench.get(f"/rollouts/{rollout['id']}/explain").json()["text"]
     assert "against itself (A/A)" in text and "an A/A spends nothing" in text
+
+
+def sluice(bench: ControlBench, *words: str) -> "subprocess.CompletedProcess[str]":
+    """The command, told where the API is."""
+    environment = dict(os.environ) | {"SLUICE_URL": bench.url, "SLUICE_KEY": bench.admin}
+    program = [sys.executable, "-m", "deploy.cli", "rollout", *words]
+    return subprocess.run(program, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=120)
+
+
+def test_the_commands_plan_start_an_aa_and_explain_it(bench: ControlBench) -> None:
+    planned = sluice(bench, "plan", MODEL, "2")
+    started = sluice(bench, "aa", MODEL, "--simulated")
+    explained = sluice(bench, "explain", MODEL)
+
+    assert planned.returncode == 1  # there has been no traffic
+    assert "it would not start" in planned.stdout and "ab-10" in planned.stdout
+    assert started.returncode == 0, started.stderr
+    assert "@1 against itself in layer aa" in started.stdout
+    assert explained.returncode == 0, explained.stderr
+    assert explained.stdout.startswith(f"{MODEL}@1 against itself (A/A)")
+    (rollout,) = bench.control.rollouts(MODEL)
+    assert all(step.gate is not None and step.gate.simulated for step in rollout.spec.steps)
