@@ -42,7 +42,10 @@ WINDOW_END = Gauge(
 _KIND = [*_QUANTITY, "kind"]
 DAY_VERDICTS = Counter("drift_day_verdicts", "Closed days judged, by verdict.", [*_ARM, "family", "verdict"])
 DAY_END = Gauge(
-    "drift_day_end_seconds", "When the newest closed day ended, unix time.", _ARM, multiprocess_mode="mostrecent"
+    "drift_day_end_timestamp_seconds",
+    "When the newest closed day ended, since the epoch.",
+    _ARM,
+    multiprocess_mode="mostrecent",
 )
 DAY_SHIFT = Gauge(
     "drift_day_shift",

@@ -133,6 +133,7 @@ class Ranker:
             if plan != followed and (followed is None or self._pool.holds(model, newly_served(plan, followed))):
                 self.plans[model] = plan
                 self._gauges.show(plan)
+                self.router.forget(plan)
                 log.info("routing %s by revision %d, champion %d", model, plan.revision, plan.champion)
 
     @property

@@ -60,3 +60,12 @@ def grouped_labels(expr: str) -> frozenset[str]:
     """Labels that aggregations and joins name."""
     text = _STRING.sub('""', expr)
     return frozenset(word for _, inside in _GROUPED.findall(text) for word in _WORD.findall(inside))
+
+
+def raw_selectors(expr: str) -> Iterator[str]:
+    """Every series with its matchers as written, to be asked of by itself; braces in strings are not ours."""
+    yield from (f"{name}{{{inside}}}" for name, inside in _SELECTOR.findall(expr) if name)
+    bare = _GROUPED.sub(" ", _SELECTOR.sub(" ", _DURATION.sub(" ", _STRING.sub(" ", expr))))
+    for word in _WORD.findall(_NUMBER.sub(" ", bare)):
+        if word not in FUNCTIONS and word not in KEYWORDS:
+            yield word

@@ -7,7 +7,7 @@ _MODEL = '{model=~"$model"}'
 
 
 def board() -> Board:
-    """Eight numbers, then traffic, latency, quality and what is on its way."""
+    """A dozen numbers, then traffic, latency, quality and what is on its way."""
     return Board("overview", "Overview", "Is everything well? Red is for now, orange for today.").add(
         number(
             Words(
@@ -21,7 +21,7 @@ def board() -> Board:
                 ' / sum(increase(serving_answers_total{model=~"$model"}[30d])) / 0.001'
             ),
             ((None, BAD), (0.0, WARN), (0.25, GOOD)),
-            span=3,
+            span=4,
             decimals=1,
         ),
         number(
@@ -29,7 +29,7 @@ def board() -> Board:
             "percentunit",
             Query(f"max(model:serving_errors_per_query:ratio_rate5m{_MODEL})"),
             ((None, GOOD), (0.001, WARN), (0.01, BAD)),
-            span=3,
+            span=4,
             decimals=2,
         ),
         number(
@@ -37,14 +37,14 @@ def board() -> Board:
             "s",
             Query('max(model_arm:serving_arm_seconds:p99_rate5m{model=~"$model",arm="champion"})'),
             ((None, GOOD), (0.064, WARN), (0.128, BAD)),
-            span=3,
+            span=4,
         ),
         number(
             Words("Degraded answers", "Answers that did without something. Serving says by what reason."),
             "percentunit",
             Query(f"max(model_arm:serving_degraded_per_answer:ratio_rate5m{_MODEL})"),
             ((None, GOOD), (0.01, WARN), (0.05, BAD)),
-            span=3,
+            span=4,
             decimals=2,
         ),
         number(
@@ -52,29 +52,62 @@ def board() -> Board:
             "none",
             Query("count(deploy_process_ready == 0) or vector(0)"),
             ((None, GOOD), (1, BAD)),
-            span=3,
+            span=4,
         ),
         number(
             Words("Events lost, 24 h", "Answers or mirrors of which no event was kept. Any is a gap in the evidence."),
             "none",
             Query("sum(increase(serving_events_dropped_total[24h]))"),
             ((None, GOOD), (1, BAD)),
-            span=3,
+            span=4,
             decimals=0,
+        ),
+        number(
+            Words(
+                "Drift alarms open",
+                "On features and on confidence, not yet answered by a retraining. The board Drift says on what.",
+            ),
+            "none",
+            Query(f"sum(drift_alarms_open{_MODEL}) or vector(0)"),
+            ((None, GOOD), (1, WARN)),
+            span=4,
+        ),
+        number(
+            Words(
+                "Runs that are dead", "Collecting or retraining that gave up: a person has to look. `sluice runs list`."
+            ),
+            "none",
+            Query('sum(pipelines_runs{model=~"$model",state="dead"}) or vector(0)'),
+            ((None, GOOD), (1, BAD)),
+            span=4,
+        ),
+        number(
+            Words("Replicas ready", "Of the gateway that sees the fewest. 0: queries get 503."),
+            "none",
+            Query('min(serving_replicas{state="ready"})'),
+            ((None, BAD), (1, GOOD)),
+            span=4,
+        ),
+        number(
+            Words("Queries", "A second, over five minutes. 0: nobody asks, or nobody gets through."),
+            "reqps",
+            Query(f"sum(model:serving_queries:rate5m{_MODEL})"),
+            span=4,
+            decimals=1,
         ),
         number(
             Words("Pages firing", "Alerts that somebody should look at now; the runbook says what to do for each."),
             "none",
             Query('count(ALERTS{alertstate="firing",severity="page"}) or vector(0)'),
             ((None, GOOD), (1, BAD)),
-            span=3,
+            span=4,
         ),
         number(
             Words("Tickets firing", "Alerts that can wait for the morning."),
             "none",
             Query('count(ALERTS{alertstate="firing",severity="ticket"}) or vector(0)'),
             ((None, GOOD), (1, WARN)),
-            span=3,
+            span=4,
         ),
         lines(
             Words("Queries by arm", "The arm that the plan gave each unit. Shares should be those of the plan."),

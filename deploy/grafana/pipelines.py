@@ -7,6 +7,58 @@ def board() -> Board:
     """The archive, clicks, the control API."""
     question = "Does the evidence arrive, and do collecting and retraining run?"
     return Board("pipelines", "Pipelines", question, ("model",), "now-24h").add(
+        number(
+            Words(
+                "Runs that are dead",
+                "They gave up. `sluice runs show ID` says where, `sluice runs retry ID` goes on from there.",
+            ),
+            "none",
+            Query('sum(pipelines_runs{model=~"$model",state="dead"}) or vector(0)'),
+            ((None, GOOD), (1, BAD)),
+            span=6,
+        ),
+        number(
+            Words("Runs under way", "Queued or running."),
+            "none",
+            Query('sum(pipelines_runs{model=~"$model",state=~"queued|running"}) or vector(0)'),
+            span=6,
+        ),
+        number(
+            Words(
+                "Newest window learned from",
+                "Since it ended. Over two periods of retraining: runs fail, or nobody looks.",
+            ),
+            "s",
+            Query('time() - max(pipelines_run_succeeded_window_timestamp_seconds{model=~"$model",kind="retrain"})'),
+            ((None, GOOD), (1_814_400, WARN), (2_592_000, BAD)),
+            span=6,
+        ),
+        number(
+            Words("Due runs last looked for", "Seconds since. Over some minutes: Celery's beat or worker is away."),
+            "s",
+            Query("time() - max(pipelines_run_tick_timestamp_seconds)"),
+            ((None, GOOD), (120, WARN), (600, BAD)),
+            span=6,
+        ),
+        lines(
+            Words("Progress of the newest run", "By kind. A line that lies still for hours: `sluice runs show`."),
+            "percentunit",
+            Query('pipelines_run_progress_ratio{model=~"$model"}', "{{model}} {{kind}}"),
+            bounds=(0, 1),
+        ),
+        lines(
+            Words("Runs by state", "Of the newest 400. failed and dead: `sluice runs list`."),
+            "none",
+            Query('sum by (kind, state) (pipelines_runs{model=~"$model"}) > 0', "{{kind}} {{state}}"),
+        ),
+        lines(
+            Words(
+                "Attempts at steps",
+                "Since the platform started, by what came of them. Many of one step: it is tried in vain.",
+            ),
+            "none",
+            Query("sum by (kind, step, what) (pipelines_run_steps_total)", "{{kind}} {{step}} {{what}}"),
+        ),
         lines(
             Words("Archived events", "By kind. Should be what the gateways log; see Serving, Events."),
             "cps",

@@ -11,6 +11,7 @@ STATES = (
     ("superseded", "#808080"),
 )
 _MODEL = '{model=~"$model"}'
+_CLEAR = "transparent"
 
 
 def board() -> Board:
@@ -55,6 +56,49 @@ def board() -> Board:
             ),
             "none",
             Query("sum by (kind, verdict) (pipelines_rollout_verdicts_total)", "{{kind}} {{verdict}}"),
+        ),
+        states(
+            Words(
+                "Gate",
+                "The online gate's verdict so far. inconclusive holds, failed rolls back. errored: the measurement is"
+                " broken, `sluice rollout explain` says how.",
+            ),
+            Query(f"max by (model, layer, kind) (pipelines_gate_verdict{_MODEL})", "{{model}} {{layer}} {{kind}}"),
+            (("passed", GOOD), ("inconclusive", "blue"), ("errored", WARN), ("failed", BAD)),
+            span=24,
+        ),
+        lines(
+            Words(
+                "Gate: estimate and interval",
+                "Relative lift of click-NDCG (of interleaving the score), with the interval adjusted for looking. The"
+                " last line is what may still be, whenever one looks: under the rollback margin it fails.",
+            ),
+            "percentunit",
+            Query(f"pipelines_gate_estimate_ratio{_MODEL}", "{{model}} {{layer}} {{kind}}"),
+            Query(f"pipelines_gate_low_ratio{_MODEL}", "{{model}} {{layer}} {{kind}} lower bound"),
+            Query(f"pipelines_gate_high_ratio{_MODEL}", "{{model}} {{layer}} {{kind}} upper bound"),
+            Query(f"pipelines_gate_anytime_high_ratio{_MODEL}", "{{model}} {{layer}} {{kind}} at most"),
+            steps=((None, _CLEAR), (0, "text")),
+            bounds=(None, None),
+        ),
+        lines(
+            Words(
+                "Gate: z and its boundary",
+                "Over the boundary at a planned look it passes. Do not wait for a late look to be lucky.",
+            ),
+            "none",
+            Query(f"pipelines_gate_z{_MODEL}", "{{model}} {{layer}} {{kind}} z"),
+            Query(f"pipelines_gate_boundary_z{_MODEL}", "{{model}} {{layer}} {{kind}} boundary"),
+            bounds=(None, None),
+        ),
+        lines(
+            Words(
+                "Gate: lists and looks",
+                "Lists judged so far. `sluice rollout explain` says how many are still expected.",
+            ),
+            "none",
+            Query(f"pipelines_gate_lists{_MODEL}", "{{model}} {{layer}} {{kind}} lists"),
+            Query(f"pipelines_gate_look{_MODEL}", "{{model}} {{layer}} {{kind}} looks"),
         ),
         lines(
             Words(
@@ -125,6 +169,36 @@ def board() -> Board:
             "s",
             Query("time() - max(pipelines_rollout_turn_timestamp_seconds)"),
             ((None, GOOD), (10, WARN), (60, BAD)),
+            span=6,
+        ),
+        number(
+            Words(
+                "Gates last judged",
+                "Seconds since. Matters while a rollout waits for a gate: it is the Celery worker's.",
+            ),
+            "s",
+            Query("time() - max(pipelines_gate_turn_timestamp_seconds)"),
+            ((None, GOOD), (180, WARN), (600, BAD)),
+            span=6,
+        ),
+        number(
+            Words(
+                "Gates that could not be judged",
+                "In the last hour; tried again each minute. `sluice logs celery-worker` says why.",
+            ),
+            "none",
+            Query("sum(increase(pipelines_gate_failures_total[1h]))"),
+            ((None, GOOD), (1, WARN)),
+            span=6,
+            decimals=0,
+        ),
+        number(
+            Words(
+                "A/A: false verdicts",
+                "Of champions against themselves, ever. As many as alpha allows are right; more: tell us.",
+            ),
+            "none",
+            Query('sum(pipelines_aa_results_total{model=~"$model",verdict=~"passed|failed"}) or vector(0)'),
             span=6,
         ),
         number(

@@ -3,6 +3,7 @@
 import http.client
 import itertools
 import json
+import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -24,6 +25,7 @@ from registry.counters import MemoryCounterBoard
 from serving.arm_counts import KEPT_REVISIONS, MAX_EXPERIMENT_LABELS, ArmCounts, CounterPublisher
 from serving.program import Program
 from serving.rank import newly_served
+from serving.router import Router
 from serving.scoring import LoadedModel
 from tests.builders import NOW_MS, a_plan, a_tested_plan, a_view
 from tests.serving.http_gateway import RunningGateway, a_running_gateway
@@ -463,6 +465,22 @@ def test_units_of_a_version_that_fails_get_the_champion_until_it_is_well(kind: L
 
         asker.gateway.until(lambda: asker.post(unit="ann").json().get("arm") == arm)
         assert {asker.ask(unit=f"user-{i}")["arm"] for i in range(20)} == {arm}
+
+
+def test_the_breaker_of_a_version_that_the_plan_no_longer_names_is_no_longer_open() -> None:
+    def open_breakers() -> float | None:
+        return REGISTRY.get_sample_value("serving_breakers_open", {"model": "broken"})
+
+    router = Router(lambda model, version: True, random.Random(0), lambda: 0.0)
+    for version in (2, 3):
+        for _ in range(100):
+            router.served("broken", version, failed=True)
+    assert open_breakers() == 2
+
+    router.forget(a_tested_plan("broken", version=3))
+    assert open_breakers() == 1
+    router.forget(a_plan("broken"))
+    assert open_breakers() == 0
 
 
 def test_a_plan_that_takes_traffic_from_a_version_waits_for_its_champion_only() -> None:
