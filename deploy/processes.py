@@ -145,8 +145,10 @@ def _celery(settings: PlatformSettings) -> list[ProcessSpec]:
     worker = ("worker", "--pool", "threads", "--concurrency", "2", "--without-gossip", "--without-mingle")
     # Processes, bound to their parent (`run_tasks`): a step may take hours, and only a process can be ended when it is
     # past its time. One for each step, so that what training imports and holds goes with it.
-    runner = ("worker", "-Q", "runs", "-n", "runs@%h", "--pool", "prefork", "--concurrency", "1")
-    runner += ("--max-tasks-per-child", "1", "--without-gossip", "--without-mingle", "--without-heartbeat")
+    runner = (
+        *("worker", "-Q", "runs", "-n", "runs@%h", "--pool", "prefork", "--concurrency", "1"),
+        *("--max-tasks-per-child", "1", "--without-gossip", "--without-mingle", "--without-heartbeat"),
+    )
     beat = ("beat", "--schedule", str(settings.run_folder / "celerybeat"), "--pidfile=")
     return [
         ProcessSpec(

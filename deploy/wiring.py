@@ -305,6 +305,7 @@ def run_monitor(settings: PlatformSettings, stop: threading.Event) -> None:
     """
     from deploy.drift_evidence import DriftEvidence
     from deploy.rank_evidence import RankEvidence
+    from drift.day_reports import DayReports
     from drift.day_watch import DayWatches
     from drift.mirror_monitor import GROUP, MirrorMonitor
     from drift.monitor import Monitor
@@ -332,7 +333,9 @@ def run_monitor(settings: PlatformSettings, stop: threading.Event) -> None:
     watched = parse_monitor(settings.drift)
     board = RedisDriftBoard(redis_client(settings))
     evidence = DriftEvidence(lambda: traffic_control(settings), board)
-    watches = DayWatches(settings.journal_folder / "days.watches", board, watched.shift, evidence.keep)
+    reports_folder = settings.reports_folder / "drift"
+    kept_in = settings.journal_folder / "days.watches"
+    watches = DayWatches(kept_in, board, watched.shift, evidence.keep, DayReports(reports_folder))
     mirrors = MirrorMonitor(
         RedisStream(redis_client(settings)).reader(GROUP, "monitor-0"),
         standard_of,
@@ -343,8 +346,7 @@ def run_monitor(settings: PlatformSettings, stop: threading.Event) -> None:
         shift=watched.shift,
     )
     reader = RedisStream(redis_client(settings)).reader("monitor", "monitor-0")
-    reports = VerdictReports(settings.reports_folder / "drift")
-    kept_in = settings.journal_folder / "monitor.windows"
+    reports, kept_in = VerdictReports(reports_folder), settings.journal_folder / "monitor.windows"
     monitor = Monitor(reader, profile_of, reports.write, watched, kept_in, watches=watches)
     run_together(stop, monitor.run, mirrors.run)
 

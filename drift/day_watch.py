@@ -22,8 +22,10 @@ from drift.atomic_file import replace_file
 from drift.confidence import DISAGREEMENT, FAMILY
 from drift.day_blocks import level_of, means_of, places_of, watched
 from drift.day_means import DayMeans, Level
+from drift.day_reports import DayReport, DayReports, QuantityDay
 from drift.day_verdict import verdict_of
 from drift.errors import UnreadableSnapshot
+from drift.judge import shapes_of
 from drift.moments import Moments
 from drift.settings import ShiftSettings
 from drift.shift_watch import ShiftWatch, Watched, WatchState
@@ -79,7 +81,7 @@ class DayWatches:
     """Takes closed days and publishes what they came to. Safe for several threads.
 
     kept_in: must outlive the process. told: also gets every record, after the file holds it and perhaps again
-    after a crash; what it raises but RegistryError ends the run.
+    after a crash; what it raises but RegistryError ends the run. reports: keep every day with all its quantities.
     """
 
     def __init__(
@@ -88,8 +90,10 @@ class DayWatches:
         board: DriftBoard,
         settings: ShiftSettings,
         told: Told = lambda record: None,
+        reports: DayReports | None = None,
     ) -> None:
         self._kept_in, self._board, self._settings, self._told = kept_in, board, settings, told
+        self._reports = reports
         self._lock = threading.Lock()
         self._kept = {kept.place: kept for kept in _read(kept_in)}
         self._watches: dict[Place, ShiftWatch] = {}
@@ -159,6 +163,9 @@ class DayWatches:
             record = self._record(place, watch, day) if watch.last_end_ms == key.end_ms else None
             self._keep(place, reference.fingerprint, watch, record or self._kept[place].record)
             _show(place, watch)
+            if record is not None and self._reports is not None:
+                shapes = [one for one in shapes_of(day, reference) if one.quantity in watch.watched.names]
+                self._reports.write(DayReport(record, _quantities(watch), tuple(shapes)))
 
     def _tell_disagreement(self, model: str) -> None:
         """In the record of the champion's newest day, if there is one that could be read."""
@@ -295,18 +302,31 @@ def _count(record: ShiftRecord) -> None:
     )
 
 
+def _quantities(watch: ShiftWatch) -> tuple[QuantityDay, ...]:
+    """What each did on the newest day."""
+    ratios, (of_anchor, of_profile) = watch.sums() / watch.thresholds, watch.effects()
+    shifts = np.where(np.isfinite(of_anchor), of_anchor, of_profile).tolist()
+    return tuple(
+        QuantityDay(name, kind, shift if np.isfinite(shift) else None, ratio)
+        for name, kind, shift, ratio in zip(
+            watch.watched.names, watch.watched.kinds, shifts, ratios.tolist(), strict=True
+        )
+    )
+
+
+_alarmed: set[tuple[str, str, str, str]] = set()  # series of quantities that were never alarmed on are not made
+
+
 def _show(place: Place, watch: ShiftWatch) -> None:
     """Sets the gauges of what the watch watches; alarms are counted when they are told."""
-    ratios, arm = watch.sums() / watch.thresholds, (place.model, place.arm)
     opened = {(alarm.quantity, alarm.kind) for alarm in watch.alarms() if not alarm.answered}
-    of_anchor, of_profile = watch.effects()
-    shifts = np.where(np.isfinite(of_anchor), of_anchor, of_profile)
-    names = zip(watch.watched.names, watch.watched.kinds, shifts.tolist(), ratios.tolist(), strict=True)
-    for name, kind, shift, ratio in names:
-        labels = (*arm, name, kind)
-        metrics.DAY_SHIFT.labels(*labels).set(shift)
-        metrics.CUSUM.labels(*labels).set(ratio)
-        metrics.ALARM_OPEN.labels(*labels).set((name, kind) in opened)
+    for one in _quantities(watch):
+        labels = (place.model, place.arm, one.quantity, one.kind)
+        metrics.DAY_SHIFT.labels(*labels).set(np.nan if one.shift is None else one.shift)
+        metrics.CUSUM.labels(*labels).set(one.cusum)
+        if labels in _alarmed or (one.quantity, one.kind) in opened:
+            _alarmed.add(labels)
+            metrics.ALARM_OPEN.labels(*labels).set((one.quantity, one.kind) in opened)
 
 
 def _read(path: Path) -> tuple[KeptWatch, ...]:

@@ -76,12 +76,13 @@ def offline_evidence(
 
     splits: from clicks or judged. plan: by default under the splits' metric. held_out: the window that the test
     lists are of, for what its log says of the challenger; without it clicks have no say.
-    Never raises for what versions or data are like: what cannot be measured is `errored`, with the reason.
+    Never raises for what versions or data are like: what cannot be measured is `errored`, with the reason; so is what
+    was measured on a window whose data are bad.
     """
     from_clicks = splits.report if isinstance(splits, ClickSplits) else None
     plan = plan or OfflinePlan(metric=ATTRACTION_NDCG if from_clicks else JUDGED_NDCG)
     since_ms, until_ms = (from_clicks.held_out_since_ms, from_clicks.held_out_until_ms) if from_clicks else (0, 0)
-    broken, clicks = "", None
+    broken, clicks = "; ".join(from_clicks.held_out_faults) if from_clicks else "", None
     try:
         judged = held_out_set(splits.test, champion.package, challenger.package, since_ms, until_ms)
         if held_out is not None:

@@ -4,10 +4,12 @@ Telling twice is telling once: a run that was killed and goes on tells its last 
 """
 
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from pipelines.fit import EpochReport
 from registry.contracts.manifest import MetricDefinition
+
+if TYPE_CHECKING:  # with it comes torch, which who only starts runs does not need
+    from pipelines.fit import EpochReport
 
 
 class RunLog(Protocol):
@@ -79,10 +81,10 @@ class MemoryRunLog:
         self.state = "finished" if succeeded else "failed"
 
 
-def epochs_to(log: RunLog, metric: MetricDefinition) -> Callable[[EpochReport], None]:
+def epochs_to(log: RunLog, metric: MetricDefinition) -> Callable[["EpochReport"], None]:
     """For `train`'s on_epoch: loss, validation NDCG and seconds as curves over epochs."""
 
-    def tell(report: EpochReport) -> None:
+    def tell(report: "EpochReport") -> None:
         values = {"loss": report.loss, f"validation_ndcg@{metric.k}": report.validation_ndcg}
         log.figures(report.epoch, values | {"epoch_seconds": report.seconds})
 

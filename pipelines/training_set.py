@@ -78,7 +78,8 @@ class TrainingReport(msgspec.Struct, frozen=True):
 
     before: of train and validation together. held_out_since_ms, held_out_until_ms: the time of test. known_queries:
     test queries that are in train or validation too. windows: digests of the collections. biases: how each one's
-    position bias was estimated. simulated: whose clicks.
+    position bias was estimated. simulated: whose clicks. faults: what is wrong with the data of the windows before,
+    held_out_faults: of the newest; see `QualityReport`. Training goes on, the offline gate does not.
     """
 
     before: PartReport
@@ -92,6 +93,8 @@ class TrainingReport(msgspec.Struct, frozen=True):
     biases: tuple[str, ...]
     simulated: bool
     metric: str
+    faults: tuple[str, ...] = ()
+    held_out_faults: tuple[str, ...] = ()
 
     def encode(self) -> bytes:
         """Canonical JSON."""
@@ -158,6 +161,10 @@ def training_splits(
         biases=tuple(window.record.bias.method for window in windows),
         simulated=newest.simulated,
         metric=metric.digest,
+        faults=tuple(
+            f"{window.folder.name}: {fault}" for window in windows[:-1] for fault in window.record.quality.faults
+        ),
+        held_out_faults=newest.quality.faults,
     )
     logger.info("training set from clicks", extra={"report": msgspec.to_builtins(report)})
     return ClickSplits(

@@ -1,11 +1,11 @@
-"""`sluice drift show|rebaseline`: what the newest closed days came to, and declared changes of features."""
+"""`sluice drift show|days|rebaseline`: what closed days came to, and declared changes of features."""
 
 import getpass
 import os
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import typer
@@ -21,10 +21,12 @@ from deploy.settings import PlatformSettings
 from registry.errors import RegistryError
 
 if TYPE_CHECKING:
-    from registry.contracts.drift import ShiftAlarm, ShiftRecord
+    from drift.day_reports import DayReport
+    from registry.contracts.drift import Family, ShiftAlarm, ShiftRecord
     from registry.drift_board import DriftBoard
 
 drift = typer.Typer(help="Closed days: show what they came to, rebaseline after a change of features.")
+_FLOORS = {"mean": 0.1, "missing_share": 0.05, "zero_share": 0.05}
 _COLOURS = {"passed": "green", "failed": "bold red", "inconclusive": "yellow", "errored": "red"}
 
 
@@ -42,6 +44,56 @@ def show(model: Model, as_json: AsJson = False) -> None:
     else:
         print_records(Console(), records)
     raise typer.Exit(1 if any(record.open_alarms for record in records) else 0)
+
+
+@drift.command()
+def days(
+    model: Model,
+    newest: Annotated[int, typer.Option("--days", help="How many.", min=1, max=60)] = 14,
+    arm: Annotated[
+        str, typer.Option(help="`champion`, or a challenger with its version: `challenger-2`.")
+    ] = "champion",
+    confidence: Annotated[bool, typer.Option("--confidence", help="Margin and entropy instead of features.")] = False,
+    top: Annotated[int, typer.Option(help="How many quantities, those that shifted most.", min=1)] = 20,
+) -> None:
+    """How far each quantity lay from its anchor, day by day."""
+    from drift.day_reports import DayReports
+
+    settings = PlatformSettings.from_environment(os.environ)
+    family: Family = "confidence" if confidence else "features"
+    found = DayReports(settings.reports_folder / "drift").read(model, arm, family, newest)
+    if not found:
+        raise SluiceError(
+            f"no day of {model!r}, {arm}, was closed yet", "days of traffic, and a version with a profile"
+        )
+    Console().print(heat_map(found, top))
+
+
+def heat_map(reports: "Sequence[DayReport]", top: int) -> Table:
+    """A row a quantity, those first that shifted most; a column a day."""
+    shifts: dict[tuple[str, str], dict[int, float]] = {}
+    for place, report in enumerate(reports):
+        for one in report.quantities:
+            if one.shift is not None:
+                shifts.setdefault((one.quantity, one.kind), {})[place] = one.shift
+    table = Table("quantity", box=None, pad_edge=False, header_style="bold")
+    for report in reports:
+        table.add_column(f"{datetime.fromtimestamp(report.record.since_ms / 1000, UTC):%d.%m.}", justify="right")
+    order = sorted(shifts, key=lambda key: -max(map(abs, shifts[key].values())) / _FLOORS[key[1]])
+    for quantity, kind in order[:top]:
+        by_day = shifts[quantity, kind]
+        name = quantity if kind == "mean" else f"{quantity} {kind.replace('_', ' ')}"
+        cells = [_cell(by_day.get(place), kind) for place in range(len(reports))]
+        table.add_row(escape(name), *cells)
+    return table
+
+
+def _cell(shift: float | None, kind: str) -> str:
+    if shift is None:
+        return ""
+    floors = abs(shift) / _FLOORS[kind]
+    colour = "bold red" if floors >= 2 else "red" if floors >= 1 else "yellow" if floors >= 0.5 else "dim"
+    return f"[{colour}]{shift:+.2f}[/]"
 
 
 @drift.command()

@@ -263,7 +263,8 @@ class PlannedAnswer(msgspec.Struct, frozen=True):
 
 class GateAnswer(msgspec.Struct, frozen=True):
     """A step's gate as it stands. figures: estimate, interval, boundary, sample, and what else the verdict was made
-    of, of the newest evidence; None before there is any. closes_ms: of the last look. dropped: lists.
+    of, of the newest evidence; None before there is any. next_look_ms, closes_ms: when the next look and the last
+    one close, None if there is none. dropped: lists.
     clicks: `people's` or `simulated`."""
 
     step: str
@@ -273,6 +274,7 @@ class GateAnswer(msgspec.Struct, frozen=True):
     why: str
     evidence: str
     as_of_ms: int | None
+    next_look_ms: int | None
     closes_ms: int | None
     clicks: str
     figures: dict[str, Any] | None

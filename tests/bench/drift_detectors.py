@@ -27,6 +27,7 @@ WORLDS = {
     "days remember each other (0.5)": DayWorld(day_memory=0.5),
     "heavy tails (t, 3 degrees of freedom)": DayWorld(tails=3.0),
     "70 % of a day in common": DayWorld(common=0.7),
+    "a holiday in the anchor (0.6 sd)": DayWorld(odd_day=10),
     "days 0.05 sd apart": DayWorld(day_sd=0.05),
     "days 0.1 sd apart, remembering (0.3)": DayWorld(day_sd=0.1, day_memory=0.3),
 }

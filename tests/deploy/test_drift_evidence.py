@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from deploy.commands.drift import print_records
+from deploy.commands.drift import heat_map, print_records
 from deploy.drift_evidence import KIND, DriftEvidence
+from drift.day_reports import DayReport, QuantityDay
 from pipelines.canary import RollBack, decide
 from pipelines.guardrails import Sample
 from registry.contracts.drift import ShiftRecord
@@ -104,3 +105,20 @@ def test_records_are_shown_with_their_alarms() -> None:
     assert "codesearch@1 champion, features: failed  day to 2026-01-02 00:00Z, 5000 lists, 29 days known" in text
     assert "price" in text and "+0.40 sd" in text and "+90.0 points" in text
     assert "3 days are known" in text
+
+
+def test_days_are_shown_beside_each_other_what_shifted_most_first() -> None:
+    quiet, moved = (QuantityDay("length", "mean", shift, 0.1) for shift in (0.01, 0.02))
+    lost = QuantityDay("price", "missing_share", 0.4, 3.0)
+    unknown = QuantityDay("price", "missing_share", None, 0.0)
+    reports = [DayReport(a_shift_record(), (quiet, unknown)), DayReport(a_shift_record(), (moved, lost))]
+    console = Console(file=io.StringIO(), width=100)
+
+    console.print(heat_map(reports, top=5))
+
+    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert [line.split() for line in lines] == [
+        ["quantity", "01.01.", "01.01."],
+        ["price", "missing", "share", "+0.40"],
+        ["length", "+0.01", "+0.02"],
+    ]

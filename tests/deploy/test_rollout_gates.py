@@ -100,7 +100,10 @@ def test_explain_is_one_screen_of_what_is_known(bench: ControlBench, tmp_path: P
     after = bench.get(f"/rollouts/{rollout_id}/explain").json()
 
     assert before["gates"][0]["verdict"] is None
-    assert "no look and no click yet" in before["text"] and "the last look closes" in before["text"]
+    assert "no look and no click yet" in before["text"] and "the next look closes" in before["text"]
+    began_ms = bench.control.rollout(rollout_id).entered_ms
+    assert [one["gates"][0]["next_look_ms"] - began_ms for one in (before, after)] == [5000, 9000]
+    assert after["gates"][0]["closes_ms"] == began_ms + 13_000
     text, figures = after["text"], after["gates"][0]["figures"]
     assert len(text.splitlines()) <= 20 and all(len(line) < 200 for line in text.splitlines()[1:])
     for word in ("rule", "estimate", "boundary", "anytime", "sample", "validity", "alpha", "next", "planned", "as of"):

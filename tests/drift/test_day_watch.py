@@ -11,6 +11,7 @@ import pytest
 from prometheus_client import REGISTRY
 
 from drift.confidence import DISAGREEMENT
+from drift.day_reports import DayReports
 from drift.day_watch import DayWatches, load
 from drift.errors import UnreadableSnapshot
 from drift.mirror_monitor import GROUP, MirrorMonitor
@@ -63,7 +64,8 @@ class Platform:
     profiles: dict[int, ReferenceProfile] = field(default_factory=lambda: dict.fromkeys((1, 2), PROFILE))
 
     def watches(self) -> DayWatches:
-        return DayWatches(self.folder / "days.watch", self.board, SHIFT, self.told.append)
+        reports = DayReports(self.folder / "reports")
+        return DayWatches(self.folder / "days.watch", self.board, SHIFT, self.told.append, reports)
 
     def monitor(self) -> Monitor:
         """A new one under the name of the last; as if that had been killed."""
@@ -129,6 +131,12 @@ def test_a_shifted_feature_fails_the_day_and_is_named_with_its_size(platform: Pl
     assert REGISTRY.get_sample_value("drift_alarm_open", labels) == 1.0
     assert REGISTRY.get_sample_value("drift_day_shift", labels) == pytest.approx(alarm.effect, abs=0.5)
     assert REGISTRY.get_sample_value("drift_cusum_ratio", labels) >= 1.0
+    kept = DayReports(platform.folder / "reports").read("codesearch")
+    assert kept[-1].record == record
+    assert len(kept) == 14, "the newest of twenty"
+    shifts = [next(one.shift for one in report.quantities if one.quantity == "of_item") for report in kept]
+    assert shifts[-1] == pytest.approx(alarm.effect)
+    assert {shape.quantity for shape in kept[-1].shapes} > {"of_item", "of_both"}
     arm = {"model": "codesearch", "arm": "champion", "family": "features"}
     assert REGISTRY.get_sample_value("drift_alarms_open", arm) == len(record.open_alarms)
 

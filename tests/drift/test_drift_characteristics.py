@@ -18,7 +18,7 @@ def test_two_hundred_quiet_features_raise_less_than_an_alarm_a_month(world: DayW
     assert false_alarms(world, SETTINGS, runs=5, seed=3).value <= 0.8
 
 
-@pytest.mark.parametrize("world", [MILD, STRONG])
+@pytest.mark.parametrize("world", [MILD, STRONG, DayWorld(odd_day=10)])
 def test_a_ramp_to_35_percent_in_14_days_is_found_in_its_first_week(world: DayWorld) -> None:
     found = time_to_find(world, SETTINGS, runs=20, seed=4)
 

@@ -388,3 +388,23 @@ def test_a_damaged_file_is_named(archive: Archive) -> None:
 
     with pytest.raises(DataRefused, match=file.name):
         ranking_ids(archive)
+
+
+def test_feedback_by_the_hour_is_the_feedback_each_event_once(archive: Archive) -> None:
+    rng = np.random.default_rng(5)
+    sent = [int(at) for at in rng.integers(-20, 30, 300)]
+    clicks = [a_click(f"c{i % 150}", received_ms=NOW_MS + at * HOUR_MS // 4 + i) for i, at in enumerate(sent)]
+    for number in range(0, 300, 50):
+        archive.write([an_entry(number, *clicks[number : number + 50])])
+    archive.compact("codesearch", HOUR)
+    columns = ["event_id", "received_ms"]
+    since_ms, until_ms = NOW_MS + 1000, NOW_MS + 5 * HOUR_MS + 1000
+
+    hours = dict(archive.feedback_by_hour("codesearch", since_ms, until_ms, columns))
+
+    whole = archive.feedback("codesearch", since_ms, until_ms, columns)
+    assert len(whole) > 20
+    assert pa.concat_tables(hours.values()).to_pylist() == whole.to_pylist()
+    assert list(hours) == archive.hours("codesearch", since_ms, until_ms)
+    for start_ms, events in hours.items():
+        assert all(start_ms <= at_ms < start_ms + HOUR_MS for at_ms in events["received_ms"].to_pylist())

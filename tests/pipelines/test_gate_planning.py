@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from pipelines.archive import Archive
 from pipelines.cleaning import CleaningRules
-from pipelines.gate_data import cleaned_lists
+from pipelines.gate_data import GateData, GateScope, cleaned_lists
 from pipelines.gate_planning import GatePlanner, PlannedGates, budget_of
 from pipelines.online_gate import GatePlan, InterleavedLists, judge
 from pipelines.planner import alpha_a_decision
@@ -105,6 +105,28 @@ def test_interleaving_is_planned_with_the_variance_that_drafts_really_have(tmp_p
     foretold = terms.rollback_at * 10 / terms.size.available_lists  # rollback is soonest at a tenth
 
     assert verdict.lines[0].information / verdict.lists == pytest.approx(foretold, rel=0.15)
+
+
+def test_an_ab_is_planned_with_the_variance_that_its_arms_really_have(tmp_path: Path) -> None:
+    """Halves of the champion's units foretell what a split of one to three tells, to within its own uncertainty."""
+    step = replace(IN_AB, weight=250)
+    before = Traffic(Archive(tmp_path / "archive"), {1: 1.0, 2: 1.0}, units=1500)
+    before.run(a_plan(), 8000, NOW_MS - 62_000, NOW_MS - 2_000)
+    found = planned(before.archive, step)
+    later = Traffic(Archive(tmp_path / "later"), {1: 1.0, 2: 1.0}, units=1500, seed=6)
+    later.run(a_tested_plan(weight=250), 8000, NOW_MS, NOW_MS + 60_000)
+    scope = GateScope(
+        model=MODEL, kind="ab", experiment="test", since_ms=NOW_MS, plan_revision=1, look_ms=60_000,
+        clicks_within_ms=1000, before_ms=NOW_MS, simulated=True,
+    )  # fmt: skip
+    seen = GateData(later.archive, tmp_path / "gates").read(scope, NOW_MS + 61_000).seen
+    verdict = judge(GatePlan(kind="ab", metric=CLICK_NDCG.digest, looks=1, weights=(3, 1)), seen)
+    terms = found.gates[0].terms
+    assert terms.size is not None and terms.rollback_at is not None
+    foretold = terms.rollback_at * 10 / terms.size.available_lists
+
+    # a variance of 375 units has a standard error of 7 %, and the quotient's champion adds a little
+    assert verdict.lines[0].information / verdict.lists == pytest.approx(foretold, rel=0.25)
 
 
 def a_decision(started_ms: int, alpha: float = 0.026, step: int = 0, **spec: Any) -> Rollout:

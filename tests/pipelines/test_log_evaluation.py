@@ -1,5 +1,6 @@
 """The offline gate's data: what the log says of a challenger, where it says nothing, and evidence that replays."""
 
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -220,6 +221,17 @@ def test_a_version_of_another_view_is_an_error_not_a_failure(held_out: tuple[Cli
 
     assert evidence.verdict == "errored"
     assert "has feature view" in evidence.why
+
+
+def test_a_window_whose_data_are_bad_decides_nothing(held_out: tuple[ClickSplits, Collected]) -> None:
+    splits, window = held_out
+    bad = msgspec.structs.replace(splits.report, held_out_faults=("900 of 1000 rankings dropped, limit 20%",))
+
+    evidence = offline_evidence(
+        replace(splits, report=bad), a_version(1, CHAMPION), a_version(2, (1.0, 1.0, 0.0)), NOW_MS, PLAN, window
+    )
+
+    assert (evidence.verdict, evidence.why) == ("errored", "900 of 1000 rankings dropped, limit 20%")
 
 
 def test_judged_splits_are_held_against_judged_ndcg_without_a_log() -> None:

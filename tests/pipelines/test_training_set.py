@@ -241,6 +241,18 @@ def test_windows_that_overlap_or_are_of_other_clicks_do_not_go_together(archive:
         training_splits([windows[0], windows[0]], VIEW)
 
 
+def test_what_is_wrong_with_the_data_is_in_the_report(archive: Archive) -> None:
+    events = [asked(f"r{i}", ("a", "b"), f"q{i}", unit="robot" if i < 6 else f"u{i}") for i in range(12)]
+    rules = msgspec.structs.replace(RULES, cleaning=CleaningRules(clicks_within_ms=WITHIN_MS, rankings_per_minute=5))
+    write_events(archive, [*events, asked("t1", ("a",), "test", number=1)])
+    windows = [week(archive, number, rules) for number in range(2)]
+
+    report = training_splits(windows, VIEW, rules=BIASED).report
+
+    assert report.faults == (f"{windows[0].folder.name}: 6 of 12 rankings dropped, limit 20%; most of them: bot",)
+    assert report.held_out_faults == ()
+
+
 def test_where_there_is_no_room_whole_queries_are_left_out(archive: Archive) -> None:
     windows, _ = weeks(archive, count=2)
     whole = training_splits(windows, VIEW)
