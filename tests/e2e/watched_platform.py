@@ -140,10 +140,10 @@ class Watched:
         assert answer.status_code in (202, 409), answer.text
 
     def traffic(self) -> None:
-        """Until stopped, some hundred queries a second at most, of which each tenth is odd."""
+        """Until stopped, some dozen queries a second at most, of which each tenth is odd."""
         rng, place = np.random.default_rng(0), 0
         with httpx.Client(base_url=self.platform.settings.gateway_url, timeout=30.0) as client:
-            while not self._stop.wait(0.005):
+            while not self._stop.wait(0.02):
                 place += 1
                 self._one(client, rng, place)
 
