@@ -92,25 +92,39 @@ def test_the_lift_is_within_a_point_and_a_half_of_the_truth_at_5_percent_explora
     assert np.sign(report.estimates[-1].low) == np.sign(report.estimates[-1].high) == np.sign(truth)
 
 
-def test_examination_that_may_be_off_widens_the_interval_where_the_lists_differ() -> None:
-    log = click_log(20_000, seed=19, noise=1.2)
+def estimated(log: ClickLog, order: np.ndarray, groups: int | None) -> CounterfactualReport:
+    """With examination from the same log, and without each of so many groups of units."""
     units = np.repeat(np.arange(len(log.query_of)) // 3, SHOWN)
     rows = (log.pairs.ravel(), log.positions.ravel(), log.clicks.ravel())
+    without_each = harvest_without_each(*rows, units, groups=groups) if groups else None
+    champion, challenger = (of[log.query_of][:, :SHOWN] for of in (log.base, order))
     examination = harvest(counts_of(*rows)).examination
-    off = harvest_without_each(*rows, units, groups=5)
-    champion, challenger = (of[log.query_of][:, :SHOWN] for of in (log.base, reordered(log, 0.15)))
+    return counterfactual(lists_of(log), champion, challenger, examination, CounterfactualRules(), without_each)
 
-    known, unsure = (
-        counterfactual(lists_of(log), champion, challenger, examination, CounterfactualRules(), without_each)
-        for without_each in (None, off)
-    )
-    same = counterfactual(lists_of(log), champion, champion, examination, CounterfactualRules(), off)
 
-    assert (known.examination_known, unsure.examination_known) == (True, False)
-    for one, other in zip(known.estimates, unsure.estimates, strict=True):
-        assert one.lift == other.lift
-        assert other.low < one.low < one.high < other.high
-    assert (same.estimates[2].low, same.estimates[2].high) == (0.0, 0.0)
+def test_with_examination_estimated_too_the_interval_covers_the_truth_as_often_as_it_says() -> None:
+    covered, width = {None: 0, 10: 0}, {None: 0.0, 10: 0.0}
+    for seed in range(16):
+        log = click_log(2000, seed=340 + seed, queries=40, noise=1.2, share=0.2)
+        order = reordered(log, 0.5)
+        truth = true_lift(log, order)
+        for groups in covered:
+            estimate = estimated(log, order, groups).doubly_robust
+            assert estimate is not None
+            covered[groups] += estimate.low <= truth <= estimate.high
+            width[groups] += estimate.high - estimate.low
+
+    assert covered[10] >= 13  # at 95 %, 1 in 140 series of 16 has fewer
+    assert width[10] > 1.1 * width[None]  # examination taken as known
+
+
+def test_lists_that_do_not_differ_have_an_interval_of_nothing_also_where_examination_may_be_off() -> None:
+    log = click_log(3000, seed=19, queries=40, noise=1.2, share=0.2)
+
+    report = estimated(log, log.base, 10)
+
+    assert not report.examination_known
+    assert [(one.lift, one.low, one.high) for one in report.estimates] == [(0.0, 0.0, 0.0)] * 3
 
 
 def test_the_champions_own_log_alone_would_be_far_off() -> None:
