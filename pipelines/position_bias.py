@@ -184,7 +184,7 @@ def smoothed(examination: ArrayLike, without_each: ArrayLike) -> tuple[Floats, F
 
     >>> whole, _ = smoothed([1.0, 0.49, 0.36, 0.24], [[1.0, 0.4, 0.4, 0.2], [1.0, 0.6, 0.2, 0.3]])
     >>> whole.round(2).tolist()
-    [1.0, 0.5, 0.33, 0.25]
+    [1.0, 0.49, 0.33, 0.24]
     """
     found, others = np.asarray(examination, dtype=np.float64), np.asarray(without_each, dtype=np.float64)
     if found.ndim != 1 or others.ndim != 2 or others.shape[1] != len(found) or len(others) < 2:
