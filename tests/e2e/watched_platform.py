@@ -22,6 +22,7 @@ from pipelines.click_ndcg import WINDOW_MS
 from pipelines.tasks import PipelineWiring, make_celery
 from registry.artefacts import write
 from registry.contracts.features import Column, FeatureView
+from registry.contracts.gates import GateTerms
 from registry.contracts.manifest import ModelPackage
 from registry.contracts.rollouts import GuardrailLimits, Need, Rollout, RolloutSpec, Step
 from registry.contracts.traffic import TrafficPlan
@@ -38,6 +39,9 @@ ITEMS = [f"item-{i}" for i in range(120)]
 STALE, REFUSED, UNKNOWN = slice(0, 10), slice(10, 20), [f"new-{i}" for i in range(5)]
 RANK_DIFF = "min_lists=20,window_s=1,lateness_s=0,max_p99_ratio=1000"
 """Verdicts of mirrored lists in seconds; a busy machine is slow to either."""
+DAYS = "window_s=2,lateness_s=0,day_s=4,min_lists=20,anchor_days=14"
+GATES = "period_s=0.5,settle_s=2"
+GATE = GateTerms(looks=3, look_s=2.5, clicks_within_s=1.0, min_units=30, history_s=0.0)
 
 
 def a_fresh_view(columns: int = 1) -> FeatureView:
@@ -128,11 +132,18 @@ class Watched:
         ]
         assert statuses == [200, 401]
 
+    def retrain(self) -> None:
+        """Asks for a retraining, as a person would; drift may have asked for the same window before."""
+        url = f"{self.platform.settings.gateway_url}/v1/models/{MODEL}/retrain"
+        key = self.platform.settings.admin_key_file.read_text().strip()
+        answer = httpx.post(url, json={"why": "test"}, headers={"authorization": f"Bearer {key}"}, timeout=30.0)
+        assert answer.status_code in (202, 409), answer.text
+
     def traffic(self) -> None:
-        """Until stopped, some hundred queries a second at most, of which each tenth is odd."""
+        """Until stopped, some dozen queries a second at most, of which each tenth is odd."""
         rng, place = np.random.default_rng(0), 0
         with httpx.Client(base_url=self.platform.settings.gateway_url, timeout=30.0) as client:
-            while not self._stop.wait(0.005):
+            while not self._stop.wait(0.02):
                 place += 1
                 self._one(client, rng, place)
 
@@ -140,7 +151,9 @@ class Watched:
         candidates = [ITEMS[i] for i in rng.choice(len(ITEMS), 20, replace=False)]
         if place % 10 == 0:
             candidates += UNKNOWN
-        body = {"candidates": candidates, "unit": f"u{place}", "top_k": 5, "deadline_ms": 20_000}
+        body: dict[str, Any] = {"candidates": candidates, "unit": f"u{place}", "top_k": 5, "deadline_ms": 20_000}
+        if place % 7:  # else the answer is degraded
+            body["features"] = {"match": rng.random(len(candidates)).tolist()}
         answer = client.post(f"/v1/models/{MODEL}/rank", json=body)
         if answer.status_code == 200:
             self.answers += 1
@@ -149,7 +162,7 @@ class Watched:
             self._feedback(client, ranking, place)
         if place % 20 == 0:
             client.post(f"/v1/models/{MODEL}/rank", json={"candidates": []})  # refused
-            client.post("/v1/prefetch", json={"model": MODEL, "candidates": [f"ahead-{place}"]})
+            client.post("/v1/prefetch", json={"model": MODEL, "items": [f"ahead-{place}"]})
             self._over_grpc(candidates)
 
     def _feedback(self, client: httpx.Client, ranking: dict[str, Any], place: int) -> None:
@@ -175,7 +188,8 @@ class Watched:
 @contextmanager
 def watched_platform(folder: Path) -> Iterator[Watched]:
     """With everything started, and traffic that goes on."""
-    platform = Platform.start(folder / "home", with_celery=True, with_monitor=True, rank_diff=RANK_DIFF)
+    quick = {"rank_diff": RANK_DIFF, "drift": DAYS, "gates": GATES}
+    platform = Platform.start(folder / "home", with_celery=True, with_monitor=True, **quick)
     try:
         watched = Watched(platform, wiring.traffic_control(platform.settings))
         watched.rows()
@@ -201,11 +215,13 @@ def live_through_everything(watched: Watched) -> None:
     watched.wait_for(failing, "rolled_back")
     good = watched.version(2, scale=2.0)  # the same order, so that the mirror finds nothing
     mirrored = Step("mirror", "mirror", mirror_share=500, min_s=0.5, needs=(Need("rank_diff"),))
-    tested = watched.rollout(2, good.digest, mirrored, Step("ab-50", "ab", 500, min_s=3600.0))
+    half = Step("ab-50", "ab", 500, min_s=3600.0, min_answers=10, needs=(Need("online_gate"),), gate=GATE)
+    tested = watched.rollout(2, good.digest, mirrored, half)
     watched.wait_for(tested, step=1)
     watched.wait_for_answers(2, 100)
     until(lambda: len(_archived(watched)) > 100, "rankings to be archived")
     watched.measure_clicks()
+    watched.retrain()
     watched.rollout(9, "9" * 64, Step("ab-10", "ab", 100, min_s=3600.0), layer="other")  # nobody can load it
     log = watched.platform.settings.log_file
     until(lambda: f"could not load {MODEL}@9" in log.read_text(), "the worker to refuse the version")
