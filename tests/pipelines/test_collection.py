@@ -1,6 +1,7 @@
 """Judgements of a window: the same in hours as in one piece, all or nothing on disk, bias told or refused."""
 
 import os
+import re
 import select
 import shutil
 import signal
@@ -244,6 +245,17 @@ def test_explored_swaps_are_taken_first_and_tell_the_examination(archive: Archiv
     # four standard errors of each: a false alarm in some 3,000 seeds
     assert (np.abs(np.array(bias.examination[:5]) - truth) <= 4 * np.array(bias.errors[:5]) + 1e-9).all()
     assert (np.array(bias.errors[1:5]) < 0.3 * np.array(bias.examination[1:5])).all()
+
+
+def test_swaps_behind_which_few_clicks_stand_are_not_taken_however_alike_they_look(archive: Archive) -> None:
+    a_log(archive, lists=1000, share=0.05)
+
+    bias = collected(archive, CollectionRules(cleaning=CLEANING, bias=BiasRules(most_error=0.5))).record.bias
+
+    assert bias.method == "regression_em"
+    assert re.fullmatch(
+        r"position \d+: [0-3] clicks on items that chance moved there, expected 4", bias.rejected["swaps"]
+    )
 
 
 def test_without_exploration_several_rankers_tell_it(archive: Archive) -> None:
