@@ -1,5 +1,6 @@
 """The Celery app of this installation: `celery -A deploy.celery_app worker`, and `beat`."""
 
+import logging
 import os
 
 from celery.signals import setup_logging
@@ -12,6 +13,9 @@ from pipelines.archive import Archive
 from pipelines.gate_tasks import GateWiring
 from pipelines.settings import parse_gates
 from pipelines.tasks import PipelineWiring, make_celery
+
+CHATTY = ("celery.beat", "celery.worker.strategy", "celery.worker.request", "celery.app.trace")
+"""They tell of every message: three lines each few seconds. What a task did, it says itself; errors still come."""
 
 settings = PlatformSettings.from_environment(os.environ)
 broker = f"redis+socket://{settings.redis_socket}"
@@ -32,3 +36,5 @@ app = make_celery(
 @setup_logging.connect  # type: ignore[untyped-decorator]
 def _log_as_we_do(**_: object) -> None:
     configure_logging("celery", settings.log_level)
+    for name in CHATTY:
+        logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLevelName(settings.log_level)))

@@ -27,6 +27,7 @@ from registry.board import PlanBoard, RedisBoard
 from registry.contracts.errors import ContractError
 from registry.contracts.rollouts import Rollout
 from registry.counters import RedisCounterBoard
+from registry.drift_board import RedisDriftBoard
 from registry.errors import RegistryError, StoreUnavailable
 from registry.promotion import Promoter
 from registry.receipts import KEPT_MS
@@ -142,6 +143,7 @@ def control_api(settings: PlatformSettings, controller: Controller) -> ControlSe
         *(controller.control, ring, controller.store, controller.publish, controller.outlook, planner),
         *(SqlRuns(controller.control.engine), now_ms),
         retrain_ms=parse_retraining(settings.retraining, settings.retrain_anchor).window_ms,
+        closed_days=RedisDriftBoard(wiring.redis_client(settings, REDIS_TIMEOUT_S)).latest,
     )
     return ControlServer(build_control_app(desk), parse_address(settings.controller_address))
 

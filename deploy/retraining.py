@@ -126,6 +126,7 @@ def steps(settings: PlatformSettings, mine: RetrainSettings) -> Mapping[RunKind,
 def retraining(settings: PlatformSettings, mine: RetrainSettings) -> "Retraining":
     """Over the platform's archive, registry and tables. MLflow is asked only by the steps that need it."""
     from pipelines.archive import Archive
+    from pipelines.bias_evidence import BiasRules
     from pipelines.cleaning import CleaningRules
     from pipelines.collection import CollectionRules
     from pipelines.gate_planning import GatePlanner
@@ -136,8 +137,12 @@ def retraining(settings: PlatformSettings, mine: RetrainSettings) -> "Retraining
     archive = Archive(settings.archive_folder)
     planner = GatePlanner(archive, parse_gates(settings.gates))
     store = functools.cache(lambda: wiring.model_store(settings))
-    cleaning = CleaningRules(clicks_within_ms=int(mine.clicks_within_s * 1000))
     simulated = mine.source == "simulated"
+    rules = CollectionRules(
+        source="simulated" if simulated else "people",
+        cleaning=CleaningRules(clicks_within_ms=int(mine.clicks_within_s * 1000)),
+        bias=BiasRules(most_error=mine.bias_error),
+    )
 
     def champion(model: str) -> tuple[StoredVersion, "ModelPackage"]:
         plan = control.plan(model)
@@ -155,7 +160,7 @@ def retraining(settings: PlatformSettings, mine: RetrainSettings) -> "Retraining
     return Retraining(
         archive=archive,
         collected=settings.collected_folder,
-        rules=CollectionRules(source="simulated" if simulated else "people", cleaning=cleaning),
+        rules=rules,
         champion=champion,
         register=lambda model, package: store().register(model, package),
         evidence=control.add_evidence,

@@ -97,7 +97,8 @@ class DayWatches:
         self._lock = threading.Lock()
         self._kept = {kept.place: kept for kept in _read(kept_in)}
         self._watches: dict[Place, ShiftWatch] = {}
-        self._untold = deque((kept.record for kept in self._kept.values() if kept.record), maxlen=MOST_UNTOLD)
+        known = ((kept.record, False) for kept in self._kept.values() if kept.record)
+        self._untold: deque[tuple[ShiftRecord, bool]] = deque(known, maxlen=MOST_UNTOLD)  # with: is it new
         self._said = False
 
     def __repr__(self) -> str:
@@ -136,9 +137,11 @@ class DayWatches:
         with self._lock:
             try:
                 while self._untold:
-                    self._board.publish(self._untold[0])
-                    self._told(self._untold[0])
-                    _count(self._untold.popleft())
+                    record, is_new = self._untold[0]
+                    self._board.publish(record)
+                    self._told(record)
+                    self._untold.popleft()
+                    _count(record, is_new)
                 self._said = False
             except RegistryError as error:
                 if not self._said:
@@ -180,7 +183,7 @@ class DayWatches:
         told = msgspec.structs.replace(record, alarms=alarms, verdict=verdict, why=why)
         if told != record:
             self._kept[place] = msgspec.structs.replace(kept, record=told)
-            self._untold.append(told)
+            self._untold.append((told, True))
 
     def _record(self, place: Place, watch: ShiftWatch, day: Window) -> ShiftRecord:
         key, settings = day.key, self._settings
@@ -222,7 +225,7 @@ class DayWatches:
         )
         state = kept.state if kept else ShiftWatch(Watched((), ()), self._settings).state()
         self._kept[place] = KeptWatch(place, kept.fingerprint if kept else "", state, record)
-        self._untold.append(record)
+        self._untold.append((record, True))
 
     def _alarms(self, place: Place, watch: ShiftWatch) -> tuple[ShiftAlarm, ...]:
         """The champion's confidence is of all three: what its own lists say, and its shadow's disagreement."""
@@ -249,7 +252,7 @@ class DayWatches:
     def _keep(self, place: Place, fingerprint: str, watch: ShiftWatch, record: ShiftRecord | None) -> None:
         self._kept[place] = KeptWatch(place, fingerprint, watch.state(), record)
         if record is not None:
-            self._untold.append(record)
+            self._untold.append((record, True))
 
     def _declared(self, model: str) -> int | None:
         try:
@@ -287,12 +290,14 @@ def _unfit(day: Window) -> str:
     return f"{day.seen - day.lists} of {day.seen} rankings do not fit the profile's feature view"
 
 
-def _count(record: ShiftRecord) -> None:
-    """Tells the log and the counters."""
+def _count(record: ShiftRecord, is_new: bool) -> None:
+    """Tells the gauges, and of a new one the counters and the log."""
     arm = (record.model, record.arm)
-    metrics.DAY_VERDICTS.labels(*arm, record.family, record.verdict).inc()
     metrics.DAY_END.labels(*arm).set(record.until_ms / 1000)
     metrics.ALARMS_OPEN.labels(*arm, record.family).set(len(record.open_alarms))
+    if not is_new:
+        return
+    metrics.DAY_VERDICTS.labels(*arm, record.family, record.verdict).inc()
     log.log(
         logging.INFO if record.verdict in ("passed", "inconclusive") else logging.WARNING,
         "%s of %s@%d, %s, in the day that ended: %s",

@@ -25,7 +25,7 @@ import os
 import shutil
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -174,15 +174,21 @@ class Collected:
             raise DataRefused(f"{folder / changed[0]}: not what was collected: move the window away, collect it again")
         return Collected(folder, record)
 
-    def tables(self) -> Iterator[pa.Table]:
-        """The lists with their labels and weights, oldest first, `GROUP_LISTS` at a time."""
+    def tables(self, columns: Sequence[str] = (*LISTS.names, "labels", "weights")) -> Iterator[pa.Table]:
+        """The lists with their labels and weights, oldest first, `GROUP_LISTS` at a time.
+
+        columns: of `LISTS`, `labels` and `weights`; the features are most of the bytes.
+        """
         lists, labels = (pq.ParquetFile(self.folder / name) for name in (LISTS_FILE, LABELS_FILE))
+        marks = [name for name in columns if name in ("labels", "weights")]
         with lists, labels:
             for group in range(lists.num_row_groups):
-                table, marks = lists.read_row_group(group), labels.read_row_group(group)
-                yield unpacked(
-                    table.append_column("labels", marks["labels"]).append_column("weights", marks["weights"])
-                )
+                table = lists.read_row_group(group, columns=[name for name in columns if name not in marks])
+                if marks:
+                    beside = labels.read_row_group(group, columns=marks)
+                    for name in marks:
+                        table = table.append_column(name, beside[name])
+                yield unpacked(table.select(list(columns)))
 
 
 def window_folder(folder: Path, model: str, since_ms: int, until_ms: int) -> Path:
@@ -274,7 +280,6 @@ class _Collecting:
         self._views: Counter[tuple[int, str]] = Counter()
         self._other_source = 0
         self._rows = 0
-        self._units: set[int] = set()
 
     def run(self) -> Collection:
         """Writes both files and says what is in them."""
@@ -294,7 +299,7 @@ class _Collecting:
         quality = merged(
             self._reports or [self._cleaned(RANKINGS.empty_table(), _no_feedback(), np.zeros(0, bool)).report],
             self._rules.cleaning,
-            units=len(self._units),
+            units=len(np.unique(self._index.units[self._index.fate == KEPT])),
             bots=len(np.intersect1d(self._index.bots, self._index.units)),
             outside=outside,
             late=self._index.late_reasons(late[late_clicks])["late"],
@@ -332,7 +337,6 @@ class _Collecting:
         lists = lists.take(wanted)
         kept = table.take(pa.array(lists.rows))
         units = hashes(kept["unit"])
-        self._units.update(units.tolist())
         self._rows += len(lists.clicks)
         queries = _queries(kept)
         features = kept["features"].combine_chunks()

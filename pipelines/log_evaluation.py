@@ -26,6 +26,7 @@ from pipelines.counterfactual import (
     CounterfactualReport,
     CounterfactualRules,
     counterfactual,
+    explored_depth,
     shown_chance,
 )
 from pipelines.dataset import DatasetSplits, RankingDataset
@@ -70,7 +71,6 @@ def offline_evidence(
     plan: OfflinePlan | None = None,
     held_out: Collected | None = None,
     rules: CounterfactualRules | None = None,
-    explore_depth: int = EXPLORE_DEPTH,
 ) -> Evidence:
     """Evidence `offline_gate` of the two on the test lists, with one of four verdicts, to be kept by `add_evidence`.
 
@@ -87,7 +87,7 @@ def offline_evidence(
         judged = held_out_set(splits.test, champion.package, challenger.package, since_ms, until_ms)
         if held_out is not None:
             clicks = counterfactual_report(
-                held_out, splits.view, champion.package, challenger.package, rules, since_ms, until_ms, explore_depth
+                held_out, splits.view, champion.package, challenger.package, rules, since_ms, until_ms
             )
     except ExportRefused as error:
         broken, none = str(error), np.full(len(splits.test.labels), np.nan)
@@ -128,11 +128,10 @@ def counterfactual_report(
     rules: CounterfactualRules | None = None,
     since_ms: int = 0,
     until_ms: int = 0,
-    explore_depth: int = EXPLORE_DEPTH,
 ) -> CounterfactualReport:
     """What the window's log says of the challenger beside the champion, both ordering the items known for a query.
 
-    since_ms, until_ms: the part of the window, 0 for all of it. explore_depth: of the plans it was served under.
+    since_ms, until_ms: the part of the window, 0 for all of it.
     Where position bias could not be told, or nothing tells what the challenger would show, the report is a refusal.
     Raises ExportRefused if one of the versions has another feature view.
     """
@@ -148,7 +147,8 @@ def counterfactual_report(
     k = rules.metric.k
     places = [_places(known, offline_scores(package, known)) for package in (champion, challenger)]
     ours, theirs = (_best(known, item_of, each, k) for each in places)
-    reach = np.minimum(explore_depth, lists.candidates)
+    depth = explored_depth(lists.propensities, lists.offsets) or EXPLORE_DEPTH
+    reach = np.minimum(depth, lists.candidates)
     try:
         chance = shown_chance(lists.propensities, lists.offsets, reach)
     except ValueError as error:

@@ -4,7 +4,7 @@ Read a row group at a time; what does not fit in memory is left out by whole que
 query that is there all is there.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -113,18 +113,26 @@ class LoggedLists:
 
 
 def read_lists(
-    windows: Sequence[Collected], view: FeatureView, since_ms: int, until_ms: int, most_rows: int, seed: int = 0
+    windows: Sequence[Collected],
+    view: FeatureView,
+    since_ms: int,
+    until_ms: int,
+    most_rows: int,
+    seed: int = 0,
+    only: Collection[str] | None = None,
 ) -> tuple[LoggedLists | None, LeftOut]:
     """The lists answered in since_ms <= t < until_ms, None if there is none that can be used.
 
-    windows: oldest first. most_rows: shown items at most, about. seed: of which queries those are.
+    windows: oldest first. most_rows: shown items at most, about. seed: of which queries those are. only: the queries
+    that are wanted, None for all; others are not counted.
     """
     room = min(1.0, most_rows / max(1, sum(window.record.rows for window in windows)))
     other_view = unusable = not_sampled = 0
     kept: list[pa.Table] = []
     for window in windows:
-        for whole in window.tables():
-            table = whole.select(_COLUMNS)
+        for table in window.tables(_COLUMNS):
+            if only is not None:
+                table = table.filter(pc.is_in(table["query"], pa.array(sorted(only), pa.string())))
             at_ms = table["answered_ms"].to_numpy()
             table = table.filter(pa.array((at_ms >= since_ms) & (at_ms < until_ms)))
             mine = pc.equal(table["fingerprint"], view.fingerprint).to_numpy()
@@ -139,6 +147,16 @@ def read_lists(
     if not any(map(len, kept)):
         return None, LeftOut(other_view, unusable, not_sampled)
     return LoggedLists(kept, view), LeftOut(other_view, unusable, not_sampled)
+
+
+def queries_of(windows: Sequence[Collected], view: FeatureView) -> list[str]:
+    """The queries with a list that was logged under the view, each once, in order of their names."""
+    found: set[str] = set()
+    for window in windows:
+        for table in window.tables(["query", "fingerprint"]):
+            mine = table.filter(pc.equal(table["fingerprint"], view.fingerprint))
+            found.update(mine["query"].unique().to_pylist())
+    return sorted(found)
 
 
 def chance_of(names: Sequence[str], seed: int, salt: int) -> NDArray[np.float64]:

@@ -67,8 +67,10 @@ class Ranker(nn.Module):
         """
         if not len(self.edges):
             return filled
-        signs = [torch.sign(filled - edge) for edge in self.edges.unbind(0)]
-        return sum(signs[1:], start=signs[0]) / len(self.edges)
+        total = torch.zeros_like(filled)
+        for edge in self.edges.unbind(0):
+            total = total + torch.sign(filled - edge)
+        return total / len(self.edges)
 
     def _filled(self, features: Tensor) -> Tensor:
         return torch.where(torch.isnan(features), self.default, features)

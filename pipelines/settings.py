@@ -247,7 +247,8 @@ class RetrainSettings:
     for, before drift asks for another; 0: drift asks for none. source: whose clicks, `people` or `simulated`.
     clicks_within_s: how long after its answer a ranking's clicks count, and so how long after its end a window is
     closed. replay_lists: of older windows, that are learnt again with the new ones; 0 for none. replay_windows: how
-    far back they come from. underpowered: 1 to start rollouts whose online gate is not sure to come to an answer.
+    far back they come from. bias_error: relative standard error of estimated position bias, at most: a window where it
+    is known worse teaches nothing. underpowered: 1 to start rollouts whose online gate may come to no answer.
     """
 
     anchor: str = "2026-01-05"
@@ -258,6 +259,7 @@ class RetrainSettings:
     clicks_within_s: float = 3600.0
     replay_lists: int = 20_000
     replay_windows: int = 8
+    bias_error: float = 0.3
     underpowered: int = 0
 
     def __post_init__(self) -> None:
@@ -272,6 +274,7 @@ class RetrainSettings:
             <= 86_400,
             f"replay_lists={self.replay_lists}: expected >= 0": self.replay_lists >= 0,
             f"replay_windows={self.replay_windows}: expected >= 0": self.replay_windows >= 0,
+            f"bias_error={self.bias_error:g}: expected > 0": self.bias_error > 0,
             f"underpowered={self.underpowered}: expected 0 or 1": self.underpowered in (0, 1),
         }.items():
             if not holds:

@@ -51,7 +51,9 @@ class TrainingLists:
         parts = [_with_gain(part, metric) for part in (dataset, replay) if part is not None]
         if not len(parts[0][2]):
             raise TrainingRefused(f"{dataset.name}: no list has a relevant item: nothing to learn from")
-        features, gains, sizes = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+        features, gains, sizes = (
+            arrays[0] if len(arrays) == 1 else np.concatenate(arrays) for arrays in zip(*parts, strict=True)
+        )
         return TrainingLists(
             torch.from_numpy(features).to(device),
             torch.from_numpy(gains.astype(np.float32)).to(device),

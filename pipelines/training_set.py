@@ -21,7 +21,7 @@ models for web search", 2015, chapter 3 (attraction as clicks over examinations)
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from pipelines.collection import Collected
 from pipelines.dataset import DatasetSplits, RankingDataset
 from pipelines.errors import DataRefused
-from pipelines.logged_lists import VARIANT, chance_of, read_lists
+from pipelines.logged_lists import VARIANT, chance_of, queries_of, read_lists
 from registry.contracts.features import FeatureView
 from registry.contracts.manifest import ATTRACTION_NDCG, MetricDefinition
 
@@ -185,15 +185,16 @@ def replay_of(
     """
     rules = rules or TrainingRules()
     windows = _in_order(collected, rules)
-    whole, report = _part("replay", windows, view, rules, windows[0].record.since_ms, windows[-1].record.until_ms)
+    names = queries_of(windows, view)
+    mine = [name for name, held in zip(names, is_validation(names, rules), strict=True) if not held]
+    order = np.argsort(chance_of(mine, rules.seed, salt=3), kind="stable")
+    chosen = {mine[i] for i in order[:lists]}
+    since_ms, until_ms = windows[0].record.since_ms, windows[-1].record.until_ms
+    room = msgspec.structs.replace(rules, most_rows=rules.most_rows * len(names) // max(1, len(chosen)))
+    whole, report = _part("replay", windows, view, room, since_ms, until_ms, chosen)
     if whole is None:
-        raise DataRefused(f"no list of the older windows can be used under feature view {view.name!r} ({report})")
-    bare = [_bare(query) for query in whole.query_ids]
-    mine = np.flatnonzero(~is_validation(bare, rules))
-    order = np.argsort(chance_of(bare, rules.seed, salt=3)[mine], kind="stable")
-    if not len(mine):
-        raise DataRefused(f"the {len(whole)} queries of the older windows are all for validation: give more windows")
-    return whole.take(np.sort(mine[order[:lists]]))
+        raise DataRefused(f"no list of the older windows can be trained on again under view {view.name!r} ({report})")
+    return whole.take(np.arange(min(lists, len(whole))))
 
 
 def is_validation(queries: Sequence[str], rules: TrainingRules) -> Flags:
@@ -224,10 +225,16 @@ def _in_order(collected: Sequence[Collected], rules: TrainingRules) -> list[Coll
 
 
 def _part(
-    name: str, windows: Sequence[Collected], view: FeatureView, rules: TrainingRules, since_ms: int, until_ms: int
+    name: str,
+    windows: Sequence[Collected],
+    view: FeatureView,
+    rules: TrainingRules,
+    since_ms: int,
+    until_ms: int,
+    only: Collection[str] | None = None,
 ) -> tuple[RankingDataset | None, PartReport]:
     """The lists of a time; None if there is none that can be used."""
-    found, report = read_lists(windows, view, since_ms, until_ms, rules.most_rows, rules.seed)
+    found, report = read_lists(windows, view, since_ms, until_ms, rules.most_rows, rules.seed, only)
     if found is None:
         return None, PartReport(0, *report, 0, 0)
     dataset = found.dataset(f"{windows[0].record.model}/{name}", view)

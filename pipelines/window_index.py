@@ -2,8 +2,8 @@
 
 Which units are bots, which feedback belongs to a ranking of another hour, what came too late, and what belongs to
 no ranking at all. It is built in a first pass that reads ids, times and units only, an hour at a time, and takes 25
-bytes a ranking and 16 a unit, whatever the rankings showed. Ids are told apart by 64 bits of their hashes: of ten
-million rankings, two are taken for one with a probability of 3 in a million.
+bytes a ranking, three times that while it is made, whatever the rankings showed. Ids are told apart by 64 bits of
+their hashes: of ten million rankings, two are taken for one with a probability of 3 in a million.
 """
 
 from dataclasses import dataclass

@@ -22,6 +22,7 @@ from pipelines.schedule import DAY_MS, STEPS, newest_window
 from pipelines.settings import RunSettings
 from registry import rollout_moves, run_moves
 from registry.api_keys import SECRET_BYTES, ApiKey, KeyRing, key_text, make_key
+from registry.contracts.drift import ShiftRecord
 from registry.contracts.rollouts import DAY_S, Evidence, Rollout, RolloutSpec, aa_spec, default_spec
 from registry.contracts.runs import RUN_STATES, Run
 from registry.contracts.traffic import TrafficPlan
@@ -36,6 +37,7 @@ from serving.gateway.control_routes import ControlRoute
 from serving.gateway.control_schema import (
     BudgetAnswer,
     ChangeAnswer,
+    DriftAnswer,
     EvidenceAnswer,
     EvidenceBody,
     EvidenceList,
@@ -126,7 +128,8 @@ class Desk:
     store: versions; raises StoreUnavailable while it is not there. publish: makes traffic follow a model's
     plan; raises StoreUnavailable if the board is away. outlook: what the engine thinks of an active rollout, see
     `canary.outlook`; may raise StoreUnavailable. planner: of rollouts' gates. run_store: runs of pipelines;
-    retrain_ms: of clicks that a retraining learns from, if nothing else is said.
+    retrain_ms: of clicks that a retraining learns from, if nothing else is said. closed_days: of a model, the newest
+    first; raises StoreUnavailable.
     """
 
     control: RolloutControl
@@ -139,6 +142,7 @@ class Desk:
     wall_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000
     random_bytes: Callable[[int], bytes] = secrets.token_bytes
     retrain_ms: int = 14 * DAY_MS
+    closed_days: Callable[[str], tuple[ShiftRecord, ...]] = lambda model: ()
 
     def promote(self, ask: Ask) -> Reply:
         """A version becomes champion."""
@@ -370,6 +374,11 @@ class Desk:
         run = run_moves.ask(ask.model, "retrain", "api", since_ms, until_ms, STEPS["retrain"], **ask.words)
         self.run_store.add(run, ask.receipt(reply := ask.reply(self._run_answer(run, plan.revision, ask.now_ms))))
         return reply
+
+    def drift(self, ask: Ask) -> Reply:
+        """What the newest closed days came to."""
+        plan = self.control.plan(ask.model)
+        return ask.reply(DriftAnswer(ask.model, plan.revision if plan else 0, self.closed_days(ask.model)))
 
     def all_runs(self, ask: Ask) -> Reply:
         """Of all models."""

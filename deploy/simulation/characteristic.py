@@ -55,7 +55,7 @@ class Figure:
         if value is None:
             return ""
         if self.shown in ("share", "points"):
-            return f"{100 * value:.2f}{'%' if self.shown == 'share' else ' points'}"
+            return f"{100 * value:.2f}{'%' if self.shown == 'share' else ' pt'}"
         return f"{value:,.0f}" if self.shown == "count" else f"{value:.2f}"
 
 

@@ -1,4 +1,4 @@
-"""The operating characteristics of DECISIONS.md, by id."""
+"""The operating characteristics of DECISIONS.md by id, and R, whole rollouts through the engine."""
 
 from deploy.simulation.characteristic import Characteristic
 from deploy.simulation.explored_logs import FromTheLog
@@ -6,6 +6,7 @@ from deploy.simulation.promotions import JudgedOffline, NoBetter, Planned, Prefe
 from deploy.simulation.rollbacks import RolledBack
 from deploy.simulation.sample_ratios import SampleRatio
 from deploy.simulation.shifts import Confidence, FeatureDrift
+from deploy.simulation.whole_rollouts import WholeRollouts
 from drift.simulated_days import DayWorld
 
 MILD, STRONG = DayWorld(weekly_sd=0.05), DayWorld(weekly_sd=0.2)
@@ -22,6 +23,7 @@ _ALL: tuple[Characteristic, ...] = (
     SampleRatio(),
     FromTheLog(),
     Confidence(),
+    WholeRollouts(),
 )
 
 CHARACTERISTICS: dict[str, Characteristic] = {one.id: one for one in _ALL}

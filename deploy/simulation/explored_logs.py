@@ -10,22 +10,28 @@ from deploy.simulation.challengers import random_order
 from deploy.simulation.characteristic import Figure, Outcome, Stage, column, mean, quantile, share
 from deploy.simulation.world import NOBODY, SHOWN, Floats, Ints, Ranking, true_lift
 from pipelines.counterfactual import ClickLists, CounterfactualReport, CounterfactualRules, counterfactual, shown_chance
-from pipelines.position_bias import counts_of, harvest
+from pipelines.position_bias import counts_of, harvest, harvest_without_each, ranks_before_exploration, smoothed
 from registry.contracts.traffic import EXPLORE_DEPTH, WEIGHT_STEPS
 from serving.exploration import Exploration
 
 LISTS = 100_000
 SHARE = 0.05
 SESSIONS_A_UNIT = 3
+GROUPS = 10  # of units, to know how sure examination is
 CASES: tuple[tuple[str, float], ...] = (("better", 0.05), ("worse", -0.05), ("little better", 0.008))
 
 
 @dataclass(frozen=True)
 class ExploredLog:
-    """Lists as they were shown, explored by the code that explores. positions: from 1, of each row."""
+    """Lists as they were shown, explored by the code that explores.
+
+    positions: from 1, and propensities, of each row. depth: ranks that chance reached, of each list.
+    """
 
     lists: ClickLists
     positions: Ints
+    propensities: Floats
+    depth: Ints
 
     @staticmethod
     def of(champion: Ranking, lists: int, share: float, rng: np.random.Generator) -> "ExploredLog":
@@ -59,13 +65,18 @@ class ExploredLog:
         depth = np.minimum(world.sizes, EXPLORE_DEPTH)[query]
         shown = shown_chance(propensities[there], offsets, depth)
         logged = ClickLists(query, unit, items[there], clicks[there], shown, offsets)
-        return ExploredLog(logged, np.broadcast_to(np.arange(1, SHOWN + 1), items.shape)[there])
+        positions = np.broadcast_to(np.arange(1, SHOWN + 1), items.shape)[there]
+        return ExploredLog(logged, positions, propensities[there], depth)
 
-    def examination(self, candidates: int) -> Floats:
-        """Harvested from the log itself. candidates: of a query, at most. Shape (SHOWN,)."""
-        rows = np.diff(self.lists.offsets)
-        pairs = np.repeat(self.lists.queries, rows) * candidates + self.lists.items
-        return harvest(counts_of(pairs, self.positions, self.lists.clicks)).examination
+    def examination(self) -> Floats:
+        """Harvested from the log itself: what a version ranked third stood third or, by chance, elsewhere. Strata are
+        ranks in lists of one length. Shape (SHOWN,)."""
+        sizes = np.diff(self.lists.offsets)
+        ranks = ranks_before_exploration(self.propensities, self.lists.offsets)
+        strata = np.repeat(sizes * self.depth, sizes) * (SHOWN + 1) + ranks
+        whole = harvest(counts_of(strata, self.positions, self.lists.clicks)).examination
+        units = np.repeat(self.lists.units, sizes)
+        return smoothed(whole, harvest_without_each(strata, self.positions, self.lists.clicks, units, GROUPS))[0]
 
     def report(self, champion: Ranking, challenger: Ranking, examination: Floats) -> CounterfactualReport:
         """What the log says of the challenger."""
@@ -79,14 +90,14 @@ class FromTheLog:
 
     id: str = "D10"
     title: str = "counterfactual, 100,000 lists of which 5 % are explored"
-    runs: int = 30
+    runs: int = 20
     quick: int = 2
     lists: int = LISTS
 
     def run(self, stage: Stage, rng: np.random.Generator) -> Outcome:
-        champion, candidates = stage.champion, stage.world.labels.shape[1]
+        champion = stage.champion
         log = ExploredLog.of(champion, self.lists, SHARE, rng)
-        examination = log.examination(candidates)
+        examination = log.examination()
         found: dict[str, float] = {}
         for name, lift in CASES:
             challenger = stage.challenger(lift, "noisy" if lift < 0 else "low_noise")
@@ -107,24 +118,14 @@ class FromTheLog:
             off = column(outcomes, name)
             bias, error = mean(off)
             title = f"{name} ({lift:+.1%})"
-            size = [{"off": float(abs(one))} for one in off]
-            lines.append(
-                Figure(
-                    f"{title}: off the truth, p90",
-                    *quantile(size, "off", 0.9),
-                    "at most",
-                    0.015,
-                    "points",
-                    "0.0 to 1.4",
-                )
-            )
+            far = quantile([{"off": float(abs(one))} for one in off], "off", 0.9)
+            lines.append(Figure(f"{title}: off, p90", *far, "at most", 0.015, "points", "0.0 to 1.4"))
             lines.append(Figure(f"{title}: bias", bias, error, shown="points"))
         refused, error = share(outcomes, "refused")
+        spoken = share([{"spoken": 1 - one["better refused"]} for one in outcomes], "spoken")
         return (
             *lines,
-            Figure(
-                "spoken of, with support", *share([{"spoken": 1 - one["better refused"]} for one in outcomes], "spoken")
-            ),
+            Figure("spoken of, with support", *spoken),
             Figure("refused, without support", refused, error, "at least", 1.0),
             Figure("without support (a random order)", *share(outcomes, "without support")),
         )

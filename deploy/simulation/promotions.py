@@ -111,7 +111,7 @@ class Planned:
 
     id: str = "D4"
     title: str = "planner: A/B +5 %, interleaving +0.8 %, power 80 %"
-    runs: int = 800
+    runs: int = 500
     quick: int = 40
     ab_lift: float = 0.05
     drafted_lift: float = 0.008

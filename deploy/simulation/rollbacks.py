@@ -54,7 +54,7 @@ class RolledBack:
 
     id: str = "D8"
     title: str = "rollback at 10 % of the traffic, a look every 200 candidate sessions (of an equal one: 100)"
-    runs: int = 300
+    runs: int = 200
     quick: int = 8
 
     def run(self, stage: Stage, rng: np.random.Generator) -> Outcome:

@@ -9,6 +9,7 @@ from zlib import crc32
 
 import msgspec
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from deploy.simulation.challengers import oracle_champion
 from deploy.simulation.characteristic import Characteristic, Figure, Outcome, Stage
@@ -114,10 +115,11 @@ def _stage(world: World) -> Stage:
 
 def _some(stage: Stage, id_: str, numbers: range, seed: int) -> _Done:
     characteristic, began_s = CHARACTERISTICS[id_], time.process_time()
-    found = {
-        number: characteristic.run(stage, np.random.default_rng([seed, crc32(id_.encode()), number]))
-        for number in numbers
-    }
+    found = {}
+    with threadpool_limits(1, user_api="blas"):  # matrices are small, and there is a process for every core
+        for number in numbers:
+            rng = np.random.default_rng([seed, crc32(id_.encode()), number])
+            found[number] = characteristic.run(stage, rng)
     return id_, found, time.process_time() - began_s
 
 

@@ -26,7 +26,7 @@ class FeatureDrift:
     title: str
     days: DayWorld
     reference: tuple[str, str, str]
-    runs: int = 60
+    runs: int = 30
     quick: int = 2
 
     def run(self, stage: Stage, rng: np.random.Generator) -> Outcome:

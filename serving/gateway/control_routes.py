@@ -11,6 +11,7 @@ from registry.roles import Role
 from serving.errors import BodyTooLarge
 from serving.gateway.control_schema import (
     ChangeAnswer,
+    DriftAnswer,
     EvidenceAnswer,
     EvidenceBody,
     EvidenceList,
@@ -95,6 +96,7 @@ CONTROL_ROUTES = (
         *("retrain", "POST", f"{_MODEL}/retrain", "Learn from a window of clicks, as far as the gates let it"),
         *("operator", RunAnswer, RetrainBody, 202),
     ),
+    _look("drift", f"{_MODEL}/drift", "The newest closed days, and the alarms that are open", DriftAnswer),
     _look("all_runs", "/v1/runs", "Runs of pipelines; `?state=dead` for those that wait for a person", RunsAnswer),
     _look("runs", f"{_MODEL}/runs", "A model's runs of pipelines, `?state=`, `?limit=`", RunList),
     _look("run", _RUN, "One run: its steps, how far it is, what came of it", RunAnswer),

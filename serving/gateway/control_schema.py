@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import msgspec
 
+from registry.contracts.drift import ShiftRecord
 from registry.contracts.gates import GateTerms
 from registry.contracts.rollouts import Evidence, GuardrailLimits, Rollout, Step, Verdict, What
 from registry.contracts.runs import Run
@@ -344,6 +345,14 @@ class RunsAnswer(msgspec.Struct, frozen=True):
     """Of all models, the newest windows first."""
 
     runs: tuple[RunAnswer, ...]
+
+
+class DriftAnswer(msgspec.Struct, frozen=True):
+    """The newest closed day of each arm and family, the newest first; empty before a day was closed."""
+
+    model: str
+    plan_revision: int
+    records: tuple[ShiftRecord, ...]
 
 
 class KeyAnswer(msgspec.Struct, frozen=True):

@@ -22,11 +22,18 @@ from pipelines.archive import Archive
 from pipelines.archive_batch import HOUR_MS, hour_of
 from pipelines.archive_tables import FEEDBACK, RANKINGS, packed
 from pipelines.collection import CollectionRules, collect
+from pipelines.training_set import TrainingRules, training_splits
+from registry.contracts.features import Column, FeatureView
 from tests.bench.load import hardware
 from tests.builders import NOW_MS
 from tests.pipelines.click_log import click_log
 
 SHOWN, WITHIN_MS = 10, HOUR_MS
+
+
+def view_of(columns: int) -> FeatureView:
+    """So many columns, the first two sent with the query."""
+    return FeatureView("bench", "item", tuple(Column(f"c{i}", "query" if i < 2 else "row") for i in range(columns)))
 
 
 def write_hour(folder: Path, hour: int, rankings: int, columns: int) -> None:
@@ -55,8 +62,8 @@ def write_hour(folder: Path, hour: int, rankings: int, columns: int) -> None:
         "items": lists(items),
         "scores": lists(pa.array(np.zeros(rows, np.float32))),
         "propensities": lists(pa.array(log.propensities.ravel().astype(np.float32))),
-        "fingerprint": pa.array(["a" * 16] * rankings),
-        "features": pa.ListArray.from_arrays(wide, pa.array(rng.normal(size=rows * columns).astype(np.float32))),
+        "fingerprint": pa.array([view_of(columns).fingerprint] * rankings),
+        "features": pa.ListArray.from_arrays(wide, pa.array(_features(log.query_of, columns, rng))),
         "explored": pa.array(log.explored),
     }
     table = pa.table([given.get(f.name, pa.nulls(rankings, f.type)) for f in RANKINGS], schema=RANKINGS)
@@ -79,10 +86,17 @@ def write_hour(folder: Path, hour: int, rankings: int, columns: int) -> None:
         pq.write_table(written, place / "merged.parquet", compression="zstd")
 
 
-def collect_hours(folder: Path, hours: int) -> None:
-    """In this process: prints seconds, CPU seconds, lists, clicks, the bias estimator and the peak of memory."""
+def _features(query_of: np.ndarray, columns: int, rng: np.random.Generator) -> np.ndarray:
+    """Shape (lists * shown * columns,); the same in the first two columns for all items of a query."""
+    found = rng.normal(size=(len(query_of), SHOWN, columns)).astype(np.float32)
+    found[:, :, :2] = query_of[:, None, None]
+    return found.ravel()
+
+
+def collect_hours(folder: Path, hours: int, columns: int) -> None:
+    """In this process: prints what collecting took, and a training set of 200,000 lists at most made of it."""
     started_s, cpu_s, until_ms = time.perf_counter(), time.process_time(), NOW_MS + hours * HOUR_MS
-    found = collect(
+    window = collect(
         Archive(folder / "archive"),
         "codesearch",
         NOW_MS,
@@ -90,13 +104,19 @@ def collect_hours(folder: Path, hours: int) -> None:
         until_ms + WITHIN_MS,
         folder / f"hours-{hours}",
         CollectionRules(),
-    ).record
+    )
+    found = window.record
     spent_s, used_s = time.perf_counter() - started_s, time.process_time() - cpu_s
     peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(
         f"| {hours} | {found.lists} | {found.quality.clicks} | {found.bias.method} | {spent_s:.1f} | "
-        f"{found.lists / spent_s:.0f} | {used_s / found.lists * 1e6:.0f} | {peak_mb:.0f} |"
+        f"{found.lists / spent_s:.0f} | {used_s / found.lists * 1e6:.0f} | {peak_mb:.0f} |",
+        end=" ",
     )
+    started_s = time.perf_counter()
+    report = training_splits([window], view_of(columns), rules=TrainingRules(allow_biased=True)).report
+    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(f"{report.before.lists + report.test.lists} | {time.perf_counter() - started_s:.1f} | {peak_mb:.0f} |")
 
 
 def main() -> None:
@@ -108,18 +128,18 @@ def main() -> None:
     parser.add_argument("--collect", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.collect:
-        collect_hours(given.collect, given.hours[0])
+        collect_hours(given.collect, given.hours[0], given.columns)
         return
     print(f"{hardware()}, pyarrow {pa.__version__}, seed: the hour")
     print(f"{given.rankings_an_hour} rankings an hour, {SHOWN} shown, {given.columns} columns")
-    print("| hours | lists | clicks | bias by | s | lists/s | CPU us a list | peak MB |")
+    print("| hours | lists | clicks | bias by | s | lists/s | CPU us a list | peak MB | lists to train | s | peak MB |")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for hour in range(max(given.hours)):
             write_hour(folder / "archive", hour, given.rankings_an_hour, given.columns)
         for hours in given.hours:
-            command = [sys.executable, "-m", "tests.bench.collection", "--collect", name, "--hours", str(hours)]
-            subprocess.run(command, check=True)
+            words = ["--collect", name, "--hours", str(hours), "--columns", str(given.columns)]
+            subprocess.run([sys.executable, "-m", "tests.bench.collection", *words], check=True)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from registry.api_keys import SqlKeyRing
 from registry.board import MemoryBoard
 from registry.contracts.rollouts import Rollout
 from registry.counters import MemoryCounterBoard
+from registry.drift_board import MemoryDriftBoard
 from registry.errors import StoreUnavailable
 from registry.promotion import Promoter
 from registry.roles import Role
@@ -47,6 +48,7 @@ class ControlBench:
     board: MemoryBoard
     archive: Archive
     away: set[str] = field(default_factory=set)
+    drift: MemoryDriftBoard = field(default_factory=MemoryDriftBoard)
 
     def request(self, method: str, path: str, key: str | None = None, **options: Any) -> httpx.Response:
         """key: the admin's by default, empty for none. The body is `json`."""
@@ -104,7 +106,12 @@ def a_control_bench(folder: Path, database: str = "") -> Iterator[ControlBench]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     server = ControlServer(
-        build_control_app(Desk(control, ring, there, publish, engine_outlook, GatePlanner(archive), runs)),
+        build_control_app(
+            Desk(
+                *(control, ring, there, publish, engine_outlook, GatePlanner(archive), runs),
+                closed_days=bench.drift.latest,
+            )
+        ),
         TcpAddress("127.0.0.1", port),
     )
     server.start()

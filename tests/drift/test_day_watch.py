@@ -190,10 +190,13 @@ def test_a_kill_between_the_watches_file_and_the_snapshot_counts_no_day_twice(pl
 def test_a_restarted_monitor_shows_its_records_on_an_empty_board(platform: Platform) -> None:
     platform.see(season(8), 8)
     shown, platform.board = platform.board.latest("codesearch"), MemoryDriftBoard()
+    labels = {"model": "codesearch", "arm": "champion", "family": "features", "verdict": "passed"}
+    counted = REGISTRY.get_sample_value("drift_day_verdicts_total", labels)
 
     platform.monitor().save()
 
     assert platform.board.latest("codesearch") == shown
+    assert REGISTRY.get_sample_value("drift_day_verdicts_total", labels) == counted, "told again, and no new day"
 
 
 class AwayBoard(MemoryDriftBoard):

@@ -107,6 +107,7 @@ def test_a_unit_that_clicks_too_fast_is_a_bot_and_one_at_the_limit_is_not() -> N
 
     assert found.ranking_ids.tolist() == ["r2"]
     assert (found.report.bots, found.report.dropped_feedback["bot"]) == (1, 6)
+    assert found.bots == ("fast",)
 
 
 def test_the_same_rate_over_two_minutes_is_no_bots() -> None:

@@ -115,6 +115,14 @@ def test_each_list_is_kept_with_what_was_shown_logged_and_clicked(archive: Archi
     assert (rows[1]["query"], rows[1]["version"], rows[1]["arm"]) == ("r2", 3, "challenger")
 
 
+def test_a_reader_gets_the_columns_it_asks_for(archive: Archive) -> None:
+    write_events(archive, [a_ranking("r1", ("a", "b")), a_click("c1", "r1", "b")])
+
+    (table,) = collected(archive).tables(["weights", "query"])
+
+    assert table.to_pylist() == [{"weights": [1.0, 1.0], "query": "q1"}]
+
+
 def a_log(archive: Archive, lists: int = 600, **given: Any) -> ClickLog:
     log = click_log(lists, seed=3, queries=40, noise=1.2, share=given.pop("share", 0.05))
     write_log(archive, log, **given)

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from pipelines.archive import Archive
@@ -264,6 +265,58 @@ def test_where_there_is_no_room_whole_queries_are_left_out(archive: Archive) -> 
     assert kept < set(whole.train.query_ids)
     for query in kept:
         assert labels_of(some.train, query) == labels_of(whole.train, query)
+
+
+def list_by_list(windows: Sequence[Collected]) -> dict[str, dict[str, tuple[float, list[float]]]]:
+    """Label and features by query and item, as the module says, one row after the other."""
+    clicks: dict[tuple[str, str], float] = {}
+    looks: dict[tuple[str, str], float] = {}
+    found: dict[str, dict[str, tuple[float, list[float]]]] = {}
+    for window in windows:
+        for row in pa.concat_tables(window.tables()).to_pylist():
+            for place, item in enumerate(row["items"]):
+                key = (row["query"], item)
+                clicks[key] = clicks.get(key, 0.0) + row["clicks"][place]
+                looks[key] = looks.get(key, 0.0) + 1 / row["weights"][place]
+                features = row["features"][3 * place : 3 * place + 3]
+                found.setdefault(row["query"], {})[item] = (clicks[key] / looks[key], features)
+    return found
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_lists_of_any_length_and_repetition_come_together_as_one_by_one(archive: Archive, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    events: list[Event] = []
+    for i in range(150):
+        items = [f"i{item}" for item in rng.permutation(9)[: rng.integers(1, 8)]]
+        values = np.column_stack([rng.normal(size=(len(items), 2)), np.ones(len(items))])
+        at_ms = NOW_MS + int(rng.integers(0, 3 * WEEK_MS))
+        query = f"q{rng.integers(0, 25)}"
+        events.append(asked(f"r{i}", items, query, values=values, answered_ms=at_ms, propensities=ones(len(items))))
+        events += [
+            a_click(f"c{i}-{item}", f"r{i}", item, received_ms=at_ms + 1000) for item in items if rng.random() < 0.3
+        ]
+    write_events(archive, events)
+    rules = msgspec.structs.replace(RULES, bias=BiasRules(groups=10, most_error=1e9, least_clicks=1))
+    windows = [week(archive, number, rules) for number in range(3)]
+    expected = list_by_list(windows[:2])
+
+    splits = training_splits(windows, VIEW, rules=TrainingRules(allow_biased=True, validation_share=0.3))
+
+    together = [judged for part in (splits.train, splits.validation) for judged in part.lists()]
+    assert {judged.query_id for judged in together} == set(expected)
+    for judged in together:
+        assert list(judged.item_ids) == list(expected[judged.query_id])
+        labels, features = zip(*expected[judged.query_id].values(), strict=True)
+        np.testing.assert_allclose(judged.labels, labels, rtol=1e-5)
+        np.testing.assert_allclose(judged.features, features, rtol=1e-6)
+    assert {query.split(VARIANT)[0]: len(own) for query, own in list_by_list(windows[2:]).items()} == {
+        judged.query_id.split(VARIANT)[0]: len(judged.item_ids) for judged in splits.test.lists()
+    }
+
+
+def ones(count: int) -> bytes:
+    return np.ones(count, "<f4").tobytes()
 
 
 def test_the_same_windows_give_the_same_splits(archive: Archive) -> None:
