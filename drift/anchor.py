@@ -8,13 +8,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from drift.cusum import IntArray
+from drift.cusum import BoolArray, IntArray
 from drift.moments import FloatArray
 from drift.settings import WEEK
 
 UNSEEN = np.inf
 MOST_MISSING = 0.25
 MOST_MEMORY = 0.9
+ODD = 5.0
+DRAWN = 2.0
+NORMAL_MIDDLE = 0.6745  # of a normal's deviations, half lie within
+PASSES = 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +44,8 @@ class Anchor:
     def of(days: FloatArray, weekdays: IntArray, versions: IntArray) -> "Anchor":
         """Least squares on weekday and version: a deploy within the stretch moves the level, not the week.
 
+        Odd days are left out, for a holiday or an outage in the stretch would blind it for good.
+
         days: (days, quantities), nan where a quantity was not known that day. weekdays: (days,), 0 to 6;
         versions: (days,). Raises ValueError without days.
 
@@ -53,13 +59,12 @@ class Anchor:
         seen, present = np.unique(weekdays), np.unique(versions)
         design = np.hstack([weekdays[:, None] == seen, versions[:, None] == present[:-1]]).astype(float)
         missing = ~np.isfinite(days)
-        known = np.maximum((~missing).sum(axis=0), 1)
-        means = np.where(missing, 0.0, days).sum(axis=0) / known
-        filled = np.where(missing, means, days)
+        projection, rank = design @ np.linalg.pinv(design), int(np.linalg.matrix_rank(design))
+        missing |= _odd(_filled(days, missing, projection), missing, projection, rank)
+        filled = _filled(days, missing, projection)
         inverse = np.linalg.pinv(design)
         fitted = inverse @ filled
-
-        freedom = (~missing).sum(axis=0) - int(np.linalg.matrix_rank(design))
+        freedom = (~missing).sum(axis=0) - rank
         apart = np.where(missing, 0.0, filled - design @ fitted)
         squares = (apart**2).sum(axis=0)
         too_few = (freedom < 1) | (missing.mean(axis=0) > MOST_MISSING)
@@ -73,6 +78,31 @@ class Anchor:
             level[weekday] = row @ fitted
             leverage[weekday] = float((row @ inverse) @ (row @ inverse))
         return Anchor(level, day_sd, leverage, _memory(apart))
+
+
+def _filled(days: FloatArray, missing: BoolArray, projection: FloatArray) -> FloatArray:
+    """With what the others say of missing days: least squares on the known ones, by imputing until it stands."""
+    filled = np.where(missing, np.where(missing, 0.0, days).sum(axis=0) / np.maximum((~missing).sum(axis=0), 1), days)
+    for _ in range(PASSES if missing.any() else 0):
+        filled = np.where(missing, projection @ filled, filled)
+    return filled
+
+
+def _odd(days: FloatArray, missing: BoolArray, projection: FloatArray, rank: int) -> BoolArray:
+    """Days that lie further than `ODD` deviations from a fit that they do not move.
+
+    That fit draws in what lies far off, until it stands; the deviation is told by the middle day.
+
+    Source: Huber, Robust Statistics, 1981, section 7.8 (pseudo-values).
+    """
+    drawn, widened = days, np.sqrt(len(days) / max(len(days) - rank, 1)) / NORMAL_MIDDLE
+    for _ in range(PASSES):
+        fitted = projection @ drawn
+        deviation = np.median(np.abs(drawn - fitted), axis=0) * widened
+        drawn = fitted + np.clip(days - fitted, -DRAWN * deviation, DRAWN * deviation)
+    apart = np.abs(days - projection @ drawn)
+    odd: BoolArray = ~missing & (deviation > 0) & (apart > ODD * deviation)
+    return odd
 
 
 def _memory(apart: FloatArray) -> FloatArray:

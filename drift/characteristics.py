@@ -1,8 +1,9 @@
 """What a watch over days reaches: false alarms a month, and days until a shift is found, over many runs."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from math import sqrt
+from typing import Protocol
 
 import numpy as np
 
@@ -12,9 +13,33 @@ from drift.day_means import DayMeans, Level
 from drift.moments import FloatArray
 from drift.settings import ShiftSettings
 from drift.shift_watch import ShiftWatch, Watched
-from drift.simulated_days import DayWorld, ramp
+from drift.simulated_days import ramp
 from drift.simulated_lists import ListWorld
 from registry.contracts.drift import ShiftKind
+
+
+class World(Protocol):
+    """Days in which nothing shifts but what is told to: `simulated_days`, `resampled_days`."""
+
+    @property
+    def watched(self) -> Watched:
+        """Means of the features first."""
+        ...
+
+    @property
+    def level(self) -> Level:
+        """What the version was made on."""
+        ...
+
+    def days(
+        self, count: int, rng: np.random.Generator, moved: FloatArray | None = None
+    ) -> Iterator[tuple[DayMeans, Level]]:
+        """So many days; moved: (days, features), what to add to the means."""
+        ...
+
+    def shifts(self, share: float) -> FloatArray:
+        """(features,): what a shift of a mean by that share of itself adds to it."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +96,7 @@ def raised(days: Iterable[tuple[DayMeans, Level]], watched: Watched, settings: S
     return told
 
 
-def false_alarms(world: DayWorld, settings: ShiftSettings, runs: int, seed: int, days: int = 60) -> Rate:
+def false_alarms(world: World, settings: ShiftSettings, runs: int, seed: int, days: int = 60) -> Rate:
     """Alarms a month on traffic in which nothing shifts, counted over `days` after the anchor is laid."""
     counts = []
     for run in range(runs):
@@ -82,17 +107,24 @@ def false_alarms(world: DayWorld, settings: ShiftSettings, runs: int, seed: int,
 
 
 def time_to_find(
-    world: DayWorld, settings: ShiftSettings, runs: int, seed: int, by_share: float = 0.35, over: int = 14
+    world: World, settings: ShiftSettings, runs: int, seed: int, by_share: float = 0.35, over: int = 14
 ) -> Found:
     """One feature's mean moves by a share of itself over so many days, beginning after the anchor is laid, each run
-    on another day of the week."""
+    on another day of the week.
+
+    Another feature each run, of those for which that is twice the floor at least: 35 % of a mean that lies close to
+    zero are nothing.
+    """
+    shifts, std = world.shifts(by_share), world.level.std
+    in_deviations = np.abs(shifts) / np.where(std[: len(shifts)] > 0, std[: len(shifts)], np.inf)
+    movable = np.flatnonzero(in_deviations >= 2 * settings.effect_floor_sd)
     found, false = [], []
     for run in range(runs):
         rng = np.random.default_rng([seed, run])
-        feature, begins = run % world.features, settings.anchor_days + run % 7
+        feature, begins = int(movable[run % len(movable)]), settings.anchor_days + run % 7
         count = begins + 2 * over
-        moved = ramp(count, world.features, feature, begins, over, by_share * world.mean)
-        moving = (f"f{feature}", "mean")
+        moved = ramp(count, len(shifts), feature, begins, over, float(shifts[feature]))
+        moving = (world.watched.names[feature], "mean")
         told = [each for each in raised(world.days(count, rng, moved), world.watched, settings) if each[0] >= begins]
         found.append(min((day - begins + 1 for day, *what in told if tuple(what) == moving), default=np.inf))
         others = sum(tuple(what) != moving for _, *what in told)

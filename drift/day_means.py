@@ -4,7 +4,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from drift.cusum import IntArray
 from drift.moments import FloatArray
+
+Places = slice | IntArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +27,7 @@ class Level:
         nothing = np.full(quantities, np.nan)
         return Level(nothing, nothing, nothing)
 
-    def of(self, places: slice) -> "Level":
+    def of(self, places: "Places") -> "Level":
         """Some of the quantities."""
         return Level(self.mean[places], self.std[places], self.error[places])
 
@@ -43,7 +46,7 @@ class DayMeans:
     std: FloatArray
     error: FloatArray
 
-    def of(self, places: slice) -> "DayMeans":
+    def of(self, places: "Places") -> "DayMeans":
         """Some of the quantities."""
         return DayMeans(
             *(self.start_ms, self.end_ms, self.version, self.lists),

@@ -152,7 +152,7 @@ class ShiftWatch:
         return tuple(alarm for _, alarm in sorted(found, key=lambda pair: -pair[0]))
 
     def effects(self) -> tuple[FloatArray, FloatArray]:
-        """(quantities,): the newest day's shift from the anchor, and from the profile; nan if not known."""
+        """(quantities,): the shift from the anchor, and from the profile, of the newest day that told one; else nan."""
         return self._of_anchor.effect, self._of_profile.effect
 
     def sums(self) -> FloatArray:
@@ -357,8 +357,8 @@ class ShiftWatch:
 
 @dataclass(frozen=True, slots=True)
 class _Chart:
-    """All (quantities,). effect: of the newest day, nan before one. opened_ms, onset_ms: 0 if no alarm is
-    open; opened_version: that it opened under. below: days below the floor, one after another."""
+    """All (quantities,). effect: of the newest day that told one, nan before that. opened_ms, onset_ms: 0 if no
+    alarm is open; opened_version: that it opened under. below: days below the floor, one after another."""
 
     sums: Sums
     effect: FloatArray
@@ -393,7 +393,7 @@ class _Chart:
         begun = np.where(is_up, sums.up_from, sums.down_from)
         return _Chart(
             sums=sums.without(closed),
-            effect=effect,
+            effect=np.where(np.isfinite(effect), effect, self.effect),
             opened_ms=np.where(closed, 0, np.where(raised, day.end_ms, self.opened_ms)),
             onset_ms=np.where(closed, 0, np.where(raised, begun, self.onset_ms)),
             opened_version=np.where(raised, day.version, self.opened_version),

@@ -28,8 +28,8 @@ class DayWorld:
     week, in deviations of single rows, another one for each feature. day_sd: how far days lie apart beside
     that; day_memory: correlation of a day with the one before; tails: degrees of freedom of Student's t
     that days are drawn from, None for normal ones. common: share of the day's variance that all features
-    have in common. mean: of a feature, in its deviations, so that a shift of a mean by a share has a size.
-    missing_share, zero_share: by nature.
+    have in common. odd_day: one on which all features lie `odd_shift` higher, a holiday. mean: of a feature, in
+    its deviations, so that a shift of a mean by a share has a size. missing_share, zero_share: by nature.
     """
 
     features: int = 200
@@ -41,6 +41,8 @@ class DayWorld:
     day_memory: float = 0.0
     tails: float | None = None
     common: float = 0.0
+    odd_day: int | None = None
+    odd_shift: float = 0.6
     mean: float = 1.0
     missing_share: float = 0.02
     zero_share: float = 0.1
@@ -76,10 +78,16 @@ class DayWorld:
             apart = week[number % WEEK] + noise[day] + sampled[day]
             today = mean + std * apart
             today[self.features :] = np.clip(today[self.features :], 0.0, 1.0)
+            if day == self.odd_day:
+                today[: self.features] += self.odd_shift
             if moved is not None:
                 today[: self.features] += moved[day]
             lists = self.rows_a_day // self.list_size
             yield DayMeans(number * DAY_MS, (number + 1) * DAY_MS, 1, lists, today, std, std * error), level
+
+    def shifts(self, share: float) -> FloatArray:
+        """(features,): what a shift of a mean by that share of itself adds to it."""
+        return np.full(self.features, share * self.mean)
 
     @property
     def _independent_rows(self) -> float:

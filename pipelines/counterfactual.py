@@ -177,6 +177,28 @@ def shown_chance(propensities: ArrayLike, offsets: ArrayLike, depth: int | Ints)
     return np.clip(found, 1e-12, 1.0)
 
 
+def explored_depth(propensities: ArrayLike, offsets: ArrayLike) -> int | None:
+    """How many ranks could come to be shown, as explored lists tell; None where no item came from beyond.
+
+    propensities, offsets: as for `shown_chance`. An item that came from beyond has the chance of one swap, and one that
+    stayed lacks that of every swap that would have moved it: with each rank within depth, and each other shown one.
+
+    >>> explored_depth([0.96, 0.96, 0.005], [0, 3])
+    7
+    """
+    chance, bounds = np.asarray(propensities, dtype=np.float64), np.asarray(offsets, dtype=np.int64)
+    sizes = np.diff(bounds)
+    list_of = np.repeat(np.arange(len(sizes)), sizes)
+    low = chance < 0.5
+    came = (np.bincount(list_of[low], minlength=len(sizes)) == 1) & (sizes > 1)
+    if not came.any():
+        return None
+    each, stays = np.ones(len(sizes)), np.zeros(len(sizes))
+    np.minimum.at(each, list_of[low], chance[low])
+    np.maximum.at(stays, list_of[~low], chance[~low])
+    return int(np.rint((1 - stays[came]) / each[came] - sizes[came] + 2).max())
+
+
 def counterfactual(
     log: ClickLists,
     champion: ArrayLike,

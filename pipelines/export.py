@@ -5,16 +5,18 @@ what is served.
 """
 
 import io
-from collections.abc import Callable
+from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from pipelines.dataset import DatasetSplits, RankingDataset
 from pipelines.errors import ExportRefused
 from pipelines.ndcg import mean_ndcg
-from pipelines.ranker import MlpRanker
+from pipelines.ragged import Layout
+from pipelines.ranker import Ranker, Weights
 from pipelines.train import TrainedRanker
 from registry.artefacts import strip_sample_inputs
 from registry.contracts.manifest import (
@@ -25,14 +27,28 @@ from registry.contracts.manifest import (
     ModelPackage,
     TensorSpec,
 )
-from registry.contracts.profile import ReferenceProfile, confidences, describe
+from registry.contracts.profile import ReferenceProfile, confidences, describe, followed
 
 SHOWN = 10
-COMPARED_ROWS = (1, 2, 7, 100, 5000)
+QUERY_INDEX = "query_index"  # serving's name for it
+COMPARED_LISTS = ((1,), (2,), (3, 4), (100,), (1,) * 20 + (37, 200, 63), (1000,) * 2)
+"""Sizes of the lists that share a batch when the exported program is compared with the model."""
 TOLERANCE = 1e-6
+LISTWISE_TOLERANCE = 1e-5  # a list alone sums in another order than one among others
 
 Scores = NDArray[np.float32]
-Scorer = Callable[[NDArray[np.float32]], Scores]
+
+
+class Scorer(Protocol):
+    """An exported program as a function."""
+
+    def __call__(self, features: NDArray[np.float32], query_index: NDArray[np.int64] | None = None) -> Scores:
+        """Scores float32 (rows,) of features (rows, columns).
+
+        query_index: (rows,), ascending, which list each row is of; None: all of one. A pointwise program
+        does not ask.
+        """
+        ...
 
 
 def export_package(
@@ -56,7 +72,10 @@ def export_package(
     view = splits.view
     manifest = ModelManifest(
         model=model,
-        inputs=(TensorSpec("features", "FP32", (-1, len(view.columns))),),
+        inputs=(
+            TensorSpec("features", "FP32", (-1, len(view.columns))),
+            *([TensorSpec(QUERY_INDEX, "INT64", (-1,))] if trained.model.listwise else []),
+        ),
         outputs=(TensorSpec("scores", "FP32", (-1,)),),
         view=view.to_json(),
         fingerprint=view.fingerprint,
@@ -85,38 +104,69 @@ def offline_scores(package: ModelPackage, dataset: RankingDataset) -> Scores:
     return _scored(load_scorer(package.program), dataset)
 
 
-def export_program(model: MlpRanker) -> bytes:
-    """The model as a torch.export archive without any pickle: input `features`, dynamic rows."""
-    sample = torch.zeros(2, len(model.default))
+def export_program(model: Ranker) -> bytes:
+    """The model as a torch.export archive without any pickle: input `features`, and `query_index` if it is
+    listwise, dynamic rows."""
+    inputs = {"features": torch.zeros(2, len(model.default))}
+    if model.listwise:
+        inputs[QUERY_INDEX] = torch.zeros(2, dtype=torch.int64)
     rows = torch.export.Dim("rows", min=1)
-    exported = torch.export.export(model.eval(), (sample,), dynamic_shapes={"features": {0: rows}})
+    exported = torch.export.export(
+        model.eval(), tuple(inputs.values()), dynamic_shapes={name: {0: rows} for name in inputs}
+    )
     archive = io.BytesIO()
     torch.export.save(exported, archive)
     return strip_sample_inputs(archive.getvalue())
 
 
 def load_scorer(program: bytes) -> Scorer:
-    """Scores float32 (rows,) of features (rows, columns), by a program whose package is ours or verified."""
-    module = torch.export.load(io.BytesIO(program)).module()
+    """Of a program whose package is ours or verified."""
+    exported = torch.export.load(io.BytesIO(program))
+    listwise = QUERY_INDEX in exported.graph_signature.user_inputs
+    module = exported.module()
 
-    def scores(features: NDArray[np.float32]) -> Scores:
+    def scores(features: NDArray[np.float32], query_index: NDArray[np.int64] | None = None) -> Scores:
+        lists = np.zeros(len(features), np.int64) if query_index is None else query_index
         with torch.inference_mode():
-            scored: Scores = module(torch.from_numpy(features)).numpy()
+            arguments = [torch.from_numpy(array) for array in ((features, lists) if listwise else (features,))]
+            scored: Scores = module(*arguments).numpy()
             return scored
 
     return scores
 
 
-def _compare(model: MlpRanker, exported: Scorer, features: NDArray[np.float32]) -> None:
-    """Both score alike, for few and many rows and where values are missing."""
-    for rows in COMPARED_ROWS:
+def weights_of(package: ModelPackage) -> Weights | None:
+    """What `train` takes as a parent: weights and preprocessing of a version, read from its exported program.
+
+    The archive holds them as raw bytes (`registry.artefacts` lets nothing else in), so nothing is unpickled.
+    None if the version is no ranker of ours: it runs elsewhere, or was exported by others.
+    """
+    if package.manifest.remote is not None:
+        return None
+    state = torch.export.load(io.BytesIO(package.program)).state_dict
+    if not {"default", "mean", "std"} <= state.keys():
+        return None
+    return {name: value.detach().clone() for name, value in state.items()}
+
+
+def _compare(model: Ranker, exported: Scorer, features: NDArray[np.float32]) -> None:
+    """Both score alike: few and many rows, lists alone in the model and together in the program, values missing."""
+    allowed = LISTWISE_TOLERANCE if model.listwise else TOLERANCE
+    for sizes in COMPARED_LISTS:
+        rows = sum(sizes)
         given = features[np.arange(rows) % len(features)]
         given[::3, ::2] = np.nan
         with torch.inference_mode():
-            expected = model.eval()(torch.from_numpy(given)).numpy()
-        if not np.allclose(exported(given), expected, rtol=TOLERANCE, atol=TOLERANCE):
-            worst = float(np.abs(exported(given) - expected).max())
+            lists = torch.split(torch.from_numpy(given), list(sizes))
+            expected = torch.cat([model.eval().scores(own, _alone(own)) for own in lists]).numpy()
+        scored = exported(given, np.repeat(np.arange(len(sizes)), sizes))
+        if not np.allclose(scored, expected, rtol=allowed, atol=allowed):
+            worst = float(np.abs(scored - expected).max())
             raise ExportRefused(f"the exported program differs from the model by {worst:g} over {rows} rows")
+
+
+def _alone(rows: Tensor) -> Layout:
+    return Layout.of(np.array([len(rows)]))
 
 
 def _scored(scorer: Scorer, dataset: RankingDataset) -> Scores:
@@ -143,4 +193,5 @@ def _profile(scorer: Scorer, datasets: tuple[RankingDataset, ...]) -> ReferenceP
         scores=spread,
         margin=describe("margin", sureness.margin),
         entropy=describe("entropy", sureness.entropy),
+        importance=followed(features, scores),
     )

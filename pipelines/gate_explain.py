@@ -24,8 +24,8 @@ PAST_DECISIONS = 50
 class GateLine(msgspec.Struct, frozen=True, kw_only=True):
     """A step's gate as it stands. evidence: id of the newest, empty before there is any; then all figures are None.
 
-    as_of_ms: what was known. closes_ms: when the last look closes, None of a step that has not begun. sample: see
-    `online_gate.GateVerdict`; the step's own `terms` say what was planned.
+    as_of_ms: what was known. next_look_ms, closes_ms: when the next look and the last one close, None of a step that
+    has not begun, or has none left. figures: see `online_gate.GateVerdict`; `terms` say what was planned.
     """
 
     step: str
@@ -35,6 +35,7 @@ class GateLine(msgspec.Struct, frozen=True, kw_only=True):
     why: str = "not begun"
     evidence: str = ""
     as_of_ms: int | None = None
+    next_look_ms: int | None = None
     closes_ms: int | None = None
     clicks: str = ""
     figures: GateVerdict | None = None
@@ -122,10 +123,20 @@ def _line(rollout: Rollout, index: int, evidence: Sequence[Evidence], begun_ms: 
     ]
     newest = max(mine, key=lambda one: (one.made_ms, one.id), default=None)
     began_ms = begun_ms.get(step.name)
-    closes_ms = None if began_ms is None else began_ms + round(step.gate.horizon_s * 1000)
+    closes_ms = None if began_ms is None else _closes_ms(began_ms, step.gate, step.gate.looks)
+    next_look = 1 if newest is None else int(newest.body.get("closed", 0)) + 1
+    over = began_ms is None or next_look > step.gate.looks
+    next_look_ms = None if over or began_ms is None else _closes_ms(began_ms, step.gate, next_look)
     if newest is None:
         why = "not begun" if began_ms is None else "no look and no click yet"
-        return GateLine(step=step.name, kind=step.kind, terms=step.gate, closes_ms=closes_ms, why=why)
+        return GateLine(
+            step=step.name,
+            kind=step.kind,
+            terms=step.gate,
+            next_look_ms=next_look_ms,
+            closes_ms=closes_ms,
+            why=why,
+        )
     inputs = inputs_in(newest)
     return GateLine(
         step=step.name,
@@ -135,12 +146,23 @@ def _line(rollout: Rollout, index: int, evidence: Sequence[Evidence], begun_ms: 
         why=newest.why,
         evidence=newest.id,
         as_of_ms=newest.made_ms,
+        next_look_ms=next_look_ms,
         closes_ms=closes_ms,
         clicks=str(newest.body.get("clicks", "")),
         figures=verdict_in(newest),
-        dropped=sum(newest.body.get("quality", {}).get("dropped_rankings", {}).values()),
+        dropped=_dropped(newest),
         alarms=inputs.alarms if inputs else (),
     )
+
+
+def _closes_ms(began_ms: int, terms: GateTerms, look: int) -> int:
+    return began_ms + round((look * terms.look_s + terms.clicks_within_s) * 1000)
+
+
+def _dropped(evidence: Evidence) -> int:
+    """Lists that were left out for what is wrong with them, not for being another arm's or too young."""
+    by_reason = evidence.body.get("quality", {}).get("dropped_rankings", {})
+    return sum(count for reason, count in by_reason.items() if reason not in ("window_open", "other_arm"))
 
 
 def _shown(rollout: Rollout, gates: Sequence[GateLine]) -> GateLine | None:
@@ -162,10 +184,13 @@ def _screen(gate: GateLine) -> list[str]:
         )
     elif terms.underpowered:
         lines.append("planned    without measured traffic, as somebody wished")
-    closes = "" if gate.closes_ms is None else f"; the last look closes {_time(gate.closes_ms)}"
+    closes = "" if gate.next_look_ms is None else f"; the next look closes {_time(gate.next_look_ms)}"
+    closes += "" if gate.closes_ms is None else f", the last {_time(gate.closes_ms)}"
     if figures is None:
         return [*lines, f"verdict    none: {gate.why}{closes}"]
-    expected = "an unknown number of" if figures.expected_lists is None else str(figures.expected_lists)
+    expected = figures.expected_lists
+    if expected is None and terms.size is not None:
+        expected = max(0, terms.size.available_lists - figures.lists)
     ratio = "" if figures.ratio_p is None else f"sample ratio p = {figures.ratio_p:.2g}, "
     return [
         *lines,
@@ -177,7 +202,7 @@ def _screen(gate: GateLine) -> list[str]:
         f"anytime    {_figure(figures, figures.anytime_low)} to {_figure(figures, figures.anytime_high)}; rolled back"
         f" when surely under {_margin(figures, terms)}",
         f"sample     {figures.lists} lists, {figures.champion_units} and {figures.challenger_units} units,"
-        f" {gate.clicks} clicks; {expected} lists still expected{closes}",
+        f" {gate.clicks} clicks; {'as yet unknown' if expected is None else expected} still expected{closes}",
         f"validity   {ratio}{gate.dropped} lists dropped, {'; '.join(gate.alarms) or 'no open alarm'}",
         f"as of      {_time(gate.as_of_ms or 0)}, evidence {gate.evidence}",
     ]

@@ -47,6 +47,7 @@ class GateJudge:
     ) -> None:
         self._control, self._data, self._alarms = control, data, alarms
         self._settings = settings or GateSettings()
+        self._shown: set[tuple[str, str, str]] = set()  # labels of gauges
 
     def turn(self, now_ms: int) -> list[Evidence]:
         """One look at every gate; the evidence that is new and was kept.
@@ -55,9 +56,11 @@ class GateJudge:
         """
         kept: list[Evidence] = []
         scopes: set[str] = set()
+        gates: set[tuple[str, str, str]] = set()
         for rollout in self._control.rollouts(open_only=True):
             if not rollout.active or rollout.current_step.gate is None:
                 continue
+            gates.add(_labels(rollout))
             try:
                 inputs = self._inputs(rollout, now_ms)
                 scopes.add(inputs.scope.digest)
@@ -68,6 +71,10 @@ class GateJudge:
                 continue
             if found is not None:
                 kept.append(found)
+        for over in self._shown - gates:
+            for gauge in metrics.GATE_GAUGES:
+                gauge.labels(*over).set(nan)
+        self._shown = gates
         self._data.forget(frozenset(scopes))
         metrics.GATE_TURN.set(now_ms / 1000)
         return kept
@@ -175,18 +182,22 @@ def _grid_ms(terms: GateTerms) -> int:
 
 
 def _is_news(found: Evidence, before: Evidence, terms: GateTerms) -> bool:
-    """Another verdict or look at once; other data after a while, so that a fortnight is hundreds of records."""
+    """Another verdict or look at once; other data after a while, for a fortnight is to be some hundred records."""
     now, then = verdict_in(found), verdict_in(before)
     if now is None or then is None or (found.verdict, found.body["closed"]) != (before.verdict, before.body["closed"]):
         return True
-    rested_ms = max(_grid_ms(terms), round(terms.look_s * 1000) // 48)
+    rested_ms = max(_grid_ms(terms), round(terms.look_s * 1000) // 24)
     return now.data != then.data and found.made_ms - before.made_ms >= rested_ms
+
+
+def _labels(rollout: Rollout) -> tuple[str, str, str]:
+    return rollout.model, rollout.layer, rollout.current_step.gate_evidence
 
 
 def _show(rollout: Rollout, found: Evidence, sample: GateSample) -> None:
     verdict = verdict_in(found)
     assert verdict is not None
-    where = (rollout.model, rollout.layer, found.kind)
+    where = _labels(rollout)
     for gauge, value in (
         (metrics.GATE_ESTIMATE, verdict.estimate),
         (metrics.GATE_LOW, verdict.low),

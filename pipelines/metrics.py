@@ -63,6 +63,12 @@ ROLLOUT_WEIGHT = Gauge(
     _ROLLOUT,
     multiprocess_mode="mostrecent",
 )
+ROLLOUT_STEP_SINCE = Gauge(
+    "pipelines_rollout_step_timestamp_seconds",
+    "When the layer's newest rollout came into its step, or ended, since the epoch.",
+    _ROLLOUT,
+    multiprocess_mode="mostrecent",
+)
 ROLLOUT_CHANGES = Counter("pipelines_rollout_changes", "What the engine did to rollouts.", ["model", "what"])
 ROLLOUT_VERDICTS = Counter(
     "pipelines_rollout_verdicts", "Verdicts that the engine's decisions stand on.", ["kind", "verdict"]
@@ -71,6 +77,32 @@ ROLLOUT_FAILURES = Counter("pipelines_rollout_failures", "Rollouts that a turn c
 ROLLOUT_TURN = Gauge(
     "pipelines_rollout_turn_timestamp_seconds",
     "When the engine last looked at all rollouts, since the epoch: alarm on an old one.",
+    multiprocess_mode="mostrecent",
+)
+
+_RUN = ["model", "kind"]
+RUNS = Gauge(
+    "pipelines_runs",
+    "Runs of pipelines by state; alarm on any that is dead: it waits for a person.",
+    [*_RUN, "state"],
+    multiprocess_mode="mostrecent",
+)
+RUN_PROGRESS = Gauge(
+    "pipelines_run_progress_ratio",
+    "Progress of the newest run, in [0, 1].",
+    _RUN,
+    multiprocess_mode="mostrecent",
+)
+RUN_WINDOW = Gauge(
+    "pipelines_run_succeeded_window_timestamp_seconds",
+    "End of the newest window with a run that succeeded, since the epoch: alarm on an old one.",
+    _RUN,
+    multiprocess_mode="mostrecent",
+)
+RUN_STEPS = Counter("pipelines_run_steps", "Attempts at steps of runs, by what came of them.", ["kind", "step", "what"])
+RUN_TICK = Gauge(
+    "pipelines_run_tick_timestamp_seconds",
+    "When due windows and silent workers were last looked for, since the epoch: alarm on an old one.",
     multiprocess_mode="mostrecent",
 )
 
@@ -117,6 +149,10 @@ GATE_VERDICT = Gauge(
     _GATE,
     multiprocess_mode="mostrecent",
 )
+GATE_GAUGES = (
+    GATE_ESTIMATE, GATE_LOW, GATE_HIGH, GATE_ANYTIME_HIGH, GATE_Z, GATE_BOUNDARY, GATE_LOOK, GATE_LISTS, GATE_VERDICT
+)  # fmt: skip
+"""Of one gate; nan when it is over."""
 GATE_VERDICTS = ("passed", "inconclusive", "errored", "failed")
 GATE_TURN = Gauge(
     "pipelines_gate_turn_timestamp_seconds",

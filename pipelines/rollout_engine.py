@@ -182,6 +182,8 @@ class RolloutEngine:
             metrics.ROLLOUT_STEP.labels(*where).set(rollout.step if rollout.active else -1)
             metrics.ROLLOUT_WEIGHT.labels(*where).set(rollout.current_step.weight / 1000 if rollout.active else 0.0)
             metrics.ROLLOUT_STATE.labels(*where).set(metrics.ROLLOUT_STATES.index(rollout.state))
+            since_ms = rollout.entered_ms if rollout.active else rollout.changed_ms
+            metrics.ROLLOUT_STEP_SINCE.labels(*where).set(since_ms / 1000)
         self._shown = set(now)
 
 

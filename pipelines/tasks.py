@@ -20,25 +20,27 @@ from pipelines.click_ndcg import WINDOW_MS, EvidenceReport, Window, evidence
 from pipelines.durable import replace_file
 from pipelines.errors import PipelineError
 from pipelines.gate_tasks import GateWiring, add_gate_tasks
+from pipelines.run_tasks import RunWiring, add_run_tasks
 
 log = logging.getLogger(__name__)
 
 HOUR_S = 3600
 RESULTS_KEPT_S = 24 * HOUR_S
-REDELIVER_AFTER_S = HOUR_S  # longer than any task takes, or it would run twice at once
+REDELIVER_AFTER_S = HOUR_S  # longer than any task takes, or it would run twice at once; runs have leases
 CAUGHT_UP_WINDOWS = 12
 COMPACT_AFTER_S = 900  # an hour's last events are in the archive by then; later ones are merged later
 
 
 @dataclass(frozen=True, slots=True)
 class PipelineWiring:
-    """What tasks work on. models: names of those that are served. clock: seconds since the epoch. gates: what online
-    gates need, None to leave them out."""
+    """What tasks work on. models: names of those that are served. clock: seconds since the epoch. gates, runs: what
+    online gates and runs of pipelines need, None to leave them out."""
 
     archive: Archive
     reports: Path
     models: Callable[[], list[str]]
     clock: Callable[[], float] = time.time
+    runs: RunWiring | None = None
     gates: GateWiring | None = None
 
 
@@ -64,6 +66,8 @@ def make_celery(broker_url: str, backend_url: str, wiring: PipelineWiring) -> Ce
         },
     )
     _add_tasks(app, wiring)
+    if wiring.runs is not None:
+        add_run_tasks(app, wiring.runs, wiring.clock)
     if wiring.gates is not None:
         add_gate_tasks(app, wiring.gates, wiring.clock)
     return app

@@ -1,49 +1,49 @@
-"""Training of a ranker with the ListNet loss, stopped by validation NDCG.
+"""Training of a ranker, stopped by validation NDCG; it goes on from a parent's weights, and after a kill.
 
-Source: Cao, Qin, Liu, Tsai & Li, "Learning to rank: from pairwise approach to listwise approach",
-ICML 2007 (top-one probabilities), with gains 2**label - 1 as the target distribution.
+Draws back to the parent's weights are decoupled from the gradient, as AdamW's decay is.
+Sources: Loshchilov & Hutter, "Decoupled weight decay regularization", ICLR 2019; Li, Grandvalet & Davoine,
+"Explicit inductive bias for transfer learning with convolutional networks", ICML 2018 (the starting point as
+what weights decay to); Robins, "Catastrophic forgetting, rehearsal and pseudorehearsal", Connection Science
+7(2), 1995 (replay); Polyak & Juditsky, SIAM J. Control Optim. 30(4), 1992 (averaging).
 """
 
+import hashlib
+import json
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipelines.dataset import DatasetSplits, RankingDataset, rows_of_lists
+from pipelines import checkpoint as checkpoints
+from pipelines.checkpoint import Checkpoint
+from pipelines.dataset import DatasetSplits, RankingDataset
 from pipelines.errors import TrainingDiverged, TrainingRefused
+from pipelines.fit import EpochReport, Fit
 from pipelines.ndcg import mean_ndcg
-from pipelines.ranker import MlpRanker
+from pipelines.ragged import Layout
+from pipelines.ranker import AttentionRanker, MlpRanker, Ranker
+from pipelines.ranks import Ranks
 from pipelines.settings import TrainSettings
+from pipelines.training_lists import TrainingLists
 from registry.contracts.manifest import JUDGED_NDCG, MetricDefinition
 
 logger = logging.getLogger(__name__)
 
-SCORED_ROWS = 65_536
-
-
-@dataclass(frozen=True, slots=True)
-class EpochReport:
-    """epoch: from 1; loss: mean over the train lists; validation_ndcg: of the whole split;
-    best: no epoch before was better; seconds: this epoch took."""
-
-    epoch: int
-    loss: float
-    validation_ndcg: float
-    best: bool
-    seconds: float
+SCORED_CELLS = 65_536  # rows of one forward pass, counting the padding
 
 
 @dataclass(frozen=True)
 class TrainedRanker:
     """The best epoch's model, on the CPU and ready to score; epochs: all that were run."""
 
-    model: MlpRanker
+    model: Ranker
     settings: TrainSettings
     epochs: tuple[EpochReport, ...]
 
@@ -59,150 +59,142 @@ def train(
     on_epoch: Callable[[EpochReport], None] = lambda report: None,
     parent: Mapping[str, Tensor] | None = None,
     metric: MetricDefinition = JUDGED_NDCG,
+    checkpoint: Path | None = None,
+    replay: RankingDataset | None = None,
 ) -> TrainedRanker:
     """A ranker fitted to the train lists; repeatable to the bit on one machine's CPU.
 
-    parent: weights to go on from (with their standardisation), None to start afresh.
-    metric: what validation is measured by; train lists without a relevant item teach nothing and
-    are left out.
-    Raises TrainingRefused if nothing can be learnt or the parent is of another shape, and
+    parent: weights to go on from (with their preprocessing), None to start afresh. metric: whose gains are
+    learnt, and what validation is measured by; train lists without a relevant item teach nothing and are left
+    out. checkpoint: written after each epoch; found there, of the same data and settings, training goes on
+    after its last epoch and ends with the model it would have ended with. replay: lists of earlier windows, of
+    which each epoch has `replay_share`.
+    on_epoch is told each epoch once, but for the last one before a kill, which may be told again.
+    In a process group (`torchrun`) each rank calls this with the same arguments; only rank 0 writes and tells,
+    and all get the same model.
+    Raises TrainingRefused if nothing can be learnt, or parent or replay are of another shape, and
     TrainingDiverged if the loss is no longer a number.
     """
-    device = _device(settings.device)
+    ranks = Ranks.joined()
+    device = ranks.device(settings.device)
     with _repeatable(settings, device):
-        model = _fresh_model(splits.train, settings, parent).to(device)
-        lists = _Lists.of(splits.train, device)
-        optimiser = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
-        order = np.random.default_rng(settings.seed)
-        reports: list[EpochReport] = []
-        best: dict[str, Tensor] = {}
-        best_ndcg, best_epoch = -1.0, 0
-        for epoch in range(1, settings.max_epochs + 1):
-            started_s = time.perf_counter()
-            loss = _one_epoch(model, lists, optimiser, order, settings.lists_per_step)
-            ndcg = mean_ndcg(
-                splits.validation.labels, score(model, splits.validation), splits.validation.offsets, metric
-            ).mean
-            report = EpochReport(epoch, loss, ndcg, ndcg > best_ndcg, time.perf_counter() - started_s)
-            reports.append(report)
-            if report.best:
-                best = {name: value.detach().clone() for name, value in model.state_dict().items()}
-                best_ndcg, best_epoch = ndcg, epoch
-            on_epoch(report)
-            if epoch - best_epoch >= settings.patience_epochs:
-                break
-    if not best:
+        model = fresh_ranker(splits.train, settings, parent).to(device)
+        lists = TrainingLists.of(splits.train, replay if settings.replay_share else None, metric, device)
+        fit = Fit(model, settings, ranks, metric.k, parent is not None and settings.parent_pull > 0)
+        inputs = _digest(splits, settings, parent, metric, replay)
+        saved = checkpoints.read(checkpoint, inputs) if checkpoint is not None and ranks.rank == 0 else b""
+        if saved := ranks.first_says(saved, device):
+            fit.resume(Checkpoint.decode(saved))
+            logger.info("training goes on after epoch %d", len(fit.reports))
+        while not fit.over:
+            report = _epoch(fit, lists, splits.validation, metric, ranks)
+            fit.end_epoch(report)
+            if ranks.rank == 0:
+                on_epoch(report)
+                if checkpoint is not None:
+                    checkpoints.write(checkpoint, fit.checkpoint(inputs))
+    if fit.best_report is None:
         raise TrainingRefused(f"{splits.validation.name}: no list has a relevant item, so no epoch can be chosen")
-    model.load_state_dict(best)
-    logger.info("trained", extra={"epochs": len(reports), "best_epoch": best_epoch, "validation_ndcg": best_ndcg})
-    return TrainedRanker(model.cpu().eval(), settings, tuple(reports))
+    model.load_state_dict(fit.best)
+    logger.info(
+        "trained",
+        extra={
+            "epochs": len(fit.reports),
+            "best_epoch": fit.best_report.epoch,
+            "validation_ndcg": fit.best_report.validation_ndcg,
+        },
+    )
+    return TrainedRanker(model.cpu().eval(), settings, tuple(fit.reports))
 
 
-def score(model: MlpRanker, dataset: RankingDataset) -> NDArray[np.float32]:
-    """Scores of every candidate, shape (candidates,), by the model as it is (dropout off)."""
-    device = model.mean.device
-    was_training = model.training
-    model.eval()
-    with torch.no_grad():
-        parts = [model(part.to(device)).cpu() for part in torch.split(torch.from_numpy(dataset.features), SCORED_ROWS)]
-    model.train(was_training)
-    scores: NDArray[np.float32] = torch.cat(parts).numpy()
-    return scores
+def fresh_ranker(
+    dataset: RankingDataset, settings: TrainSettings, parent: Mapping[str, Tensor] | None = None
+) -> Ranker:
+    """An untrained ranker, its preprocessing fitted to the dataset; or one with the parent's weights.
 
-
-def listnet_loss(scores: Tensor, target: Tensor, list_of: Tensor, place: Tensor, shape: tuple[int, int]) -> Tensor:
-    """Cross entropy between target and softmax of the scores within each list, mean over lists.
-
-    scores, target: (rows,), target summing to 1 in each list; list_of, place: (rows,), where a row
-    stands in a matrix of `shape` (lists, longest list).
+    Raises TrainingRefused if the parent is of another shape.
     """
-    padded = scores.new_full(shape, float("-inf")).index_put((list_of, place), scores)
-    log_share = scores - torch.logsumexp(padded, dim=1)[list_of]
-    return -(target * log_share).sum() / shape[0]
-
-
-@dataclass(frozen=True)
-class _Lists:
-    """The train lists with something relevant, on the device."""
-
-    features: Tensor
-    target: Tensor
-    offsets: NDArray[np.int64]
-
-    @staticmethod
-    def of(dataset: RankingDataset, device: torch.device) -> "_Lists":
-        gains = np.exp2(dataset.labels.astype(np.float64)) - 1
-        totals = np.add.reduceat(gains, dataset.offsets[:-1])
-        relevant = np.flatnonzero(totals > 0)
-        if not len(relevant):
-            raise TrainingRefused(f"{dataset.name}: no list has a relevant item: nothing to learn from")
-        rows = rows_of_lists(dataset.offsets, relevant)
-        sizes = np.diff(dataset.offsets)[relevant]
-        target = (gains[rows] / np.repeat(totals[relevant], sizes)).astype(np.float32)
-        return _Lists(
-            torch.from_numpy(dataset.features[rows]).to(device),
-            torch.from_numpy(target).to(device),
-            np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64),
-        )
-
-    def loss(self, model: MlpRanker, chosen: NDArray[np.int64]) -> Tensor:
-        """Of these lists."""
-        sizes = np.diff(self.offsets)[chosen]
-        rows = torch.from_numpy(rows_of_lists(self.offsets, chosen)).to(self.target.device)
-        list_of = np.repeat(np.arange(len(chosen)), sizes)
-        place = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-        return listnet_loss(
-            model(self.features[rows]),
-            self.target[rows],
-            torch.from_numpy(list_of).to(rows.device),
-            torch.from_numpy(place).to(rows.device),
-            (len(chosen), int(sizes.max())),
-        )
-
-
-def _one_epoch(
-    model: MlpRanker, lists: _Lists, optimiser: torch.optim.Optimizer, order: np.random.Generator, lists_per_step: int
-) -> float:
-    """The mean loss of the lists, each seen once in a new order."""
-    model.train()
-    count = len(lists.offsets) - 1
-    total = 0.0
-    shuffled = order.permutation(count)
-    for start in range(0, count, lists_per_step):
-        chosen = shuffled[start : start + lists_per_step]
-        optimiser.zero_grad(set_to_none=True)
-        loss = lists.loss(model, chosen)
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
-        total += float(loss.detach()) * len(chosen)
-    if not np.isfinite(total):
-        raise TrainingDiverged("the loss is no longer finite: lower train.learning_rate")
-    return total / count
-
-
-def _fresh_model(dataset: RankingDataset, settings: TrainSettings, parent: Mapping[str, Tensor] | None) -> MlpRanker:
-    model = MlpRanker(
-        torch.from_numpy(dataset.view.defaults), settings.hidden, settings.dropout, settings.input_dropout
+    defaults = torch.from_numpy(dataset.view.defaults)
+    how = (defaults, settings.hidden, settings.dropout, settings.input_dropout, settings.quantiles)
+    model: Ranker = (
+        MlpRanker(*how)
+        if settings.ranker == "mlp"
+        else AttentionRanker(*how, heads=settings.heads, blocks=settings.blocks)
     )
     if parent is None:
-        model.fit_standardisation(torch.from_numpy(dataset.features))
+        model.fit_preprocessing(torch.from_numpy(dataset.features))
         return model
     try:
         model.load_state_dict(parent)
     except RuntimeError as error:
         raise TrainingRefused(
-            f"the parent's weights do not fit {len(dataset.view.columns)} columns and train.hidden={settings.hidden}: "
-            "start without a parent"
+            f"the parent's weights do not fit {len(dataset.view.columns)} columns, train.ranker={settings.ranker}, "
+            f"train.hidden={settings.hidden} and train.quantiles={settings.quantiles}: start without a parent, or "
+            "train as it was trained"
         ) from error
     return model
 
 
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise TrainingRefused("train.device='cuda': this machine has none: use auto or cpu")
-    return torch.device(name)
+def score(model: Ranker, dataset: RankingDataset) -> NDArray[np.float32]:
+    """Scores of every candidate, shape (candidates,), by the model as it is (dropout off)."""
+    device = model.mean.device
+    was_training = model.training
+    model.eval()
+    parts = []
+    with torch.no_grad():
+        for first, last in _batches(np.diff(dataset.offsets)):
+            rows = slice(int(dataset.offsets[first]), int(dataset.offsets[last]))
+            layout = Layout.of(np.diff(dataset.offsets[first : last + 1]), device)
+            parts.append(model.scores(torch.from_numpy(dataset.features[rows]).to(device), layout).cpu())
+    model.train(was_training)
+    scores: NDArray[np.float32] = torch.cat(parts).numpy()
+    return scores
+
+
+def _epoch(
+    fit: Fit, lists: TrainingLists, validation: RankingDataset, metric: MetricDefinition, ranks: Ranks
+) -> EpochReport:
+    started_s = time.perf_counter()
+    number = len(fit.reports) + 1
+    loss = fit.epoch(lists, number)
+    if not np.isfinite(loss):
+        raise TrainingDiverged("the loss is no longer finite: lower train.learning_rate")
+    measured = b""
+    if ranks.rank == 0:
+        ndcg = mean_ndcg(validation.labels, score(fit.shown, validation), validation.offsets, metric).mean
+        measured = np.float64(ndcg).tobytes()
+    ndcg = float(np.frombuffer(ranks.first_says(measured, fit.model.mean.device), np.float64)[0])
+    before = fit.best_report
+    best = ndcg > (before.validation_ndcg if before else -1.0)
+    return EpochReport(number, loss, ndcg, best, time.perf_counter() - started_s)
+
+
+def _batches(sizes: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
+    """Lists first:last that fit one forward pass when they are padded to the longest of them."""
+    first, longest = 0, 0
+    for i, size in enumerate(sizes.tolist()):
+        longest = max(longest, size)
+        if i > first and (i + 1 - first) * longest > SCORED_CELLS:
+            yield first, i
+            first, longest = i, size
+    yield first, len(sizes)
+
+
+def _digest(
+    splits: DatasetSplits,
+    settings: TrainSettings,
+    parent: Mapping[str, Tensor] | None,
+    metric: MetricDefinition,
+    replay: RankingDataset | None,
+) -> str:
+    """SHA-256 of all that the model depends on, 64 hex characters."""
+    total = hashlib.sha256(json.dumps(asdict(settings)).encode())
+    for part in (splits.train.digest, splits.validation.digest, metric.digest, replay.digest if replay else "none"):
+        total.update(part.encode())
+    for name, value in (parent or {}).items():
+        total.update(f"{name}{tuple(value.shape)}".encode())
+        total.update(value.detach().cpu().contiguous().numpy().data)
+    return total.hexdigest()
 
 
 @contextmanager

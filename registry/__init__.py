@@ -14,6 +14,9 @@
   over plan, rollouts, histories and evidence. The moves are pure; a plan that others change ends the
   rollouts that it leaves behind in that same transaction (`decisions.settle`), and nobody but a rollout
   changes its experiment.
+- `runs`, `run_moves`: runs of pipelines. The tables are the truth, not Celery: a model has one run of a kind for a
+  window, and one at work at a time (both are indexes). Who works on one holds a lease with a number, so
+  that of two workers that both think they have it, after a clock jumped, only the later one can write.
 - `receipts`: the answer of a request with an idempotency key, in the transaction of its change.
 - `api_keys`, `roles`: who may ask for a change.
 - `database`, `tables`, `migrations`: the control database, SQLite or PostgreSQL.

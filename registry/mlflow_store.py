@@ -10,6 +10,7 @@ Only this module imports mlflow, and only when a store is made: it takes seconds
 
 import logging
 import os
+import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -33,13 +34,16 @@ ARCHIVED_TAG = "sluice.archived"
 TRAFFIC_TAG = "sluice.traffic"
 CONDEMNED_TAG = "sluice.condemned"
 OURS_TAG = "sluice.run"
+RUN_KEY_TAG = "sluice.run_key"
 """On a version: of its package; of its feature view; since when it is archived, ISO 8601; what it is in the
-traffic plan, in words; marked to be deleted. On a run: made by us, and deleted with its last version."""
+traffic plan, in words; marked to be deleted. On a run: made by us, and deleted with its last version; the key by
+which a pipeline's run finds it again."""
 
 MODEL_NOTE = """Served by **Sluice**. Who answers whom is decided in its traffic plan; the aliases `champion` and
 `challenger` and the tags `sluice.*` are copies of that, written again after every change. Change traffic with
 `sluice models register --promote` or the promote API, not here."""
 
+_KEY = re.compile(r"[A-Za-z0-9_:.-]+")  # stands in a filter's quotes
 _BATCH = 1000  # figures that MLflow takes in one request
 
 # mlflow reads these when it is imported; what the user has set wins
@@ -123,6 +127,77 @@ class MlflowStore:
                 self._client.log_batch(run_id, points[start : start + _BATCH])
             self._client.set_terminated(run_id)
         return run_id
+
+    def open_run(self, model: str, key: str, name: str) -> str:
+        """The id of the run with this key in the model's experiment, made if there is none; it is running then.
+
+        Raises ValueError if the key has other characters than letters, digits and `-_:.`.
+        """
+        if not _KEY.fullmatch(key):
+            raise ValueError(f"run key {key!r}: expected letters, digits and -_:. only")
+        with mlflow_errors(f"open the run {key!r} of {model!r}"):
+            experiment = self._client.get_experiment_by_name(model_name(model))
+            found = (
+                self._client.search_runs(
+                    [experiment.experiment_id],
+                    f"tags.`{RUN_KEY_TAG}` = '{key}'",
+                    max_results=1,
+                    order_by=["attributes.start_time ASC"],
+                )
+                if experiment
+                else []
+            )
+            if not found:
+                return self._new_run(model, name, {RUN_KEY_TAG: key})
+            if found[0].info.status != "RUNNING":
+                self._client.update_run(found[0].info.run_id, status="RUNNING")
+            return str(found[0].info.run_id)
+
+    def curve_steps(self, run_id: str) -> dict[str, set[int]]:
+        """Which steps each curve of the run has; names as they were given to `log_figures`."""
+        with mlflow_errors(f"read the curves of run {run_id}"):
+            curves = self._client.get_run(run_id).data.metrics
+            return {
+                _figure_name(name): {point.step for point in self._client.get_metric_history(run_id, name)}
+                for name in curves
+            }
+
+    def log_params(self, run_id: str, values: Mapping[str, object]) -> None:
+        """Those that the run does not have yet: MLflow lets nobody change one."""
+        from mlflow.entities import Param
+
+        with mlflow_errors(f"log parameters of run {run_id}"):
+            known = self._client.get_run(run_id).data.params
+            params = [Param(name, str(value)) for name, value in values.items() if name not in known]
+            self._client.log_batch(run_id, params=params)
+
+    def log_figures(self, run_id: str, step: int, values: Mapping[str, float], now_ms: int) -> None:
+        """A point of each of these curves."""
+        from mlflow.entities import Metric
+
+        points = [Metric(_metric_name(name), value, now_ms, step) for name, value in values.items()]
+        with mlflow_errors(f"log figures of run {run_id}"):
+            self._client.log_batch(run_id, points)
+
+    def log_file(self, run_id: str, name: str, content: bytes) -> None:
+        """A file of the run, in place of one of that name, which may have folders."""
+        folder, _, last = name.rpartition("/")
+        with tempfile.TemporaryDirectory() as scratch, mlflow_errors(f"log {name!r} of run {run_id}"):
+            file = Path(scratch) / last
+            file.write_bytes(content)
+            self._client.log_artifact(run_id, str(file), folder or None)
+
+    def log_tags(self, run_id: str, values: Mapping[str, str]) -> None:
+        """The last word counts."""
+        from mlflow.entities import RunTag
+
+        with mlflow_errors(f"tag run {run_id}"):
+            self._client.log_batch(run_id, tags=[RunTag(name, value) for name, value in values.items()])
+
+    def end_run(self, run_id: str, succeeded: bool) -> None:
+        """FINISHED or FAILED."""
+        with mlflow_errors(f"end run {run_id}"):
+            self._client.set_terminated(run_id, "FINISHED" if succeeded else "FAILED")
 
     def get(self, model: str, version: int) -> StoredVersion:
         """See `ModelStore`."""
@@ -286,7 +361,7 @@ class MlflowStore:
             self._client.set_terminated(run_id)
         return run_id
 
-    def _new_run(self, model: str, name: str) -> str:
+    def _new_run(self, model: str, name: str, tags: Mapping[str, str] | None = None) -> str:
         """A run in the model's experiment, which is made if need be."""
         from mlflow.exceptions import MlflowException
 
@@ -299,7 +374,9 @@ class MlflowStore:
                 if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another process was quicker
                     raise
             experiment = self._client.get_experiment_by_name(model)
-        made = self._client.create_run(experiment.experiment_id, run_name=name or None, tags={OURS_TAG: "true"})
+        made = self._client.create_run(
+            experiment.experiment_id, run_name=name or None, tags={OURS_TAG: "true", **(tags or {})}
+        )
         return str(made.info.run_id)
 
     def _make_model(self, model: str) -> None:
@@ -340,6 +417,11 @@ def _metric_name(name: str) -> str:
     'ndcg_at_10'
     """
     return name.replace("@", "_at_")
+
+
+def _figure_name(metric: str) -> str:
+    """The inverse of `_metric_name`."""
+    return metric.replace("_at_", "@")
 
 
 def _params(manifest: ModelManifest) -> dict[str, object]:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from registry import run_moves
 from registry.artefacts import strip_sample_inputs
 from registry.contracts.counters import ArmCounters
 from registry.contracts.drift import ShiftAlarm, ShiftRecord
@@ -15,6 +16,7 @@ from registry.contracts.manifest import JUDGED_NDCG, Lineage, ModelManifest, Mod
 from registry.contracts.profile import ReferenceProfile, describe
 from registry.contracts.replicas import ReplicaRecord
 from registry.contracts.rollouts import Evidence, Need, Rollout, RolloutSpec, Step, Verdict
+from registry.contracts.runs import Run, RunKind, Trigger
 from registry.contracts.traffic import Arm, Experiment, Kind, Layer, TrafficPlan
 from registry.store import StoredVersion
 
@@ -302,3 +304,17 @@ def a_shift_record(model: str = "codesearch", **changes: Any) -> ShiftRecord:
         "lists": 5000,
     }
     return ShiftRecord(model, **(fields | changes))
+
+
+def a_run(
+    model: str = "codesearch",
+    kind: RunKind = "retrain",
+    until_ms: int = NOW_MS,
+    days: int = 14,
+    steps: tuple[str, ...] = ("collect", "train"),
+    now_ms: int = NOW_MS,
+    trigger: Trigger = "schedule",
+) -> Run:
+    """A run of the window that ends then, queued."""
+    span = (until_ms - days * 86_400_000, until_ms)
+    return run_moves.ask(model, kind, trigger, *span, steps, who="schedule", why="its window is over", now_ms=now_ms)

@@ -34,9 +34,16 @@ TORCH_MAY_STAND_IN = {
     "serving/device/opening.py",
     "serving/device/precision.py",
     "serving/device/tensors.py",
+    "pipelines/checkpoint.py",
+    "pipelines/fit.py",
+    "pipelines/losses.py",
+    "pipelines/ragged.py",
     "pipelines/ranker.py",
+    "pipelines/ranks.py",
     "pipelines/train.py",
+    "pipelines/training_lists.py",
     "pipelines/export.py",
+    "deploy/train_ranks.py",
     "deploy/wiring.py",
 }
 

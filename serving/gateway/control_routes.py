@@ -11,6 +11,7 @@ from registry.roles import Role
 from serving.errors import BodyTooLarge
 from serving.gateway.control_schema import (
     ChangeAnswer,
+    DriftAnswer,
     EvidenceAnswer,
     EvidenceBody,
     EvidenceList,
@@ -23,11 +24,16 @@ from serving.gateway.control_schema import (
     PlanBody,
     PlannedAnswer,
     PromoteBody,
+    RetrainBody,
+    RetryBody,
     RollbackBody,
     RolloutAnswer,
     RolloutBody,
     RolloutList,
     RolloutReport,
+    RunAnswer,
+    RunList,
+    RunsAnswer,
     WhyBody,
 )
 from serving.gateway.controller import Headers
@@ -68,6 +74,7 @@ def _look(name: str, path: str, summary: str, answer: type, role: Role = "viewer
 
 
 _ROLLOUT = "/rollouts/{id}"
+_RUN = f"{_MODEL}/runs/{{id}}"
 
 CONTROL_ROUTES = (
     _change("promote", "/promote", "Make a version champion, alone", "admin", ChangeAnswer, PromoteBody),
@@ -85,6 +92,18 @@ CONTROL_ROUTES = (
     _change("abort_rollout", f"{_ROLLOUT}/abort", "End it; the champion for all", "operator", RolloutAnswer, WhyBody),
     _change("add_evidence", "/evidence", "Hand in a measurement", "operator", EvidenceAnswer, EvidenceBody, 201),
     _look("evidence", f"{_MODEL}/evidence", "Evidence of the last 30 days", EvidenceList),
+    ControlRoute(
+        *("retrain", "POST", f"{_MODEL}/retrain", "Learn from a window of clicks, as far as the gates let it"),
+        *("operator", RunAnswer, RetrainBody, 202),
+    ),
+    _look("drift", f"{_MODEL}/drift", "The newest closed days, and the alarms that are open", DriftAnswer),
+    _look("all_runs", "/v1/runs", "Runs of pipelines; `?state=dead` for those that wait for a person", RunsAnswer),
+    _look("runs", f"{_MODEL}/runs", "A model's runs of pipelines, `?state=`, `?limit=`", RunList),
+    _look("run", _RUN, "One run: its steps, how far it is, what came of it", RunAnswer),
+    ControlRoute(
+        "retry_run", "POST", f"{_RUN}/retry", "Go on with it, or from a step on", "operator", RunAnswer, RetryBody
+    ),
+    ControlRoute("cancel_run", "POST", f"{_RUN}/cancel", "End it; what is done stays", "operator", RunAnswer, WhyBody),
     _look("keys", "/v1/keys", "All API keys, without the keys themselves", KeysAnswer, "admin"),
     ControlRoute("make_key", "POST", "/v1/keys", "A new API key", "admin", NewKeyAnswer, KeyBody, success=201),
     ControlRoute("revoke_key", "POST", "/v1/keys/{id}/revoke", "End an API key for good", "admin", KeyAnswer),
@@ -131,7 +150,7 @@ _ERRORS = {
     "400": "A field or header breaks a rule; the message names both.",
     "401": "No key, or one that is not known or revoked: `Authorization: Bearer <key>`.",
     "403": "The key's role or models do not reach so far.",
-    "404": "No such model, version, rollout or key.",
+    "404": "No such model, version, rollout, run or key.",
     "409": "The state forbids it; the message says what to do first.",
     "412": "The traffic plan is at another revision than `If-Match` says.",
     "413": "The body is larger than the gateway takes.",

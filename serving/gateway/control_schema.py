@@ -7,8 +7,10 @@ from typing import Annotated, Any
 
 import msgspec
 
+from registry.contracts.drift import ShiftRecord
 from registry.contracts.gates import GateTerms
 from registry.contracts.rollouts import Evidence, GuardrailLimits, Rollout, Step, Verdict, What
+from registry.contracts.runs import Run
 from registry.contracts.traffic import Kind, TrafficPlan
 from registry.roles import Role
 
@@ -135,6 +137,22 @@ class KeyBody(Body, frozen=True):
     models: tuple[str, ...] = ()
 
 
+class RetrainBody(Body, frozen=True):
+    """since_ms, until_ms: the window of clicks to learn from, both or neither; by default what a scheduled
+    retraining learns from, up to the last full hour. A window is run once: see the runs for one that was."""
+
+    why: Why
+    since_ms: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    until_ms: Annotated[int, msgspec.Meta(ge=0)] | None = None
+
+
+class RetryBody(Body, frozen=True):
+    """from_step: done again from this step on; by default what is done stays done."""
+
+    why: Why
+    from_step: Annotated[str, msgspec.Meta(max_length=64)] = ""
+
+
 class ChangeAnswer(msgspec.Struct, frozen=True):
     """One change of a model's traffic plan, and the plan that it made."""
 
@@ -196,7 +214,7 @@ class EvidenceList(msgspec.Struct, frozen=True):
 
 
 class RolloutReport(msgspec.Struct, frozen=True):
-    """All about a rollout. history: oldest first. evidence: of its two versions, newest first.
+    """All about a rollout. history: oldest first. evidence: of its two versions, newest first, 200 at most.
     outlook: what the controller would do now, why, and the counts it looks at."""
 
     plan_revision: int
@@ -246,7 +264,8 @@ class PlannedAnswer(msgspec.Struct, frozen=True):
 
 class GateAnswer(msgspec.Struct, frozen=True):
     """A step's gate as it stands. figures: estimate, interval, boundary, sample, and what else the verdict was made
-    of, of the newest evidence; None before there is any. closes_ms: of the last look. dropped: lists.
+    of, of the newest evidence; None before there is any. next_look_ms, closes_ms: when the next look and the last
+    one close, None if there is none. dropped: lists.
     clicks: `people's` or `simulated`."""
 
     step: str
@@ -256,6 +275,7 @@ class GateAnswer(msgspec.Struct, frozen=True):
     why: str
     evidence: str
     as_of_ms: int | None
+    next_look_ms: int | None
     closes_ms: int | None
     clicks: str
     figures: dict[str, Any] | None
@@ -302,6 +322,37 @@ class RolloutList(msgspec.Struct, frozen=True):
     model: str
     plan_revision: int
     rollouts: tuple[RolloutAnswer, ...]
+
+
+class RunAnswer(msgspec.Struct, frozen=True):
+    """A run of a pipeline as it is now. progress: in [0, 1], of all its steps. held: somebody works on it."""
+
+    plan_revision: int
+    progress: float
+    held: bool
+    run: Run
+
+
+class RunList(msgspec.Struct, frozen=True):
+    """The newest windows first."""
+
+    model: str
+    plan_revision: int
+    runs: tuple[RunAnswer, ...]
+
+
+class RunsAnswer(msgspec.Struct, frozen=True):
+    """Of all models, the newest windows first."""
+
+    runs: tuple[RunAnswer, ...]
+
+
+class DriftAnswer(msgspec.Struct, frozen=True):
+    """The newest closed day of each arm and family, the newest first; empty before a day was closed."""
+
+    model: str
+    plan_revision: int
+    records: tuple[ShiftRecord, ...]
 
 
 class KeyAnswer(msgspec.Struct, frozen=True):

@@ -7,14 +7,17 @@ tails, features that move together, days that lie as far apart as the floor.
 
 import argparse
 import time
+from pathlib import Path
 
 import numpy as np
 
 from drift.characteristics import confidence_alarms, false_alarms, time_to_find, time_to_find_decay
+from drift.resampled_days import ResampledWorld
 from drift.settings import ShiftSettings
 from drift.shift_watch import ShiftWatch
 from drift.simulated_days import DayWorld
 from drift.simulated_lists import ListWorld
+from pipelines.letor import load
 from tests.bench.load import hardware, versions
 
 SETTINGS = ShiftSettings()
@@ -24,6 +27,7 @@ WORLDS = {
     "days remember each other (0.5)": DayWorld(day_memory=0.5),
     "heavy tails (t, 3 degrees of freedom)": DayWorld(tails=3.0),
     "70 % of a day in common": DayWorld(common=0.7),
+    "a holiday in the anchor (0.6 sd)": DayWorld(odd_day=10),
     "days 0.05 sd apart": DayWorld(day_sd=0.05),
     "days 0.1 sd apart, remembering (0.3)": DayWorld(day_sd=0.1, day_memory=0.3),
 }
@@ -38,6 +42,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=100)
     parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--data", type=Path, help="LETOR data to draw days from")
     asked = parser.parse_args()
     print(hardware())
     print(versions("numpy", "scipy"), f"seed {asked.seed}, {asked.runs} runs of a figure")
@@ -53,6 +58,18 @@ def main() -> None:
         print(f"{name:42} {share!s:>20}")
     decay = time_to_find_decay(ListWorld(daily_cycle=0.4), SETTINGS, asked.runs, asked.seed)
     print(f"{'the best feature breaks, daily cycle':42} found by day 7: {decay.by(7)}, median day {decay.median:.1f}")
+    if asked.data is not None:
+        splits = load(asked.data)
+        parts = (splits.train, splits.validation, splits.test)
+        judged = [one.features for part in parts for one in part.lists()]
+        names = [column.name for column in splits.train.view.columns]
+        print(f"\n{splits.train.name}, {len(judged)} real queries, {len(names)} features, 1,000 lists a day")
+        for mix in (0.0, 0.3, 0.6):
+            real = ResampledWorld.of(names, judged, weekly_mix=mix)
+            quiet, found = (figure(real, SETTINGS, asked.runs, asked.seed) for figure in (false_alarms, time_to_find))
+            print(
+                f"{f'weekdays ask differently (x e^{mix})':42} {quiet!s:>20} {found.by(14)!s:>18} {found.median:7.1f}"
+            )
     world = WORLDS["D6: mild seasonality (0.05 sd)"]
     season = list(world.days(SETTINGS.anchor_days + 60, np.random.default_rng(asked.seed)))
     begun_s, watch = time.process_time(), ShiftWatch(world.watched, SETTINGS)

@@ -22,9 +22,11 @@ from registry.api_keys import SqlKeyRing
 from registry.board import MemoryBoard
 from registry.contracts.rollouts import Rollout
 from registry.counters import MemoryCounterBoard
+from registry.drift_board import MemoryDriftBoard
 from registry.errors import StoreUnavailable
 from registry.promotion import Promoter
 from registry.roles import Role
+from registry.runs import SqlRuns
 from registry.store import MemoryStore, ModelStore
 from registry.traffic_control import SqlControl
 from serving.addresses import TcpAddress
@@ -46,6 +48,7 @@ class ControlBench:
     board: MemoryBoard
     archive: Archive
     away: set[str] = field(default_factory=set)
+    drift: MemoryDriftBoard = field(default_factory=MemoryDriftBoard)
 
     def request(self, method: str, path: str, key: str | None = None, **options: Any) -> httpx.Response:
         """key: the admin's by default, empty for none. The body is `json`."""
@@ -99,10 +102,16 @@ def a_control_bench(folder: Path, database: str = "") -> Iterator[ControlBench]:
     def engine_outlook(rollout: Rollout) -> dict[str, object]:
         return outlook(engine.look(rollout, time.time_ns() // 1_000_000))
 
+    runs = SqlRuns(control.engine)
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     server = ControlServer(
-        build_control_app(Desk(control, ring, there, publish, engine_outlook, GatePlanner(archive))),
+        build_control_app(
+            Desk(
+                *(control, ring, there, publish, engine_outlook, GatePlanner(archive), runs),
+                closed_days=bench.drift.latest,
+            )
+        ),
         TcpAddress("127.0.0.1", port),
     )
     server.start()

@@ -54,6 +54,29 @@ def test_a_shift_of_all_days_shifts_the_level_alone(by: float, scale: float) -> 
     np.testing.assert_allclose(other.memory, one.memory, atol=1e-6)
 
 
+def test_an_odd_day_moves_neither_level_nor_spread() -> None:
+    usual = noise(6, 50)
+    days = usual.copy()
+    days[10] += 30.0
+
+    anchor, without = Anchor.of(days, WEEKDAYS, ONE_VERSION), Anchor.of(usual, WEEKDAYS, ONE_VERSION)
+
+    others = np.array([weekday != WEEKDAYS[10] for weekday in range(7)])
+    np.testing.assert_allclose(anchor.level[others], without.level[others])
+    rest = usual[(WEEKDAYS[10] == WEEKDAYS) & (np.arange(28) != 10)].mean(axis=0)
+    np.testing.assert_allclose(anchor.level[WEEKDAYS[10]], rest, atol=1e-6)
+    assert anchor.day_sd.max() < 1.5
+
+
+def test_a_day_without_values_is_told_by_the_others_of_its_weekday() -> None:
+    days = noise(7, 1) * 0.1 + 5.0 * WEEKDAYS[:, None]
+    days[13] = np.nan
+
+    anchor = Anchor.of(days, WEEKDAYS, ONE_VERSION)
+
+    assert anchor.level[6, 0] == pytest.approx(np.nanmean(days[WEEKDAYS == 6]))
+
+
 def test_memory_is_found_over_many_features_and_not_where_there_is_none() -> None:
     forgetful, mindful = (Anchor.of(noise(4, 200, memory), WEEKDAYS, ONE_VERSION) for memory in (0.0, 0.5))
 

@@ -203,6 +203,19 @@ def test_a_day_told_again_changes_nothing_and_a_thin_one_leaves_alarms_as_they_a
     assert msgspec.structs.replace(watch.state(), last_end_ms=state.last_end_ms) == state
 
 
+def test_an_alarm_on_a_feature_that_then_has_no_values_keeps_its_last_size() -> None:
+    season = list(days(ANCHORED + 6, moved=ramp(ANCHORED + 6, 4, 0, ANCHORED, 1, 0.5)))
+    lost, made_on = season[-1]
+    mean = lost.mean.copy()
+    mean[0] = np.nan
+    season[-1] = replace(lost, mean=mean), made_on
+
+    before, after = watch_all(season)[-2:]
+
+    assert [alarm.effect for alarm in after if alarm.quantity == "f0"] == [alarm.effect for alarm in before]
+    assert all(np.isfinite(alarm.effect) for alarm in after)
+
+
 @pytest.mark.parametrize("stopped", [1, 9, ANCHORED - 1, ANCHORED + 1, ANCHORED + 7, ANCHORED + 9, ANCHORED + 12])
 def test_a_watch_that_is_restored_goes_on_as_if_it_had_not_stopped(stopped: int) -> None:
     begins = ANCHORED + 10

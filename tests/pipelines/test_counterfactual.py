@@ -2,6 +2,7 @@
 
 from functools import cache
 from itertools import product
+from random import Random
 
 import numpy as np
 import pytest
@@ -16,11 +17,13 @@ from pipelines.counterfactual import (
     CounterfactualRules,
     counterfactual,
     expected_ndcg,
+    explored_depth,
     shown_chance,
 )
 from pipelines.ndcg import mean_ndcg
 from pipelines.position_bias import counts_of, harvest, harvest_without_each
 from registry.contracts.manifest import CLICK_NDCG, JUDGED_NDCG, MetricDefinition
+from serving.exploration import Exploration
 from tests.pipelines.click_log import ClickLog, click_log
 
 SHOWN = 10
@@ -247,6 +250,17 @@ def test_the_chance_to_be_shown_is_that_of_the_draws() -> None:
         times = np.bincount(rank.ravel(), minlength=20)[:SHOWN] if inside else np.bincount(rank.ravel())[SHOWN:]
         assert len(claimed) == 1
         assert times.mean() / len(log.shown) == pytest.approx(claimed[0], rel=0.05)
+
+
+@pytest.mark.parametrize(("share", "shown", "reach"), [(50, 10, 20), (20, 3, 30), (200, 10, 12), (50, 10, 1000)])
+def test_the_explored_depth_is_read_from_what_was_logged(share: int, shown: int, reach: int) -> None:
+    """Of lists as `serving` explores and logs them, in float32."""
+    coins, chances = Random(reach), Exploration(share, shown, reach)
+    logged = [chances.propensities(chances.draw(coins) if i % 2 else None).astype(np.float32) for i in range(200)]
+    unexplored = [chances.propensities().astype(np.float32)] * 20
+
+    assert explored_depth(np.concatenate(logged), np.arange(0, 200 * shown + 1, shown)) == reach
+    assert explored_depth(np.concatenate(unexplored), np.arange(0, 20 * shown + 1, shown)) is None
 
 
 def test_equal_data_give_equal_bytes_and_another_click_another_hash() -> None:

@@ -8,7 +8,7 @@ from pipelines.dataset import DatasetSplits
 from pipelines.errors import ExportRefused
 from pipelines.export import export_package, load_scorer, offline_scores
 from pipelines.ndcg import mean_ndcg
-from pipelines.ranker import MlpRanker
+from pipelines.ranker import AttentionRanker, MlpRanker
 from pipelines.settings import TrainSettings
 from pipelines.train import TrainedRanker, score, train
 from registry.artefacts import verify
@@ -77,6 +77,8 @@ def test_the_profile_is_of_what_the_version_shows(package: ModelPackage, data: D
     assert profile.scores.count == len(data.train.labels) + len(data.validation.labels)
     # the telling column is higher among what is shown than among all
     assert profile.features[0].mean > data.train.features[:, 0].mean()
+    assert len(profile.importance) == 3
+    assert max(profile.importance) > 0.3
     assert 0 <= profile.entropy.minimum <= profile.entropy.maximum <= 1
 
 
@@ -99,4 +101,60 @@ def test_a_program_that_scores_otherwise_than_its_model_is_refused(data: Dataset
     model = _ForgetfulRanker(torch.zeros(3), hidden=(4,))
 
     with pytest.raises(ExportRefused, match="differs from the model by 1"):
+        export_package(TrainedRanker(model, SETTINGS, ()), data, "made-up", Lineage("d", "0"), created_ms=0)
+
+
+@pytest.fixture(scope="module")
+def listwise(data: DatasetSplits) -> TrainedRanker:
+    return train(data, replace(SETTINGS, ranker="attention", loss="lambdaloss", quantiles=5))
+
+
+@pytest.fixture(scope="module")
+def listwise_package(data: DatasetSplits, listwise: TrainedRanker) -> ModelPackage:
+    return export_package(listwise, data, "made-up", Lineage("made-up", data.train.digest), created_ms=0)
+
+
+def test_a_listwise_version_says_that_it_asks_which_list_a_row_is_of(listwise_package: ModelPackage) -> None:
+    manifest = verify(listwise_package, listwise_package.digest)
+
+    assert [(spec.name, spec.datatype, spec.shape) for spec in manifest.inputs] == [
+        ("features", "FP32", (-1, 3)),
+        ("query_index", "INT64", (-1,)),
+    ]
+
+
+def test_lists_score_together_in_the_program_as_each_does_alone_in_the_model(
+    listwise_package: ModelPackage, listwise: TrainedRanker, data: DatasetSplits
+) -> None:
+    index = np.repeat(np.arange(len(data.test)), np.diff(data.test.offsets))
+    together = load_scorer(listwise_package.program)(data.test.features, index)
+
+    np.testing.assert_allclose(together, score(listwise.model, data.test), atol=1e-5)
+    np.testing.assert_allclose(together, offline_scores(listwise_package, data.test), atol=1e-5)
+
+
+def test_a_listwise_versions_figures_and_profile_are_of_its_lists(
+    listwise_package: ModelPackage, data: DatasetSplits
+) -> None:
+    measured = mean_ndcg(
+        data.test.labels, offline_scores(listwise_package, data.test), data.test.offsets, JUDGED_NDCG
+    ).mean
+
+    assert listwise_package.manifest.metrics["test_ndcg@10"] == measured
+    assert listwise_package.profile.lists == len(data.train) + len(data.validation)
+
+
+class _MixingRanker(AttentionRanker):
+    """Exported, it lets a row look at every list of the batch."""
+
+    def forward(self, features: torch.Tensor, query_index: torch.Tensor) -> torch.Tensor:
+        lists = torch.zeros_like(query_index) if torch.compiler.is_exporting() else query_index
+        return super().forward(features, lists)
+
+
+def test_a_program_that_mixes_lists_is_refused(data: DatasetSplits) -> None:
+    torch.manual_seed(0)
+    model = _MixingRanker(torch.zeros(3), hidden=(4,))
+
+    with pytest.raises(ExportRefused, match=r"differs from the model by .* over 7 rows"):
         export_package(TrainedRanker(model, SETTINGS, ()), data, "made-up", Lineage("d", "0"), created_ms=0)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import isnan
 from pathlib import Path
 from typing import Any
 
@@ -199,3 +200,15 @@ def test_what_the_gate_says_is_shown_to_prometheus(tmp_path: Path) -> None:
     assert REGISTRY.get_sample_value("pipelines_gate_estimate_ratio", labels) == verdict.estimate
     assert REGISTRY.get_sample_value("pipelines_gate_boundary_z", labels) == verdict.boundary
     assert REGISTRY.get_sample_value("pipelines_gate_lists", labels) == verdict.lists
+
+
+def test_gauges_of_a_gate_that_is_over_show_nothing(tmp_path: Path) -> None:
+    gated = Gated(tmp_path, {1: 0.2, 2: 6.0})
+    rollout = gated.start(IN_AB)
+    gated.pass_look()
+    assert not gated.now(rollout).active
+    gated.judge.turn(gated.places.now_ms + 2000)
+
+    labels = {"model": MODEL, "layer": "rollout", "kind": "online_gate"}
+    shown = REGISTRY.get_sample_value("pipelines_gate_verdict", labels)
+    assert shown is not None and isnan(shown)
