@@ -16,5 +16,7 @@ Decisions
   children, so no process of one platform can disagree with another.
 - Commands that change who answers whom go through the control API (`control/`), on this machine too: one
   record, one check of who may, and the same command from elsewhere.
+- Every room declares its metrics; a gateway tells those of all processes of its machine, and of the supervisor's what
+  the state file says (`metrics`). Rules, runbook and boards over them are in `prometheus/` and `grafana/`.
 - Commands import what they need when they run: `sluice --help` answers at once.
 """

@@ -1,14 +1,21 @@
 """The Celery app of this installation: `celery -A deploy.celery_app worker`, and `beat`."""
 
+import logging
 import os
 
 from celery.signals import setup_logging
 
 from deploy import wiring
 from deploy.logs import configure_logging
+from deploy.retraining import run_wiring
 from deploy.settings import PlatformSettings
 from pipelines.archive import Archive
+from pipelines.gate_tasks import GateWiring
+from pipelines.settings import parse_gates
 from pipelines.tasks import PipelineWiring, make_celery
+
+CHATTY = ("celery.beat", "celery.worker.strategy", "celery.worker.request", "celery.app.trace")
+"""They tell of every message: three lines each few seconds. What a task did, it says itself; errors still come."""
 
 settings = PlatformSettings.from_environment(os.environ)
 broker = f"redis+socket://{settings.redis_socket}"
@@ -20,6 +27,8 @@ app = make_celery(
         archive=Archive(settings.archive_folder),
         reports=settings.reports_folder,
         models=lambda: wiring.traffic_control(settings).models(),
+        runs=run_wiring(settings),
+        gates=GateWiring(lambda: wiring.gate_judge(settings), parse_gates(settings.gates).period_s),
     ),
 )
 
@@ -27,3 +36,5 @@ app = make_celery(
 @setup_logging.connect  # type: ignore[untyped-decorator]
 def _log_as_we_do(**_: object) -> None:
     configure_logging("celery", settings.log_level)
+    for name in CHATTY:
+        logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLevelName(settings.log_level)))

@@ -17,19 +17,23 @@ from deploy.control.desk import Desk
 from deploy.control.local_key import local_key
 from deploy.control.server import ControlServer
 from deploy.settings import PlatformSettings
+from pipelines.archive import Archive
 from pipelines.canary import outlook
+from pipelines.gate_planning import GatePlanner
 from pipelines.rollout_engine import RolloutEngine
-from pipelines.settings import RolloutSettings
+from pipelines.settings import RolloutSettings, parse_gates, parse_retraining
 from registry.api_keys import SqlKeyRing
 from registry.board import PlanBoard, RedisBoard
 from registry.contracts.errors import ContractError
 from registry.contracts.rollouts import Rollout
 from registry.counters import RedisCounterBoard
+from registry.drift_board import RedisDriftBoard
 from registry.errors import RegistryError, StoreUnavailable
 from registry.promotion import Promoter
 from registry.receipts import KEPT_MS
 from registry.retirement import ServableVersions
 from registry.rollouts import RolloutControl
+from registry.runs import SqlRuns
 from registry.store import ModelStore
 from registry.traffic_control import SqlControl
 from serving.addresses import parse_address
@@ -134,7 +138,13 @@ def control_api(settings: PlatformSettings, controller: Controller) -> ControlSe
     """The API over the controller's parts, and the key of commands on this machine. Raises StoreUnavailable."""
     ring = SqlKeyRing(controller.control.engine)
     local_key(settings.admin_key_file, ring, now_ms())
-    desk = Desk(controller.control, ring, controller.store, controller.publish, controller.outlook, now_ms)
+    planner = GatePlanner(Archive(settings.archive_folder), parse_gates(settings.gates))
+    desk = Desk(
+        *(controller.control, ring, controller.store, controller.publish, controller.outlook, planner),
+        *(SqlRuns(controller.control.engine), now_ms),
+        retrain_ms=parse_retraining(settings.retraining, settings.retrain_anchor).window_ms,
+        closed_days=RedisDriftBoard(wiring.redis_client(settings, REDIS_TIMEOUT_S)).latest,
+    )
     return ControlServer(build_control_app(desk), parse_address(settings.controller_address))
 
 

@@ -18,8 +18,10 @@ from prometheus_client import REGISTRY, CollectorRegistry
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from deploy import collector, heap
+from deploy.metrics import ProcessCollector
 from deploy.probes import PROCESS_HEADER
 from deploy.settings import PlatformSettings
+from deploy.state import read_state
 from deploy.wiring import ranking_secret, redis_client
 from registry.board import RedisBoard
 from registry.contracts.counters import process_name
@@ -57,13 +59,14 @@ DRAIN_S = 10
 FIRST_LOOK_S = 10.0  # longer than a board that hangs keeps the watcher waiting
 
 
-def metrics_registry() -> CollectorRegistry:
+def metrics_registry(settings: PlatformSettings) -> CollectorRegistry:
     """All processes' metrics where the platform runs them together, else this one's."""
     folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
     if not folder:
         return REGISTRY
     registry = CollectorRegistry()
     MultiProcessCollector(registry, path=folder)  # type: ignore[no-untyped-call]
+    registry.register(ProcessCollector(lambda: read_state(settings)))
     return registry
 
 
@@ -132,7 +135,7 @@ async def _serve(settings: PlatformSettings, mine: GatewaySettings, stop: thread
         pool,
         permits,
         event_log,
-        metrics_registry,
+        lambda: metrics_registry(settings),
         version("sluice"),
         routers=[oip_routes(service, regions, version("sluice"))],
         control=control_router(Controller(control).ask, control),

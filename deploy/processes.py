@@ -143,6 +143,12 @@ def _celery(settings: PlatformSettings) -> list[ProcessSpec]:
     celery = (sys.executable, "-m", "celery", "-A", "deploy.celery_app")
     # Threads: a pool of processes would outlive a killed parent, and tasks here wait or leave the GIL.
     worker = ("worker", "--pool", "threads", "--concurrency", "2", "--without-gossip", "--without-mingle")
+    # Processes, bound to their parent (`run_tasks`): a step may take hours, and only a process can be ended when it is
+    # past its time. One for each step, so that what training imports and holds goes with it.
+    runner = (
+        *("worker", "-Q", "runs", "-n", "runs@%h", "--pool", "prefork", "--concurrency", "1"),
+        *("--max-tasks-per-child", "1", "--without-gossip", "--without-mingle", "--without-heartbeat"),
+    )
     beat = ("beat", "--schedule", str(settings.run_folder / "celerybeat"), "--pidfile=")
     return [
         ProcessSpec(
@@ -153,7 +159,7 @@ def _celery(settings: PlatformSettings) -> list[ProcessSpec]:
             needs=("redis",),
             stop_grace_s=20.0,
         )
-        for name, command in (("celery-worker", worker), ("celery-beat", beat))
+        for name, command in (("celery-worker", worker), ("celery-runs", runner), ("celery-beat", beat))
     ]
 
 

@@ -19,7 +19,7 @@ from typing import Any
 from deploy.database_url import database_url
 from deploy.errors import SettingsError
 from deploy.features_url import FeaturesUrl, without_password
-from drift.settings import parse_rank_diff
+from drift.settings import parse_monitor, parse_rank_diff
 from serving.addresses import TcpAddress, UnixAddress, parse_address
 from serving.budget import parse_budgets, parse_bytes
 from serving.settings import device_rules
@@ -68,7 +68,13 @@ class PlatformSettings:
     GPUs in turn. precision: fp32, tf32 (GPU only), bf16 or fp16, kept by versions that rank alike in
     it; compile: none, compile (torch.compile) or aoti (ahead of time), at load.
     rank_diff: what mirrored lists are held against, `min_overlap=0.5,window_s=30`, see
-    `drift.settings.parse_rank_diff`.
+    `drift.settings.parse_rank_diff`. drift: windows and days of the drift monitor, `window_s=60,day_s=3600`, see
+    `drift.settings.parse_monitor`. gates: how online gates are judged and what a model's year may spend,
+    `period_s=30,yearly_alpha=0.3`, see `pipelines.settings.GateSettings`.
+    retrain_anchor: a day on which a window of retraining begins, in UTC. retraining: when models learn anew and from
+    what, `days=14,collect_days=7,cool_down_days=3`, see `pipelines.settings.RetrainSettings`; train: how,
+    `loss=lambdaloss,hidden=64:32`, see `TrainSettings`; run_limits: how long a step of a run may take, in s,
+    `train=43200,collect=3600`.
     Raises SettingsError, naming key, value and rule.
     """
 
@@ -103,6 +109,12 @@ class PlatformSettings:
     precision: str = "fp32"
     compile: str = "none"
     rank_diff: str = ""
+    drift: str = ""
+    gates: str = ""
+    retrain_anchor: str = "2026-01-05"
+    retraining: str = ""
+    train: str = ""
+    run_limits: str = ""
     log_level: str = "INFO"
     replica: int = 0
 
@@ -118,6 +130,12 @@ class PlatformSettings:
             ("model_weights", parse_weights),
             ("features_url", FeaturesUrl.parse),
             ("rank_diff", parse_rank_diff),
+            ("drift", parse_monitor),
+            ("gates", _parse_gates),
+            ("retrain_anchor", lambda anchor: _parse_retraining("", anchor)),
+            ("retraining", _parse_retraining),
+            ("train", _parse_train),
+            ("run_limits", _parse_limits),
             ("control_url", database_url),
             ("mlflow_backend", database_url),
             ("control_address", parse_address),
@@ -241,6 +259,21 @@ class PlatformSettings:
         return self.home / "archive"
 
     @property
+    def runs_folder(self) -> Path:
+        """What runs of pipelines make, step by step."""
+        return self.home / "runs"
+
+    @property
+    def collected_folder(self) -> Path:
+        """Closed windows of the archive as judgements; made again if it is not there."""
+        return self.home / "collected"
+
+    @property
+    def gates_folder(self) -> Path:
+        """What online gates have read of the archive, summed; made again if it is not there."""
+        return self.home / "gates"
+
+    @property
     def datasets_folder(self) -> Path:
         """Data sets, made or converted."""
         return self.home / "datasets"
@@ -322,6 +355,31 @@ class ClientSettings:
         return ClientSettings(
             *(environment.get(_key(one.name), "").strip() for one in dataclasses.fields(ClientSettings))
         )
+
+
+def _parse_gates(text: str) -> object:
+    """Only where it is told: gateways do without the pipelines."""
+    from pipelines.settings import parse_gates
+
+    return parse_gates(text)
+
+
+def _parse_retraining(text: str, anchor: str = "") -> object:
+    from pipelines.settings import parse_retraining
+
+    return parse_retraining(text, anchor)
+
+
+def _parse_train(text: str) -> object:
+    from pipelines.settings import parse_train
+
+    return parse_train(text)
+
+
+def _parse_limits(text: str) -> object:
+    from pipelines.settings import parse_limits
+
+    return parse_limits(text)
 
 
 def url_host(host: str) -> str:

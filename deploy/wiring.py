@@ -25,6 +25,7 @@ from deploy.settings import PlatformSettings
 if TYPE_CHECKING:
     import redis
 
+    from pipelines.gate_judge import GateJudge
     from pipelines.run_log import RunLog
     from registry.cache import VersionCache
     from registry.contracts.features import FeatureView
@@ -297,19 +298,23 @@ def run_archiver(settings: PlatformSettings, stop: threading.Event) -> None:
 
 
 def run_monitor(settings: PlatformSettings, stop: threading.Event) -> None:
-    """Events from the stream into windows, windows into drift verdicts; mirrored lists into rank-diffs.
+    """Events from the stream into windows and days, these into drift verdicts; mirrored lists into rank-diffs.
 
     Both read the same stream and know the versions' profiles, and neither has to be quick, which the
     controller has to be: hence in one process, and not in that.
     """
+    from deploy.drift_evidence import DriftEvidence
     from deploy.rank_evidence import RankEvidence
+    from drift.day_reports import DayReports
+    from drift.day_watch import DayWatches
     from drift.mirror_monitor import GROUP, MirrorMonitor
     from drift.monitor import Monitor
     from drift.reports import VerdictReports
-    from drift.settings import MonitorSettings, parse_rank_diff
+    from drift.settings import parse_monitor, parse_rank_diff
     from registry.artefacts import read
     from registry.contracts.errors import ContractError
     from registry.contracts.profile import ReferenceProfile
+    from registry.drift_board import RedisDriftBoard
     from registry.errors import RegistryError
     from registry.stream import RedisStream
 
@@ -325,16 +330,24 @@ def run_monitor(settings: PlatformSettings, stop: threading.Event) -> None:
             return None
         return (profile.scores.mean, profile.scores.std) if profile else None
 
+    watched = parse_monitor(settings.drift)
+    board = RedisDriftBoard(redis_client(settings))
+    evidence = DriftEvidence(lambda: traffic_control(settings), board)
+    reports_folder = settings.reports_folder / "drift"
+    kept_in = settings.journal_folder / "days.watches"
+    watches = DayWatches(kept_in, board, watched.shift, evidence.keep, DayReports(reports_folder))
     mirrors = MirrorMonitor(
         RedisStream(redis_client(settings)).reader(GROUP, "monitor-0"),
         standard_of,
         RankEvidence(lambda: traffic_control(settings)).keep,
         parse_rank_diff(settings.rank_diff),
         settings.journal_folder / "mirrors.windows",
+        watches=watches,
+        shift=watched.shift,
     )
     reader = RedisStream(redis_client(settings)).reader("monitor", "monitor-0")
-    reports = VerdictReports(settings.reports_folder / "drift")
-    monitor = Monitor(reader, profile_of, reports.write, MonitorSettings(), settings.journal_folder / "monitor.windows")
+    reports, kept_in = VerdictReports(reports_folder), settings.journal_folder / "monitor.windows"
+    monitor = Monitor(reader, profile_of, reports.write, watched, kept_in, watches=watches)
     run_together(stop, monitor.run, mirrors.run)
 
 
@@ -380,6 +393,21 @@ def _control(url: str) -> "SqlControl":
     from registry.traffic_control import SqlControl
 
     return SqlControl(url)
+
+
+@functools.cache  # it knows which gauges it has shown
+def gate_judge(settings: PlatformSettings) -> "GateJudge":
+    """Of all online gates, from archive to evidence. Raises StoreUnavailable."""
+    from deploy.drift_alarms import open_alarms
+    from pipelines.archive import Archive
+    from pipelines.gate_data import GateData
+    from pipelines.gate_judge import GateJudge
+    from pipelines.settings import parse_gates
+    from registry.drift_board import RedisDriftBoard
+
+    data = GateData(Archive(settings.archive_folder), settings.gates_folder)
+    alarms = open_alarms(RedisDriftBoard(redis_client(settings)))
+    return GateJudge(traffic_control(settings), data, alarms, parse_gates(settings.gates))
 
 
 def promoter(settings: PlatformSettings, store: "ModelStore") -> "Promoter":

@@ -4,14 +4,37 @@ and does a mirrored version rank as the champion does?
 May import: `registry`. Never: `serving`, `pipelines`, `deploy`. Deploy hands over the stream's
 reader, where profiles are found, and where verdicts go.
 
-Decisions
+Closed days decide (`day_blocks`, `shift_watch`, `confidence`, `day_watch`)
+
+- The day is the unit of variance: rows of a day share what that day was like, and taken one by one they make any two
+  days differ. Windows that are over are put together to days, exact moments and bins; nothing else is kept.
+- Two references, each with what the other lacks. The anchor is live traffic, by weekday, and stays where it was
+  laid: it sees what is slow, also across retrainings. The profile is what the version was made on: it needs no
+  history, and judges only what lies beyond the floor, for a training set is no sample of days.
+- An alarm needs both a CUSUM past its threshold, so that noise does not do it, and an effect past the floor, so
+  that what is certain and small does not. The budget of false alarms is the family's, split by importance.
+- Odd days (a holiday, an outage) are left out of the anchor: with one of them in 28, a ramp was found in 5 % of runs.
+- Days that remember each other add up further than they spread: sums are in units of the long run, measured on
+  the anchor over all quantities together. One odd day counts half a threshold at most, unless the feature broke.
+- A deploy may move what shown items look like. The charts rest, the jump is taken out where it is one, and what is
+  not known of it is slack: without that, a version that scored on another scale was alarmed on in 2 of 10 runs.
+  What shifted before stays.
+- Retraining on what shifted answers an alarm; it stays in sight, as the anchor is still left. A declared change
+  (`sluice drift rebaseline`) or another feature view lays the anchor anew.
+- Confidence is margin, entropy and disagreement with a shadow together, and no statement on quality.
+- A day is taken once: the watches' file holds its end with what it changed, and is replaced before the snapshot that
+  no longer holds the day, and before anybody is told. The board and who else is told may hear it twice.
+- Failed evidence rolls back, so `deploy.drift_evidence` asks for more than an open alarm: that the champion's arm, on
+  the same day, does not have it, and twice the floor.
+
+Windows are shown (`judge`, `tumbling`, `windows`, `monitor`): what happens now, in minutes, without days or seasons
 
 - Effect size decides, significance guards. A quantity has moved if its mean moved by at least
   the floor (0.1 reference standard deviations, 5 points of a share) and chance does not explain
   that, all quantities of a window taken together (Benjamini-Hochberg). PSI, Kolmogorov-Smirnov
   and Wasserstein are shown and never alarmed on: at these sample sizes they alarm without drift.
-- The list is the unit of variance, not the row: rows of one list share their query (`moments`,
-  `judge`). Blocks of days with seasons follow when there is that much history.
+- The list is the unit of variance inside of a window, not the row: rows of one list share their query (`moments`,
+  `judge`).
 - Nothing raw is kept. A window is exact moments and bin counts, a few kB a feature whatever the
   traffic (`windows`); two windows merge into what one would have been.
 - Windows follow event time (`tumbling`): a monitor that was away catches up into the same windows

@@ -79,7 +79,7 @@ def judge(window: Window, rule: Rule) -> DriftVerdict:
     findings: tuple[Finding, ...] = ()
     shapes: tuple[Shape, ...] = ()
     if reference is not None and window.lists:
-        findings, shapes = _findings(window, reference, rule), _shapes(window, reference)
+        findings, shapes = _findings(window, reference, rule), shapes_of(window, reference)
     verdict, reasons = _decide(window, findings, rule)
     return DriftVerdict(
         model=key.model,
@@ -176,7 +176,8 @@ def _standard_error(window: Window, reference: Reference) -> FloatArray:
     return error
 
 
-def _shapes(window: Window, reference: Reference) -> tuple[Shape, ...]:
+def shapes_of(window: Window, reference: Reference) -> tuple[Shape, ...]:
+    """How the window's bins differ from the reference's, of every quantity that has values in both."""
     binned = len(reference.counts)
     known: NDArray[np.bool_] = (window.bins.sum(axis=1) > 0) & (reference.counts.sum(axis=1) > 0)
     names = [name for name, has_values in zip(reference.names[:binned], known.tolist(), strict=True) if has_values]

@@ -1,7 +1,8 @@
 """What drift tells Prometheus. Labels are few and bounded: never an id, and no version.
 
 Gauges show the newest judged window of a model's arm; its version and all else are in the report.
-`quantity` is a feature's name, or `ranking:scores`, `ranking:margin`, `ranking:entropy`.
+`quantity` is a feature's name, or `ranking:scores`, `ranking:margin`, `ranking:entropy`, `ranking:disagreement`.
+Windows are shown, closed days decide: alert on `drift_alarms_open`.
 """
 
 from prometheus_client import Counter, Gauge
@@ -22,10 +23,10 @@ SHIFT = Gauge(
     multiprocess_mode="mostrecent",
 )
 MISSING_SHARE = Gauge(
-    "drift_missing_share", "Share of a feature's values that were missing.", _QUANTITY, multiprocess_mode="mostrecent"
+    "drift_missing_ratio", "Share of a feature's values that were missing.", _QUANTITY, multiprocess_mode="mostrecent"
 )
 ZERO_SHARE = Gauge(
-    "drift_zero_share", "Share of a feature's values that were zero.", _QUANTITY, multiprocess_mode="mostrecent"
+    "drift_zero_ratio", "Share of a feature's values that were zero.", _QUANTITY, multiprocess_mode="mostrecent"
 )
 PSI = Gauge("drift_psi_nats", "Population stability index, not to alarm on.", _QUANTITY, multiprocess_mode="mostrecent")
 MOVED = Gauge(
@@ -33,7 +34,43 @@ MOVED = Gauge(
 )
 WINDOW_LISTS = Gauge("drift_window_lists", "Lists in the newest window.", _ARM, multiprocess_mode="mostrecent")
 WINDOW_END = Gauge(
-    "drift_window_end_seconds", "When the newest judged window ended, unix time.", _ARM, multiprocess_mode="mostrecent"
+    "drift_window_end_timestamp_seconds",
+    "When the newest judged window ended, unix time.",
+    _ARM,
+    multiprocess_mode="mostrecent",
+)
+_KIND = [*_QUANTITY, "kind"]
+DAY_VERDICTS = Counter("drift_day_verdicts", "Closed days judged, by verdict.", [*_ARM, "family", "verdict"])
+DAY_END = Gauge(
+    "drift_day_end_timestamp_seconds",
+    "When the newest closed day ended, since the epoch.",
+    _ARM,
+    multiprocess_mode="mostrecent",
+)
+DAY_SHIFT = Gauge(
+    "drift_day_shift",
+    "The newest closed day's shift from the anchor (from the profile before there is one): of a mean in standard "
+    "deviations of single values, of a share as it is.",
+    _KIND,
+    multiprocess_mode="mostrecent",
+)
+CUSUM = Gauge(
+    "drift_cusum_ratio",
+    "The largest sum of daily shifts over its threshold: past 1 it alarms, if the shift is past the floor too.",
+    _KIND,
+    multiprocess_mode="mostrecent",
+)
+ALARM_OPEN = Gauge(
+    "drift_alarm_open",
+    "1 while an alarm on the quantity is open and not answered.",
+    _KIND,
+    multiprocess_mode="mostrecent",
+)
+ALARMS_OPEN = Gauge(
+    "drift_alarms_open",
+    "Alarms that are open and not answered by a retraining.",
+    [*_ARM, "family"],
+    multiprocess_mode="mostrecent",
 )
 OPEN_WINDOWS = Gauge("drift_open_windows", "Windows that still take events.", multiprocess_mode="livesum")
 LAG = Gauge("drift_lag_entries", "Stream entries the monitor has not acknowledged.", multiprocess_mode="livemax")
@@ -59,7 +96,7 @@ MIRRORED_LISTS = Gauge(
     "drift_mirrored_lists", "Lists compared in the newest window.", _SHADOW, multiprocess_mode="mostrecent"
 )
 MIRROR_ERROR_SHARE = Gauge(
-    "drift_mirror_error_share",
+    "drift_mirror_error_ratio",
     "Share of the newest window's mirrored queries without a list.",
     _SHADOW,
     multiprocess_mode="mostrecent",

@@ -15,11 +15,13 @@ import msgspec
 
 from drift import metrics
 from drift.atomic_file import replace_file
+from drift.day_watch import DayWatches
 from drift.errors import UnreadableSnapshot
 from drift.loop import run_steps
+from drift.mirror_days import MirrorDay, MirrorDays
 from drift.mirror_windows import MirrorWindows, Shadow, StandardOf, Stretch, StretchState
 from drift.rank_diff import RankDiff, compare, together
-from drift.settings import RankDiffSettings
+from drift.settings import RankDiffSettings, ShiftSettings
 from drift.snapshot import Recent
 from registry.contracts.errors import UNDECODABLE, ContractError
 from registry.contracts.events import MirrorEvent, decode_event, split_mirrors
@@ -37,7 +39,8 @@ Sink = Callable[[RankDiff], None]
 class MirrorSnapshot(msgspec.Struct, frozen=True):
     """entries: ids of stream entries that are in the stretches and may not be acknowledged yet.
 
-    recent: see `snapshot.Recent`, of event ids. untold: what the sink has not taken yet.
+    recent: see `snapshot.Recent`, of event ids. untold: what the sink has not taken yet. days: of closed
+    windows, while they last.
     """
 
     watermark_ms: int
@@ -47,15 +50,17 @@ class MirrorSnapshot(msgspec.Struct, frozen=True):
     steps: tuple[StretchState, ...]
     untold: tuple[RankDiff, ...] = ()
     schema: int = SCHEMA
+    days: tuple[MirrorDay, ...] = ()
 
 
 class MirrorMonitor:
-    """Tells a `RankDiff` for every window of every mirrored version.
+    """Tells a `RankDiff` for every window of every mirrored version, and hands closed days to the watches.
 
     standards: mean and deviation of a version's scores, None if unknown; must not raise. sink: keeps a
     rank-diff; after a crash it may get one again. While it raises RegistryError they are kept for
     it, the newest `MOST_UNTOLD`, and reading goes on. kept_in: the snapshot's file, which must outlive the process.
-    clock: seconds since the epoch. reader: this monitor alone reads for its group.
+    clock: seconds since the epoch. reader: this monitor alone reads for its group. watches: take the days of
+    disagreement, each `shift.day_s` long; None compares windows alone.
     """
 
     def __init__(
@@ -66,12 +71,17 @@ class MirrorMonitor:
         settings: RankDiffSettings,
         kept_in: Path,
         clock: Callable[[], float] = time.time,
+        watches: DayWatches | None = None,
+        shift: ShiftSettings | None = None,
     ) -> None:
         self._reader, self._sink, self._settings = reader, sink, settings
         self._kept_in, self._clock = kept_in, clock
         kept = _last_snapshot(kept_in)
         self._windows = MirrorWindows(settings, standards, kept.watermark_ms)
         self._windows.restore(kept.windows, kept.steps)
+        self._watches = watches
+        self._days = MirrorDays((shift or ShiftSettings()).day_ms)
+        self._days.restore(kept.days)
         self._recent = Recent(kept.recent)
         self._absorbed = dict.fromkeys(kept.entries)  # not acknowledged yet, in order
         self._passed: list[str] = []  # without mirror events, not acknowledged yet
@@ -110,9 +120,10 @@ class MirrorMonitor:
         closed = self._windows.close()
         for shadow, window, step in closed:
             self._untold.append(self._judged(shadow, window, step))
-        self._changed = self._changed or bool(closed)
+        over = self._close_days(closed)
+        self._changed = self._changed or bool(closed) or over
         self._tell_all()
-        if closed or self._clock() - self._saved_s >= self._settings.save_every_s:
+        if closed or over or self._clock() - self._saved_s >= self._settings.save_every_s:
             self.save()
         return len(entries)
 
@@ -129,6 +140,7 @@ class MirrorMonitor:
                 windows=self._windows.windows(),
                 steps=self._windows.steps(),
                 untold=tuple(self._untold),
+                days=self._days.states(),
             )
             replace_file(self._kept_in, msgspec.msgpack.encode(kept))
             self._changed = False
@@ -157,6 +169,20 @@ class MirrorMonitor:
         outcomes["repeated"] = len(mirrors) - len(fresh)
         for outcome, count in outcomes.items():
             metrics.MIRROR_EVENTS.labels(outcome).inc(count)
+
+    def _close_days(self, closed: list[tuple[Shadow, Stretch, Stretch]]) -> bool:
+        """Whether a day was over. The watches keep it before the snapshot is without it."""
+        if self._watches is None:
+            return False
+        for shadow, window, _ in closed:
+            self._days.add(shadow, window)
+        over = self._days.close(self._windows.watermark_ms)
+        for day in over:
+            pair = day.pair
+            self._watches.take_disagreement(
+                pair.model, pair.champion, pair.shadow, pair.start_ms, day.end_ms, day.moments
+            )
+        return bool(over)
 
     def _judged(self, shadow: Shadow, window: Stretch, step: Stretch) -> RankDiff:
         limits = self._settings.limits

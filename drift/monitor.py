@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from drift import metrics, snapshot
+from drift.day_blocks import DayBlocks
+from drift.day_watch import DayWatches
 from drift.errors import UnreadableSnapshot
 from drift.judge import DriftVerdict, judge
 from drift.loop import run_steps
@@ -27,13 +29,13 @@ Sink = Callable[[DriftVerdict], None]
 
 
 class Monitor:
-    """Tells a verdict for every window of every version and arm.
+    """Tells a verdict for every window of every version and arm, and hands closed days to the watches.
 
     profiles: a version's profile, None if there is none; asked once a window, may raise
     RegistryError or ContractError. sink: keeps a verdict; what it raises ends the run, and after a
     crash it may get one again.
     kept_in: the snapshot's file, which must outlive the process. clock: seconds since the epoch.
-    reader: the monitor alone reads for its group.
+    reader: the monitor alone reads for its group. watches: take the days; None judges windows alone.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class Monitor:
         settings: MonitorSettings,
         kept_in: Path,
         clock: Callable[[], float] = time.time,
+        watches: DayWatches | None = None,
     ) -> None:
         self._reader, self._profiles, self._sink = reader, profiles, sink
         self._settings, self._kept_in, self._clock = settings, kept_in, clock
@@ -55,6 +58,9 @@ class Monitor:
             watermark_ms=kept.watermark_ms,
         )
         self._windows.restore(kept.windows)
+        self._watches = watches
+        self._days = DayBlocks(settings.shift.day_ms, self._reference)
+        self._days.restore(kept.days)
         self._recent = Recent(kept.recent)
         self._absorbed = dict.fromkeys(kept.entries)  # not acknowledged yet, in order
         self._saved_s = clock()
@@ -88,6 +94,10 @@ class Monitor:
         closed = self._windows.close()
         for window in closed:
             self._tell(judge(window, self._settings.rule))
+        if self._watches is not None:
+            self._days.add(closed)
+            if over := self._days.close(self._windows.watermark_ms):
+                self._watches.take(over)  # keeps them; the snapshot without them comes after
         due = self._clock() - self._saved_s >= self._settings.save_every_s
         if closed or (self._absorbed and due):
             self.save()
@@ -99,8 +109,16 @@ class Monitor:
         Raises StoreUnavailable, and acknowledges it the next time.
         """
         entries = tuple(self._absorbed)
-        state = Snapshot(self._windows.watermark_ms, entries, self._recent.to_bytes(), self._windows.states())
+        state = Snapshot(
+            watermark_ms=self._windows.watermark_ms,
+            entries=entries,
+            recent=self._recent.to_bytes(),
+            windows=self._windows.states(),
+            days=self._days.states(),
+        )
         snapshot.save(self._kept_in, state)
+        if self._watches is not None:
+            self._watches.tell()
         self._saved_s = self._clock()
         self._reader.acknowledge(entries)
         self._absorbed.clear()
@@ -121,7 +139,7 @@ class Monitor:
     def _tell(self, verdict: DriftVerdict) -> None:
         self._sink(verdict)
         _show(verdict)
-        level = logging.INFO if verdict.verdict in ("passed", "inconclusive") else logging.WARNING
+        level = logging.WARNING if verdict.verdict == "errored" else logging.INFO  # closed days decide
         log.log(
             level,
             "drift of %s@%d, %s: %s",

@@ -23,15 +23,17 @@ OF_LISTS = ("ranking:margin", "ranking:entropy", "ranking:scores")
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """features: how many. names, aspects: of the quantities.
+    """features: how many. names, aspects: of the quantities. lists: that were profiled.
 
     weight, mean, std: (quantities,), weight being the number of values behind a mean.
-    edges: (binned, bins - 1), padded with inf; counts, centres: (binned, bins).
+    edges: (binned, bins - 1), padded with inf; counts, centres: (binned, bins). importance: (features,), empty
+    if it is not known.
     """
 
     digest: str
     fingerprint: str
     features: int
+    lists: int
     names: tuple[str, ...]
     aspects: tuple[Aspect, ...]
     weight: FloatArray
@@ -40,6 +42,7 @@ class Reference:
     edges: FloatArray
     counts: NDArray[np.int64]
     centres: FloatArray
+    importance: FloatArray
 
     @staticmethod
     def of(profile: ReferenceProfile) -> "Reference":
@@ -60,6 +63,7 @@ class Reference:
             digest=hashlib.sha256(profile.encode()).hexdigest(),
             fingerprint=profile.fingerprint,
             features=len(features),
+            lists=profile.lists,
             names=(*feature_names, *OF_LISTS, *feature_names, *feature_names),
             aspects=tuple(aspect for aspect, length in parts for _ in range(length)),
             weight=np.array(rows),
@@ -68,6 +72,7 @@ class Reference:
             edges=np.array([_padded(d.edges, bins - 1, np.inf) for d in binned]).reshape(len(binned), bins - 1),
             counts=np.array([_padded(d.counts, bins, 0) for d in binned], dtype=np.int64),
             centres=np.array([_centres(d, bins) for d in binned]),
+            importance=np.array(profile.importance),
         )
 
     def fits(self, event: RankingEvent) -> bool:

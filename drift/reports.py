@@ -24,7 +24,7 @@ class VerdictReports:
         """
         home = self.folder / verdict.model / str(verdict.version)
         content = msgspec.json.format(msgspec.json.encode(verdict), indent=1)
-        path = home / f"{verdict.arm}-{_stamp(verdict.start_ms)}.json"
+        path = home / f"{verdict.arm}-{stamp(verdict.start_ms)}.json"
         replace_file(path, content)
         windows = sorted(home.glob(f"{verdict.arm}-*.json"))  # the times in their names sort
         if path == windows[-1]:
@@ -41,5 +41,6 @@ class VerdictReports:
         return msgspec.json.decode(content, type=DriftVerdict)
 
 
-def _stamp(time_ms: int) -> str:
+def stamp(time_ms: int) -> str:
+    """A time in a file's name; they sort as times do."""
     return f"{datetime.fromtimestamp(time_ms / 1000, UTC):%Y%m%dT%H%M%S}{time_ms % 1000:03}Z"

@@ -97,15 +97,7 @@ def parse_rank_diff(text: str) -> RankDiffSettings:
     >>> parse_rank_diff("min_overlap=0.5, window_s=30").limits.min_overlap
     0.5
     """
-    told: dict[str, float] = {}
-    for part in filter(None, (part.strip() for part in text.split(","))):
-        name, equals, value = (word.strip() for word in part.partition("="))
-        if not equals or name not in _TOLD or name in told:
-            raise ValueError(f"{part}: expected name=number, each name once, of {', '.join(_TOLD)}")
-        try:
-            told[name] = _TOLD[name](value)
-        except ValueError as error:
-            raise ValueError(f"{part}: expected {'a whole number' if _TOLD[name] is int else 'a number'}") from error
+    told = _told(text, _TOLD)
     of_limits = {name: told.pop(name) for name in list(told) if name in RankLimits.__struct_fields__}
     return RankDiffSettings(RankLimits(**of_limits), **told)  # type: ignore[arg-type]
 
@@ -125,13 +117,71 @@ _TOLD: dict[str, type[int] | type[float]] = {
 }
 
 
+WEEK = 7
+
+
+@dataclass(frozen=True, slots=True)
+class ShiftSettings:
+    """What closed days are held against: see `shift_watch`.
+
+    day_s: length of a day block; a whole number of windows. min_lists: a day with fewer is not looked at.
+    k, h: slack and threshold of the CUSUMs, in standard deviations of daily means; h grows when the family of
+    charts is so large that it would raise more than `false_alarms_a_month` together.
+    effect_floor_sd, share_floor: smallest shift that is alarmed on, of a mean in standard deviations of
+    single values, and of a missing or zero share.
+    anchor_days: that the anchor is laid from. min_days: known before a quiet day passes.
+    settle_days: after a deploy, before the anchor is compared with again, and that the jump is measured over.
+    quiet_days: below the floor, one after another, that close an alarm.
+    spread: of standardised days, beyond the 1 that they should have: room for a standard deviation that was
+    estimated from few days, and for days that remember each other. unknown_day_sd: taken for the spread
+    between days before there is an anchor, in deviations of single values, and of shares as it is.
+    """
+
+    day_s: float = 86_400.0
+    min_lists: int = 200
+    k: float = 1.0
+    h: float = 9.0
+    effect_floor_sd: float = 0.1
+    share_floor: float = 0.05
+    false_alarms_a_month: float = 1.0
+    anchor_days: int = 4 * WEEK
+    min_days: int = WEEK
+    settle_days: int = 3
+    quiet_days: int = 3
+    spread: float = 1.35
+    unknown_day_sd: float = 0.05
+
+    def __post_init__(self) -> None:
+        for holds, key, rule in (
+            (1 <= self.day_s <= 31 * 86_400, "day_s", "1 <= s <= 2678400"),
+            (self.min_lists >= 2, "min_lists", "at least 2"),
+            (0 < self.k <= 10, "k", "0 < sd <= 10"),
+            (0 < self.h <= 1000, "h", "0 < sd <= 1000"),
+            (0 < self.effect_floor_sd <= 10, "effect_floor_sd", "0 < sd <= 10"),
+            (0 < self.share_floor < 1, "share_floor", "0 < share < 1"),
+            (0 < self.false_alarms_a_month <= 1000, "false_alarms_a_month", "0 < alarms <= 1000"),
+            (2 * WEEK <= self.anchor_days <= 366, "anchor_days", "14 to 366"),
+            (1 <= self.min_days <= self.anchor_days, "min_days", "1 to anchor_days"),
+            (1 <= self.settle_days <= 2 * WEEK, "settle_days", "1 to 14"),
+            (1 <= self.quiet_days <= 31, "quiet_days", "1 to 31"),
+            (1 <= self.spread <= 10, "spread", "1 <= sd <= 10"),
+            (0 < self.unknown_day_sd <= 10, "unknown_day_sd", "0 < sd <= 10"),
+        ):
+            _require(holds, key, getattr(self, key), rule, "shift")
+
+    @property
+    def day_ms(self) -> int:
+        """Length of a day block."""
+        return round(self.day_s * 1000)
+
+
 @dataclass(frozen=True, slots=True)
 class MonitorSettings:
     """What the monitor goes by.
 
     window_s: length of a window, by the time events happened. lateness_s: how long after its end
     a window waits for stragglers. save_every_s: between snapshots; what arrived since comes again
-    after a crash. entries_a_read: the most entries between two looks at the clock.
+    after a crash. entries_a_read: the most entries between two looks at the clock. shift: of closed days.
     """
 
     rule: Rule = field(default_factory=Rule)
@@ -141,14 +191,59 @@ class MonitorSettings:
     entries_a_read: int = 64
     wait_s: float = 1.0
     retry_s: float = 1.0
+    shift: ShiftSettings = field(default_factory=ShiftSettings)
 
     def __post_init__(self) -> None:
         _require(1 <= self.window_s <= 86_400 * 31, "window_s", self.window_s, "1 <= s <= 2678400")
+        whole = self.shift.day_ms % round(self.window_s * 1000) == 0
+        _require(whole, "window_s", self.window_s, f"a whole number of windows in a day of {self.shift.day_s:g} s")
         _require(0 <= self.lateness_s <= 86_400, "lateness_s", self.lateness_s, "0 <= s <= 86400")
         _require(0 <= self.save_every_s <= 60, "save_every_s", self.save_every_s, "0 <= s <= 60")
         _require(1 <= self.entries_a_read <= 10_000, "entries_a_read", self.entries_a_read, "1 to 10000")
         _require(0 < self.wait_s <= 60, "wait_s", self.wait_s, "0 < s <= 60")
         _require(0 < self.retry_s <= 60, "retry_s", self.retry_s, "0 < s <= 60")
+
+
+def parse_monitor(text: str) -> MonitorSettings:
+    """Settings of windows and days by name, the others as they are by default. Raises ValueError saying what was
+    expected.
+
+    >>> parse_monitor("window_s=5, day_s=60, min_lists=20").shift.day_s
+    60.0
+    """
+    told = _told(text, {**_OF_WINDOWS, **_OF_DAYS})
+    of_windows = {name: told.pop(name) for name in list(told) if name in _OF_WINDOWS}
+    return MonitorSettings(shift=ShiftSettings(**told), **of_windows)  # type: ignore[arg-type]
+
+
+_OF_WINDOWS: dict[str, type[int] | type[float]] = {"window_s": float, "lateness_s": float}
+_OF_DAYS: dict[str, type[int] | type[float]] = {
+    "day_s": float,
+    "min_lists": int,
+    "k": float,
+    "h": float,
+    "effect_floor_sd": float,
+    "share_floor": float,
+    "false_alarms_a_month": float,
+    "anchor_days": int,
+    "min_days": int,
+    "settle_days": int,
+    "quiet_days": int,
+}
+
+
+def _told(text: str, known: dict[str, type[int] | type[float]]) -> dict[str, float]:
+    """`name=number` by name. Raises ValueError."""
+    told: dict[str, float] = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        name, equals, value = (word.strip() for word in part.partition("="))
+        if not equals or name not in known or name in told:
+            raise ValueError(f"{part}: expected name=number, each name once, of {', '.join(known)}")
+        try:
+            told[name] = known[name](value)
+        except ValueError as error:
+            raise ValueError(f"{part}: expected {'a whole number' if known[name] is int else 'a number'}") from error
+    return told
 
 
 def _require(holds: bool, key: str, value: object, rule: str, of: str = "monitor") -> None:

@@ -18,7 +18,7 @@ REMEMBERED = 1 << 16
 class Snapshot(msgspec.Struct, frozen=True):
     """entries: ids of stream entries that are in `windows` and may not be acknowledged yet.
 
-    recent: see `Recent`.
+    recent: see `Recent`. days: of closed windows, while they last.
     """
 
     watermark_ms: int
@@ -26,6 +26,7 @@ class Snapshot(msgspec.Struct, frozen=True):
     recent: bytes
     windows: tuple[WindowState, ...]
     schema: int = SCHEMA
+    days: tuple[WindowState, ...] = ()
 
 
 class Recent:

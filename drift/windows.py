@@ -71,6 +71,23 @@ class Window:
         self.blocks = self.blocks.merge(Moments.of(batch.means, batch.sizes**2))
         self.bins += batch.bins
 
+    def merge(self, other: "Window") -> "Window":
+        """Both as one, over this one's time: what it would be had it taken all rankings in itself.
+
+        Counted by another profile, or by none, the other adds only how many rankings it saw.
+        """
+        merged = Window(self.key, self.reference or other.reference)
+        merged.seen = self.seen + other.seen
+        for part in (self, other):
+            if part.lists and part.reference is not None and merged.reference is not None:
+                if part.reference.digest != merged.reference.digest:
+                    continue
+                merged.lists += part.lists
+                merged.pooled = merged.pooled.merge(part.pooled)
+                merged.blocks = merged.blocks.merge(part.blocks)
+                merged.bins += part.bins
+        return merged
+
     def state(self) -> WindowState:
         """What `restore` makes this window of."""
         moments = [self.pooled.weight, self.pooled.mean, self.pooled.spread]

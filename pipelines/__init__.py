@@ -10,8 +10,16 @@ Decisions:
 - NDCG is computed in `ndcg` and nowhere else, as `contracts.manifest.MetricDefinition` says.
   Figures of two definitions are not compared: a report carries its own, and `ndcg.paired` refuses.
 - What is dropped of rankings and feedback (`cleaning`) is counted, each under one reason: given = kept + dropped.
-- Position bias comes from explored swaps where there are any (`position_bias.harvest`), else from features
-  (`regression_em`). A log speaks of a challenger (`counterfactual`) only where it has shown its first ten.
+- A closed window becomes judgements once (`collection`): a folder that is there as a whole or not at all, and stays
+  as it is. The archive is read an hour at a time. Which estimator of position bias the window bears is found out
+  (`bias_evidence`); where none is sure enough, nothing is debiased, and it says why.
+- A debiased click is no grade: it estimates attraction, and stays unbiased only under a linear gain. What is trained
+  on clicks is declared under `ATTRACTION_NDCG`, and compared with versions of the same definition only.
+- Position bias comes from explored swaps where there are enough (`position_bias.harvest`), else from several
+  versions' lists, else from features (`regression_em`). A log speaks of a challenger (`counterfactual`) only where
+  it has shown its first ten.
+- Features are logged of what was shown only, so offline a challenger orders what was shown; how much of its first ten
+  that leaves out is estimated from explored items, and counts as missing support.
 - The offline gate is a veto: what passes has earned traffic to be measured on. Where judged NDCG and
   click-NDCG are in conflict, it holds.
 - Preprocessing is part of the model (`ranker`), so an exported program needs nothing beside it: also quantiles,
@@ -38,7 +46,23 @@ Decisions:
   rollback on a confidence sequence (looks are unlimited), both on estimates clustered by unit.
 - In the online gate a broken measurement (`errored`) goes before bad news, and bad news before good. Not proven by
   the last look is `inconclusive`, not `failed`: how long a rollout waits is its step's `max_s`.
+- What a gate is judged on (`gate_data`) is a function of the archive and of a scope that stands in the evidence. So
+  evidence replays byte for byte, chunks on disk may be lost at any time, and several judges (`gate_judge`) may run.
+  The judge is a Celery task, for the archive is there; it decides nothing, the engine does, in another process.
+- A gate's plan stands in its step (`contracts.gates`), made before the rollout begins (`gate_planning`): alpha from the
+  year's budget, size from the champion's own traffic. What cannot finish never starts silently.
+- A/A goes the way of any rollout, with the champion as challenger, and ends without a promotion: engine and moves
+  both refuse one.
 - Alpha is spent by planned looks, boundaries follow from the information that came: days may be of unequal size, and
   a look without news leaves its share to the next.
+- Runs (`retraining`, step by step) live in tables (`registry.runs`); Celery only wakes somebody up (`run_tasks`). So a
+  lost message, a second beat or an empty broker changes nothing, and `pipelines.tick` remembers nothing (`schedule`).
+  Their tasks are acknowledged early: a tick sends again what is left, and a late acknowledgement over a connection
+  that was lost meanwhile is what stops a worker.
+- A step runs in a process of its own, bound to its worker's life, since only a process can be ended when it is past its
+  time. It writes into a folder that gets its name when everything is in it (`steps`): whole or not there.
+- Attempts of a step count from when it last got further than before: a training that is killed each night and goes on
+  from its checkpoint is no dead letter, one that dies at the same epoch three times is.
+- Of retrainings that were missed the newest is run, as it learns from all that was collected; of collections all.
 - Nothing pickled is written or read: Parquet, npz without objects, JSON, torch.export.
 """

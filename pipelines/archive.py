@@ -13,6 +13,7 @@ was gone from the listing is in there already, one that goes while they read mak
 """
 
 import fcntl
+import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,17 +21,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
-from pipelines.archive_batch import HOUR_MS, Batch, Partition, hour_of
+from pipelines.archive_batch import HOUR_MS, Batch, Partition, hour_of, start_of
 from pipelines.archive_tables import (
     FEEDBACK,
     MIRRORS,
     RANKINGS,
     feedback_table,
     first_of_each,
+    hashes,
     mirrors_table,
     packed,
     rankings_table,
@@ -114,13 +118,67 @@ class Archive:
         return self._read("rankings", model, since_ms, until_ms, columns, repeats_ms=0)
 
     def feedback(
-        self, model: str, since_ms: int, until_ms: int, columns: Sequence[str] = tuple(FEEDBACK.names)
+        self,
+        model: str,
+        since_ms: int,
+        until_ms: int,
+        columns: Sequence[str] = tuple(FEEDBACK.names),
+        repeats_ms: int = REPEATS_WITHIN_MS,
     ) -> pa.Table:
         """What gateways first received in since_ms <= t < until_ms, each event once, oldest first.
 
-        An event sent again within a day counts when it came first. columns: of `FEEDBACK`.
+        An event sent again within repeats_ms counts when it came first; 0 where only feedback for rankings since
+        since_ms counts, whose first event cannot have come before. columns: of `FEEDBACK`.
         """
-        return self._read("feedback", model, since_ms, until_ms, columns, repeats_ms=REPEATS_WITHIN_MS)
+        return self._read("feedback", model, since_ms, until_ms, columns, repeats_ms=repeats_ms)
+
+    def fingerprint(self, model: str, since_ms: int, until_ms: int) -> str:
+        """Of the files that hold what was answered and received in that time, 64 hex digits: while it is the same,
+        so is what is read of them. Reads no file."""
+        first, last = hour_of(max(0, since_ms)), hour_of(max(0, until_ms - 1))
+        hours = sorted(_value(path, "hour") for path in (self.folder / f"model={model}").glob("hour=*"))
+        found = hashlib.sha256()
+        for hour in hours:
+            if not first <= hour <= last:
+                continue
+            for kind in _KINDS[:2]:
+                for path in sorted(self._partition(model, hour, kind).glob("*.parquet")):
+                    try:
+                        about = path.stat()
+                    except FileNotFoundError:
+                        continue  # just merged: what it is now has another fingerprint anyway
+                    found.update(f"{hour}/{kind}/{path.name} {about.st_size} {about.st_mtime_ns}\n".encode())
+        return found.hexdigest()
+
+    def feedback_by_hour(
+        self, model: str, since_ms: int, until_ms: int, columns: Sequence[str] = tuple(FEEDBACK.names)
+    ) -> Iterator[tuple[int, pa.Table]]:
+        """What `feedback` gives, hour by hour of the clock, oldest first: (the hour's first ms, its events).
+
+        Each file is read once and an hour is held at a time, beside 8 bytes an event of the day before it. Events
+        are told apart by 64-bit hashes of their ids. Hours without a file are not there.
+        """
+        wanted = list(dict.fromkeys([*columns, "event_id", "received_ms"]))
+        seen: dict[int, NDArray[np.uint64]] = {}
+        for start_ms in self.hours(model, since_ms - REPEATS_WITHIN_MS, until_ms):
+            raw = _consistent(self._partition(model, hour_of(start_ms), "feedback"), wanted)
+            rows = first_of_each(_together("feedback", raw, wanted), "event_id", "received_ms")
+            own = hashes(rows["event_id"])
+            seen = {hour: ids for hour, ids in seen.items() if hour >= start_ms - REPEATS_WITHIN_MS}
+            new = ~np.logical_or.reduce([np.isin(own, ids) for ids in seen.values()] or [np.zeros(len(own), bool)])
+            seen[start_ms] = own[new]
+            if start_ms + HOUR_MS > since_ms:
+                received_ms = rows["received_ms"].to_numpy()
+                inside = new & (received_ms >= since_ms) & (received_ms < until_ms)
+                yield start_ms, rows.filter(pa.array(inside)).select(list(columns))
+
+    def hours(self, model: str, since_ms: int, until_ms: int) -> list[int]:
+        """The first ms of each hour of the clock that has files and shares time with since_ms <= t < until_ms."""
+        if until_ms <= since_ms:
+            return []
+        first, last = hour_of(max(0, since_ms)), hour_of(max(0, until_ms - 1))
+        names = sorted(_value(path, "hour") for path in (self.folder / f"model={model}").glob("hour=*"))
+        return [start_of(name) for name in names if first <= name <= last]
 
     def mirrors(
         self, model: str, since_ms: int, until_ms: int, columns: Sequence[str] = tuple(MIRRORS.names)

@@ -75,6 +75,15 @@ def hour_of(time_ms: int) -> str:
     return _hour_name(time_ms // HOUR_MS)
 
 
+def start_of(hour: str) -> int:
+    """The hour's first ms since the epoch, by its name. Raises ValueError if it names none.
+
+    >>> start_of("19700101T01")
+    3600000
+    """
+    return int(datetime.strptime(hour, "%Y%m%dT%H").replace(tzinfo=UTC).timestamp()) * 1000
+
+
 @lru_cache(maxsize=64)
 def _hour_name(hours: int) -> str:
     return datetime.fromtimestamp(hours * 3600, UTC).strftime("%Y%m%dT%H")

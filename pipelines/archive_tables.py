@@ -14,6 +14,8 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import xxhash
+from numpy.typing import NDArray
 
 from registry.contracts.errors import InvalidName
 from registry.contracts.events import Click, Event, Exposure, MirrorEvent, RankingEvent
@@ -149,6 +151,16 @@ def first_of_each(table: pa.Table, event_id: str, time: str) -> pa.Table:
     ids = pa.table({"id": table[event_id].take(order), "row": pa.array(np.arange(len(table)))})
     first = ids.group_by("id").aggregate([("row", "min")])["row_min"].to_numpy()
     return table.take(order.take(pa.array(np.sort(first))))
+
+
+def hashes(names: pa.ChunkedArray | pa.Array) -> NDArray[np.uint64]:
+    """`contracts.ids.hash64` of each id, null as the empty one. Shape (names,).
+
+    >>> hashes(pa.array(["a", None])).tolist()
+    [16629034431890738719, 3244421341483603138]
+    """
+    digests = b"".join(map(xxhash.xxh3_64_digest, names.fill_null("").cast(pa.binary()).to_pylist()))
+    return np.frombuffer(digests, ">u8", len(names)).astype(np.uint64)
 
 
 def packed(table: pa.Table) -> pa.Table:

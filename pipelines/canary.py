@@ -6,6 +6,7 @@
 - Bad news does not get stale within a rollout: a failed verdict about these versions since it began rolls
   it back, whichever step asked for it, also while it is paused.
 - `errored` and `inconclusive` hold: a broken measurement is no verdict on the model.
+- An A/A goes through its steps, as their time is over at the latest, and then ends: it promotes nothing.
 """
 
 from collections.abc import Sequence
@@ -66,6 +67,8 @@ def decide(rollout: Rollout, evidence: Sequence[Evidence], sample: Sample, now_m
     if waits_for is not None:
         in_step_s = (now_ms - rollout.entered_ms) / 1000
         if rollout.state == "running" and step.max_s is not None and in_step_s >= step.max_s:
+            if rollout.spec.aa and not _in_last_step(rollout):
+                return Advance(f"A/A: the time of step {step.name!r} is over: {waits_for}", (), report)
             return RollBack(f"step {step.name!r} was not passed within {step.max_s:.0f} s: {waits_for}", (), report)
         return Hold(waits_for, report)
     if rollout.state == "paused":
@@ -73,6 +76,8 @@ def decide(rollout: Rollout, evidence: Sequence[Evidence], sample: Sample, now_m
     stands_on = [one for need in step.needs if (one := _newest(rollout, need, mine, now_ms))]
     if report is not None:
         stands_on.append(guardrail_evidence(rollout, report, now_ms))
+    if rollout.spec.aa and _in_last_step(rollout):
+        return RollBack(f"A/A: step {step.name!r} passed, an equal would have been promoted", tuple(stands_on), report)
     return Advance(f"step {step.name!r} passed", tuple(stands_on), report)
 
 
@@ -109,6 +114,10 @@ def guardrail_evidence(rollout: Rollout, report: GuardrailReport, now_ms: int) -
             "min_answers": rollout.current_step.min_answers,
         },
     )
+
+
+def _in_last_step(rollout: Rollout) -> bool:
+    return rollout.step + 1 == len(rollout.spec.steps)
 
 
 def _failed(rollout: Rollout, mine: Sequence[Evidence], now_ms: int) -> list[Evidence]:

@@ -15,9 +15,11 @@ and 13; bots by rate: Buehrer, Stokes & Chellapilla, AIRWeb 2008.
 """
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import TypeVar
 
 import msgspec
 import numpy as np
@@ -25,6 +27,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from pipelines.dataset import rows_of_lists
 from registry.contracts.traffic import Arm
 
 RANKING_COLUMNS = (
@@ -36,6 +39,7 @@ _SEPARATOR = b"\x00"
 
 Flags = NDArray[np.bool_]
 Ints = NDArray[np.int64]
+Number = TypeVar("Number", bound=np.generic)
 
 
 class DroppedRanking(StrEnum):
@@ -57,11 +61,11 @@ class DroppedFeedback(StrEnum):
     WITHOUT_RANKING = "without_ranking"  # none given has that id
     BOT = "bot"
     RANKING_DROPPED = "ranking_dropped"  # for another reason than a bot
+    LATE = "late"  # received after the ranking's window
     ITEM_NOT_SHOWN = "item_not_shown"
     IMPOSSIBLE_POSITION = "impossible_position"  # not where the ranking showed the item
     BEFORE_RANKING = "before_ranking"
     NOT_YET = "not_yet"  # received after the moment asked about
-    LATE = "late"  # received after the ranking's window
     REPEATED_ITEM = "repeated_item"  # clicked, or seen, again: several clicks on an item are one
 
 
@@ -133,6 +137,8 @@ class Impressions:
     said so or a click shows it, of a client that reports nothing all; propensities in (0, 1].
     Of lists, shape (lists,): queries and units are numbers too; offsets: (lists + 1,), list i is rows
     offsets[i]:offsets[i+1]. A ranking without query id is a query of its own. item_ids: what the numbers stand for.
+    heard, simulated: some feedback of the list counts; some that does is a click model's. rows: of the table given.
+    bots: ids of the units that were too fast.
     """
 
     items: Ints
@@ -149,6 +155,10 @@ class Impressions:
     ranking_ids: NDArray[np.str_]
     item_ids: NDArray[np.str_]
     report: QualityReport
+    simulated: Flags
+    heard: Flags
+    rows: Ints
+    bots: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.queries)
@@ -158,16 +168,32 @@ class Impressions:
         """Which list each row is of. Shape (rows,)."""
         return np.repeat(np.arange(len(self)), np.diff(self.offsets))
 
+    def take(self, lists: Ints) -> "Impressions":
+        """These lists, in this order; the report stays that of all."""
+        rows = rows_of_lists(self.offsets, lists)
+        of_rows = ("items", "pairs", "positions", "clicks", "seen", "propensities")
+        of_lists = ("queries", "units", "versions", "explored", "ranking_ids", "simulated", "heard", "rows")
+        return replace(
+            self,
+            **{name: getattr(self, name)[rows] for name in of_rows},
+            **{name: getattr(self, name)[lists] for name in of_lists},
+            offsets=np.concatenate([[0], np.cumsum(np.diff(self.offsets)[lists])]).astype(np.int64),
+        )
 
-def clean(rankings: pa.Table, feedback: pa.Table, rules: CleaningRules, now_ms: int) -> Impressions:
+
+def clean(
+    rankings: pa.Table, feedback: pa.Table, rules: CleaningRules, now_ms: int, bots: Flags | None = None
+) -> Impressions:
     """The impressions of a window as known at now_ms.
 
     rankings, feedback: at least `RANKING_COLUMNS` and `FEEDBACK_COLUMNS` of the archive's schemas. Give all the
     rankings that the feedback may belong to, and all the feedback until the last window closes.
+    bots: shape (rankings,), whose unit is one, where that is known from more than is given here.
     """
     shown = _Shown(rankings)
     heard = _Heard(feedback, shown)
-    bots = _bots(shown, heard, rules)
+    if bots is None:
+        bots = _bots(shown, heard, rules)
     why_ranking = _first_reason(
         DroppedRanking,
         len(shown),
@@ -262,20 +288,24 @@ def _bots(shown: _Shown, heard: _Heard, rules: CleaningRules) -> Flags:
     if not len(shown):
         return np.zeros(0, dtype=bool)
     first = ~shown.repeated
-    asks = _fast(shown.units[first], shown.answered_ms[first], rules.rankings_per_minute)
+    asks = too_fast(shown.units[first], shown.answered_ms[first], rules.rankings_per_minute)
     clicked = heard.clicks & ~heard.repeated & (heard.list_of >= 0)
-    clicks = _fast(shown.units[heard.list_of[clicked]], heard.received_ms[clicked], rules.clicks_per_minute)
+    clicks = too_fast(shown.units[heard.list_of[clicked]], heard.received_ms[clicked], rules.clicks_per_minute)
     fast = np.isin(shown.units, np.union1d(asks, clicks))
     return np.asarray(fast & (shown.unit_names[shown.units] != ""), dtype=bool)
 
 
-def _fast(units: Ints, times_ms: Ints, most: int) -> Ints:
-    """Units with more than `most` in a minute of the clock."""
-    if not len(units):
-        return np.zeros(0, dtype=np.int64)
+def too_fast(units: NDArray[Number], times_ms: Ints, most: int) -> NDArray[Number]:
+    """Units with more than `most` in a minute of the clock, each once. units, times_ms: shape (events,).
+
+    >>> too_fast(np.array([7, 7, 8, 7]), np.array([0, 59_999, 0, 60_000]), most=1).tolist()
+    [7]
+    """
+    names, unit = np.unique(units, return_inverse=True)
     minutes, minute = np.unique(times_ms // MINUTE_MS, return_inverse=True)
-    found, counts = np.unique(units * len(minutes) + minute, return_counts=True)
-    return np.unique(found[counts > most] // len(minutes))
+    found, counts = np.unique(unit * max(1, len(minutes)) + minute, return_counts=True)
+    fast: NDArray[Number] = names[np.unique(found[counts > most] // max(1, len(minutes)))]
+    return fast
 
 
 def _judge_feedback(shown: _Shown, heard: _Heard, bots: Flags, kept: Flags, rules: CleaningRules, now_ms: int) -> Ints:
@@ -289,11 +319,12 @@ def _judge_feedback(shown: _Shown, heard: _Heard, bots: Flags, kept: Flags, rule
         DroppedFeedback.WITHOUT_RANKING: ~known,
         DroppedFeedback.BOT: (bots if len(shown) else none.astype(bool))[place],
         DroppedFeedback.RANKING_DROPPED: ~(kept if len(shown) else none.astype(bool))[place],
+        DroppedFeedback.LATE: (answered_ms + rules.clicks_within_ms < heard.received_ms)
+        & (heard.received_ms <= now_ms),
         DroppedFeedback.ITEM_NOT_SHOWN: heard.row < 0,
         DroppedFeedback.IMPOSSIBLE_POSITION: heard.says_position & (heard.position != shown_at),
         DroppedFeedback.BEFORE_RANKING: heard.received_ms < answered_ms,
         DroppedFeedback.NOT_YET: heard.received_ms > now_ms,
-        DroppedFeedback.LATE: heard.received_ms > answered_ms + rules.clicks_within_ms,
     }
     why = _first_reason(DroppedFeedback, len(heard), reasons)
     counting = np.flatnonzero(why < 0)
@@ -341,10 +372,7 @@ def _kept(
         simulated_clicks=int((counts & heard.clicks & heard.simulated).sum()),
         units=len(np.unique(shown.units[kept])),
         bots=len(np.unique(shown.units[bots])),
-        faults=(
-            *_faults("rankings", int(kept.sum()), dropped_rankings, {"window_open", "other_arm"}, rules),
-            *_faults("feedback", int(counts.sum()), dropped_feedback, {"ranking_dropped", "not_yet"}, rules),
-        ),
+        faults=faults(int(kept.sum()), dropped_rankings, int(counts.sum()), dropped_feedback, rules),
         data=_digest(ids, names[items], shown.sizes[kept], clicks, seen, shown.propensities[rows]),
     )
     return Impressions(
@@ -362,7 +390,76 @@ def _kept(
         ranking_ids=ids,
         item_ids=names,
         report=report,
+        simulated=_lists_of(heard, counts & heard.simulated, len(shown))[kept],
+        heard=_lists_of(heard, counts, len(shown))[kept],
+        rows=np.flatnonzero(kept),
+        bots=tuple(sorted(str(name) for name in shown.unit_names[np.unique(shown.units[bots])])),
     )
+
+
+def faults(
+    kept_rankings: int,
+    dropped_rankings: Mapping[str, int],
+    kept_feedback: int,
+    dropped_feedback: Mapping[str, int],
+    rules: CleaningRules,
+) -> tuple[str, ...]:
+    """What is wrong with data that were kept and dropped like this, in words; of one window or of several together."""
+    return (
+        *_faults("rankings", kept_rankings, dropped_rankings, {"window_open", "other_arm"}, rules),
+        *_faults("feedback", kept_feedback, dropped_feedback, {"ranking_dropped", "not_yet"}, rules),
+    )
+
+
+def merged(
+    reports: Sequence[QualityReport], rules: CleaningRules, units: int, bots: int, outside: Mapping[str, int], late: int
+) -> QualityReport:
+    """The report of a window from those of its parts, which share neither rankings nor feedback.
+
+    units, bots: different ones in the whole window. outside: feedback, by reason, that was dropped without being
+    given to a part. late: clicks of the window that came late. Raises ValueError if there is no report.
+    """
+    if not reports:
+        raise ValueError("expected a report at least")
+
+    def total(name: str) -> int:
+        return sum(getattr(one, name) for one in reports)
+
+    def together(name: str) -> Counter[str]:
+        return sum((Counter(getattr(one, name)) for one in reports), Counter[str]())
+
+    rankings = {str(why): together("dropped_rankings")[why] for why in DroppedRanking}
+    feedback = {str(why): together("dropped_feedback")[why] + outside.get(why, 0) for why in DroppedFeedback}
+    kept_rankings, kept_feedback, clicks = total("kept_rankings"), total("kept_feedback"), total("clicks")
+    reporting = sum(one.clients_reporting * one.kept_rankings for one in reports)
+    return QualityReport(
+        rankings=total("rankings"),
+        kept_rankings=kept_rankings,
+        dropped_rankings=rankings,
+        feedback=total("feedback") + sum(outside.values()),
+        kept_feedback=kept_feedback,
+        dropped_feedback=feedback,
+        clicks=clicks,
+        clicked_rankings=total("clicked_rankings"),
+        late_share=late / (clicks + late) if clicks + late else 0.0,
+        clients_reporting=round(reporting) / kept_rankings if kept_rankings else 0.0,
+        implied_exposures=total("implied_exposures"),
+        unseen=total("unseen"),
+        arms=dict(sorted(together("arms").items())),
+        explored=total("explored"),
+        simulated_clicks=total("simulated_clicks"),
+        units=units,
+        bots=bots,
+        faults=faults(kept_rankings, rankings, kept_feedback, feedback, rules),
+        data=hashlib.sha256("".join(one.data for one in reports).encode()).hexdigest(),
+    )
+
+
+def _lists_of(heard: _Heard, counts: Flags, lists: int) -> Flags:
+    """Which lists some feedback that counts is of. Shape (lists,)."""
+    found = np.zeros(lists, dtype=bool)
+    found[heard.list_of[counts]] = True
+    return found
 
 
 def _faults(what: str, kept: int, dropped: Mapping[str, int], innocent: set[str], rules: CleaningRules) -> list[str]:

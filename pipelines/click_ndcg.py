@@ -17,13 +17,15 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipelines.archive import Archive
-from pipelines.judgements import RANKING_COLUMNS, ClickedLists, join
+from pipelines.cleaning import RANKING_COLUMNS, CleaningRules, Impressions, clean
 from pipelines.ndcg import mean_ndcg
 from registry.contracts.manifest import CLICK_NDCG
 from registry.contracts.traffic import Arm
 
 WINDOW_MS = 300_000
 COMPARED: tuple[Arm, ...] = ("champion", "challenger")
+EVERY_ARM: tuple[Arm, ...] = (*COMPARED, "interleaved", "outside")
+_MANY = 1 << 40
 CLICKS_WITHIN_MS = 300_000  # a click counts that comes so long after the window at the latest
 
 
@@ -104,33 +106,54 @@ def evidence(archive: Archive, model: str, since_ms: int, until_ms: int) -> Evid
     rankings = archive.rankings(model, since_ms, until_ms, RANKING_COLUMNS)
     earlier = archive.rankings(model, since_ms - CLICKS_WITHIN_MS, since_ms, ["ranking_id"])
     received = archive.feedback(model, since_ms, clicks_until_ms)
-    lists = join(rankings, _of_window(received, rankings, earlier, until_ms), clicks_until_ms)
-    clicks = lists.clicks
+    lists = clicked_lists(rankings, feedback_of_window(received, rankings, earlier, until_ms), since_ms, until_ms)
+    arms = _arms(rankings, lists)
+    simulated = whose(lists)[lists.list_of]
     return EvidenceReport(
         model=model,
         since_ms=since_ms,
         until_ms=until_ms,
         clicks_until_ms=clicks_until_ms,
         metric=CLICK_NDCG.digest,
-        arms=per_arm(lists),
-        rankings=len(lists),
-        simulated_share=float(clicks[lists.simulated].sum() / max(1, clicks.sum())),
-        left_out={str(reason): count for reason, count in lists.left_out.items()},
-        interleaved=int((lists.arms == "interleaved").sum()),
-        outside=int((lists.arms == "outside").sum()),
+        arms=per_arm(rankings, lists),
+        rankings=lists.report.rankings,
+        simulated_share=float(lists.clicks[simulated].sum() / max(1, lists.clicks.sum())),
+        left_out=lists.report.dropped_feedback,
+        interleaved=int((arms == "interleaved").sum()),
+        outside=int((arms == "outside").sum()),
     )
 
 
-def per_arm(lists: ClickedLists) -> tuple[ArmEvidence, ...]:
-    """One entry for every version, arm and kind of clicks, in that order, of the arms that one version served."""
-    served = -np.arange(len(lists.labels), dtype=np.float64)
-    quality = mean_ndcg(lists.labels, served, lists.offsets, CLICK_NDCG).per_list
-    clicks = lists.clicks
-    keys = set(zip(lists.versions.tolist(), lists.arms.tolist(), lists.simulated.tolist(), strict=True))
+def clicked_lists(rankings: pa.Table, feedback: pa.Table, since_ms: int, until_ms: int) -> Impressions:
+    """The window's lists of all arms, by the rules of `cleaning`, but all units: bots are found over longer times.
+
+    rankings, feedback: as `clean` takes them, feedback received until `CLICKS_WITHIN_MS` after the window.
+    """
+    within_ms = until_ms - since_ms + CLICKS_WITHIN_MS
+    rules = CleaningRules(within_ms, rankings_per_minute=_MANY, clicks_per_minute=_MANY, arms=EVERY_ARM)
+    return clean(rankings, feedback, rules, until_ms + within_ms)
+
+
+def whose(lists: Impressions) -> NDArray[np.bool_]:
+    """Which lists are a click model's: with feedback of it, and where all feedback is, also those without. (lists,)"""
+    only_simulated = lists.simulated.any() and not (lists.heard & ~lists.simulated).any()
+    return np.asarray(lists.simulated | (~lists.heard & only_simulated), dtype=bool)
+
+
+def per_arm(rankings: pa.Table, lists: Impressions) -> tuple[ArmEvidence, ...]:
+    """One entry for every version, arm and kind of clicks, in that order, of the arms that one version served.
+
+    rankings: what the lists were cleaned from.
+    """
+    served = -np.arange(len(lists.clicks), dtype=np.float64)
+    quality = mean_ndcg(lists.clicks, served, lists.offsets, CLICK_NDCG).per_list
+    clicks = np.bincount(lists.list_of, weights=lists.clicks, minlength=len(lists))
+    arms, simulated_lists = _arms(rankings, lists), whose(lists)
+    keys = set(zip(lists.versions.tolist(), arms.tolist(), simulated_lists.tolist(), strict=True))
     groups = sorted(key for key in keys if key[1] in COMPARED)
     found = []
     for version, arm, simulated in groups:
-        inside = (lists.versions == version) & (lists.arms == arm) & (lists.simulated == simulated)
+        inside = (lists.versions == version) & (arms == arm) & (simulated_lists == simulated)
         units, unit_of = np.unique(lists.units[inside], return_inverse=True)
         found.append(
             ArmEvidence(
@@ -164,8 +187,8 @@ def clustered_error(values: NDArray[np.float64], cluster_of: NDArray[np.intp]) -
     return float(np.sqrt(clusters / (clusters - 1) * (residuals**2).sum()) / len(values))
 
 
-def _of_window(received: pa.Table, rankings: pa.Table, earlier: pa.Table, until_ms: int) -> pa.Table:
-    """The feedback that this window answers for.
+def feedback_of_window(received: pa.Table, rankings: pa.Table, earlier: pa.Table, until_ms: int) -> pa.Table:
+    """The feedback that a window answers for. earlier: rankings before it whose clicks may come in it.
 
     That is all for its rankings and, of what came while it lasted, all that belongs to no ranking
     just before it either: each orphan is left out, and counted, in one window.
@@ -174,3 +197,7 @@ def _of_window(received: pa.Table, rankings: pa.Table, earlier: pa.Table, until_
     theirs = pc.is_in(received["ranking_id"], earlier["ranking_id"].combine_chunks())
     orphan = pc.and_(pc.less(received["received_ms"], until_ms), pc.invert(theirs))
     return received.filter(pc.or_(ours, orphan))
+
+
+def _arms(rankings: pa.Table, lists: Impressions) -> NDArray[np.str_]:
+    return np.array(rankings["arm"].to_pylist(), dtype=np.str_)[lists.rows]

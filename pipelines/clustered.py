@@ -1,7 +1,9 @@
 """Means of lists whose units are what was randomised: difference, relative lift, and CUPED, by the delta method.
 
 A unit sends as many lists as it likes, so an arm's mean is a ratio of two sums over units, and its variance is
-that of the units' residuals. Lists taken as independent would promote by chance alone.
+that of the units' residuals. Lists taken as independent would promote by chance alone. All of it is quadratic in
+what each unit summed up to, so an arm is one small matrix (`ArmSums`), however many units it has, and a look more
+costs the units that came since the last.
 
 Sources: Deng, Knoblich & Lu, KDD 2018 (the ratio's variance); Deng, Xu, Kohavi & Walker, WSDM 2013 (CUPED);
 Fieller, JRSS B 16(2), 1954 (the interval of a quotient).
@@ -14,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Floats = NDArray[np.float64]
+_ROUNDING = 1e-12
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +74,100 @@ class ArmUnits:
         """Of all lists; nan without any."""
         total = float(self.lists.sum())
         return float(self.values.sum()) / total if total else nan
+
+
+@dataclass(frozen=True, slots=True)
+class ArmSums:
+    """One arm, summed over its units: all that its mean and variance need. Of different units they add up.
+
+    products: shape (3 + covariates,) twice, the sum over units of x times x transposed, where x is 1, the unit's
+    lists, the sum of their values, and of each covariate.
+    """
+
+    products: Floats
+
+    @staticmethod
+    def of(arm: ArmUnits) -> "ArmSums":
+        """From units.
+
+        >>> ArmSums.of(ArmUnits.of([1.0, 0.0, 0.5], ["ann", "ann", "bob"])).products.tolist()
+        [[2.0, 3.0, 1.5], [3.0, 5.0, 2.5], [1.5, 2.5, 1.25]]
+        """
+        columns = np.column_stack([np.ones(arm.units), arm.lists, arm.values, arm.covariates])
+        return ArmSums(columns.T @ columns)
+
+    @property
+    def units(self) -> int:
+        """How many there are."""
+        return round(float(self.products[0, 0]))
+
+    @property
+    def lists(self) -> int:
+        """Of all units."""
+        return round(float(self.products[0, 1]))
+
+    @property
+    def values(self) -> float:
+        """The sum of all lists' values."""
+        return float(self.products[0, 2])
+
+    @property
+    def covariates(self) -> int:
+        """How many columns of them."""
+        return len(self.products) - 3
+
+
+def sums_by_look(
+    look: ArrayLike,
+    units: ArrayLike,
+    values: ArrayLike,
+    covariates: ArrayLike | None,
+    looks: int,
+    counts: ArrayLike | None = None,
+) -> Floats:
+    """An arm as it stood after each look, and with all there is. Shape (looks + 1, 3 + covariates, 3 + covariates).
+
+    look: shape (lists,), >= 1, when each list came in; those after the last look are in the last matrix only.
+    units: (lists,), ids of any kind. values: (lists,). covariates: (lists, covariates), or None. Each matrix is an
+    `ArmSums`: a unit that comes back is taken out as it was and put in as it is. counts: (lists,), of rows that stand
+    for several lists of a unit and a look each, how many; values and covariates are then their sums.
+
+    >>> after = sums_by_look([1, 2, 9], ["ann", "ann", "bob"], [1.0, 0.0, 0.5], None, looks=2)
+    >>> [(ArmSums(one).units, ArmSums(one).lists) for one in after]
+    [(1, 1), (1, 2), (2, 3)]
+    """
+    when = np.minimum(np.asarray(look, dtype=np.int64), looks + 1)
+    given = np.asarray(values, dtype=np.float64)
+    beside = np.zeros((len(given), 0)) if covariates is None else np.asarray(covariates, dtype=np.float64)
+    width = 3 + beside.shape[1]
+    if not len(given):
+        return np.zeros((looks + 1, width, width))
+    _, unit_of = np.unique(np.asarray(units), return_inverse=True)
+    cells, cell_of = np.unique(unit_of.astype(np.int64) * (looks + 2) + when, return_inverse=True)
+    owner, came = cells // (looks + 2), cells % (looks + 2)
+    first = np.append(True, owner[1:] != owner[:-1])
+    each = None if counts is None else np.asarray(counts, dtype=np.float64)
+    columns = [
+        np.bincount(cell_of, weights=each),
+        *(np.bincount(cell_of, weights=column) for column in (given, *beside.T)),
+    ]
+    added = np.column_stack([first, *columns]).astype(np.float64)
+    now = added.copy()
+    starts = np.flatnonzero(first)
+    rank = np.arange(len(cells)) - np.repeat(starts, np.diff(np.append(starts, len(cells))))
+    by_rank = np.argsort(rank, kind="stable")
+    for of_rank in np.split(by_rank, np.cumsum(np.bincount(rank))[:-1])[1:]:
+        now[of_rank] += now[
+            of_rank - 1
+        ]  # unit by unit, so that others and later looks leave no trace, not even rounding
+    before = now - added
+    found = np.zeros((looks + 1, width, width))
+    for left in range(width):
+        for right in range(left, width):
+            change = now[:, left] * now[:, right] - before[:, left] * before[:, right]
+            by_look = np.bincount(came - 1, weights=change, minlength=looks + 1)
+            found[:, left, right] = found[:, right, left] = np.cumsum(by_look)
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +234,7 @@ class Comparison:
         return sqrt(self.challenger.standard_error**2 + ratio**2 * self.champion.standard_error**2)
 
 
-def compare(champion: ArmUnits, challenger: ArmUnits) -> Comparison:
+def compare(champion: ArmUnits | ArmSums, challenger: ArmUnits | ArmSums) -> Comparison:
     """Both arms' means with clustered variance, adjusted by their covariates if there are any.
 
     CUPED: each arm's mean is moved by how much its covariates' means differ from those of both arms, times the
@@ -149,48 +246,55 @@ def compare(champion: ArmUnits, challenger: ArmUnits) -> Comparison:
     >>> round(found.champion.mean, 3), round(found.difference.mean, 3)
     (0.667, 0.083)
     """
-    arms = (champion, challenger)
-    if champion.covariates.shape[1] != challenger.covariates.shape[1]:
+    base, other = (arm if isinstance(arm, ArmSums) else ArmSums.of(arm) for arm in (champion, challenger))
+    if base.covariates != other.covariates:
         raise ValueError(
-            f"{champion.covariates.shape[1]} covariates of the champion, {challenger.covariates.shape[1]} of the"
-            " challenger: expected the same"
+            f"{base.covariates} covariates of the champion, {other.covariates} of the challenger: expected the same"
         )
-    if min(arm.units for arm in arms) < 2:
-        without = [Estimate(arm.mean, nan) for arm in arms]
-        return Comparison(without[0], without[1], champion.units, challenger.units)
-    columns = [_Columns.of(arm) for arm in arms]
-    plain = sum(float(one.error(np.zeros(one.means.size - 1)) ** 2) for one in columns)
+    if min(base.units, other.units) < 2:
+        without = [Estimate(arm.values / arm.lists if arm.lists else nan, nan) for arm in (base, other)]
+        return Comparison(without[0], without[1], base.units, other.units)
+    columns = [_Columns.of(arm) for arm in (base, other)]
+    plain = sum(float(one.residuals[0, 0]) for one in columns)
     slope = _slope(columns)
-    lists = np.array([arm.lists.sum() for arm in arms])
+    lists = np.array([base.lists, other.lists], dtype=np.float64)
     together = (lists[:, None] * np.stack([one.means[1:] for one in columns])).sum(axis=0) / lists.sum()
     found = [Estimate(float(one.means[0] - slope @ (one.means[1:] - together)), one.error(slope)) for one in columns]
     left = sum(one.standard_error**2 for one in found) / plain if plain > 0 else 1.0
-    return Comparison(found[0], found[1], champion.units, challenger.units, left)
+    return Comparison(found[0], found[1], base.units, other.units, left)
 
 
 @dataclass(frozen=True, slots=True)
 class _Columns:
-    """means: of values and covariates, (1 + covariates,). residuals: of each unit's sums, in lists of the arm,
-    shape (units, 1 + covariates): an arm's mean differs from the truth by their sum."""
+    """means: of values and covariates, (1 + covariates,). residuals: products, summed over units, of how far each
+    moves the arm's means from the truth, shape (1 + covariates,) twice."""
 
     means: Floats
     residuals: Floats
 
     @staticmethod
-    def of(arm: ArmUnits) -> "_Columns":
-        sums = np.concatenate([arm.values[:, None], arm.covariates], axis=1)
-        total = arm.lists.sum()
-        means = sums.sum(axis=0) / total
-        few = sqrt(arm.units / (arm.units - 1))
-        return _Columns(means, few * (sums - arm.lists[:, None] * means) / total)
+    def of(arm: ArmSums) -> "_Columns":
+        products, units = arm.products, arm.units
+        total = products[0, 1]
+        means = products[0, 2:] / total
+        sums, with_lists, lists = products[2:, 2:], products[1, 2:], products[1, 1]
+        mixed = means[:, None] * with_lists[None, :]
+        residuals = sums - mixed - mixed.T + lists * means[:, None] * means[None, :]
+        # what subtraction leaves of a column that is the same in every list is rounding
+        flat = np.diag(residuals) <= _ROUNDING * np.diag(sums)
+        residuals[flat] = residuals[:, flat] = 0.0
+        return _Columns(means, units / (units - 1) / total**2 * residuals)
 
     def error(self, slope: Floats) -> float:
-        rest = self.residuals[:, 0] - self.residuals[:, 1:] @ slope
-        return sqrt(float((rest**2).sum()))
+        weights = np.append(1.0, -slope)
+        return sqrt(max(0.0, float(weights @ self.residuals @ weights)))
 
 
 def _slope(columns: list[_Columns]) -> Floats:
     """What leaves the least variance of the difference: least squares over all units' residuals."""
-    residuals = np.concatenate([one.residuals for one in columns])
-    found: Floats = np.linalg.lstsq(residuals[:, 1:], residuals[:, 0], rcond=1e-10)[0]
+    both = columns[0].residuals + columns[1].residuals
+    scale = np.sqrt(np.diag(both)[1:])
+    scale[scale == 0] = 1.0
+    within = both[1:, 1:] / scale[:, None] / scale[None, :]
+    found: Floats = np.linalg.pinv(within, rcond=1e-10, hermitian=True) @ (both[1:, 0] / scale) / scale
     return found

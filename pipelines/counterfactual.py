@@ -15,9 +15,11 @@ of the champion's own lists, what was seen.
 - DR: the model's estimate for every item, corrected by the weighted clicks where the item was shown. The model
   is fitted on the other units (cross-fitting). It is the one to be read: right if either half is.
 
-The interval is clustered by unit. That examination is itself an estimate widens it, if it is told how far that
-may be off (`position_bias.harvest_without_each`); else examination is taken as known, and the interval is too
-narrow where the two policies' lists differ much.
+The interval is clustered by unit. Examination is itself an estimate, from the same clicks, and so is the model of
+relevance: where examination is also given without each of some groups of units
+(`position_bias.harvest_without_each`), the whole estimate is made again without each group (delete-a-group
+jackknife), and the interval is of its spread, with Student's t of one group less. Else examination is taken as known,
+and the interval is too narrow where the two policies' lists differ much.
 
 Sources: Li, Abbasi-Yadkori, Kveton, Muthukrishnan, Vinay & Wen, "Offline evaluation of ranking policies with click
 models", KDD 2018; Swaminathan & Joachims, "The self-normalized estimator for counterfactual learning", NIPS 2015;
@@ -32,13 +34,16 @@ from statistics import NormalDist
 import msgspec
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.stats import t as student
 
 from pipelines.click_ndcg import clustered_error
+from pipelines.dataset import rows_of_lists
 from pipelines.position_bias import effective_size, jackknife_error
 from registry.contracts.manifest import CLICK_NDCG, MetricDefinition
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+_AT_ONCE = 20_000  # lists whose expected click-NDCG is worked out together
 NONE = -1  # no item: a list shorter than others
 
 
@@ -113,7 +118,8 @@ class CounterfactualReport(msgspec.Struct, frozen=True):
     refused: why there are no estimates, empty if there are; then `doubly_robust` is the last of them.
     support: share of the challenger's first k that were shown for their query. effective: clicks of equal weight
     behind the challenger's IPS. clipped: share of its weights that were cut. logged: click-NDCG of the log itself.
-    examination_known: the intervals take it so. data: SHA-256 of all that went in, 64 digits.
+    examination_known: the intervals take it so, else they are of the jackknife. data: SHA-256 of all that went in, 64
+    digits.
     """
 
     estimates: tuple[PolicyEstimate, ...]
@@ -141,10 +147,11 @@ class CounterfactualReport(msgspec.Struct, frozen=True):
         return msgspec.json.encode(self, order="deterministic")
 
 
-def shown_chance(propensities: ArrayLike, offsets: ArrayLike, depth: int) -> Floats:
+def shown_chance(propensities: ArrayLike, offsets: ArrayLike, depth: int | Ints) -> Floats:
     """The probability that each shown item was shown in its list at all, over coin and swap. Shape (rows,).
 
-    propensities: as logged, of lists of which less than half are explored; depth: `explore_depth` of their plan.
+    propensities: as logged, of lists of which less than half are explored; depth: `explore_depth` of their plan,
+    or the candidates of each list where there were fewer, shape (lists,).
     An item from within the list leaves it if it changes places with one from beyond; one from beyond comes to any
     of the positions alike. Without a swap from beyond, whatever is shown would have been.
 
@@ -170,6 +177,28 @@ def shown_chance(propensities: ArrayLike, offsets: ArrayLike, depth: int) -> Flo
     return np.clip(found, 1e-12, 1.0)
 
 
+def explored_depth(propensities: ArrayLike, offsets: ArrayLike) -> int | None:
+    """How many ranks could come to be shown, as explored lists tell; None where no item came from beyond.
+
+    propensities, offsets: as for `shown_chance`. An item that came from beyond has the chance of one swap, and one that
+    stayed lacks that of every swap that would have moved it: with each rank within depth, and each other shown one.
+
+    >>> explored_depth([0.96, 0.96, 0.005], [0, 3])
+    7
+    """
+    chance, bounds = np.asarray(propensities, dtype=np.float64), np.asarray(offsets, dtype=np.int64)
+    sizes = np.diff(bounds)
+    list_of = np.repeat(np.arange(len(sizes)), sizes)
+    low = chance < 0.5
+    came = (np.bincount(list_of[low], minlength=len(sizes)) == 1) & (sizes > 1)
+    if not came.any():
+        return None
+    each, stays = np.ones(len(sizes)), np.zeros(len(sizes))
+    np.minimum.at(each, list_of[low], chance[low])
+    np.maximum.at(stays, list_of[~low], chance[~low])
+    return int(np.rint((1 - stays[came]) / each[came] - sizes[came] + 2).max())
+
+
 def counterfactual(
     log: ClickLists,
     champion: ArrayLike,
@@ -177,12 +206,15 @@ def counterfactual(
     examination: ArrayLike,
     rules: CounterfactualRules,
     without_each: ArrayLike | None = None,
+    reachable: float = 1.0,
 ) -> CounterfactualReport:
     """Click-NDCG of both policies on the log's lists.
 
     champion, challenger: shape (lists, width), each policy's list for the logged list's query, item numbers best
     first, `NONE` where it is shorter. examination: shape (positions,), for the longest list and the width at least.
-    without_each: shape (groups, positions), examination without each of some groups of units in turn.
+    without_each: shape (groups, positions), examination without each of some groups of units in turn; a group is the
+    units whose numbers leave the same rest by the number of groups. reachable: where the challenger's lists could be
+    made of shown items only, the share of its first k that those are likely to be; support is taken times it.
     Raises ValueError if the shapes disagree or an examination is not > 0.
     """
     ours, theirs = (np.asarray(given, dtype=np.int64) for given in (champion, challenger))
@@ -197,7 +229,7 @@ def counterfactual(
         raise ValueError(f"without_each: expected 2 groups at least, > 0 for {longest} positions, {replicates.shape}")
     work = _Work(log, looked, rules)
     slots = work.slots(theirs[:, : rules.metric.k])
-    support = float(slots.known[slots.filled].mean()) if slots.filled.any() else 0.0
+    support = reachable * (float(slots.known[slots.filled].mean()) if slots.filled.any() else 0.0)
     base, other = work.policy(ours), work.policy(theirs)
     effective = effective_size(other.weights[other.clicks > 0])
     refused = ""
@@ -213,10 +245,16 @@ def counterfactual(
         )
     estimates = () if refused else work.estimates(base, other)
     if estimates and len(replicates):
-        again = [_Work(log, one, rules) for one in replicates]
-        lifts = [[one.lift for one in each.estimates(each.policy(ours), each.policy(theirs))] for each in again]
+        lifts = [
+            [one.lift for one in _without(group, len(replicates), log, ours, theirs, looked, rules)]
+            for group, looked in enumerate(replicates)
+        ]
         errors = [jackknife_error(of_method) for of_method in zip(*lifts, strict=True)]
-        estimates = tuple(_widened(one, error, rules.alpha) for one, error in zip(estimates, errors, strict=True))
+        quantile = float(student.ppf(1 - rules.alpha / 2, len(replicates) - 1))
+        estimates = tuple(
+            msgspec.structs.replace(one, low=one.lift - quantile * error, high=one.lift + quantile * error)
+            for one, error in zip(estimates, errors, strict=True)
+        )
     matched = other.weights > 0
     return CounterfactualReport(
         estimates=estimates,
@@ -245,18 +283,26 @@ def expected_ndcg(chances: Floats, metric: MetricDefinition) -> Floats:
     >>> expected_ndcg(np.array([[1.0, 0.0], [0.0, 1.0], [0.5, 0.0]]), CLICK_NDCG).round(4).tolist()
     [1.0, 0.6309, 0.5]
     """
+    parts = [_expected(chances[start : start + _AT_ONCE], metric) for start in range(0, len(chances), _AT_ONCE)]
+    return np.concatenate([np.zeros(0), *parts])
+
+
+def _expected(chances: Floats, metric: MetricDefinition) -> Floats:
+    """What is clicked before a position, forwards, meets what a click is worth by that and what follows, backwards."""
     lists, width = chances.shape
-    inverse = 1.0 / _ideal(width, metric.k)[1:]
     by_position = np.ascontiguousarray(chances.T)
-    found = np.zeros(lists, dtype=np.float64)
-    for position in range(min(width, metric.k)):
-        others = np.zeros((width, lists), dtype=np.float64)  # how many of the others are clicked
-        others[0] = 1.0
-        for so_far, other in enumerate(np.delete(by_position, position, axis=0), start=1):
-            moved = others[:so_far] * other
-            others[:so_far] -= moved
-            others[1 : so_far + 1] += moved
-        found += by_position[position] * (inverse @ others) / np.log2(position + 2)
+    worth = np.broadcast_to((1.0 / _ideal(width, metric.k)[1:])[:, None], (width, lists))  # by clicks before
+    worth_at = [worth]
+    for chance in by_position[:0:-1]:
+        worth = worth[:-1] + chance * (worth[1:] - worth[:-1])
+        worth_at.append(worth)
+    found = np.zeros(lists)
+    before = np.ones((1, lists))  # how many of those before are clicked
+    for position, chance in enumerate(by_position[: metric.k]):
+        found += chance * (before * worth_at[width - 1 - position]).sum(axis=0) / np.log2(position + 2)
+        moved = before * chance
+        before = np.concatenate([before - moved, np.zeros((1, lists))])
+        before[1:] += moved
     return found
 
 
@@ -395,11 +441,22 @@ def _doubly_robust(policy: _Policy) -> Floats:
     return policy.model + policy.weights * (policy.clicks - policy.expected)
 
 
-def _widened(estimate: PolicyEstimate, error: float, alpha: float) -> PolicyEstimate:
-    """With the error of examination beside that of the clicks, taken as independent."""
-    normal = NormalDist().inv_cdf(1 - alpha / 2)
-    half = float(np.hypot(estimate.high - estimate.lift, normal * error))
-    return msgspec.structs.replace(estimate, low=estimate.lift - half, high=estimate.lift + half)
+def _without(
+    group: int, groups: int, log: ClickLists, ours: Ints, theirs: Ints, looked: Floats, rules: CounterfactualRules
+) -> tuple[PolicyEstimate, ...]:
+    """The estimates from the lists of all other groups of units, with examination as they tell it."""
+    kept = np.flatnonzero(log.units % groups != group)
+    rows = rows_of_lists(log.offsets, kept)
+    rest = ClickLists(
+        queries=log.queries[kept],
+        units=log.units[kept],
+        items=log.items[rows],
+        clicks=log.clicks[rows],
+        shown_chance=log.shown_chance[rows],
+        offsets=np.concatenate([[0], np.cumsum(np.diff(log.offsets)[kept])]).astype(np.int64),
+    )
+    work = _Work(rest, looked, rules)
+    return work.estimates(work.policy(ours[kept]), work.policy(theirs[kept]))
 
 
 def _ideal(clicks: int, k: int) -> Floats:

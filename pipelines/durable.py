@@ -11,24 +11,25 @@ def replace_file(path: Path, content: bytes | memoryview) -> None:
     A reader sees the old file or all of the new one. A crash leaves at most a hidden `.tmp` file
     beside it. Raises OSError if the disk refuses.
     """
-    _make_folder(path.parent)
+    make_folder(path.parent)
     temporary = path.with_name(f".{path.name}.{threading.get_native_id()}.tmp")
     with temporary.open("wb") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
-    _sync(path.parent)
+    sync_folder(path.parent)
 
 
-def _make_folder(folder: Path) -> None:
+def make_folder(folder: Path) -> None:
+    """The folder and those above it; they survive a power cut."""
     if not folder.is_dir():
-        _make_folder(folder.parent)
+        make_folder(folder.parent)
         folder.mkdir(exist_ok=True)
-        _sync(folder.parent)
+        sync_folder(folder.parent)
 
 
-def _sync(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Makes the folder's entries durable: the names in it, not the files."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:

@@ -8,6 +8,8 @@ PipelineError
   ExportRefused        the exported program does not score as the model does
   PlanRefused          a comparison cannot finish with its traffic; carries the numbers
   DefinitionsDiffer    figures of two metric definitions were to be compared
+  RunCancelled         nobody wants the run any more, or another worker has it
+  NotYet               a step has to wait for a time; carries it
 ```
 """
 
@@ -38,3 +40,15 @@ class PlanRefused(PipelineError):
 
 class DefinitionsDiffer(PipelineError):
     """Two figures are different metrics."""
+
+
+class RunCancelled(PipelineError):
+    """Whoever works on a run is to stop."""
+
+
+class NotYet(PipelineError):
+    """A step cannot be done before a time, and then without a doubt; until_ms: since the epoch."""
+
+    def __init__(self, message: str, until_ms: int) -> None:
+        super().__init__(message)
+        self.until_ms = until_ms

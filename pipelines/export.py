@@ -5,7 +5,6 @@ what is served.
 """
 
 import io
-from collections.abc import Mapping
 from typing import Protocol
 
 import numpy as np
@@ -17,7 +16,7 @@ from pipelines.dataset import DatasetSplits, RankingDataset
 from pipelines.errors import ExportRefused
 from pipelines.ndcg import mean_ndcg
 from pipelines.ragged import Layout
-from pipelines.ranker import Ranker
+from pipelines.ranker import Ranker, Weights
 from pipelines.train import TrainedRanker
 from registry.artefacts import strip_sample_inputs
 from registry.contracts.manifest import (
@@ -28,7 +27,7 @@ from registry.contracts.manifest import (
     ModelPackage,
     TensorSpec,
 )
-from registry.contracts.profile import ReferenceProfile, confidences, describe
+from registry.contracts.profile import ReferenceProfile, confidences, describe, followed
 
 SHOWN = 10
 QUERY_INDEX = "query_index"  # serving's name for it
@@ -136,7 +135,7 @@ def load_scorer(program: bytes) -> Scorer:
     return scores
 
 
-def weights_of(package: ModelPackage) -> Mapping[str, Tensor] | None:
+def weights_of(package: ModelPackage) -> Weights | None:
     """What `train` takes as a parent: weights and preprocessing of a version, read from its exported program.
 
     The archive holds them as raw bytes (`registry.artefacts` lets nothing else in), so nothing is unpickled.
@@ -194,4 +193,5 @@ def _profile(scorer: Scorer, datasets: tuple[RankingDataset, ...]) -> ReferenceP
         scores=spread,
         margin=describe("margin", sureness.margin),
         entropy=describe("entropy", sureness.entropy),
+        importance=followed(features, scores),
     )

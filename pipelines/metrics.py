@@ -63,6 +63,12 @@ ROLLOUT_WEIGHT = Gauge(
     _ROLLOUT,
     multiprocess_mode="mostrecent",
 )
+ROLLOUT_STEP_SINCE = Gauge(
+    "pipelines_rollout_step_timestamp_seconds",
+    "When the layer's newest rollout came into its step, or ended, since the epoch.",
+    _ROLLOUT,
+    multiprocess_mode="mostrecent",
+)
 ROLLOUT_CHANGES = Counter("pipelines_rollout_changes", "What the engine did to rollouts.", ["model", "what"])
 ROLLOUT_VERDICTS = Counter(
     "pipelines_rollout_verdicts", "Verdicts that the engine's decisions stand on.", ["kind", "verdict"]
@@ -73,3 +79,84 @@ ROLLOUT_TURN = Gauge(
     "When the engine last looked at all rollouts, since the epoch: alarm on an old one.",
     multiprocess_mode="mostrecent",
 )
+
+_RUN = ["model", "kind"]
+RUNS = Gauge(
+    "pipelines_runs",
+    "Runs of pipelines by state; alarm on any that is dead: it waits for a person.",
+    [*_RUN, "state"],
+    multiprocess_mode="mostrecent",
+)
+RUN_PROGRESS = Gauge(
+    "pipelines_run_progress_ratio",
+    "Progress of the newest run, in [0, 1].",
+    _RUN,
+    multiprocess_mode="mostrecent",
+)
+RUN_WINDOW = Gauge(
+    "pipelines_run_succeeded_window_timestamp_seconds",
+    "End of the newest window with a run that succeeded, since the epoch: alarm on an old one.",
+    _RUN,
+    multiprocess_mode="mostrecent",
+)
+RUN_STEPS = Counter("pipelines_run_steps", "Attempts at steps of runs, by what came of them.", ["kind", "step", "what"])
+RUN_TICK = Gauge(
+    "pipelines_run_tick_timestamp_seconds",
+    "When due windows and silent workers were last looked for, since the epoch: alarm on an old one.",
+    multiprocess_mode="mostrecent",
+)
+
+AA_RESULTS = Counter(
+    "pipelines_aa_results",
+    "Steps that an A/A has left, by what it stood on: passed and failed are false, and may be as often as alpha says.",
+    ["model", "kind", "verdict"],
+)
+
+_GATE = ["model", "layer", "kind"]
+GATE_ESTIMATE = Gauge(
+    "pipelines_gate_estimate_ratio",
+    "Online gate: relative lift of click-NDCG, of interleaving the score, at the look that counts; nan before one.",
+    _GATE,
+    multiprocess_mode="mostrecent",
+)
+GATE_LOW = Gauge(
+    "pipelines_gate_low_ratio",
+    "Lower end of the interval, adjusted for looking; nan if there is none.",
+    _GATE,
+    multiprocess_mode="mostrecent",
+)
+GATE_HIGH = Gauge(
+    "pipelines_gate_high_ratio",
+    "Upper end of the interval, adjusted for looking; nan if there is none.",
+    _GATE,
+    multiprocess_mode="mostrecent",
+)
+GATE_ANYTIME_HIGH = Gauge(
+    "pipelines_gate_anytime_high_ratio",
+    "Upper end of the confidence sequence over everything until now: under the rollback margin it fails.",
+    _GATE,
+    multiprocess_mode="mostrecent",
+)
+GATE_Z = Gauge("pipelines_gate_z", "z at the look that counts.", _GATE, multiprocess_mode="mostrecent")
+GATE_BOUNDARY = Gauge(
+    "pipelines_gate_boundary_z", "The z to be crossed at that look.", _GATE, multiprocess_mode="mostrecent"
+)
+GATE_LOOK = Gauge("pipelines_gate_look", "Planned looks that are closed.", _GATE, multiprocess_mode="mostrecent")
+GATE_LISTS = Gauge("pipelines_gate_lists", "Lists that were judged.", _GATE, multiprocess_mode="mostrecent")
+GATE_VERDICT = Gauge(
+    "pipelines_gate_verdict",
+    "The gate's verdict: 0 passed, 1 inconclusive, 2 errored, 3 failed.",
+    _GATE,
+    multiprocess_mode="mostrecent",
+)
+GATE_GAUGES = (
+    GATE_ESTIMATE, GATE_LOW, GATE_HIGH, GATE_ANYTIME_HIGH, GATE_Z, GATE_BOUNDARY, GATE_LOOK, GATE_LISTS, GATE_VERDICT
+)  # fmt: skip
+"""Of one gate; nan when it is over."""
+GATE_VERDICTS = ("passed", "inconclusive", "errored", "failed")
+GATE_TURN = Gauge(
+    "pipelines_gate_turn_timestamp_seconds",
+    "When gates were last judged, since the epoch: alarm on an old one while a rollout runs.",
+    multiprocess_mode="mostrecent",
+)
+GATE_FAILURES = Counter("pipelines_gate_failures", "Gates that a turn could not judge; tried again.")

@@ -17,7 +17,7 @@ jackknife's acceleration; sample size: the usual normal approximation for a pair
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
 from statistics import NormalDist
@@ -131,15 +131,20 @@ def offline_gate(
     judged: JudgedSet,
     made_ms: int,
     clicks: CounterfactualReport | None = None,
+    broken: str = "",
+    notes: Mapping[str, object] | None = None,
 ) -> Evidence:
     """The gate's evidence, of kind `offline_gate`. Equal arguments give equal evidence, id included.
 
-    clicks: the counterfactual report of the same two versions, if there is a log to make it of.
+    clicks: the counterfactual report of the same two versions, if there is a log to make it of. broken: why the set
+    could not be scored, if so. notes: more to be kept in the evidence's body, plain JSON.
     Never raises for what the data are like: what cannot be measured is `errored`, with the reason.
     """
     figures: JudgedFigures | None = None
     try:
         _check_definitions(plan, champion, challenger)
+        if broken:
+            raise ValueError(broken)
         figures = _figures(plan, _pairs(plan, judged))
         judged_verdict, why = judge(plan, figures)
     except (DefinitionsDiffer, ValueError) as error:
@@ -169,6 +174,7 @@ def offline_gate(
             "judged": {"verdict": judged_verdict, "why": why, "figures": _plain(figures)},
             "clicks": {"verdict": clicks_verdict, "why": said, "report": _plain(clicks)},
             "interval": "BCa bootstrap over queries",
+            **(notes or {}),
         },
     )
 

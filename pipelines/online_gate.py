@@ -23,9 +23,9 @@ import msgspec
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from pipelines.clustered import ArmUnits, compare
+from pipelines.clustered import ArmSums, Floats, compare, sums_by_look
 from pipelines.confidence_sequence import ConfidenceSequence
-from pipelines.preference import Scoring, preference
+from pipelines.preference import Scoring, list_scores, mean_score
 from pipelines.sample_ratio import CONCENTRATIONS, sample_ratio
 from pipelines.spending import SMALLEST_STEP, Spending, boundaries, spent
 from registry.contracts.rollouts import Verdict
@@ -106,54 +106,109 @@ class GatePlan(msgspec.Struct, frozen=True, kw_only=True):
         return f"{what}, one-sided {self.alpha:.3g} over {self.looks} looks ({self.spending}){least}"
 
 
+Units = NDArray[np.str_] | NDArray[np.int64]
+"""Ids, or numbers that stand for them."""
+
+
 @dataclass(frozen=True, slots=True)
 class AbLists:
     """All lists of both arms since the plan began, each of shape (lists,).
 
     look: the planned look, from 1, that a list came in time for. closed: looks that are over; lists of later
-    ones count for rollback already. units: ids. in_challenger: which arm. values: click-NDCG, 0 without a click.
+    ones count for rollback already. in_challenger: which arm. values: click-NDCG, 0 without a click.
     covariates: (lists, covariates), for CUPED, or None. metric: digest of the definition they were made by.
+    counts: where a row stands for several lists of one unit, arm and look, how many; values and covariates are
+    then their sums. None: for one each.
     """
 
     look: NDArray[np.int64]
-    units: NDArray[np.str_]
+    units: Units
     in_challenger: NDArray[np.bool_]
     values: NDArray[np.float64]
     closed: int
     metric: str
     covariates: NDArray[np.float64] | None = None
+    counts: NDArray[np.int64] | None = None
 
     @property
     def digest(self) -> str:
         """SHA-256 of all of it."""
-        beside = [] if self.covariates is None else [self.covariates]
+        beside = [one for one in (self.covariates, self.counts) if one is not None]
         return _digest("ab", self.closed, self.metric, self.units, self.look, self.in_challenger, self.values, *beside)
 
     def __post_init__(self) -> None:
         _same_length(self.look, self.units, self.in_challenger, self.values)
+        _check_counts(self.look, self.counts)
         if self.covariates is not None and (self.covariates.ndim != 2 or len(self.covariates) != len(self.look)):
             raise ValueError(f"covariates {self.covariates.shape}: expected ({len(self.look)}, covariates)")
 
 
 @dataclass(frozen=True, slots=True)
 class InterleavedLists:
-    """All interleaved lists since the plan began: as `AbLists`, with the clicks credited to each team."""
+    """All interleaved lists since the plan began: as `AbLists`, with the clicks credited to each team; where a
+    row stands for several lists and `wins` are scored, the lists that each team won."""
 
     look: NDArray[np.int64]
-    units: NDArray[np.str_]
+    units: Units
     challenger: NDArray[np.int64]
     champion: NDArray[np.int64]
     closed: int
     metric: str
+    counts: NDArray[np.int64] | None = None
 
     @property
     def digest(self) -> str:
         """SHA-256 of all of it."""
-        numbers = (self.look, self.challenger, self.champion)
+        beside = [] if self.counts is None else [self.counts]
+        numbers = (self.look, self.challenger, self.champion, *beside)
         return _digest("interleaving", self.closed, self.metric, self.units, *numbers)
 
     def __post_init__(self) -> None:
         _same_length(self.look, self.units, self.challenger, self.champion)
+        _check_counts(self.look, self.counts)
+
+
+@dataclass(frozen=True, slots=True)
+class GateSums:
+    """All that a verdict needs of the lists, summed by unit and look.
+
+    arms: champion's and challenger's of A/B, of interleaving that of the drafted lists, whose values are the scores;
+    each as `clustered.sums_by_look` gives it, for all looks of the plan. closed, metric: as of the lists.
+    """
+
+    arms: tuple[Floats, ...]
+    closed: int
+    metric: str
+
+    @staticmethod
+    def of(plan: GatePlan, seen: AbLists | InterleavedLists) -> "GateSums":
+        """From lists."""
+        if isinstance(seen, InterleavedLists):
+            # who won is counted list by list, so in rows of several it stands there already
+            scoring = plan.scoring if seen.counts is None else "clicks"
+            scores = list_scores(seen.challenger, seen.champion, scoring)
+            drafted = sums_by_look(seen.look, seen.units, scores, None, plan.looks, seen.counts)
+            return GateSums((drafted,), seen.closed, seen.metric)
+        arms = tuple(
+            sums_by_look(
+                seen.look[mask],
+                seen.units[mask],
+                seen.values[mask],
+                None if seen.covariates is None else seen.covariates[mask],
+                plan.looks,
+                None if seen.counts is None else seen.counts[mask],
+            )
+            for mask in (~seen.in_challenger, seen.in_challenger)
+        )
+        return GateSums(arms, seen.closed, seen.metric)
+
+    def lists(self, look: int | None = None) -> int:
+        """Until the look, of all arms; None for all there are."""
+        return sum(arm.lists for arm in self.at(look))
+
+    def at(self, look: int | None) -> tuple[ArmSums, ...]:
+        """Each arm until the look; None for all there is."""
+        return tuple(ArmSums(arm[-1 if look is None else look - 1]) for arm in self.arms)
 
 
 class LookLine(msgspec.Struct, frozen=True):
@@ -226,28 +281,18 @@ def judge(plan: GatePlan, seen: AbLists | InterleavedLists) -> GateVerdict:
         raise ValueError(f"data of {type(seen).__name__} for a plan of {plan.kind!r}: expected the plan's kind")
     flaw = _flaw(plan, seen)
     if flaw is not None:
-        return _verdict(plan, seen, "errored", flaw, None, [], [], None)
-    now = _Stand.of(plan, seen, None)
-    ratio_p = _ratio_p(plan, seen)
-    looks = _looks(plan, seen)
-    information = [stand.information for _, stand in looks]
-    used = [spent(plan.spending, plan.alpha, look / plan.looks) for look, _ in looks]
-    bounds = list(boundaries(information, used)) if looks else []
-    if ratio_p is not None and ratio_p <= plan.ratio_alpha:
-        why = (
-            f"{now.champion_units} and {now.challenger_units} units are not {plan.weights[0]:g} to"
-            f" {plan.weights[1]:g} (p = {ratio_p:.2g}): find what loses or doubles units"
-        )
-        return _verdict(plan, seen, "errored", why, now, looks, bounds, ratio_p)
-    anytime = now.anytime_z(plan)
-    if now.worse_z <= -anytime:
-        why = f"surely worse than {plan.fails_under:+.2%}, however often one looked"
-        return _verdict(plan, seen, "failed", why, now, looks, bounds, ratio_p)
-    for count, ((look, stand), bound) in enumerate(zip(looks, bounds, strict=True), start=1):
-        if stand.z >= bound and stand.estimate >= plan.least:
-            why = f"crossed the boundary at look {look} of {plan.looks}"
-            return _verdict(plan, seen, "passed", why, now, looks[:count], bounds[:count], ratio_p)
-    return _verdict(plan, seen, "inconclusive", _not_yet(plan, seen, now, looks), now, looks, bounds, ratio_p)
+        return _verdict(plan, seen, _Decided("errored", flaw, None, [], [], None))
+    sums = GateSums.of(plan, seen)
+    return _verdict(plan, seen, _decide(plan, _Course.of(plan, sums), min(sums.closed, plan.looks), None))
+
+
+def course(plan: GatePlan, sums: GateSums) -> tuple[Verdict, ...]:
+    """What `judge` said at each look in turn, when the look was just over and nothing after it had come.
+
+    One verdict for each look that is over. Costs little more than the last of them alone.
+    """
+    seen = _Course.of(plan, sums)
+    return tuple(_decide(plan, seen, look, look).verdict for look in range(1, min(sums.closed, plan.looks) + 1))
 
 
 def replays(plan: GatePlan, seen: AbLists | InterleavedLists, verdict: GateVerdict) -> bool:
@@ -256,6 +301,82 @@ def replays(plan: GatePlan, seen: AbLists | InterleavedLists, verdict: GateVerdi
         if wanted != given:
             raise ValueError(f"{name} {given[:12]}: the verdict was made of {wanted[:12]}; give it that one")
     return judge(plan, seen) == verdict
+
+
+def first_failure(plan: GatePlan, sums: GateSums) -> int | None:
+    """The first of the plan's looks at which the confidence sequence left no doubt, as `judge` says failed.
+
+    Nothing else is looked at, no boundary and no sample ratio, so there may be thousands of looks.
+    """
+    looks = range(1, plan.looks + 1)
+    return next((look for look in looks if _Stand.of(plan, sums.at(look)).surely_worse(plan)), None)
+
+
+@dataclass(frozen=True, slots=True)
+class _Decided:
+    """A verdict and what it was made of. now: everything until now, None if the measurement is broken."""
+
+    verdict: Verdict
+    why: str
+    now: "_Stand | None"
+    looks: "list[tuple[int, _Stand]]"
+    bounds: list[float]
+    ratio_p: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Course:
+    """How it stood after each look that is over, and with all there is.
+
+    counted: the looks that told something new; what others may spend is left to the next. bounds: theirs.
+    ratio_p: the sample ratio's p-value after each look and with all there is, none for interleaving.
+    """
+
+    stands: "list[_Stand]"
+    whole: "_Stand"
+    counted: list[int]
+    bounds: list[float]
+    ratio_p: list[float]
+
+    @staticmethod
+    def of(plan: GatePlan, sums: GateSums) -> "_Course":
+        over = range(1, min(sums.closed, plan.looks) + 1)
+        stands = [_Stand.of(plan, sums.at(look)) for look in over]
+        whole = _Stand.of(plan, sums.at(None))
+        counted: list[int] = []
+        before = 0.0
+        for look, stand in zip(over, stands, strict=True):
+            if stand.enough(plan) and stand.information >= before * (1 + SMALLEST_STEP):
+                counted.append(look)
+                before = stand.information
+        used = [spent(plan.spending, plan.alpha, look / plan.looks) for look in counted]
+        bounds = list(boundaries([stands[look - 1].information for look in counted], used)) if counted else []
+        ratio_p = [_ratio_p(plan, one) for one in (*stands, whole)] if plan.kind == "ab" else []
+        return _Course(stands, whole, counted, bounds, ratio_p)
+
+
+def _decide(plan: GatePlan, seen: _Course, closed: int, until: int | None) -> _Decided:
+    """closed: looks that are over. until: the look whose lists are the last there are, None for all there are."""
+    now = seen.whole if until is None else seen.stands[until - 1]
+    counted = [look for look in seen.counted if look <= closed]
+    looks, bounds = [(look, seen.stands[look - 1]) for look in counted], seen.bounds[: len(counted)]
+    ratio_p = None
+    if seen.ratio_p:  # of all looks and of now, the smallest counts
+        ratio_p = min([*seen.ratio_p[:closed], seen.ratio_p[-1 if until is None else until - 1]])
+    if ratio_p is not None and ratio_p <= plan.ratio_alpha:
+        why = (
+            f"{now.champion_units} and {now.challenger_units} units are not {plan.weights[0]:g} to"
+            f" {plan.weights[1]:g} (p = {ratio_p:.2g}): find what loses or doubles units"
+        )
+        return _Decided("errored", why, now, looks, bounds, ratio_p)
+    if now.surely_worse(plan):
+        why = f"surely worse than {plan.fails_under:+.2%}, however often one looked"
+        return _Decided("failed", why, now, looks, bounds, ratio_p)
+    for count, ((look, stand), bound) in enumerate(zip(looks, bounds, strict=True), start=1):
+        if stand.z >= bound and stand.estimate >= plan.least:
+            why = f"crossed the boundary at look {look} of {plan.looks}"
+            return _Decided("passed", why, now, looks[:count], bounds[:count], ratio_p)
+    return _Decided("inconclusive", _not_yet(plan, closed, now, looks), now, looks, bounds, ratio_p)
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,27 +393,27 @@ class _Stand:
     ends: "_Ends"
 
     @staticmethod
-    def of(plan: GatePlan, seen: AbLists | InterleavedLists, until: int | None) -> "_Stand":
-        """until: the last look whose lists count, None for all."""
-        inside = np.ones(len(seen.look), dtype=bool) if until is None else seen.look <= until
-        if isinstance(seen, InterleavedLists):
-            liked = preference(seen.challenger[inside], seen.champion[inside], seen.units[inside], plan.scoring)
-            ends = _Ends(liked.score, liked.standard_error)
-            return _Stand(liked.score, liked.z, liked.z, liked.information, liked.units, liked.units, liked.lists, ends)
-        old, new = (
-            ArmUnits.of(seen.values[mask], seen.units[mask], None if seen.covariates is None else seen.covariates[mask])
-            for mask in (inside & ~seen.in_challenger, inside & seen.in_challenger)
-        )
+    def of(plan: GatePlan, arms: tuple[ArmSums, ...]) -> "_Stand":
+        lists = sum(arm.lists for arm in arms)
+        if len(arms) == 1:
+            liked, units = mean_score(arms[0]), arms[0].units
+            error = liked.standard_error
+            z, information = (liked.mean / error, error**-2) if error > 0 else (0.0, 0.0)
+            return _Stand(liked.mean, z, z, information, units, units, lists, _Ends(liked.mean, error))
+        old, new = arms
         found = compare(old, new)
         lift = found.lift
         error = lift.standard_error
         information = error**-2 if error > 0 else 0.0
         ends = _Ends(lift.mean, error, found.lift_interval)
         z, worse = (found.z(margin) for margin in (plan.margin, plan.fails_under))
-        return _Stand(lift.mean, z, worse, information, old.units, new.units, int(inside.sum()), ends)
+        return _Stand(lift.mean, z, worse, information, old.units, new.units, lists, ends)
 
     def enough(self, plan: GatePlan) -> bool:
         return min(self.champion_units, self.challenger_units) >= plan.min_units and self.information > 0
+
+    def surely_worse(self, plan: GatePlan) -> bool:
+        return self.worse_z <= -self.anytime_z(plan)
 
     def anytime_z(self, plan: GatePlan) -> float:
         if not self.enough(plan):
@@ -316,17 +437,6 @@ class _Ends:
         return self._quotient(z)
 
 
-def _looks(plan: GatePlan, seen: AbLists | InterleavedLists) -> list[tuple[int, _Stand]]:
-    """The looks that are over and told something new; what others may spend is left to the next."""
-    found: list[tuple[int, _Stand]] = []
-    for look in range(1, min(seen.closed, plan.looks) + 1):
-        stand = _Stand.of(plan, seen, look)
-        before = found[-1][1].information if found else 0.0
-        if stand.enough(plan) and stand.information >= before * (1 + SMALLEST_STEP):
-            found.append((look, stand))
-    return found
-
-
 def _flaw(plan: GatePlan, seen: AbLists | InterleavedLists) -> str | None:
     if seen.metric != plan.metric:
         return f"measured by metric {seen.metric[:12]}, planned with {plan.metric[:12]}: measure by the plan's"
@@ -342,54 +452,32 @@ def _flaw(plan: GatePlan, seen: AbLists | InterleavedLists) -> str | None:
     return f"{both} units are in both arms: arms must be sticky" if both else None
 
 
-def _ratio_p(plan: GatePlan, seen: AbLists | InterleavedLists) -> float | None:
-    """The smallest of all looks and of now."""
-    if isinstance(seen, InterleavedLists):
-        return None
-    names, first_at, arm_of = _first_looks(seen)
-    found = []
-    for until in [*range(1, min(seen.closed, plan.looks) + 1), None]:
-        inside = np.ones(len(names), dtype=bool) if until is None else first_at <= until
-        counts = int((inside & ~arm_of).sum()), int((inside & arm_of).sum())
-        found.append(sample_ratio(counts, plan.weights, plan.ratio_concentrations).p_value)
-    return min(found)
+def _ratio_p(plan: GatePlan, stand: _Stand) -> float:
+    counts = (stand.champion_units, stand.challenger_units)
+    return sample_ratio(counts, plan.weights, plan.ratio_concentrations).p_value
 
 
-def _first_looks(seen: AbLists) -> tuple[NDArray[np.str_], NDArray[np.int64], NDArray[np.bool_]]:
-    """Every unit once: its name, the look it first came in, and whether in the challenger's arm."""
-    order = np.argsort(seen.look, kind="stable")
-    names, first = np.unique(seen.units[order], return_index=True)
-    return names, seen.look[order][first], seen.in_challenger[order][first]
-
-
-def _not_yet(plan: GatePlan, seen: AbLists | InterleavedLists, now: _Stand, looks: list[tuple[int, _Stand]]) -> str:
+def _not_yet(plan: GatePlan, closed: int, now: _Stand, looks: list[tuple[int, _Stand]]) -> str:
     if not now.enough(plan):
         units = min(now.champion_units, now.challenger_units)
         if units < plan.min_units:
             return f"{units} of {plan.min_units} units in the smaller arm"
         return "nothing was clicked, so nothing can be compared"
-    if seen.closed >= plan.looks:
+    if closed >= plan.looks:
         return f"the last of {plan.looks} looks is over and the boundary was not crossed: not proven, not refuted"
-    return f"look {seen.closed} of {plan.looks}: {'the boundary is not crossed' if looks else 'none has counted'}"
+    return f"look {closed} of {plan.looks}: {'the boundary is not crossed' if looks else 'none has counted'}"
 
 
-def _verdict(
-    plan: GatePlan,
-    seen: AbLists | InterleavedLists,
-    verdict: Verdict,
-    why: str,
-    now: _Stand | None,
-    looks: list[tuple[int, _Stand]],
-    bounds: list[float],
-    ratio_p: float | None,
-) -> GateVerdict:
+def _verdict(plan: GatePlan, seen: AbLists | InterleavedLists, decided: _Decided) -> GateVerdict:
+    now, looks, bounds = decided.now, decided.looks, decided.bounds
     look, stand = looks[-1] if looks else (0, None)
     low, high = stand.ends.at(bounds[-1]) if stand is not None else (-inf, inf)
     anytime = now.ends.at(now.anytime_z(plan)) if now is not None else (-inf, inf)
     done = min(seen.closed, plan.looks)
+    until_done = _lists(seen, seen.look <= done)
     return GateVerdict(
-        verdict=verdict,
-        why=why,
+        verdict=decided.verdict,
+        why=decided.why,
         rule=plan.rule,
         kind=plan.kind,
         look=look,
@@ -402,11 +490,11 @@ def _verdict(
         boundary=_finite(bounds[-1]) if bounds else None,
         anytime_low=_finite(anytime[0]),
         anytime_high=_finite(anytime[1]),
-        lists=len(seen.look),
+        lists=_lists(seen, seen.look > 0),
         champion_units=0 if now is None else now.champion_units,
         challenger_units=0 if now is None else now.challenger_units,
-        expected_lists=round(int((seen.look <= done).sum()) / done * (plan.looks - done)) if done else None,
-        ratio_p=ratio_p,
+        expected_lists=round(until_done / done * (plan.looks - done)) if done else None,
+        ratio_p=decided.ratio_p,
         lines=tuple(
             LookLine(at, one.estimate, one.z, _finite(bound), one.information)
             for (at, one), bound in zip(looks, bounds, strict=True)
@@ -416,10 +504,18 @@ def _verdict(
     )
 
 
-def _digest(kind: str, closed: int, metric: str, units: NDArray[np.str_], *numbers: NDArray[Any]) -> str:
-    shapes = [[one.dtype.str, list(one.shape)] for one in numbers]
-    found = hashlib.sha256(msgspec.json.encode([kind, closed, metric, [str(unit) for unit in units], shapes]))
-    for one in numbers:
+def _lists(seen: AbLists | InterleavedLists, rows: NDArray[np.bool_]) -> int:
+    """How many lists these rows stand for."""
+    return int(rows.sum()) if seen.counts is None else int(seen.counts[rows].sum())
+
+
+def _digest(kind: str, closed: int, metric: str, units: Units, *numbers: NDArray[Any]) -> str:
+    numbered = np.issubdtype(units.dtype, np.integer)
+    arrays = (units, *numbers) if numbered else numbers
+    shapes = [[one.dtype.str, list(one.shape)] for one in arrays]
+    names = [] if numbered else [str(unit) for unit in units]
+    found = hashlib.sha256(msgspec.json.encode([kind, closed, metric, names, shapes]))
+    for one in arrays:
         found.update(np.ascontiguousarray(one).tobytes())
     return found.hexdigest()
 
@@ -429,6 +525,14 @@ def _same_length(look: NDArray[np.int64], *others: ArrayLike) -> None:
         raise ValueError(f"look {look.shape} and {[np.shape(other) for other in others]}: expected (lists,) each")
     if len(look) and look.min() < 1:
         raise ValueError(f"look={look.min()}: expected >= 1, the first look")
+
+
+def _check_counts(look: NDArray[np.int64], counts: NDArray[np.int64] | None) -> None:
+    if counts is None:
+        return
+    _same_length(look, counts)
+    if len(counts) and counts.min() < 1:
+        raise ValueError(f"counts={counts.min()}: expected >= 1, a row stands for a list at least")
 
 
 def _finite(number: float) -> float | None:

@@ -6,6 +6,7 @@ Source: Jennison & Turnbull, Group Sequential Methods, 2000, chapters 2 and 7.
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 from math import ceil, expm1, isfinite, log1p, sqrt
 
 from scipy.optimize import brentq
@@ -126,6 +127,7 @@ def power(design: Design, information: float) -> tuple[float, ...]:
     return tuple(float(chance) for chance in crossing(at, _upper(design, at), design.effect).by_look)
 
 
+@lru_cache(maxsize=256)
 def required_information(design: Design) -> float:
     """Information that the last look must have.
 

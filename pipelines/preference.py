@@ -10,7 +10,9 @@ from math import sqrt
 from typing import Literal
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
+
+from pipelines.clustered import ArmSums, ArmUnits, Estimate, Floats
 
 Scoring = Literal["clicks", "wins"]
 """clicks: challenger's clicks minus champion's. wins: only who has more: 1, 0 or -1."""
@@ -75,19 +77,27 @@ def preference(challenger: ArrayLike, champion: ArrayLike, units: ArrayLike, sco
     if not ((ours >= 0).all() and (theirs >= 0).all()):
         raise ValueError("credits must be >= 0")
     ahead = np.sign(ours - theirs)
-    scores = ahead if scoring == "wins" else ours - theirs
-    names, unit_of = np.unique(whose, return_inverse=True)
-    by_unit = np.bincount(unit_of, weights=scores, minlength=len(names)).astype(np.float64)
+    mean = mean_score(ArmSums.of(ArmUnits.of(list_scores(ours, theirs, scoring), whose)))
     return Preference(
-        score=float(scores.mean()) if len(scores) else 0.0,
-        standard_error=_about_zero(by_unit, len(scores)),
-        lists=len(scores),
-        units=len(names),
+        score=mean.mean,
+        standard_error=mean.standard_error,
+        lists=len(ahead),
+        units=len(np.unique(whose)),
         wins=int((ahead > 0).sum()),
         losses=int((ahead < 0).sum()),
         ties=int((ahead == 0).sum()),
     )
 
 
-def _about_zero(by_unit: NDArray[np.float64], lists: int) -> float:
-    return sqrt(float((by_unit**2).sum())) / lists if lists else 0.0
+def list_scores(challenger: ArrayLike, champion: ArrayLike, scoring: Scoring) -> Floats:
+    """How far the challenger is ahead in each list. challenger, champion: clicks credited, shape (lists,)."""
+    ahead = np.asarray(challenger, dtype=np.float64) - np.asarray(champion, dtype=np.float64)
+    return np.sign(ahead) if scoring == "wins" else ahead
+
+
+def mean_score(drafted: ArmSums) -> Estimate:
+    """Of lists summed by unit, whose values are `list_scores`; 0 without lists. Its error is taken about 0."""
+    lists = drafted.lists
+    if not lists:
+        return Estimate(0.0, 0.0)
+    return Estimate(drafted.values / lists, sqrt(float(drafted.products[2, 2])) / lists)

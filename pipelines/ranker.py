@@ -13,6 +13,9 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from pipelines.ragged import Layout
 
+Weights = Mapping[str, Tensor]
+"""A ranker's state by name: layers and preprocessing."""
+
 CLAMP_STD = 6.0  # a feature far outside what was seen in training counts as this far
 _FITTED_ROWS = 1_000_000  # quantiles of more are those of every so many'th row
 

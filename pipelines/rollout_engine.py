@@ -6,7 +6,7 @@ somebody's command) decided and did not show, the next turn of any engine shows.
 """
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from pipelines import metrics
 from pipelines.canary import Advance, Hold, Outcome, decide
@@ -14,7 +14,7 @@ from pipelines.guardrails import sample_of
 from registry.board import BOARD_KEY, PlanBoard
 from registry.contracts.counters import CounterSnapshot
 from registry.contracts.errors import ContractError
-from registry.contracts.rollouts import DAY_S, Evidence, Rollout
+from registry.contracts.rollouts import DAY_S, Evidence, Rollout, Verdict
 from registry.contracts.traffic import TrafficPlan
 from registry.counters import CounterBoard
 from registry.decisions import Decision
@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 WHO = "rollout engine"
 KEPT_COUNTERS_MS = int(DAY_S * 1000)  # of processes that are gone, beyond any running step
 FORGET_EVERY_MS = 60_000
+AA_PATHS = ("interleaving", "online_gate", "guardrails")
 NEWEST = 50  # evidence of a kind that is looked at: what is newer may be of another plan
 
 
@@ -96,6 +97,9 @@ class RolloutEngine:
             metrics.ROLLOUT_CHANGES.labels(rollout.model, move.what).inc()
         for evidence in decision.evidence:
             metrics.ROLLOUT_VERDICTS.labels(evidence.kind, evidence.verdict).inc()
+        if rollout.spec.aa:
+            for kind, verdict in aa_results(rollout, decision.evidence):
+                metrics.AA_RESULTS.labels(rollout.model, kind, verdict).inc()
         log.info("rollout %s: %s: %s", rollout.id, decision.moves[0].what, decision.why)
         if decided is not None:
             self._publish(decided)
@@ -178,4 +182,16 @@ class RolloutEngine:
             metrics.ROLLOUT_STEP.labels(*where).set(rollout.step if rollout.active else -1)
             metrics.ROLLOUT_WEIGHT.labels(*where).set(rollout.current_step.weight / 1000 if rollout.active else 0.0)
             metrics.ROLLOUT_STATE.labels(*where).set(metrics.ROLLOUT_STATES.index(rollout.state))
+            since_ms = rollout.entered_ms if rollout.active else rollout.changed_ms
+            metrics.ROLLOUT_STEP_SINCE.labels(*where).set(since_ms / 1000)
         self._shown = set(now)
+
+
+def aa_results(rollout: Rollout, evidence: Sequence[Evidence]) -> list[tuple[str, Verdict]]:
+    """What an A/A counts when it leaves a step: kind and verdict of all it stands on, or that nothing was decided.
+
+    `passed` is an equal that would have been promoted, `failed` one that was rolled back.
+    """
+    stands_on: list[tuple[str, Verdict]] = [(one.kind, one.verdict) for one in evidence if one.kind in AA_PATHS]
+    decided = any(kind == rollout.current_step.gate_evidence for kind, _ in stands_on)
+    return stands_on if decided else [*stands_on, (rollout.current_step.gate_evidence, "inconclusive")]

@@ -14,11 +14,15 @@
   over plan, rollouts, histories and evidence. The moves are pure; a plan that others change ends the
   rollouts that it leaves behind in that same transaction (`decisions.settle`), and nobody but a rollout
   changes its experiment.
+- `runs`, `run_moves`: runs of pipelines. The tables are the truth, not Celery: a model has one run of a kind for a
+  window, and one at work at a time (both are indexes). Who works on one holds a lease with a number, so
+  that of two workers that both think they have it, after a clock jumped, only the later one can write.
 - `receipts`: the answer of a request with an idempotency key, in the transaction of its change.
 - `api_keys`, `roles`: who may ask for a change.
 - `database`, `tables`, `migrations`: the control database, SQLite or PostgreSQL.
 - `counters`: what gateways answered, arm by arm.
 - `replica_board`: which workers there are, by heartbeat.
+- `drift_board`: what the newest closed days of every arm came to, and declared changes of feature pipelines.
 - `stream`: the event log that gateways write and the archiver and the drift monitor read.
 
 May import nothing of Sluice but itself. Every protocol has an in-memory form that ships and

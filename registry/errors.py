@@ -7,7 +7,11 @@ RegistryError          500
   UnknownRollout       404  no such rollout
   StaleRevision        409  somebody changed the plan first; carries the actual revision
     StaleRollout       409  somebody changed the rollout first; carries its actual revision
+    StaleRun           409  somebody changed the run first; carries its actual revision
   RolloutConflict      409  the rollout's state, or another rollout, does not allow it
+  UnknownRun           404  no such run of a pipeline
+  RunConflict          409  the run's state, or another run, does not allow it
+    WindowTaken        409  the window has a run already; carries its id
   AnsweredBefore       409  the request was made before, under the same idempotency key
   UnknownKey           404  no such API key
   RefusedDatabase      500  the control database was made by a newer Sluice
@@ -58,6 +62,33 @@ class UnknownRollout(RegistryError):
 
 class RolloutConflict(RegistryError):
     """What is asked for does not go together with a rollout as it is."""
+
+
+class StaleRun(StaleRevision):
+    """A compare-and-set on a run lost."""
+
+    def __init__(self, run: str, expected: int, actual: int) -> None:
+        RegistryError.__init__(
+            self, f"run {run!r} is at revision {actual}, not {expected}: look at it again, then repeat the change"
+        )
+        self.expected = expected
+        self.actual = actual
+
+
+class UnknownRun(RegistryError):
+    """No such run."""
+
+
+class RunConflict(RegistryError):
+    """What is asked for does not go together with a run as it is."""
+
+
+class WindowTaken(RunConflict):
+    """A window is never run twice."""
+
+    def __init__(self, message: str, run_id: str) -> None:
+        super().__init__(message)
+        self.run_id = run_id
 
 
 class AnsweredBefore(RegistryError):

@@ -34,11 +34,15 @@ def start(
 
     Its experiment gets buckets of the layer that are free and wide enough for its largest step.
     Raises UnknownVersion if the model has no champion, RolloutConflict if the version is champion or in an
-    experiment already (held back is no obstacle), or the layer has no room.
+    experiment already (held back is no obstacle), or the layer has no room; of an A/A, unless it is champion.
     """
     if plan is None:
         raise UnknownVersion(f"model {stored.model!r} has no champion to compare with: promote a version first")
-    if stored.version == plan.champion:
+    if spec.aa and stored.version != plan.champion:
+        raise RolloutConflict(
+            f"an A/A is of the champion, version {plan.champion} of {stored.model!r}, not of version {stored.version}"
+        )
+    if stored.version == plan.champion and not spec.aa:
         raise RolloutConflict(f"version {stored.version} of {stored.model!r} is its champion already")
     for there in plan.experiments:
         if there.version == stored.version and there.kind != "holdback":
@@ -77,10 +81,12 @@ def advance(
     """Into its next step, or after the last one to champion.
 
     The old champion is then held back for the units that the spec says. Raises RolloutConflict unless it
-    is active.
+    is active, and for an A/A after its last step: it promotes nothing.
     """
     _require_active(rollout, "advanced")
     if rollout.step + 1 == len(rollout.spec.steps):
+        if rollout.spec.aa:
+            raise RolloutConflict(f"rollout {rollout.id!r} is an A/A, which promotes nothing: roll it back")
         return _promoted(rollout, plan, evidence, who, why, now_ms)
     changed = replace(
         rollout,

@@ -104,3 +104,34 @@ api_keys = sql.Table(
     sql.Column("created_by", sql.Text, nullable=False),
     sql.Column("revoked_ms", sql.BigInteger),
 )
+
+runs = sql.Table(
+    "runs",
+    metadata,
+    sql.Column("id", sql.String(128), primary_key=True),
+    sql.Column("model", sql.String(64), nullable=False),
+    sql.Column("kind", sql.String(16), nullable=False),
+    sql.Column("since_ms", sql.BigInteger, nullable=False),
+    sql.Column("until_ms", sql.BigInteger, nullable=False),
+    sql.Column("state", sql.String(16), nullable=False),
+    sql.Column("revision", sql.Integer, nullable=False),
+    sql.Column("created_ms", sql.BigInteger, nullable=False),
+    sql.Column("run", sql.Text, nullable=False),
+)
+_NOT_VOID = sql.text("state <> 'void'")
+sql.Index(
+    "one_run_a_window",
+    *(runs.c.model, runs.c.kind, runs.c.since_ms, runs.c.until_ms),
+    unique=True,
+    sqlite_where=_NOT_VOID,
+    postgresql_where=_NOT_VOID,
+)
+_RUNNING = sql.text("state = 'running'")
+sql.Index(
+    "one_running_run_a_model",
+    runs.c.model,
+    runs.c.kind,
+    unique=True,
+    sqlite_where=_RUNNING,
+    postgresql_where=_RUNNING,
+)

@@ -10,6 +10,7 @@ RankingError              500  INTERNAL
     NotServed             501  UNIMPLEMENTED       part of a protocol that is left out here
   Overloaded              429  RESOURCE_EXHAUSTED  no permit; carries retry_after_s
   ReplicaUnhealthy        503  UNAVAILABLE         no replica holds the version
+    PlansUnknown          503                      just started, and Redis is away
     ReplicaLost           503                      it died with the query; retried, rarely seen
     EventLogFull          503                      feedback cannot be kept safe now
   ControlAway             503  UNAVAILABLE         the controller does not answer; queries go on
@@ -76,6 +77,10 @@ class ReplicaUnhealthy(RankingError):
 
     status = 503
     retry_after_s = 1.0
+
+
+class PlansUnknown(ReplicaUnhealthy):
+    """The gateway has not seen a traffic plan yet: it cannot say that a model is not served."""
 
 
 class ReplicaLost(ReplicaUnhealthy):

@@ -37,6 +37,9 @@ class EventLog(threading.Thread):
         self._some = threading.Event()
         self._stop_asked = threading.Event()
         self._away = False
+        for kind in ("ranking", "mirror"):
+            metrics.EVENTS_DROPPED.labels(kind)  # from 0 on: of a first drop an alert would see no increase
+        metrics.JOURNAL_CAPACITY.set(journal.capacity_bytes)
         self._logged = {kind: CounterTally(metrics.EVENTS_LOGGED.labels(name)) for kind, name in _KINDS.items()}
 
     @property

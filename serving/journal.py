@@ -75,6 +75,11 @@ class Journal:
         self.close()
 
     @property
+    def capacity_bytes(self) -> int:
+        """Bytes that fit in, headers included."""
+        return self._end - _HEADER_BYTES
+
+    @property
     def backlog_bytes(self) -> int:
         """Bytes appended and not released, headers included."""
         with self._lock:

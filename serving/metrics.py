@@ -38,10 +38,29 @@ GRPC_CALLS = Counter("serving_grpc_calls", "gRPC calls ended, by method and stat
 STAGE_SECONDS = Histogram("serving_stage_seconds", "Time of one stage of an answered query.", ["stage"], buckets=_FAST)
 DEGRADED = Counter("serving_degraded_answers", "Answers that had to do without something.", ["model", "reason"])
 IN_FLIGHT = Gauge("serving_permits_in_use", "Queries between permit and answer.", multiprocess_mode="livesum")
+PERMITS = Gauge("serving_permits", "Queries that may be in flight at once.", multiprocess_mode="livesum")
+QUEUE = Gauge("serving_queue_queries", "Queries that wait for a device, twice a second.", multiprocess_mode="livesum")
 PLAN_REVISION = Gauge(
     "serving_plan_revision", "Traffic plan revision that this process follows.", ["model"], multiprocess_mode="livemin"
 )
-REPLICAS = Gauge("serving_replicas_ready", "Connected replicas that hold all champions.", multiprocess_mode="livemin")
+PLAN_VERSION = Gauge(
+    "serving_plan_version",
+    "Version that the plan gives an arm's units; 0: the experiment is over.",
+    _ARM,
+    multiprocess_mode="livemostrecent",
+)
+PLAN_WEIGHT = Gauge(
+    "serving_plan_weight_ratio",
+    "Share of units that the plan gives an arm, in [0, 1]; the champion has what is left.",
+    _ARM,
+    multiprocess_mode="livemostrecent",
+)
+REPLICAS = Gauge(  # with a label, or the zeros of processes without replicas would be the minimum
+    "serving_replicas",
+    "Replicas that a gateway is connected to, and those of them that are ready; of the gateway with the fewest.",
+    ["state"],
+    multiprocess_mode="livemin",
+)
 RETRIES = Counter("serving_replica_retries", "Queries sent again because their replica was lost.")
 
 EVENTS_LOGGED = Counter("serving_events_logged", "Events written to the journal.", ["kind"])
@@ -49,6 +68,9 @@ EVENTS_DROPPED = Counter("serving_events_dropped", "Events lost because the jour
 EVENTS_SHIPPED = Counter("serving_events_shipped", "Events handed to the stream.")
 JOURNAL_BYTES = Gauge(
     "serving_journal_backlog_bytes", "Journal bytes not yet in the stream.", multiprocess_mode="livesum"
+)
+JOURNAL_CAPACITY = Gauge(
+    "serving_journal_capacity_bytes", "Journal bytes until events are dropped.", multiprocess_mode="livesum"
 )
 FEEDBACK = Counter("serving_feedback_events", "Feedback events by kind and outcome.", ["kind", "outcome"])
 
@@ -96,7 +118,10 @@ GRAPH_PASSES = Counter("serving_graph_passes", "Forward passes, by whether a gra
 
 # several workers may share a device: each tells what it saw last
 DEVICE_MEMORY = Gauge(
-    "serving_device_memory_bytes", "Memory of a device.", ["device", "kind"], multiprocess_mode="livemostrecent"
+    "serving_device_memory_bytes",
+    "Memory of a device, used and free.",
+    ["device", "kind"],
+    multiprocess_mode="livemostrecent",
 )
 DEVICE_BUSY = Gauge(
     "serving_device_utilisation_ratio",

@@ -50,5 +50,6 @@ class Permits:
         self.give()
 
     def publish(self) -> None:
-        """The gauge; once a second is enough."""
+        """The gauges; once a second is enough."""
         metrics.IN_FLIGHT.set(self.taken)
+        metrics.PERMITS.set(self._limit)

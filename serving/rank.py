@@ -17,11 +17,12 @@ from registry.contracts.traffic import Arm, Experiment, TrafficPlan
 from serving import metrics
 from serving.arm_counts import ArmCounts
 from serving.begun import Begun, in_task
-from serving.errors import DeadlineExceeded, QueryRefused, RankingError, UnknownModel
+from serving.errors import DeadlineExceeded, PlansUnknown, QueryRefused, RankingError, UnknownModel
 from serving.event_log import EventLog
 from serving.exploration import Exploration
 from serving.frames import LoadedVersion, RankedReply, ScoreRequest
 from serving.permits import Permits
+from serving.plan_gauges import PlanGauges
 from serving.plans import Plans
 from serving.replicas import ReplicaPool
 from serving.router import EXPLORING, Route, Router
@@ -107,6 +108,7 @@ class Ranker:
         self.counts = counts or ArmCounts()
         self.router = Router(pool.has, self._coins, clock)
         self._stages = [HistogramTally(metrics.STAGE_SECONDS.labels(stage)).observe for stage in STAGES]
+        self._gauges = PlanGauges()
         self._wanted: Plans = {}
         self._informed = False
         self.plans: dict[str, TrafficPlan] = {}
@@ -130,7 +132,8 @@ class Ranker:
             followed = self.plans.get(model)
             if plan != followed and (followed is None or self._pool.holds(model, newly_served(plan, followed))):
                 self.plans[model] = plan
-                metrics.PLAN_REVISION.labels(model).set(plan.revision)
+                self._gauges.show(plan)
+                self.router.forget(plan)
                 log.info("routing %s by revision %d, champion %d", model, plan.revision, plan.champion)
 
     @property
@@ -140,6 +143,14 @@ class Ranker:
         return self._informed and all(
             self._pool.has(model, plan.champion) for model, plan in self.plans.items() if model not in self.held_back
         )
+
+    def check_informed(self) -> None:
+        """Raises PlansUnknown before the first look at the plans: which models there are is not known yet."""
+        if not self._informed:
+            raise PlansUnknown(
+                "which models are served is not known yet: the plan board (Redis) does not answer and there is no copy"
+                " of the plans; ask again"
+            )
 
     def model_of(self, tag: int) -> str | None:
         """The model with this tag in its ranking ids."""
@@ -334,9 +345,10 @@ class Ranker:
                 self.router.served(model, route.version, failed=error.status >= 500)
 
     def plan_of(self, model: str) -> TrafficPlan:
-        """The plan that the model's queries are routed by now. Raises UnknownModel."""
+        """The plan that the model's queries are routed by now. Raises UnknownModel, or PlansUnknown."""
         plan = self.plans.get(model)
         if plan is None:
+            self.check_informed()
             known = ", ".join(sorted(self.plans)) or "none yet, see `sluice models register`"
             raise UnknownModel(f"model={model[:64]!r}: no such model is served (served: {known})")
         if model in self.held_back:

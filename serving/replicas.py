@@ -359,7 +359,9 @@ class ReplicaPool:
                 waiting.answer.set_exception(ReplicaLost(f"replica {replica.address} has fallen silent"))
 
     def _changed(self) -> None:
-        metrics.REPLICAS.set(sum(replica.state.ready for replica in self.replicas))
+        connected = sum(replica.transport is not None for replica in self.replicas)
+        metrics.REPLICAS.labels("connected").set(connected)
+        metrics.REPLICAS.labels("ready").set(sum(replica.state.ready for replica in self.replicas))
         for watcher in self._watchers:
             watcher()
         if self._news is not None and not self._news.done():

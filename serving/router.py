@@ -100,13 +100,24 @@ class Router:
         was_open = breaker.is_open
         breaker.count(failed, self._clock())
         if breaker.is_open != was_open:
-            metrics.BREAKERS_OPEN.labels(model).set(
-                sum(b.is_open for (m, _), b in self._breakers.items() if m == model)
-            )
+            self._show_open(model)
             if breaker.is_open:
                 log.warning("over half of the queries fail on %s@%d: the champion answers its units", model, version)
             else:
                 log.info("%s@%d answers again", model, version)
+
+    def forget(self, plan: TrafficPlan) -> None:
+        """Of its model's versions, those that the plan does not name: nobody asks them, so that an open breaker
+        would stay open, and be alarmed on, for ever. One that comes back begins anew."""
+        named = plan.versions()
+        gone = [key for key in self._breakers if key[0] == plan.model and key[1] not in named]
+        for key in gone:
+            del self._breakers[key]
+        if gone:
+            self._show_open(plan.model)
+
+    def _show_open(self, model: str) -> None:
+        metrics.BREAKERS_OPEN.labels(model).set(sum(b.is_open for (m, _), b in self._breakers.items() if m == model))
 
     def _can_serve(self, model: str, version: int) -> bool:
         breaker = self._breakers.get((model, version)) if self._breakers else None

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Hashable, Sequence
 
 from registry.contracts.manifest import TensorSpec
-from serving import tally
+from serving import metrics, tally
 from serving.addresses import parse_address
 from serving.arena import attach
 from serving.batch_times import BatchTimes
@@ -116,6 +116,7 @@ class Worker:
         while not stop.is_set():
             if self._clock() >= flush_at_s:
                 tally.flush()
+                metrics.QUEUE.set(len(self._waiting))
                 self._tell_statistics()
                 flush_at_s = self._clock() + tally.FLUSH_EVERY_S
             self._turn(0.0 if self._waiting or self._under_way else IDLE_S)

@@ -6,14 +6,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from registry import run_moves
 from registry.artefacts import strip_sample_inputs
 from registry.contracts.counters import ArmCounters
+from registry.contracts.drift import ShiftAlarm, ShiftRecord
 from registry.contracts.events import SCHEMA, Click, Exposure, MirrorEvent, RankingEvent
 from registry.contracts.features import Column, FeatureView
 from registry.contracts.manifest import JUDGED_NDCG, Lineage, ModelManifest, ModelPackage, TensorSpec
 from registry.contracts.profile import ReferenceProfile, describe
 from registry.contracts.replicas import ReplicaRecord
 from registry.contracts.rollouts import Evidence, Need, Rollout, RolloutSpec, Step, Verdict
+from registry.contracts.runs import Run, RunKind, Trigger
 from registry.contracts.traffic import Arm, Experiment, Kind, Layer, TrafficPlan
 from registry.store import StoredVersion
 
@@ -269,3 +272,49 @@ def a_mirror(event_id: str = "m1", ranking_id: str = "r1", **changes: Any) -> Mi
         "mirror_latency_ms": 5.0,
     }
     return MirrorEvent(event_id=event_id, ranking_id=ranking_id, **(fields | changes))
+
+
+def a_shift_alarm(quantity: str = "length", **changes: Any) -> ShiftAlarm:
+    """Raised today, begun the day before."""
+    fields: dict[str, Any] = {
+        "kind": "mean",
+        "against": "anchor",
+        "effect": 0.2,
+        "cusum": 11.0,
+        "threshold": 9.0,
+        "importance": 1.0,
+        "onset_ms": NOW_MS - 86_400_000,
+        "open_since_ms": NOW_MS + 86_400_000,
+    }
+    return ShiftAlarm(quantity, **(fields | changes))
+
+
+def a_shift_record(model: str = "codesearch", **changes: Any) -> ShiftRecord:
+    """Of the champion's day that began at NOW_MS, quiet."""
+    fields: dict[str, Any] = {
+        "version": 1,
+        "arm": "champion",
+        "family": "features",
+        "verdict": "passed",
+        "why": "",
+        "made_ms": NOW_MS + 86_400_000,
+        "since_ms": NOW_MS,
+        "until_ms": NOW_MS + 86_400_000,
+        "days": 29,
+        "lists": 5000,
+    }
+    return ShiftRecord(model, **(fields | changes))
+
+
+def a_run(
+    model: str = "codesearch",
+    kind: RunKind = "retrain",
+    until_ms: int = NOW_MS,
+    days: int = 14,
+    steps: tuple[str, ...] = ("collect", "train"),
+    now_ms: int = NOW_MS,
+    trigger: Trigger = "schedule",
+) -> Run:
+    """A run of the window that ends then, queued."""
+    span = (until_ms - days * 86_400_000, until_ms)
+    return run_moves.ask(model, kind, trigger, *span, steps, who="schedule", why="its window is over", now_ms=now_ms)

@@ -17,6 +17,8 @@ from redis.retry import Retry
 
 from tests.postgres import PostgresServer, running_postgres
 
+collect_ignore = ["pipelines/run_app.py"]  # a program that tests start: it opens what its environment names
+
 settings.register_profile("laptop", deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("ci", settings.get_profile("laptop"), derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "laptop")

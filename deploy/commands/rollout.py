@@ -1,4 +1,4 @@
-"""`sluice rollout start|pause|resume|abort|show|list|watch|diff`: a version on its way to champion."""
+"""`sluice rollout plan|start|pause|resume|abort|show|explain|replay|list|watch|diff|aa`: a version becomes champion."""
 
 import os
 import time
@@ -13,18 +13,32 @@ from rich.table import Table
 
 from deploy.commands.promote import AsJson, IfRevision, Model, OnceKey, Why
 from deploy.commands.rank_diff import diff
+from deploy.commands.rollout_gates import aa, explain, newest_rollout, replay, rollout_body, show_plan
 from deploy.commands.rollout_view import LiveRollout, rollout_table
 from deploy.control_client import ControlClient, model_path
 from deploy.errors import SluiceError
 
 rollout = typer.Typer(
-    help="A version on its way to champion: start, pause, resume, abort, show, list, watch, diff.", no_args_is_help=True
+    help="A version on its way to champion: plan it, start, pause, resume, abort, show, explain, replay, watch it.",
+    no_args_is_help=True,
 )
-rollout.command("diff")(diff)
+for _command in (diff, explain, replay, aa):
+    rollout.command(_command.__name__)(_command)
 
 RolloutId = Annotated[str, typer.Argument(help="Its id. Default: the newest of the model.", metavar="[ROLLOUT]")]
 POLL_S = 1.0
 ENDED_OTHERWISE, BROKEN = 1, 2
+
+
+Spec = Annotated[
+    Path | None, typer.Option(help="JSON: steps, guardrails, holdback_weight, holdback_s, as you want them.")
+]
+Interleaving = Annotated[bool, typer.Option("--interleaving", help="With an interleaving step.")]
+OnlineGate = Annotated[bool, typer.Option(help="Wait for the online gate, which needs clicks.")]
+InLayer = Annotated[str, typer.Option(help="Rollouts in different layers run beside each other.")]
+Simulated = Annotated[bool, typer.Option("--simulated", help="Simulated users click, people do not.")]
+Underpowered = Annotated[bool, typer.Option("--underpowered", help="Though a gate gets too little traffic.")]
+OverBudget = Annotated[bool, typer.Option("--over-budget", help="Though the year's alpha is spent.")]
 
 
 class _WaitFailed(SluiceError):
@@ -38,26 +52,29 @@ def start(
     model: Model,
     version: Annotated[int, typer.Argument(help="The challenger.", min=1)],
     why: Why,
-    spec: Annotated[
-        Path | None,
-        typer.Option(help="JSON: steps, guardrails, holdback_weight, holdback_s, as you want them."),
-    ] = None,
-    interleaving: Annotated[bool, typer.Option("--interleaving", help="With an interleaving step.")] = False,
-    online_gate: Annotated[bool, typer.Option(help="Wait for the online gate, which needs clicks.")] = True,
-    layer: Annotated[str, typer.Option(help="Rollouts in different layers run beside each other.")] = "rollout",
+    spec: Spec = None,
+    interleaving: Interleaving = False,
+    online_gate: OnlineGate = True,
+    layer: InLayer = "rollout",
+    simulated: Simulated = False,
+    underpowered: Underpowered = False,
+    over_budget: OverBudget = False,
     wait: Annotated[bool, typer.Option("--wait", help="Until its end: exit code 0 promoted, 1 not, 2 error.")] = False,
     if_revision: IfRevision = None,
     idempotency_key: OnceKey = "",
     as_json: AsJson = False,
 ) -> None:
     """Start a rollout of a version against the champion."""
-    body: dict[str, Any] = {
-        "version": version,
-        "why": why,
-        "interleaving": interleaving,
-        "online_gate": online_gate,
-        "layer": layer,
-    } | (_spec(spec) if spec else {})
+    body = rollout_body(
+        version,
+        why,
+        interleaving=interleaving,
+        online_gate=online_gate,
+        layer=layer,
+        simulated=simulated,
+        underpowered=underpowered,
+        over_budget=over_budget,
+    ) | (_spec(spec) if spec else {})
     try:
         with ControlClient.of(os.environ) as control:
             path = model_path(model, "rollouts")
@@ -72,6 +89,27 @@ def start(
             raise
         raise _WaitFailed(error.message, error.hint) from error
     _tell(made, as_json)
+
+
+@rollout.command()
+def plan(
+    model: Model,
+    version: Annotated[int, typer.Argument(help="The challenger.", min=1)],
+    spec: Spec = None,
+    interleaving: Interleaving = False,
+    layer: InLayer = "rollout",
+    simulated: Simulated = False,
+    as_json: AsJson = False,
+) -> None:
+    """What its gates would need, what live traffic brings, and whether it would start. Exit code 1: it would not."""
+    body = rollout_body(version, "planned", interleaving=interleaving, layer=layer, simulated=simulated)
+    with ControlClient.of(os.environ) as control:
+        found = control.post(model_path(model, "rollouts", "plan"), body | (_spec(spec) if spec else {}))
+    if as_json:
+        typer.echo(msgspec.json.encode(found).decode())
+    else:
+        show_plan(Console(), found)
+    raise typer.Exit(1 if found["refused"] else 0)
 
 
 @rollout.command()
@@ -139,7 +177,7 @@ def watch(model: Model, rollout_id: RolloutId = "") -> None:
     """Live until it ends. Exit code: 0 promoted, 1 ended otherwise, 2 error."""
     try:
         with ControlClient.of(os.environ) as control:
-            report = _watch(control, model, rollout_id or _newest(control, model), live=True)
+            report = _watch(control, model, rollout_id or newest_rollout(control, model), live=True)
     except SluiceError as error:
         raise _WaitFailed(error.message, error.hint) from error
     raise typer.Exit(_exit_code(report))
@@ -147,7 +185,7 @@ def watch(model: Model, rollout_id: RolloutId = "") -> None:
 
 def _move(verb: str, model: str, rollout_id: str, why: str, as_json: bool) -> None:
     with ControlClient.of(os.environ) as control:
-        which = rollout_id or _newest(control, model)
+        which = rollout_id or newest_rollout(control, model)
         _tell(control.post(model_path(model, "rollouts", which, verb), {"why": why}), as_json)
 
 
@@ -164,14 +202,7 @@ def _tell(moved: Any, as_json: bool) -> None:
 
 
 def _report(control: ControlClient, model: str, rollout_id: str) -> Any:
-    return control.get(model_path(model, "rollouts", rollout_id or _newest(control, model)))
-
-
-def _newest(control: ControlClient, model: str) -> str:
-    found = control.get(model_path(model, "rollouts"))["rollouts"]
-    if not found:
-        raise SluiceError(f"model {model!r} has had no rollout", f"sluice rollout start {model} VERSION --why …")
-    return str(found[0]["rollout"]["id"])
+    return control.get(model_path(model, "rollouts", rollout_id or newest_rollout(control, model)))
 
 
 def _watch(

@@ -6,51 +6,75 @@ import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
+from msgspec.structs import replace
 
 from deploy.control import changes
 from deploy.control.access import Caller
 from deploy.control.conditions import IfMatch
 from deploy.control.errors import Conflict, ControlRefused, NotNow, NotThere
-from registry import rollout_moves
+from pipelines.errors import PipelineError
+from pipelines.gate_explain import explain, past_prior
+from pipelines.gate_planning import GatePlanner, PlannedGates, budget_of
+from pipelines.schedule import DAY_MS, STEPS, newest_window
+from pipelines.settings import RunSettings
+from registry import rollout_moves, run_moves
 from registry.api_keys import SECRET_BYTES, ApiKey, KeyRing, key_text, make_key
-from registry.contracts.rollouts import DAY_S, Evidence, Rollout, RolloutSpec, default_spec
+from registry.contracts.drift import ShiftRecord
+from registry.contracts.rollouts import DAY_S, Evidence, Rollout, RolloutSpec, aa_spec, default_spec
+from registry.contracts.runs import RUN_STATES, Run
 from registry.contracts.traffic import TrafficPlan
 from registry.decisions import Decision
 from registry.errors import StaleRevision, StoreUnavailable
 from registry.receipts import Receipt
 from registry.rollouts import RolloutControl
+from registry.runs import RunStore, edit
 from registry.store import ModelStore
 from registry.traffic_control import TrafficChange
 from serving.gateway.control_routes import ControlRoute
 from serving.gateway.control_schema import (
+    BudgetAnswer,
     ChangeAnswer,
+    DriftAnswer,
     EvidenceAnswer,
     EvidenceBody,
     EvidenceList,
+    ExplainAnswer,
+    GateAnswer,
     HistoryAnswer,
     KeyAnswer,
     KeyBody,
     KeysAnswer,
+    LiftAnswer,
     NewKeyAnswer,
     PlanBody,
+    PlannedAnswer,
+    PlannedGateAnswer,
     PromoteBody,
+    RetrainBody,
+    RetryBody,
     RollbackBody,
     RolloutAnswer,
     RolloutBody,
     RolloutLine,
     RolloutList,
     RolloutReport,
+    RunAnswer,
+    RunList,
+    RunsAnswer,
 )
 
 log = logging.getLogger(__name__)
 
 TRIES = 10
 PAGE = 100
+RUN_LEASE_MS = int(RunSettings().lease_s * 1000)
 MOST_CHANGES = 1000
+NEWEST_OF_ROLLOUT, NEWEST_OF_GATE = 200, 50  # evidence; a step may have hundreds, and somebody asks each second
 EVIDENCE_OF_MS = int(30 * DAY_S * 1000)
+Shape = TypeVar("Shape")
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +127,9 @@ class Desk:
 
     store: versions; raises StoreUnavailable while it is not there. publish: makes traffic follow a model's
     plan; raises StoreUnavailable if the board is away. outlook: what the engine thinks of an active rollout, see
-    `canary.outlook`; may raise StoreUnavailable.
+    `canary.outlook`; may raise StoreUnavailable. planner: of rollouts' gates. run_store: runs of pipelines;
+    retrain_ms: of clicks that a retraining learns from, if nothing else is said. closed_days: of a model, the newest
+    first; raises StoreUnavailable.
     """
 
     control: RolloutControl
@@ -111,8 +137,12 @@ class Desk:
     store: Callable[[], ModelStore]
     publish: Callable[[str], None]
     outlook: Callable[[Rollout], Mapping[str, object]]
+    planner: GatePlanner
+    run_store: RunStore
     wall_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000
     random_bytes: Callable[[int], bytes] = secrets.token_bytes
+    retrain_ms: int = 14 * DAY_MS
+    closed_days: Callable[[str], tuple[ShiftRecord, ...]] = lambda model: ()
 
     def promote(self, ask: Ask) -> Reply:
         """A version becomes champion."""
@@ -173,13 +203,66 @@ class Desk:
     def start_rollout(self, ask: Ask) -> Reply:
         """A version on its way to champion."""
         body: RolloutBody = ask.body
-        spec = _spec(body)
+        planned = self._planned(ask, body)
+        if words := planned.refusal(underpowered=body.underpowered, over_budget=body.over_budget):
+            raise Conflict(words)
+        spec = planned.as_it_is
 
         def decide(plan: TrafficPlan | None) -> Decision:
             stored = self.store().get(ask.model, body.version)
             return rollout_moves.start(plan, stored, spec, **ask.words, layer=body.layer)
 
         return self._move_rollout(ask, decide)
+
+    def plan_rollout(self, ask: Ask) -> Reply:
+        """What a rollout would begin with, and whether it would; nothing is changed."""
+        body: RolloutBody = ask.body
+        plan = self.control.plan(ask.model)
+        planned = self._planned(ask, body)
+        return ask.reply(
+            PlannedAnswer(
+                ask.model,
+                plan.revision if plan else 0,
+                body.version,
+                planned.refusal(underpowered=body.underpowered, over_budget=body.over_budget),
+                planned.alpha,
+                _as(planned.budget, BudgetAnswer),
+                tuple(_as(gate, PlannedGateAnswer) for gate in planned.gates),
+                planned.spec.steps,
+            )
+        )
+
+    def explain_rollout(self, ask: Ask) -> Reply:
+        """Its gates' figures, what they are held against, and what the year has spent."""
+        rollout, plan = self._rollout(ask), self.control.plan(ask.model)
+        history = self.control.rollout_history(rollout.id)
+        begun_ms = {change.rollout.current_step.name: change.rollout.entered_ms for change in history}
+        measured = self.control.evidence_of([one for change in history for one in change.evidence])
+        for kind in dict.fromkeys(step.gate_evidence for step in rollout.spec.steps if step.gate):
+            measured += self.control.evidence(
+                ask.model,
+                since_ms=rollout.started_ms,
+                challenger_digest=rollout.challenger_digest,
+                kind=kind,
+                newest=NEWEST_OF_GATE,
+            )
+        budget = budget_of(self.control.rollouts(ask.model), self.planner.settings, ask.now_ms)
+        outlook = self._outlook(rollout) if rollout.active else {}
+        found = explain(rollout, measured, begun_ms, budget, past_prior(self.control, rollout), outlook)
+        return ask.reply(
+            ExplainAnswer(
+                plan.revision if plan else 0,
+                found.rollout,
+                found.state,
+                found.step,
+                tuple(_as(gate, GateAnswer) for gate in found.gates),
+                None if found.lift is None else _as(found.lift, LiftAnswer),
+                found.alpha,
+                _as(found.budget, BudgetAnswer),
+                outlook,
+                found.text,
+            )
+        )
 
     def pause_rollout(self, ask: Ask) -> Reply:
         """It advances no more; failing evidence still rolls it back."""
@@ -226,7 +309,9 @@ class Desk:
             )
             for change in self.control.rollout_history(rollout.id)
         )
-        measured = self.control.evidence(ask.model, challenger_digest=rollout.challenger_digest)
+        measured = self.control.evidence(
+            ask.model, challenger_digest=rollout.challenger_digest, newest=NEWEST_OF_ROLLOUT
+        )
         about = _rollout_answer(plan, rollout, plan.revision if plan else 0)
         answer = RolloutReport(
             about.plan_revision,
@@ -278,6 +363,45 @@ class Desk:
         found = self.control.evidence(ask.model, since_ms=since_ms)
         revision = plan.revision if plan else 0
         return ask.reply(EvidenceList(ask.model, revision, _evidence_answers(revision, found)))
+
+    def retrain(self, ask: Ask) -> Reply:
+        """A run of a window, if it has none."""
+        body: RetrainBody = ask.body
+        plan = self.control.plan(ask.model)
+        if plan is None:
+            raise _no_plan(ask.model)
+        since_ms, until_ms = _window(ask, body, self.retrain_ms)
+        run = run_moves.ask(ask.model, "retrain", "api", since_ms, until_ms, STEPS["retrain"], **ask.words)
+        self.run_store.add(run, ask.receipt(reply := ask.reply(self._run_answer(run, plan.revision, ask.now_ms))))
+        return reply
+
+    def drift(self, ask: Ask) -> Reply:
+        """What the newest closed days came to."""
+        plan = self.control.plan(ask.model)
+        return ask.reply(DriftAnswer(ask.model, plan.revision if plan else 0, self.closed_days(ask.model)))
+
+    def all_runs(self, ask: Ask) -> Reply:
+        """Of all models."""
+        return ask.reply(RunsAnswer(self._runs(ask, None)))
+
+    def runs(self, ask: Ask) -> Reply:
+        """Of one model."""
+        plan = self.control.plan(ask.model)
+        return ask.reply(RunList(ask.model, plan.revision if plan else 0, self._runs(ask, ask.model)))
+
+    def run(self, ask: Ask) -> Reply:
+        """One run with its steps."""
+        plan = self.control.plan(ask.model)
+        return ask.reply(self._run_answer(self._run(ask), plan.revision if plan else 0, ask.now_ms))
+
+    def retry_run(self, ask: Ask) -> Reply:
+        """Of one that failed, was cancelled or is dead."""
+        body: RetryBody = ask.body
+        return self._move_run(ask, lambda run: run_moves.retry(run, **ask.words, from_step=body.from_step))
+
+    def cancel_run(self, ask: Ask) -> Reply:
+        """At once, or as soon as whoever works on it hears of it."""
+        return self._move_run(ask, lambda run: run_moves.cancel(run, **ask.words, lease_ms=RUN_LEASE_MS))
 
     def keys(self, ask: Ask) -> Reply:
         """Without the keys themselves."""
@@ -352,6 +476,41 @@ class Desk:
                 "trying; repeat the request with the same Idempotency-Key to see it through"
             ) from error
 
+    def _move_run(self, ask: Ask, move: Callable[[Run], Run]) -> Reply:
+        plan = self.control.plan(ask.model)
+        self._run(ask)
+
+        def reply(run: Run) -> Reply:
+            return ask.reply(self._run_answer(run, plan.revision if plan else 0, ask.now_ms))
+
+        return reply(edit(self.run_store, ask.id, move, lambda run: ask.receipt(reply(run))))
+
+    def _run(self, ask: Ask) -> Run:
+        run = self.run_store.run(ask.id)
+        if run.model != ask.model:
+            raise NotThere(f"run {ask.id!r} is of model {run.model!r}, not {ask.model!r}")
+        return run
+
+    def _runs(self, ask: Ask, model: str | None) -> tuple[RunAnswer, ...]:
+        state = ask.query.get("state", "")
+        if state and state not in RUN_STATES:
+            raise ControlRefused(f"state={state[:32]!r}: expected one of {', '.join(RUN_STATES)}")
+        states = [one for one in RUN_STATES if one == state]
+        plans = self.control.revisions()
+        found = self.run_store.runs(model, states=states, newest=min(_number(ask, "limit", PAGE), MOST_CHANGES))
+        return tuple(self._run_answer(run, plans.get(run.model, 0), ask.now_ms) for run in found)
+
+    def _run_answer(self, run: Run, plan_revision: int, now_ms: int) -> RunAnswer:
+        return RunAnswer(plan_revision, run.progress, run_moves.held(run, now_ms, RUN_LEASE_MS), run)
+
+    def _planned(self, ask: Ask, body: RolloutBody) -> PlannedGates:
+        """Raises NotNow if what was measured cannot be read."""
+        plan, rollouts = self.control.plan(ask.model), self.control.rollouts(ask.model)
+        try:
+            return self.planner.plan(ask.model, _spec(body), plan, body.layer, rollouts, ask.now_ms)
+        except (PipelineError, OSError) as error:
+            raise NotNow(f"live traffic cannot be read from the archive, so no gate can be planned: {error}") from error
+
     def _digest(self, plan: TrafficPlan | None, model: str, version: int) -> str:
         """From the plan, if it names the version: that needs no registry. Raises UnknownVersion."""
         if plan is not None and (digest := plan.versions().get(version)):
@@ -386,14 +545,24 @@ def _record(what: str, ask: Ask, evidence: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _spec(body: RolloutBody) -> RolloutSpec:
-    spec = default_spec(interleaving=body.interleaving, online_gate=body.online_gate)
+    spec = aa_spec() if body.aa else default_spec(interleaving=body.interleaving, online_gate=body.online_gate)
+    if body.simulated:
+        steps = tuple(
+            replace(step, gate=replace(step.gate, simulated=True)) if step.gate else step for step in spec.steps
+        )
+        spec = replace(spec, steps=steps)
     given = {
         "steps": body.steps or None,
         "guardrails": body.guardrails,
         "holdback_weight": body.holdback_weight,
         "holdback_s": body.holdback_s,
     }
-    return msgspec.structs.replace(spec, **{name: value for name, value in given.items() if value is not None})
+    return replace(spec, **{name: value for name, value in given.items() if value is not None})
+
+
+def _as(found: msgspec.Struct, answer: type[Shape]) -> Shape:
+    """A record of the pipelines in the API's words, which have the same names."""
+    return msgspec.convert(msgspec.to_builtins(found), answer)
 
 
 def _number(ask: Ask, name: str, default: int, least: int = 1) -> int:
@@ -403,6 +572,20 @@ def _number(ask: Ask, name: str, default: int, least: int = 1) -> int:
     if not (told.isascii() and told.isdigit() and len(told) < 18 and int(told) >= least):
         raise ControlRefused(f"{name}={told[:32]!r}: expected a whole number from {least}")
     return int(told)
+
+
+def _window(ask: Ask, body: RetrainBody, retrain_ms: int) -> tuple[int, int]:
+    """Of a retraining. Raises ControlRefused."""
+    if (body.since_ms is None) != (body.until_ms is None):
+        raise ControlRefused("since_ms, until_ms: expected both or neither")
+    if body.since_ms is None or body.until_ms is None:
+        window = newest_window(retrain_ms, ask.now_ms)
+        return window.since_ms, window.until_ms
+    if not body.since_ms < body.until_ms <= ask.now_ms:
+        raise ControlRefused(
+            f"since_ms={body.since_ms}, until_ms={body.until_ms}: expected since_ms < until_ms <= now, {ask.now_ms}"
+        )
+    return body.since_ms, body.until_ms
 
 
 def _change_answer(change: TrafficChange) -> ChangeAnswer:

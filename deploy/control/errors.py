@@ -18,10 +18,12 @@ from registry.errors import (
     RefusedVersion,
     RegistryError,
     RolloutConflict,
+    RunConflict,
     StaleRevision,
     StoreUnavailable,
     UnknownKey,
     UnknownRollout,
+    UnknownRun,
     UnknownVersion,
 )
 
@@ -77,9 +79,11 @@ class NotNow(ControlRefused):
 _BECOMES: tuple[tuple[type[Exception], type[ControlRefused]], ...] = (
     (UnknownVersion, NotThere),
     (UnknownRollout, NotThere),
+    (UnknownRun, NotThere),
     (UnknownKey, NotThere),
     (StaleRevision, Conflict),
     (RolloutConflict, Conflict),
+    (RunConflict, Conflict),
     (AnsweredBefore, Conflict),
     (RefusedVersion, Contradiction),
     (StoreUnavailable, NotNow),

@@ -3,5 +3,5 @@
 from prometheus_client import Counter
 
 CONTROL_REQUESTS = Counter(
-    "control_requests", "Requests of the control API, by route and HTTP status.", ["route", "status"]
+    "deploy_control_requests", "Requests of the control API, by route and HTTP status.", ["route", "status"]
 )

@@ -48,6 +48,12 @@ class Column(msgspec.Struct, frozen=True):
     default: float = 0.0
     freshness_s: float | None = None
 
+    def __post_init__(self) -> None:
+        # 3600 and 3600.0 are one limit, and must be one fingerprint, before and after they were JSON
+        msgspec.structs.force_setattr(self, "default", float(self.default))
+        if self.freshness_s is not None:
+            msgspec.structs.force_setattr(self, "freshness_s", float(self.freshness_s))
+
 
 @dataclass(frozen=True)
 class FeatureView:

@@ -22,11 +22,12 @@ PROFILE_FILE = "profile.json"
 class MetricDefinition(msgspec.Struct, frozen=True):
     """What "NDCG" means in a decision. Figures of different definitions are never compared.
 
-    gain: `exponential` is 2**label - 1, `linear` is label. empty_lists: those without a relevant
-    item are left out and counted, or score zero.
+    name: what the labels are: `ndcg`, judgements or clicks; `attraction_ndcg`, estimates of how likely an item is to
+    be clicked when it is looked at. gain: `exponential` is 2**label - 1, `linear` is label. empty_lists: those
+    without a relevant item are left out and counted, or score zero.
     """
 
-    name: Literal["ndcg"] = "ndcg"
+    name: Literal["ndcg", "attraction_ndcg"] = "ndcg"
     k: int = 10
     gain: Literal["exponential", "linear"] = "exponential"
     discount: Literal["log2"] = "log2"
@@ -41,6 +42,7 @@ class MetricDefinition(msgspec.Struct, frozen=True):
 
 JUDGED_NDCG = MetricDefinition()
 CLICK_NDCG = MetricDefinition(gain="linear", empty_lists="zero")
+ATTRACTION_NDCG = MetricDefinition(name="attraction_ndcg", gain="linear")
 
 
 class TensorSpec(msgspec.Struct, frozen=True):

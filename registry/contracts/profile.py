@@ -5,6 +5,7 @@ The population matters as much as the numbers: events carry the features of show
 the reference is fitted on the shown part of the version's own rankings too.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -34,11 +35,11 @@ class Distribution(msgspec.Struct, frozen=True):
     counts: tuple[int, ...]
 
 
-class ReferenceProfile(msgspec.Struct, frozen=True):
+class ReferenceProfile(msgspec.Struct, frozen=True, omit_defaults=True):
     """population: which rows were profiled, in words. features: in the feature view's order.
 
     scores, margin, entropy: of whole lists (scores raw; margin and entropy as `confidences`
-    defines them, standardised by `scores`).
+    defines them, standardised by `scores`). importance: of each feature, see `followed`; empty if unknown.
     """
 
     fingerprint: str
@@ -48,6 +49,7 @@ class ReferenceProfile(msgspec.Struct, frozen=True):
     scores: Distribution
     margin: Distribution
     entropy: Distribution
+    importance: tuple[float, ...] = ()
 
     def encode(self) -> bytes:
         """Canonical JSON: equal profiles have equal bytes."""
@@ -93,6 +95,33 @@ def describe(name: str, values: NDArray[np.float32] | NDArray[np.float64], bins:
         edges=tuple(edges.tolist()),
         counts=tuple(counts.tolist()),
     )
+
+
+def followed(features: Sequence[NDArray[np.float32]], scores: Sequence[NDArray[np.float32]]) -> tuple[float, ...]:
+    """How far a ranker's scores follow each feature: the absolute correlation of the two inside of lists, in [0, 1].
+
+    features: of each list, (candidates, columns), NaN counting as the list's mean; scores: (candidates,) each. What
+    is constant in every list, as a query's own features are, has 0. Sees no interactions: a guide to what
+    matters, no attribution. Empty without lists.
+
+    >>> followed([np.array([[0, 5], [1, 5], [2, 5]], dtype=np.float32)], [np.array([3, 2, 1], dtype=np.float32)])
+    (1.0, 0.0)
+    """
+    if not len(features):
+        return ()
+    together, of_features = np.zeros(features[0].shape[1]), np.zeros(features[0].shape[1])
+    of_scores = 0.0
+    for matrix, own in zip(features, scores, strict=True):
+        values = matrix.astype(np.float64)
+        known = np.isfinite(values)
+        mean = np.where(known, values, 0.0).sum(axis=0) / np.maximum(known.sum(axis=0), 1)
+        apart = np.where(known, values - mean, 0.0)
+        scored = own.astype(np.float64) - own.mean(dtype=np.float64)
+        together += scored @ apart
+        of_features += (apart**2).sum(axis=0)
+        of_scores += float(scored @ scored)
+    size = np.sqrt(of_features * of_scores)
+    return tuple(np.where(size > 0, np.minimum(np.abs(together) / np.where(size > 0, size, 1.0), 1.0), 0.0).tolist())
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeVar
 import msgspec
 
 from registry.contracts.errors import UNDECODABLE, ContractError, InvalidName
+from registry.contracts.gates import GateTerms
 from registry.contracts.ids import model_name
 from registry.contracts.traffic import WEIGHT_STEPS, Experiment, Kind
 
@@ -59,6 +60,7 @@ class Step(msgspec.Struct, frozen=True):
     weight: units that get the challenger (of `interleaving`: drafted lists), mirror_share: champion's
     queries sent to it as well; steps of 0.1 %. min_s: how long it takes at least. min_answers: of either
     arm, before its guardrails can pass. max_s: rolled back if not left by then, None waits on.
+    gate: what its online gate goes by; None: nobody judges its clicks, evidence has to be handed in.
     """
 
     name: str
@@ -69,6 +71,7 @@ class Step(msgspec.Struct, frozen=True):
     min_answers: int = 0
     needs: tuple[Need, ...] = ()
     max_s: float | None = None
+    gate: GateTerms | None = None
 
     def __post_init__(self) -> None:
         if not self.name:
@@ -84,6 +87,11 @@ class Step(msgspec.Struct, frozen=True):
             (self.min_s >= 0, f"min_s={self.min_s:g}: expected >= 0"),
             (self.min_answers >= 0, f"min_answers={self.min_answers}: expected >= 0"),
             (self.max_s is None or self.max_s > self.min_s, f"max_s={self.max_s}: expected more than min_s"),
+            (self.gate is None or self.weight > 0, f"gate: a {self.kind} has no clicks to judge"),
+            (self.gate is None or self.kind == "ab" or self.gate.margin == 0, "gate.margin: interleaving has none"),
+            (self.gate is None or self.kind == "ab" or not self.gate.rollback_margin,
+             "gate.rollback_margin: interleaving has none"),
+            (self.gate is None or self.kind == "ab" or self.gate.least is None, "gate.least: interleaving has none"),
         ):  # fmt: skip
             if not holds:
                 raise ContractError(f"step {self.name!r}: {rule}")
@@ -92,6 +100,11 @@ class Step(msgspec.Struct, frozen=True):
     def has_answers(self) -> bool:
         """Whether users get the challenger's answers in it, so that guardrails have what to count."""
         return self.weight > 0
+
+    @property
+    def gate_evidence(self) -> str:
+        """The kind of evidence that its gate makes."""
+        return "interleaving" if self.kind == "interleaving" else "online_gate"
 
 
 class GuardrailLimits(msgspec.Struct, frozen=True):
@@ -126,13 +139,15 @@ class RolloutSpec(msgspec.Struct, frozen=True):
     """The plan of a rollout; leaving its last step is the promotion.
 
     holdback_weight, holdback_s: units that keep the old champion after the promotion, to measure the
-    long run, and for how long; 0 for none.
+    long run, and for how long; 0 for none. aa: the champion against itself, to see whether the gates are right:
+    its verdicts are counted, and it never promotes anything.
     """
 
     steps: tuple[Step, ...]
     guardrails: GuardrailLimits = GuardrailLimits()
     holdback_weight: int = 10
     holdback_s: float = 14 * DAY_S
+    aa: bool = False
 
     def __post_init__(self) -> None:
         names = [step.name for step in self.steps]
@@ -156,23 +171,67 @@ class RolloutSpec(msgspec.Struct, frozen=True):
         return _decode(raw, RolloutSpec, "a rollout spec")
 
 
+PREFERENCE = GateTerms()
+"""Interleaving: that people prefer it; a lift of 0.8 % is to be found."""
+
+NOT_WORSE = GateTerms(margin=-0.02, effect=0.0)
+"""A/B after interleaving has shown the preference: not worse by 2 %, so that an equal one passes."""
+
+BETTER = GateTerms(effect=0.016, least=0.008)
+"""A/B alone: better, and by 0.8 % at least as it was measured."""
+
+ANY_BETTER = GateTerms()
+"""A/B that asks for better, however little: of an A/A, which has to be wrong as often as alpha says."""
+
+_SLACK_S = 2 * DAY_S  # after a gate's last look, for its evidence to come and be looked at
+
+
 def default_spec(*, interleaving: bool = False, online_gate: bool = True) -> RolloutSpec:
     """Offline gate, mirror with rank-diff, interleaving if wanted, A/B at 10 % with the online gate, 25 %, 50 %.
 
     online_gate: False where nothing measures clicks; then guardrails alone decide on the ramp.
+    A gate that has not passed when its looks are over ends the rollout.
     """
-    drafted = (Step("interleaving", "interleaving", 100, 0, DAY_S, 1000, (Need("interleaving", max_age_s=2 * DAY_S),)),)
-    online = (Need("online_gate", max_age_s=2 * DAY_S),) if online_gate else ()
+    preferred = (Need("interleaving", max_age_s=2 * DAY_S),)
+    drafted = Step("interleaving", "interleaving", 100, 0, DAY_S, 1000, preferred, _patience(PREFERENCE), PREFERENCE)
+    in_ab = Step("ab-10", "ab", 100, min_s=3600.0, min_answers=1000)
+    if online_gate:
+        terms = NOT_WORSE if interleaving else BETTER
+        online = (Need("online_gate", max_age_s=2 * DAY_S),)
+        in_ab = msgspec.structs.replace(in_ab, needs=online, max_s=_patience(terms), gate=terms)
     return RolloutSpec(
         (
             Step("offline-gate", "gate", needs=(Need("offline_gate", "ever", 30 * DAY_S),)),
             Step("mirror", "mirror", mirror_share=100, min_s=600.0, needs=(Need("rank_diff"),)),
-            *(drafted if interleaving else ()),
-            Step("ab-10", "ab", 100, min_s=3600.0, min_answers=1000, needs=online),
+            *((drafted,) if interleaving else ()),
+            in_ab,
             Step("ramp-25", "ab", 250, min_s=3600.0, min_answers=1000),
             Step("ramp-50", "ab", 500, min_s=3600.0, min_answers=1000),
         )
     )
+
+
+def aa_spec(
+    weight: int = 100, interleaving: GateTerms = PREFERENCE, ab: GateTerms = ANY_BETTER, patience_s: float = _SLACK_S
+) -> RolloutSpec:
+    """The champion against itself: first interleaved, then as an A/B, each until its looks are over.
+
+    patience_s: from a last look to the end of its step, for the verdict to come.
+    """
+    return RolloutSpec(
+        (
+            Step("aa-interleaving", "interleaving", weight, needs=(Need("interleaving", max_age_s=2 * DAY_S),),
+                 max_s=interleaving.horizon_s + patience_s, gate=interleaving),
+            Step("aa-ab", "ab", weight, needs=(Need("online_gate", max_age_s=2 * DAY_S),),
+                 max_s=ab.horizon_s + patience_s, gate=ab),
+        ),
+        holdback_weight=0,
+        aa=True,
+    )  # fmt: skip
+
+
+def _patience(terms: GateTerms) -> float:
+    return terms.horizon_s + _SLACK_S
 
 
 class Rollout(msgspec.Struct, frozen=True):

@@ -69,7 +69,7 @@ def sample(nvml: Any, name: str, handle: Any) -> None:
     """
     memory = nvml.nvmlDeviceGetMemoryInfo(handle)
     metrics.DEVICE_MEMORY.labels(name, "used").set(memory.used)
-    metrics.DEVICE_MEMORY.labels(name, "total").set(memory.total)
+    metrics.DEVICE_MEMORY.labels(name, "free").set(memory.total - memory.used)
     readings: tuple[tuple[Gauge, float, Callable[[], float]], ...] = (
         (metrics.DEVICE_BUSY, 0.01, lambda: nvml.nvmlDeviceGetUtilizationRates(handle).gpu),  # percent
         (metrics.DEVICE_POWER, 0.001, lambda: nvml.nvmlDeviceGetPowerUsage(handle)),  # milliwatts

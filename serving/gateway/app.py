@@ -101,6 +101,7 @@ def build_app(
 
     @app.get("/v1/models/{model}", summary="One model's traffic plan")
     async def model(model: str) -> JSONResponse:
+        ranker.check_informed()
         if model not in ranker.plans:
             return JSONResponse({"error": f"model={model[:64]!r}: no such model is served"}, 404)
         return JSONResponse(msgspec.to_builtins(ranker.plans[model]))

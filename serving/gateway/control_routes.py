@@ -11,21 +11,29 @@ from registry.roles import Role
 from serving.errors import BodyTooLarge
 from serving.gateway.control_schema import (
     ChangeAnswer,
+    DriftAnswer,
     EvidenceAnswer,
     EvidenceBody,
     EvidenceList,
+    ExplainAnswer,
     HistoryAnswer,
     KeyAnswer,
     KeyBody,
     KeysAnswer,
     NewKeyAnswer,
     PlanBody,
+    PlannedAnswer,
     PromoteBody,
+    RetrainBody,
+    RetryBody,
     RollbackBody,
     RolloutAnswer,
     RolloutBody,
     RolloutList,
     RolloutReport,
+    RunAnswer,
+    RunList,
+    RunsAnswer,
     WhyBody,
 )
 from serving.gateway.controller import Headers
@@ -66,6 +74,7 @@ def _look(name: str, path: str, summary: str, answer: type, role: Role = "viewer
 
 
 _ROLLOUT = "/rollouts/{id}"
+_RUN = f"{_MODEL}/runs/{{id}}"
 
 CONTROL_ROUTES = (
     _change("promote", "/promote", "Make a version champion, alone", "admin", ChangeAnswer, PromoteBody),
@@ -74,13 +83,27 @@ CONTROL_ROUTES = (
     _look("plan", f"{_MODEL}/plan", "The traffic plan as it is decided", ChangeAnswer),
     _look("history", f"{_MODEL}/history", "Who changed the traffic, when, why", HistoryAnswer),
     _change("start_rollout", "/rollouts", "Start a rollout", "operator", RolloutAnswer, RolloutBody, 201),
+    _change("plan_rollout", "/rollouts/plan", "What it would begin with", "operator", PlannedAnswer, RolloutBody),
     _look("rollouts", f"{_MODEL}/rollouts", "Rollouts; `?state=open` for those not over", RolloutList),
     _look("rollout", f"{_MODEL}{_ROLLOUT}", "One rollout, its history and evidence", RolloutReport),
+    _look("explain_rollout", f"{_MODEL}{_ROLLOUT}/explain", "Why it stands where it stands", ExplainAnswer),
     _change("pause_rollout", f"{_ROLLOUT}/pause", "Advance no more for now", "operator", RolloutAnswer, WhyBody),
     _change("resume_rollout", f"{_ROLLOUT}/resume", "Go on", "operator", RolloutAnswer, WhyBody),
     _change("abort_rollout", f"{_ROLLOUT}/abort", "End it; the champion for all", "operator", RolloutAnswer, WhyBody),
     _change("add_evidence", "/evidence", "Hand in a measurement", "operator", EvidenceAnswer, EvidenceBody, 201),
     _look("evidence", f"{_MODEL}/evidence", "Evidence of the last 30 days", EvidenceList),
+    ControlRoute(
+        *("retrain", "POST", f"{_MODEL}/retrain", "Learn from a window of clicks, as far as the gates let it"),
+        *("operator", RunAnswer, RetrainBody, 202),
+    ),
+    _look("drift", f"{_MODEL}/drift", "The newest closed days, and the alarms that are open", DriftAnswer),
+    _look("all_runs", "/v1/runs", "Runs of pipelines; `?state=dead` for those that wait for a person", RunsAnswer),
+    _look("runs", f"{_MODEL}/runs", "A model's runs of pipelines, `?state=`, `?limit=`", RunList),
+    _look("run", _RUN, "One run: its steps, how far it is, what came of it", RunAnswer),
+    ControlRoute(
+        "retry_run", "POST", f"{_RUN}/retry", "Go on with it, or from a step on", "operator", RunAnswer, RetryBody
+    ),
+    ControlRoute("cancel_run", "POST", f"{_RUN}/cancel", "End it; what is done stays", "operator", RunAnswer, WhyBody),
     _look("keys", "/v1/keys", "All API keys, without the keys themselves", KeysAnswer, "admin"),
     ControlRoute("make_key", "POST", "/v1/keys", "A new API key", "admin", NewKeyAnswer, KeyBody, success=201),
     ControlRoute("revoke_key", "POST", "/v1/keys/{id}/revoke", "End an API key for good", "admin", KeyAnswer),
@@ -127,7 +150,7 @@ _ERRORS = {
     "400": "A field or header breaks a rule; the message names both.",
     "401": "No key, or one that is not known or revoked: `Authorization: Bearer <key>`.",
     "403": "The key's role or models do not reach so far.",
-    "404": "No such model, version, rollout or key.",
+    "404": "No such model, version, rollout, run or key.",
     "409": "The state forbids it; the message says what to do first.",
     "412": "The traffic plan is at another revision than `If-Match` says.",
     "413": "The body is larger than the gateway takes.",

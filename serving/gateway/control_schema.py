@@ -7,7 +7,10 @@ from typing import Annotated, Any
 
 import msgspec
 
+from registry.contracts.drift import ShiftRecord
+from registry.contracts.gates import GateTerms
 from registry.contracts.rollouts import Evidence, GuardrailLimits, Rollout, Step, Verdict, What
+from registry.contracts.runs import Run
 from registry.contracts.traffic import Kind, TrafficPlan
 from registry.roles import Role
 
@@ -44,7 +47,10 @@ class RollbackBody(Body, frozen=True):
 class RolloutBody(Body, frozen=True):
     """steps, guardrails, holdback_weight, holdback_s: in place of the default rollout's. interleaving:
     whether the default steps have one; online_gate: whether they wait for one, which needs clicks.
-    layer: two rollouts in one exclude each other, so that a layer has one at a time."""
+    layer: two rollouts in one exclude each other, so that a layer has one at a time.
+    simulated: in the default steps, whether simulated users click, and people's clicks do not count.
+    underpowered: start though live traffic does not bring what a gate needs. over_budget: start though the year's
+    alpha is spent. aa: the champion against itself, which promotes nothing; version is the champion's."""
 
     version: Version
     why: Why
@@ -55,6 +61,10 @@ class RolloutBody(Body, frozen=True):
     interleaving: bool = False
     online_gate: bool = True
     layer: Name = "rollout"
+    simulated: bool = False
+    underpowered: bool = False
+    over_budget: bool = False
+    aa: bool = False
 
 
 class EvidenceBody(Body, frozen=True):
@@ -127,6 +137,22 @@ class KeyBody(Body, frozen=True):
     models: tuple[str, ...] = ()
 
 
+class RetrainBody(Body, frozen=True):
+    """since_ms, until_ms: the window of clicks to learn from, both or neither; by default what a scheduled
+    retraining learns from, up to the last full hour. A window is run once: see the runs for one that was."""
+
+    why: Why
+    since_ms: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    until_ms: Annotated[int, msgspec.Meta(ge=0)] | None = None
+
+
+class RetryBody(Body, frozen=True):
+    """from_step: done again from this step on; by default what is done stays done."""
+
+    why: Why
+    from_step: Annotated[str, msgspec.Meta(max_length=64)] = ""
+
+
 class ChangeAnswer(msgspec.Struct, frozen=True):
     """One change of a model's traffic plan, and the plan that it made."""
 
@@ -188,7 +214,7 @@ class EvidenceList(msgspec.Struct, frozen=True):
 
 
 class RolloutReport(msgspec.Struct, frozen=True):
-    """All about a rollout. history: oldest first. evidence: of its two versions, newest first.
+    """All about a rollout. history: oldest first. evidence: of its two versions, newest first, 200 at most.
     outlook: what the controller would do now, why, and the counts it looks at."""
 
     plan_revision: int
@@ -200,12 +226,133 @@ class RolloutReport(msgspec.Struct, frozen=True):
     outlook: dict[str, Any]
 
 
+class BudgetAnswer(msgspec.Struct, frozen=True):
+    """A model's alpha of the last 365 days. yearly: chance, of all decisions together, to promote one that is no
+    better. planned: decisions that share a year, `each` with so much alpha. spent: by `decisions`. frees_ms: when
+    the oldest leaves the year."""
+
+    yearly: float
+    planned: int
+    each: float
+    spent: float
+    decisions: int
+    frees_ms: int | None = None
+
+
+class PlannedGateAnswer(msgspec.Struct, frozen=True):
+    """A step's gate as it would begin. refused: why it cannot finish, with the numbers; empty if it can."""
+
+    step: str
+    kind: str
+    terms: GateTerms
+    refused: str
+
+
+class PlannedAnswer(msgspec.Struct, frozen=True):
+    """What a rollout would begin with. refused: why it would not be started as it is asked for, empty if it would.
+    alpha: of this decision. steps: with all that was planned in them."""
+
+    model: str
+    plan_revision: int
+    version: int
+    refused: str
+    alpha: float
+    budget: BudgetAnswer
+    gates: tuple[PlannedGateAnswer, ...]
+    steps: tuple[Step, ...]
+
+
+class GateAnswer(msgspec.Struct, frozen=True):
+    """A step's gate as it stands. figures: estimate, interval, boundary, sample, and what else the verdict was made
+    of, of the newest evidence; None before there is any. next_look_ms, closes_ms: when the next look and the last
+    one close, None if there is none. dropped: lists.
+    clicks: `people's` or `simulated`."""
+
+    step: str
+    kind: str
+    terms: GateTerms
+    verdict: Verdict | None
+    why: str
+    evidence: str
+    as_of_ms: int | None
+    next_look_ms: int | None
+    closes_ms: int | None
+    clicks: str
+    figures: dict[str, Any] | None
+    dropped: int
+    alarms: tuple[str, ...]
+
+
+class PriorAnswer(msgspec.Struct, frozen=True):
+    """Of true lifts, from so many of the model's decisions; 0: the default."""
+
+    mean: float
+    sd: float
+    decisions: int
+
+
+class LiftAnswer(msgspec.Struct, frozen=True):
+    """raw: as measured in the A/B. lift, low, high: shrunken by the prior, with its central 95 %."""
+
+    raw: float
+    lift: float
+    low: float
+    high: float
+    prior: PriorAnswer
+
+
+class ExplainAnswer(msgspec.Struct, frozen=True):
+    """Why a rollout stands where it stands. text: all of it on one screen."""
+
+    plan_revision: int
+    rollout: str
+    state: str
+    step: str
+    gates: tuple[GateAnswer, ...]
+    lift: LiftAnswer | None
+    alpha: float
+    budget: BudgetAnswer
+    outlook: dict[str, Any]
+    text: str
+
+
 class RolloutList(msgspec.Struct, frozen=True):
     """Newest first."""
 
     model: str
     plan_revision: int
     rollouts: tuple[RolloutAnswer, ...]
+
+
+class RunAnswer(msgspec.Struct, frozen=True):
+    """A run of a pipeline as it is now. progress: in [0, 1], of all its steps. held: somebody works on it."""
+
+    plan_revision: int
+    progress: float
+    held: bool
+    run: Run
+
+
+class RunList(msgspec.Struct, frozen=True):
+    """The newest windows first."""
+
+    model: str
+    plan_revision: int
+    runs: tuple[RunAnswer, ...]
+
+
+class RunsAnswer(msgspec.Struct, frozen=True):
+    """Of all models, the newest windows first."""
+
+    runs: tuple[RunAnswer, ...]
+
+
+class DriftAnswer(msgspec.Struct, frozen=True):
+    """The newest closed day of each arm and family, the newest first; empty before a day was closed."""
+
+    model: str
+    plan_revision: int
+    records: tuple[ShiftRecord, ...]
 
 
 class KeyAnswer(msgspec.Struct, frozen=True):

@@ -201,6 +201,7 @@ class HotRoutes:
         return self._ranker.begin(query, done)
 
     async def _feedback(self, body: Body, headers: Headers, trace_id: str) -> Answer:
+        self._ranker.check_informed()
         models = {model_tag(model): model for model in self._ranker.plans}
         try:
             events = read_feedback(body, self._settings, self._ids, models, self._wall_ms())

@@ -14,15 +14,19 @@ from deploy.control.app import build_control_app
 from deploy.control.desk import Desk
 from deploy.control.local_key import local_key
 from deploy.control.server import ControlServer
+from pipelines.archive import Archive
 from pipelines.canary import outlook
+from pipelines.gate_planning import GatePlanner
 from pipelines.rollout_engine import RolloutEngine
 from registry.api_keys import SqlKeyRing
 from registry.board import MemoryBoard
 from registry.contracts.rollouts import Rollout
 from registry.counters import MemoryCounterBoard
+from registry.drift_board import MemoryDriftBoard
 from registry.errors import StoreUnavailable
 from registry.promotion import Promoter
 from registry.roles import Role
+from registry.runs import SqlRuns
 from registry.store import MemoryStore, ModelStore
 from registry.traffic_control import SqlControl
 from serving.addresses import TcpAddress
@@ -42,7 +46,9 @@ class ControlBench:
     control: SqlControl
     store: MemoryStore
     board: MemoryBoard
+    archive: Archive
     away: set[str] = field(default_factory=set)
+    drift: MemoryDriftBoard = field(default_factory=MemoryDriftBoard)
 
     def request(self, method: str, path: str, key: str | None = None, **options: Any) -> httpx.Response:
         """key: the admin's by default, empty for none. The body is `json`."""
@@ -78,7 +84,8 @@ def a_control_bench(folder: Path, database: str = "") -> Iterator[ControlBench]:
         store.register(MODEL, a_package(created_ms=NOW_MS + version))
     promoter = Promoter(store, control, board)
     ring = SqlKeyRing(control.engine)
-    bench = ControlBench("", local_key(folder / "admin.key", ring, NOW_MS), control, store, board)
+    archive = Archive(folder / "archive")
+    bench = ControlBench("", local_key(folder / "admin.key", ring, NOW_MS), control, store, board, archive)
 
     def there() -> ModelStore:
         if "store" in bench.away:
@@ -95,10 +102,17 @@ def a_control_bench(folder: Path, database: str = "") -> Iterator[ControlBench]:
     def engine_outlook(rollout: Rollout) -> dict[str, object]:
         return outlook(engine.look(rollout, time.time_ns() // 1_000_000))
 
+    runs = SqlRuns(control.engine)
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     server = ControlServer(
-        build_control_app(Desk(control, ring, there, publish, engine_outlook)), TcpAddress("127.0.0.1", port)
+        build_control_app(
+            Desk(
+                *(control, ring, there, publish, engine_outlook, GatePlanner(archive), runs),
+                closed_days=bench.drift.latest,
+            )
+        ),
+        TcpAddress("127.0.0.1", port),
     )
     server.start()
     bench.url = f"http://127.0.0.1:{port}"

@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 import sqlalchemy as sql
 
 from deploy.control.desk import Desk
+from registry.contracts.drift import ShiftRecord
 from registry.roles import ROLES, Role, includes
 from serving.gateway.control_routes import CONTROL_ROUTES, ControlRoute
+from tests.builders import a_shift_alarm, a_shift_record
 from tests.deploy.control_desk import MODEL, ControlBench, a_control_bench
 
 WHY = {"why": "as the test wants it"}
@@ -475,3 +478,14 @@ def test_what_is_not_there_is_404_in_our_words(bench: ControlBench) -> None:
     rollout_id = started(bench)
     other = bench.request("GET", f"/v1/models/other/rollouts/{rollout_id}")
     assert "is of model" in told(other, 404)
+
+
+def test_closed_days_are_told_with_their_open_alarms(bench: ControlBench) -> None:
+    assert bench.get("/drift").json()["records"] == []
+    record = a_shift_record(verdict="failed", alarms=(a_shift_alarm("price"),))
+    bench.drift.publish(record)
+
+    answer = bench.get("/drift", bench.key("viewer")).json()
+
+    assert msgspec.convert(answer["records"], list[ShiftRecord]) == [record]
+    assert answer["model"] == MODEL

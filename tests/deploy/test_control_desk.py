@@ -9,8 +9,11 @@ from deploy.control.access import Caller
 from deploy.control.conditions import IfMatch
 from deploy.control.desk import Ask, Desk
 from deploy.control.errors import Conflict, OtherRevision
+from pipelines.archive import Archive
+from pipelines.gate_planning import GatePlanner
 from registry.api_keys import MemoryKeyRing, key_text, make_key
 from registry.contracts.traffic import TrafficPlan
+from registry.runs import MemoryRuns
 from registry.store import MemoryStore
 from registry.traffic_control import SqlControl, TrafficChange
 from serving.gateway.control_routes import CONTROL_ROUTES
@@ -46,7 +49,10 @@ def control(tmp_path: Path) -> Iterator[Overtaken]:
 
 
 def desk(control: Overtaken) -> Desk:
-    return Desk(control, MemoryKeyRing(), MemoryStore, lambda _: None, lambda _: {}, lambda: NOW_MS)
+    planner = GatePlanner(Archive(Path("no-archive")))
+    return Desk(
+        control, MemoryKeyRing(), MemoryStore, lambda _: None, lambda _: {}, planner, MemoryRuns(), lambda: NOW_MS
+    )
 
 
 def ask(name: str, body: object, if_match: str = "") -> Ask:

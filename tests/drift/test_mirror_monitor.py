@@ -310,7 +310,7 @@ def test_gauges_show_the_newest_window(mirrored: Mirrored) -> None:
     labels = {"model": "codesearch", "experiment": "shown"}
     overlap = REGISTRY.get_sample_value("drift_rank_agreement", labels | {"measure": "overlap"})
     assert overlap == diff.window.estimates[0].mean
-    assert REGISTRY.get_sample_value("drift_mirror_error_share", labels) == diff.window.failed / 100
+    assert REGISTRY.get_sample_value("drift_mirror_error_ratio", labels) == diff.window.failed / 100
     assert REGISTRY.get_sample_value("drift_mirrored_lists", labels) == diff.window.compared
     assert (REGISTRY.get_sample_value("drift_rank_diffs_total", labels | {"verdict": "failed"}) or 0) >= 1
 

@@ -68,6 +68,7 @@ class Traffic:
         sure = confidences(self.scores, np.full(len(self.scores), CANDIDATES), score_std)
         items = tuple(f"i{place}" for place in range(SHOWN))
         fields: dict[str, Any] = {"model": "codesearch", "version": 1, "arm": "champion"}
+        fields["fingerprint"] = VIEW.fingerprint
         return [
             RankingEvent(
                 schema=SCHEMA,
@@ -80,7 +81,6 @@ class Traffic:
                 items=items,
                 scores=scores[:SHOWN].tobytes(),
                 propensities=np.ones(SHOWN, dtype="<f4").tobytes(),
-                fingerprint=VIEW.fingerprint,
                 features=self.values[i, :SHOWN].tobytes(),
                 score_mean=float(scores.mean(dtype=np.float64)),
                 score_std=float(scores.std(dtype=np.float64)),

@@ -388,3 +388,45 @@ def test_a_damaged_file_is_named(archive: Archive) -> None:
 
     with pytest.raises(DataRefused, match=file.name):
         ranking_ids(archive)
+
+
+def test_a_fingerprint_is_the_same_until_a_file_of_its_hours_is_another(archive: Archive) -> None:
+    archive.write([an_entry(1, a_ranking("r1"), a_click("c1"))])
+    first = archive.fingerprint("codesearch", NOW_MS, UNTIL_MS)
+
+    archive.write([an_entry(2, a_ranking("later", answered_ms=UNTIL_MS)), an_entry(3, a_mirror())])
+    assert archive.fingerprint("codesearch", NOW_MS, UNTIL_MS) == first
+    assert archive.fingerprint("other", NOW_MS, UNTIL_MS) != first
+    archive.write([an_entry(4, a_click("c2", ranking_id="r1"))])
+    second = archive.fingerprint("codesearch", NOW_MS, UNTIL_MS)
+    archive.compact("codesearch", HOUR)
+    assert len({first, second, archive.fingerprint("codesearch", NOW_MS, UNTIL_MS)}) == 3
+
+
+def test_repeats_are_looked_for_as_far_back_as_asked(archive: Archive) -> None:
+    again_ms = UNTIL_MS + 1000
+    archive.write([an_entry(1, a_click("c1"))])
+    archive.write([an_entry(2, a_click("c1", received_ms=again_ms))])
+
+    assert len(archive.feedback("codesearch", UNTIL_MS, UNTIL_MS + HOUR_MS)) == 0
+    assert len(archive.feedback("codesearch", UNTIL_MS, UNTIL_MS + HOUR_MS, repeats_ms=0)) == 1
+
+
+def test_feedback_by_the_hour_is_the_feedback_each_event_once(archive: Archive) -> None:
+    rng = np.random.default_rng(5)
+    sent = [int(at) for at in rng.integers(-20, 30, 300)]
+    clicks = [a_click(f"c{i % 150}", received_ms=NOW_MS + at * HOUR_MS // 4 + i) for i, at in enumerate(sent)]
+    for number in range(0, 300, 50):
+        archive.write([an_entry(number, *clicks[number : number + 50])])
+    archive.compact("codesearch", HOUR)
+    columns = ["event_id", "received_ms"]
+    since_ms, until_ms = NOW_MS + 1000, NOW_MS + 5 * HOUR_MS + 1000
+
+    hours = dict(archive.feedback_by_hour("codesearch", since_ms, until_ms, columns))
+
+    whole = archive.feedback("codesearch", since_ms, until_ms, columns)
+    assert len(whole) > 20
+    assert pa.concat_tables(hours.values()).to_pylist() == whole.to_pylist()
+    assert list(hours) == archive.hours("codesearch", since_ms, until_ms)
+    for start_ms, events in hours.items():
+        assert all(start_ms <= at_ms < start_ms + HOUR_MS for at_ms in events["received_ms"].to_pylist())

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from pipelines.archive_tables import feedback_table, rankings_table
 from pipelines.cleaning import CleaningRules, DroppedFeedback, DroppedRanking, Impressions, clean
-from pipelines.judgements import LeftOut, join
 from registry.contracts.events import Click, Exposure, RankingEvent
 from tests.builders import NOW_MS, a_click, a_ranking, an_exposure
 
@@ -108,6 +107,7 @@ def test_a_unit_that_clicks_too_fast_is_a_bot_and_one_at_the_limit_is_not() -> N
 
     assert found.ranking_ids.tolist() == ["r2"]
     assert (found.report.bots, found.report.dropped_feedback["bot"]) == (1, 6)
+    assert found.bots == ("fast",)
 
 
 def test_the_same_rate_over_two_minutes_is_no_bots() -> None:
@@ -154,6 +154,27 @@ def test_rankings_of_one_query_share_its_pairs_and_those_without_a_query_do_not(
     assert pairs[:2] == pairs[3:1:-1]
     assert len(set(pairs)) == 6
     assert len(set(found.queries.tolist())) == 4
+
+
+def test_a_clients_clock_that_is_hours_off_does_not_matter() -> None:
+    found = cleaned([a_ranking("r1")], [a_click("c1", clicked_ms=NOW_MS - 7_200_000)])
+
+    assert found.clicks.tolist() == [True, False]
+
+
+def test_lists_tell_whether_some_feedback_counts_and_is_a_click_models() -> None:
+    rankings = [a_ranking("model"), a_ranking("people"), a_ranking("nothing"), a_ranking("late")]
+    feedback = [
+        a_click("c1", "model", simulated=True),
+        an_exposure("x1", "people"),
+        a_click("c2", "late", received_ms=NOW_MS + WINDOW_MS + 1),
+    ]
+
+    found = cleaned(rankings, feedback)
+
+    assert found.heard.tolist() == [True, True, False, False]
+    assert found.simulated.tolist() == [True, False, False, False]
+    assert found.take(np.array([2, 0])).ranking_ids.tolist() == ["nothing", "model"]
 
 
 def test_late_clicks_are_measured_against_those_in_time() -> None:
@@ -236,12 +257,39 @@ def test_what_is_given_is_kept_or_dropped_for_one_reason(
     assert report.clicks <= report.kept_feedback
 
 
+def by_the_event(
+    rankings: list[RankingEvent], events: list[Click | Exposure]
+) -> tuple[dict[str, set[str]], dict[str, int]]:
+    """Clicked items by ranking, and how many events were dropped, by reason: no line shared with `cleaning`."""
+    shown = {ranking.ranking_id: ranking for ranking in rankings}
+    counted: set[tuple[type, str, str]] = set()
+    clicked: dict[str, set[str]] = {name: set() for name in shown}
+    why = dict.fromkeys(("without_ranking", "item_not_shown", "impossible_position", "before_ranking"), 0)
+    why["repeated_item"] = 0
+    for event in sorted(events, key=lambda event: (event.received_ms, event.event_id)):
+        ranking, key = shown.get(event.ranking_id), (type(event), event.ranking_id, event.item)
+        if ranking is None:
+            why["without_ranking"] += 1
+        elif event.item not in ranking.items:
+            why["item_not_shown"] += 1
+        elif event.position is not None and event.position != ranking.items.index(event.item) + 1:
+            why["impossible_position"] += 1
+        elif event.received_ms < ranking.answered_ms:
+            why["before_ranking"] += 1
+        elif key in counted:
+            why["repeated_item"] += 1
+        else:
+            counted.add(key)
+            if isinstance(event, Click):
+                clicked[event.ranking_id].add(event.item)
+    return clicked, why
+
+
 @settings(max_examples=100, deadline=None)
 @given(some_rankings, some_feedback)
-def test_without_bots_and_late_clicks_it_counts_as_the_join_event_by_event(
+def test_without_bots_and_late_clicks_it_counts_as_event_by_event(
     rankings: list[RankingEvent], feedback: list[Click | Exposure]
 ) -> None:
-    """Two implementations that share no line, where their rules agree."""
     once = {ranking.ranking_id: ranking for ranking in rankings}
     sound = [r for r in once.values() if r.items and len(set(r.items)) == len(r.items)]
     events = list({event.event_id: event for event in feedback}.values())
@@ -251,11 +299,9 @@ def test_without_bots_and_late_clicks_it_counts_as_the_join_event_by_event(
         clicks_per_minute=99,
         arms=("champion", "challenger", "interleaved", "outside"),
     )
-    now_ms = NOW_MS + 40 * WINDOW_MS
 
-    found = clean(rankings_table(sound), feedback_table(events), rules, now_ms)
-    lists = join(rankings_table(sound), feedback_table(events), now_ms)
+    found = clean(rankings_table(sound), feedback_table(events), rules, NOW_MS + 40 * WINDOW_MS)
 
-    assert found.clicks.tolist() == lists.labels.astype(bool).tolist()
-    assert found.report.dropped_feedback["repeated_item"] == lists.left_out[LeftOut.REPEATED]
-    assert found.report.dropped_feedback["item_not_shown"] == lists.left_out[LeftOut.ITEM_NOT_SHOWN]
+    clicked, why = by_the_event(sound, events)
+    assert found.clicks.tolist() == [item in clicked[ranking.ranking_id] for ranking in sound for item in ranking.items]
+    assert {reason: found.report.dropped_feedback[reason] for reason in why} == why

@@ -16,11 +16,11 @@ from pipelines.click_ndcg import (
     ArmEvidence,
     EvidenceReport,
     Window,
+    clicked_lists,
     clustered_error,
     evidence,
     per_arm,
 )
-from pipelines.judgements import join
 from registry.contracts.events import Click, Event, RankingEvent, encode_event, join_events
 from registry.contracts.manifest import CLICK_NDCG
 from registry.stream import StreamEntry
@@ -30,7 +30,8 @@ UNTIL_MS = NOW_MS + WINDOW_MS
 
 
 def arms_of(rankings: Sequence[RankingEvent], clicks: Sequence[Click]) -> tuple[ArmEvidence, ...]:
-    return per_arm(join(rankings_table(rankings), feedback_table(clicks), UNTIL_MS))
+    table = rankings_table(rankings)
+    return per_arm(table, clicked_lists(table, feedback_table(clicks), NOW_MS, UNTIL_MS))
 
 
 def evidence_of(folder: Path, *events: Event) -> EvidenceReport:
@@ -102,6 +103,16 @@ def test_simulated_clicks_never_enter_the_figure_of_people() -> None:
     assert (people.simulated, people.lists) == (False, 2)
     assert people.mean == pytest.approx(0.5 / log2(3))
     assert (simulated.simulated, simulated.lists, simulated.mean) == (True, 1, 1.0)
+
+
+def test_lists_without_feedback_are_simulated_where_all_feedback_is(tmp_path: Path) -> None:
+    rankings, simulated = [a_ranking("r1"), a_ranking("r2")], a_click("c1", "r1", simulated=True)
+
+    (alone,) = arms_of(rankings, [simulated])
+    of_people, _ = arms_of([*rankings, a_ranking("r3")], [simulated, a_click("c3", "r3")])
+
+    assert (alone.simulated, alone.lists) == (True, 2)
+    assert (of_people.simulated, of_people.lists) == (False, 2)
 
 
 def test_the_error_is_that_of_a_mean_when_every_unit_has_one_list() -> None:

@@ -8,7 +8,7 @@ from scipy.optimize import minimize
 from scipy.stats import norm, ttest_ind
 
 from pipelines.click_ndcg import clustered_error
-from pipelines.clustered import ArmUnits, Comparison, Estimate, compare
+from pipelines.clustered import ArmSums, ArmUnits, Comparison, Estimate, compare, sums_by_look
 
 
 def an_arm(rng: np.random.Generator, units: int, mean: float = 0.4, covariate: float = 0.0) -> ArmUnits:
@@ -124,6 +124,31 @@ def test_one_unit_has_a_mean_and_no_error() -> None:
 
     assert found.champion.mean == 0.5
     assert isnan(found.difference.standard_error)
+
+
+def test_sums_after_each_look_are_those_of_the_lists_until_then() -> None:
+    """Units come back at many looks, in no order; the last matrix has the lists after the last look too."""
+    rng, looks = np.random.default_rng(8), 5
+    look, units = rng.integers(1, looks + 3, size=400), rng.integers(60, size=400)
+    values, beside = rng.random(400), rng.random((400, 2))
+
+    after = sums_by_look(look, units, values, beside, looks)
+
+    for until in range(1, looks + 2):
+        inside = look <= until if until <= looks else np.ones(400, dtype=bool)
+        alone = ArmSums.of(ArmUnits.of(values[inside], units[inside], beside[inside]))
+        assert after[until - 1] == pytest.approx(alone.products, rel=1e-12)
+
+
+def test_sums_of_different_units_add_up_to_the_comparison_of_all() -> None:
+    rng = np.random.default_rng(9)
+    old, one, other = (an_arm(rng, units, covariate=1.0) for units in (90, 40, 30))
+    both = ArmUnits(*(np.concatenate([getattr(one, name), getattr(other, name)]) for name in one.__slots__))
+
+    added = compare(ArmSums.of(old), ArmSums(ArmSums.of(one).products + ArmSums.of(other).products))
+
+    assert added.lift.mean == pytest.approx(compare(old, both).lift.mean, rel=1e-12)
+    assert added.lift.standard_error == pytest.approx(compare(old, both).lift.standard_error, rel=1e-12)
 
 
 @pytest.mark.parametrize(

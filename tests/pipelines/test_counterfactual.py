@@ -2,6 +2,7 @@
 
 from functools import cache
 from itertools import product
+from random import Random
 
 import numpy as np
 import pytest
@@ -16,11 +17,13 @@ from pipelines.counterfactual import (
     CounterfactualRules,
     counterfactual,
     expected_ndcg,
+    explored_depth,
     shown_chance,
 )
 from pipelines.ndcg import mean_ndcg
 from pipelines.position_bias import counts_of, harvest, harvest_without_each
 from registry.contracts.manifest import CLICK_NDCG, JUDGED_NDCG, MetricDefinition
+from serving.exploration import Exploration
 from tests.pipelines.click_log import ClickLog, click_log
 
 SHOWN = 10
@@ -92,25 +95,39 @@ def test_the_lift_is_within_a_point_and_a_half_of_the_truth_at_5_percent_explora
     assert np.sign(report.estimates[-1].low) == np.sign(report.estimates[-1].high) == np.sign(truth)
 
 
-def test_examination_that_may_be_off_widens_the_interval_where_the_lists_differ() -> None:
-    log = click_log(20_000, seed=19, noise=1.2)
+def estimated(log: ClickLog, order: np.ndarray, groups: int | None) -> CounterfactualReport:
+    """With examination from the same log, and without each of so many groups of units."""
     units = np.repeat(np.arange(len(log.query_of)) // 3, SHOWN)
     rows = (log.pairs.ravel(), log.positions.ravel(), log.clicks.ravel())
+    without_each = harvest_without_each(*rows, units, groups=groups) if groups else None
+    champion, challenger = (of[log.query_of][:, :SHOWN] for of in (log.base, order))
     examination = harvest(counts_of(*rows)).examination
-    off = harvest_without_each(*rows, units, groups=5)
-    champion, challenger = (of[log.query_of][:, :SHOWN] for of in (log.base, reordered(log, 0.15)))
+    return counterfactual(lists_of(log), champion, challenger, examination, CounterfactualRules(), without_each)
 
-    known, unsure = (
-        counterfactual(lists_of(log), champion, challenger, examination, CounterfactualRules(), without_each)
-        for without_each in (None, off)
-    )
-    same = counterfactual(lists_of(log), champion, champion, examination, CounterfactualRules(), off)
 
-    assert (known.examination_known, unsure.examination_known) == (True, False)
-    for one, other in zip(known.estimates, unsure.estimates, strict=True):
-        assert one.lift == other.lift
-        assert other.low < one.low < one.high < other.high
-    assert (same.estimates[2].low, same.estimates[2].high) == (0.0, 0.0)
+def test_with_examination_estimated_too_the_interval_covers_the_truth_as_often_as_it_says() -> None:
+    covered, width = {None: 0, 10: 0}, {None: 0.0, 10: 0.0}
+    for seed in range(16):
+        log = click_log(2000, seed=340 + seed, queries=40, noise=1.2, share=0.2)
+        order = reordered(log, 0.5)
+        truth = true_lift(log, order)
+        for groups in covered:
+            estimate = estimated(log, order, groups).doubly_robust
+            assert estimate is not None
+            covered[groups] += estimate.low <= truth <= estimate.high
+            width[groups] += estimate.high - estimate.low
+
+    assert covered[10] >= 13  # at 95 %, 1 in 140 series of 16 has fewer
+    assert width[10] > 1.1 * width[None]  # examination taken as known
+
+
+def test_lists_that_do_not_differ_have_an_interval_of_nothing_also_where_examination_may_be_off() -> None:
+    log = click_log(3000, seed=19, queries=40, noise=1.2, share=0.2)
+
+    report = estimated(log, log.base, 10)
+
+    assert not report.examination_known
+    assert [(one.lift, one.low, one.high) for one in report.estimates] == [(0.0, 0.0, 0.0)] * 3
 
 
 def test_the_champions_own_log_alone_would_be_far_off() -> None:
@@ -233,6 +250,17 @@ def test_the_chance_to_be_shown_is_that_of_the_draws() -> None:
         times = np.bincount(rank.ravel(), minlength=20)[:SHOWN] if inside else np.bincount(rank.ravel())[SHOWN:]
         assert len(claimed) == 1
         assert times.mean() / len(log.shown) == pytest.approx(claimed[0], rel=0.05)
+
+
+@pytest.mark.parametrize(("share", "shown", "reach"), [(50, 10, 20), (20, 3, 30), (200, 10, 12), (50, 10, 1000)])
+def test_the_explored_depth_is_read_from_what_was_logged(share: int, shown: int, reach: int) -> None:
+    """Of lists as `serving` explores and logs them, in float32."""
+    coins, chances = Random(reach), Exploration(share, shown, reach)
+    logged = [chances.propensities(chances.draw(coins) if i % 2 else None).astype(np.float32) for i in range(200)]
+    unexplored = [chances.propensities().astype(np.float32)] * 20
+
+    assert explored_depth(np.concatenate(logged), np.arange(0, 200 * shown + 1, shown)) == reach
+    assert explored_depth(np.concatenate(unexplored), np.arange(0, 20 * shown + 1, shown)) is None
 
 
 def test_equal_data_give_equal_bytes_and_another_click_another_hash() -> None:

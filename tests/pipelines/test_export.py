@@ -77,6 +77,8 @@ def test_the_profile_is_of_what_the_version_shows(package: ModelPackage, data: D
     assert profile.scores.count == len(data.train.labels) + len(data.validation.labels)
     # the telling column is higher among what is shown than among all
     assert profile.features[0].mean > data.train.features[:, 0].mean()
+    assert len(profile.importance) == 3
+    assert max(profile.importance) > 0.3
     assert 0 <= profile.entropy.minimum <= profile.entropy.maximum <= 1
 
 

@@ -42,23 +42,28 @@ def test_it_is_sklearns_on_exponential_gains_without_ties() -> None:
         assert ndcg_at_k(labels, scores, k=10) == pytest.approx(expected, abs=1e-12)
 
 
-def test_it_is_lightgbms_where_every_list_has_something_relevant() -> None:
+def test_it_is_lightgbms_over_ragged_lists_that_have_something_relevant_at_every_cut() -> None:
     rng = np.random.default_rng(1)
-    sizes = np.array([5, 12, 30])
+    sizes = rng.integers(2, 60, 80)
+    starts = np.cumsum(sizes) - sizes
     features, labels = rng.normal(size=(sizes.sum(), 3)), rng.integers(0, 5, sizes.sum()).astype(float)
+    labels[starts] = np.maximum(labels[starts], 1.0)
     data = lightgbm.Dataset(features, labels, group=sizes, params={"min_data_in_leaf": 1, "verbose": -1})
     figures: dict[str, dict[str, list[float]]] = {}
+    cuts = [1, 3, 10, 50]
     booster = lightgbm.train(
-        {"objective": "lambdarank", "eval_at": [10], "verbose": -1, "min_data_in_leaf": 1, "num_threads": 1},
+        {"objective": "lambdarank", "eval_at": cuts, "verbose": -1, "min_data_in_leaf": 1, "num_threads": 1},
         data,
         num_boost_round=20,
         valid_sets=[data],
         callbacks=[lightgbm.record_evaluation(figures)],
     )
+    scores, offsets = booster.predict(features), np.concatenate([[0], sizes.cumsum()])
 
-    ours = mean_ndcg(labels, booster.predict(features), np.concatenate([[0], sizes.cumsum()]), JUDGED_NDCG)
-
-    assert ours.mean == pytest.approx(figures["training"]["ndcg@10"][-1], abs=1e-9)
+    for k in cuts:
+        ours = mean_ndcg(labels, scores, offsets, MetricDefinition(k=k))
+        assert ours.counted == 80
+        assert ours.mean == pytest.approx(figures["training"][f"ndcg@{k}"][-1], abs=1e-9)
 
 
 @given(LISTS, st.integers(-1000, 1000), st.integers(1, 12))

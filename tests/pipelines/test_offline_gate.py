@@ -19,11 +19,12 @@ from pipelines.offline_gate import (
     offline_gate,
     required_queries,
 )
-from registry.contracts.manifest import CLICK_NDCG, JUDGED_NDCG
+from registry.compare import define
+from registry.contracts.manifest import ATTRACTION_NDCG, CLICK_NDCG, JUDGED_NDCG, MetricDefinition
 from registry.contracts.rollouts import Evidence, Verdict
-from registry.rollout_moves import start
+from registry.rollout_moves import advance, start
 from registry.store import StoredVersion
-from tests.builders import NOW_MS, a_manifest, a_plan, a_spec, a_stored
+from tests.builders import NOW_MS, a_manifest, a_package, a_plan, a_spec, a_stored
 
 CHAMPION, CHALLENGER = a_stored(1), a_stored(2)
 PLAN = OfflinePlan(resamples=1000)
@@ -254,3 +255,30 @@ def test_two_seeds_of_one_model_pass_or_stay_open_and_seldom_fail() -> None:
 def test_plans_that_cannot_be_are_refused(change: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=next(iter(change))):
         OfflinePlan(**change)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "metric", [MetricDefinition(k=5), MetricDefinition(gain="linear"), CLICK_NDCG, ATTRACTION_NDCG], ids=define
+)
+def test_the_definition_is_hashed_into_versions_evidence_and_the_decisions_that_cite_it(
+    metric: MetricDefinition,
+) -> None:
+    judged, other = a_package(), a_package(metric=metric)
+    of_judged, of_other = (
+        offline_gate(
+            OfflinePlan(metric=package.manifest.metric, resamples=100),
+            *(StoredVersion("codesearch", n, package.digest, package.manifest, NOW_MS) for n in (1, 2)),
+            judged_set(40, (1.0, 1.0)),
+            NOW_MS,
+        )
+        for package in (judged, other)
+    )
+
+    assert judged.digest != other.digest
+    assert (of_judged.body["definition"], of_other.body["definition"]) == (JUDGED_NDCG.digest, metric.digest)
+    assert of_judged.body["plan_digest"] != of_other.body["plan_digest"]
+    assert of_judged.id != of_other.id
+    words: dict[str, Any] = {"who": "ann", "why": "new", "now_ms": NOW_MS}
+    started = start(a_plan(), CHALLENGER, a_spec(), **words)
+    cited = advance(started.moves[0].rollout, started.plan, [of_other], **words)
+    assert cited.record["evidence"] == [of_other.id]

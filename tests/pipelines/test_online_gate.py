@@ -7,7 +7,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from pipelines.online_gate import AbLists, GatePlan, InterleavedLists, judge, replays
+from pipelines.online_gate import AbLists, GatePlan, GateSums, InterleavedLists, course, judge, replays
 from registry.contracts.manifest import CLICK_NDCG
 from registry.contracts.rollouts import Evidence
 
@@ -93,6 +93,20 @@ def test_an_equal_challenger_is_not_proven_and_not_refuted_when_the_looks_are_ov
     assert "last of 14 looks is over" in found.why
     assert found.expected_lists == 0
     assert found.low is not None and found.high is not None and found.low < 0 < found.high
+
+
+@pytest.mark.parametrize(("lift", "share"), [(0.4, 0.5), (-0.4, 0.5), (0.0, 0.5), (0.0, 0.42)])
+def test_a_course_is_what_was_said_day_by_day(lift: float, share: float) -> None:
+    seen, plan = ab_lists(10, lift=lift, share=share), a_plan(least=0.05)
+
+    said = []
+    for closed in range(1, LOOKS + 1):
+        inside = seen.look <= closed
+        arrays = {name: getattr(seen, name)[inside] for name in ("look", "units", "in_challenger", "values")}
+        said.append(judge(plan, replace(seen, closed=closed, **arrays)).verdict)
+
+    assert course(plan, GateSums.of(plan, seen)) == tuple(said)
+    assert len(set(said)) > 1 or lift == 0.0
 
 
 def test_an_equal_challenger_is_not_inferior_by_a_wide_margin() -> None:

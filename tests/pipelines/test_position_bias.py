@@ -16,6 +16,7 @@ from pipelines.position_bias import (
     jackknife_error,
     ranks_before_exploration,
     regression_em,
+    smoothed,
 )
 from tests.pipelines.click_log import ClickLog, click_log, orders
 
@@ -223,3 +224,38 @@ def test_orders_of_the_log_are_better_with_less_noise() -> None:
     top = [np.take_along_axis(labels, orders(labels, noise, 9), axis=1)[:, 0].mean() for noise in (0.1, 3.0)]
 
     assert top[0] > top[1]
+
+
+def unsure(true: np.ndarray, errors: np.ndarray, groups: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Examination found with these relative errors, whole and without each group, as a jackknife leaves it."""
+    rng = np.random.default_rng(seed)
+    parts = rng.normal(0, errors[1:] * np.sqrt(groups), size=(groups, len(true) - 1))
+    off = np.vstack([parts.mean(axis=0), (parts.sum(axis=0) - parts) / (groups - 1)])
+    return tuple(np.split(true * np.exp(np.column_stack([np.zeros(groups + 1), off])), [1]))  # type: ignore[return-value]
+
+
+def test_a_power_of_the_position_is_known_better_together_than_position_by_position() -> None:
+    true, errors = np.arange(1, 11.0) ** -0.8, np.linspace(0.05, 0.3, 10)
+    drawn = [unsure(true, errors, 10, seed) for seed in range(60)]
+
+    before = np.mean([np.log(whole[0] / true)[1:] ** 2 for whole, _ in drawn])
+    after = np.mean([np.log(smoothed(whole[0], each)[0] / true)[1:] ** 2 for whole, each in drawn])
+
+    assert after < 0.2 * before
+
+
+def test_positions_that_are_surely_off_a_power_stay_where_they_were_found() -> None:
+    true = np.array([1.0, 0.9, 0.85, 0.3, 0.25, 0.24, 0.1])  # a screen ends after the third, and after the sixth
+    whole, each = unsure(true, np.full(7, 0.02), 20, seed=1)
+
+    found, others = smoothed(whole[0], each)
+
+    assert found == pytest.approx(true, rel=0.08)
+    assert others == pytest.approx(each, rel=0.08)
+
+
+def test_smoothing_takes_examination_that_is_positive_and_of_one_length() -> None:
+    with pytest.raises(ValueError, match="expected > 0"):
+        smoothed([1.0, 0.0], np.ones((2, 2)))
+    with pytest.raises(ValueError, match=r"\(groups, positions\)"):
+        smoothed([1.0, 0.5], np.ones((2, 3)))

@@ -280,6 +280,8 @@ def test_gauges_say_where_rollouts_are() -> None:
 
     places.turn()
     assert gauges() == [0, 2, 0.1]
+    entered_ms = places.control.rollout(rollout.id).entered_ms
+    assert REGISTRY.get_sample_value("pipelines_rollout_step_timestamp_seconds", where) == entered_ms / 1000
     places.post(rollout, "confidence", "failed")
     places.turn()
     places.turn()
@@ -287,6 +289,8 @@ def test_gauges_say_where_rollouts_are() -> None:
     failed = {"kind": "confidence", "verdict": "failed"}
     assert REGISTRY.get_sample_value("pipelines_rollout_verdicts_total", failed) == 1
     assert REGISTRY.get_sample_value("pipelines_rollout_turn_timestamp_seconds") == places.now_ms / 1000
+    ended = places.control.rollout(rollout.id)
+    assert REGISTRY.get_sample_value("pipelines_rollout_step_timestamp_seconds", where) == ended.changed_ms / 1000
 
 
 def test_counters_are_forgotten_when_no_step_reaches_back_to_them() -> None:

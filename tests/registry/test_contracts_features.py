@@ -120,6 +120,15 @@ def test_every_property_of_a_column_is_in_the_fingerprint(change: dict[str, Any]
     assert changed.fingerprint != view.fingerprint
 
 
+def test_a_whole_number_is_the_same_limit_and_default_before_and_after_json() -> None:
+    whole = FeatureView("views", "item", (Column("length", default=1, freshness_s=3600),))
+    broken = FeatureView("views", "item", (Column("length", default=1.0, freshness_s=3600.0),))
+
+    again = FeatureView.from_json(msgspec.json.decode(msgspec.json.encode(whole.to_json())))
+
+    assert whole.fingerprint == broken.fingerprint == again.fingerprint
+
+
 def test_name_entity_and_order_are_in_the_fingerprint() -> None:
     view = a_view()
     changed = [

@@ -2,6 +2,7 @@
 
 from itertools import pairwise
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
@@ -10,7 +11,7 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
 from registry.contracts.errors import ContractError
-from registry.contracts.profile import ReferenceProfile, confidences, describe
+from registry.contracts.profile import ReferenceProfile, confidences, describe, followed
 from tests.builders import a_profile
 
 columns = hnp.arrays(np.float64, st.integers(0, 60), elements=st.floats(-1e6, 1e6) | st.just(np.nan) | st.just(0.0))
@@ -139,3 +140,28 @@ def test_a_version_whose_scores_never_differed_is_standardised_by_one(std: float
     scores, counts = np.array([[3.0, 1.0]], dtype=np.float32), np.array([2])
 
     assert confidences(scores, counts, std).margin.tolist() == [2.0]
+
+
+def test_scores_follow_what_they_are_made_of_inside_of_lists() -> None:
+    rng = np.random.default_rng(3)
+    lists = [rng.normal(size=(20, 3)).astype(np.float32) for _ in range(50)]
+    for matrix in lists:
+        matrix[:, 2] = rng.normal()  # of the query: the same for all of its candidates
+        matrix[::4, 1] = np.nan
+    scores = [(2.0 * matrix[:, 0] + 7.0 * matrix[0, 2]).astype(np.float32) for matrix in lists]
+
+    strong, none, of_query = followed(lists, scores)
+
+    assert strong == pytest.approx(1.0)
+    assert none < 0.1
+    assert of_query == 0.0
+    assert followed([], []) == ()
+
+
+def test_a_profile_from_before_importance_keeps_its_bytes() -> None:
+    profile = a_profile()
+
+    assert b"importance" not in profile.encode()
+    assert ReferenceProfile.decode(profile.encode()).importance == ()
+    known = msgspec.structs.replace(profile, importance=(0.5, 0.25, 0.0))
+    assert ReferenceProfile.decode(known.encode()) == known

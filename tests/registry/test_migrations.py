@@ -134,6 +134,7 @@ def test_a_database_of_an_older_sluice_is_brought_up_with_its_data(url: str, eng
     with engine.begin() as connection:  # as the second migration left it
         for index in ("evidence_by_kind", "evidence_by_verdict"):
             connection.execute(sql.text(f"DROP INDEX {index}"))
+        connection.execute(sql.text("DROP TABLE runs"))
         connection.execute(sql.text("UPDATE alembic_version SET version_num = '0002'"))
 
     with closing(SqlControl(url)) as control:

@@ -42,6 +42,7 @@ from tests.serving.workbench import (
 )
 
 T = TypeVar("T")
+MODEL = "/v1/models/codesearch"
 RANK, FEEDBACK, PREFETCH = "/v1/models/codesearch/rank", "/v1/feedback", "/v1/prefetch"
 JSON, CSV = {"content-type": "application/json"}, {"content-type": "text/csv"}
 DAY_MS = 24 * 3600 * 1000
@@ -79,8 +80,8 @@ class Gateway:
 
 
 @asynccontextmanager
-async def a_gateway(address: str, plan: TrafficPlan, **changes: Any) -> AsyncIterator[Gateway]:
-    """A gateway in front of the replica; changes are the settings'."""
+async def a_gateway(address: str, plan: TrafficPlan | None, **changes: Any) -> AsyncIterator[Gateway]:
+    """A gateway in front of the replica; changes are the settings'. plan: None has not heard of any yet."""
     with tempfile.TemporaryDirectory() as folder, Journal(Path(folder) / "events", 1 << 20) as journal:
         settings = GatewaySettings(Path(folder) / "events", Path(folder) / "plans.json", (address,), **changes)
         stream = MemoryStream()
@@ -89,7 +90,8 @@ async def a_gateway(address: str, plan: TrafficPlan, **changes: Any) -> AsyncIte
         pool, permits = ReplicaPool(settings.workers), Permits(settings.max_in_flight)
         clock = asyncio.get_running_loop().time
         ranker = Ranker(pool, event_log, ids, permits, log_every=100, clock=clock, wall_ms=lambda: NOW_MS)
-        ranker.follow({plan.model: plan})
+        if plan is not None:
+            ranker.follow({plan.model: plan})
         app = build_app(ranker, pool, permits, event_log, lambda: REGISTRY, version="0.0")
         routes = HotRoutes(
             app, ranker, event_log, ids, settings, random.Random(2), wall_ms=lambda: NOW_MS, prefetch=pool.prefetch
@@ -520,6 +522,23 @@ def test_the_gateway_is_ready_when_it_has_heard_of_the_plans_and_every_champion_
         assert await statuses() == (200, True)
 
     served(scenario, replica)
+
+
+def test_a_gateway_that_has_not_heard_of_any_plan_says_503_and_not_that_there_is_no_such_model(
+    replica: Replica,
+) -> None:
+    async def scenario() -> None:
+        async with a_gateway(replica.address, None) as gateway:
+            feedback = a_click_of(an_id(gateway))
+            for answer in (await gateway.rank(), await gateway.feed_back(feedback), await gateway.client.get(MODEL)):
+                assert answer.status_code == 503
+                assert answer.headers["retry-after"] == "1"
+                assert "not known yet" in answer.json()["error"]
+
+            gateway.ranker.follow({})  # now it is known that there are none
+            assert (await gateway.rank()).status_code == 404
+
+    asyncio.run(scenario())
 
 
 def test_the_gateway_is_ready_once_a_champion_is_warm_and_lives_all_the_time() -> None:

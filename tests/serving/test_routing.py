@@ -3,6 +3,7 @@
 import http.client
 import itertools
 import json
+import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -24,6 +25,7 @@ from registry.counters import MemoryCounterBoard
 from serving.arm_counts import KEPT_REVISIONS, MAX_EXPERIMENT_LABELS, ArmCounts, CounterPublisher
 from serving.program import Program
 from serving.rank import newly_served
+from serving.router import Router
 from serving.scoring import LoadedModel
 from tests.builders import NOW_MS, a_plan, a_tested_plan, a_view
 from tests.serving.http_gateway import RunningGateway, a_running_gateway
@@ -465,6 +467,22 @@ def test_units_of_a_version_that_fails_get_the_champion_until_it_is_well(kind: L
         assert {asker.ask(unit=f"user-{i}")["arm"] for i in range(20)} == {arm}
 
 
+def test_the_breaker_of_a_version_that_the_plan_no_longer_names_is_no_longer_open() -> None:
+    def open_breakers() -> float | None:
+        return REGISTRY.get_sample_value("serving_breakers_open", {"model": "broken"})
+
+    router = Router(lambda model, version: True, random.Random(0), lambda: 0.0)
+    for version in (2, 3):
+        for _ in range(100):
+            router.served("broken", version, failed=True)
+    assert open_breakers() == 2
+
+    router.forget(a_tested_plan("broken", version=3))
+    assert open_breakers() == 1
+    router.forget(a_plan("broken"))
+    assert open_breakers() == 0
+
+
 def test_a_plan_that_takes_traffic_from_a_version_waits_for_its_champion_only() -> None:
     taken = an_experiment(version=2, weight=100)
     new = an_experiment("new", version=3, first=500, weight=100)
@@ -726,3 +744,27 @@ def test_counts_are_published_and_those_of_old_revisions_go() -> None:
     assert (snapshot.process, snapshot.at_ms) == ("gateway-0:1:2", NOW_MS)
     assert [one.plan_revision for one in snapshot.arms] == list(range(3, KEPT_REVISIONS + 3))
     assert {one.answered for one in snapshot.arms} == {1}
+
+
+def test_the_champion_against_itself_has_arms_drafts_and_fresh_coins_of_its_own(asker: Asker) -> None:
+    """An A/A goes the way that any experiment goes: what it measures is what would be measured."""
+    same = (
+        an_experiment("aa-ab", 1, 300),
+        an_experiment("aa-drafts", 1, 300, first=300, kind="interleaving"),
+    )
+    plan = follow(asker, a_plan_of(same, revision=2))
+    units = [f"user-{i}" for i in range(200)]
+    answers = [asker.ask(unit=unit, top_k=6) for unit in units]
+    events = asker.events_of(answers)
+
+    for unit, answer, event in zip(units, answers, events, strict=True):
+        assigned = plan.assign(unit)
+        assert (answer["arm"], answer["version"]) == (assigned.arm, 1)
+        assert event.experiment == (assigned.experiment.name if assigned.experiment else "")
+    arms = Counter(answer["arm"] for answer in answers)
+    assert set(arms) == {"champion", "challenger", "interleaved"}
+    drafted = [event for event in events if event.arm == "interleaved"]
+    assert {event.team_version for event in drafted} == {1}
+    assert len({event.teams for event in drafted}) == 8  # three rounds, a coin each
+    assert {event.items for event in drafted} == {events[0].items}  # whoever picks, the list is the champion's
+    assert (2, "aa-ab", "challenger") in asker.counted()

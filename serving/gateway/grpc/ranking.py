@@ -63,6 +63,7 @@ class RankingService:
         return rank_response(await self._ranker.rank(query)).SerializeToString()
 
     async def _feedback(self, call: Call, message: bytes | memoryview) -> bytes:
+        self._ranker.check_informed()
         models = {model_tag(model): model for model in self._ranker.plans}
         try:
             body = feedback_body(decode(pb.FeedbackRequest, message))

@@ -1,0 +1,121 @@
+"""ShiftRecord: what the newest closed day of a model's arm came to, for whoever decides on it.
+
+The drift monitor writes it; retraining, the gate's validity check and rollouts read it. A day is a block
+of `day_ms` by the time events happened (a UTC day, unless told otherwise).
+"""
+
+from typing import Literal
+
+import msgspec
+
+from registry.contracts.errors import UNDECODABLE, ContractError
+from registry.contracts.rollouts import Verdict
+from registry.contracts.traffic import Arm
+
+Family = Literal["features", "confidence"]
+"""features: what goes in. confidence: how sure the ranker is, and how far it disagrees with its shadow;
+a shift of it is no statement on quality."""
+
+ShiftKind = Literal["mean", "missing_share", "zero_share"]
+
+Against = Literal["anchor", "profile"]
+"""anchor: a fixed stretch of days, weekday-matched, which retraining does not move. profile: what the version
+was made on."""
+
+
+class ShiftAlarm(msgspec.Struct, frozen=True):
+    """A shift that is open: its CUSUM passed the threshold and its effect the floor, and it did not go since.
+
+    quantity: a feature's name, or `ranking:margin`, `ranking:entropy`, `ranking:disagreement`.
+    effect: the newest day's shift, signed, in standard deviations of single values (kind `mean`) or as a
+    difference of shares. cusum: of the side it moved to, in standard deviations of daily means, and the
+    threshold it was held against. importance: relative to the family's mean, 1 if nothing is known.
+    onset_ms: start of the day from which the CUSUM grew; open_since_ms: end of the day that raised it.
+    answered: the version's training profile looks as the traffic does now, so that retraining has answered
+    it; shown until the anchor is laid anew, and no verdict fails for it.
+    """
+
+    quantity: str
+    kind: ShiftKind
+    against: Against
+    effect: float
+    cusum: float
+    threshold: float
+    importance: float
+    onset_ms: int
+    open_since_ms: int
+    answered: bool = False
+
+
+class ShiftRecord(msgspec.Struct, frozen=True):
+    """The verdict on a day of one model's arm.
+
+    `failed`: an alarm is open that is not answered. `inconclusive`: none is, and the day has too few lists or
+    too few days are known to say more. `errored`: nothing to compare with. why: in words, empty if it passed.
+    since_ms, until_ms: the day; made_ms: when it was closed, by the event times (so that a day told again is
+    the same record). days: closed days known of this arm, this one too. lists: of the day.
+    alarms: all that are open, the weightiest first. false_alarms_a_month: that the family's thresholds
+    are set for, over all its quantities together.
+    """
+
+    model: str
+    version: int
+    arm: Arm
+    family: Family
+    verdict: Verdict
+    why: str
+    made_ms: int
+    since_ms: int
+    until_ms: int
+    days: int
+    lists: int
+    alarms: tuple[ShiftAlarm, ...] = ()
+    false_alarms_a_month: float = 0.0
+    schema: int = 1
+
+    @property
+    def open_alarms(self) -> tuple[ShiftAlarm, ...]:
+        """Those that are not answered: what the verdict fails for."""
+        return tuple(alarm for alarm in self.alarms if not alarm.answered)
+
+    @property
+    def open_since_ms(self) -> int | None:
+        """When the oldest of them was raised, None without any."""
+        return min((alarm.open_since_ms for alarm in self.open_alarms), default=None)
+
+    def encode(self) -> bytes:
+        """Canonical JSON."""
+        return msgspec.json.encode(self, order="deterministic")
+
+    @staticmethod
+    def decode(raw: bytes) -> "ShiftRecord":
+        """Raises ContractError naming what does not fit."""
+        try:
+            return msgspec.json.decode(raw, type=ShiftRecord)
+        except UNDECODABLE as error:
+            raise ContractError(f"not a record of a shift: {error}") from error
+
+
+class Rebaseline(msgspec.Struct, frozen=True):
+    """Somebody declares that a model's features mean something else from a time on (their pipeline changed):
+    the anchor is laid anew from the first day that begins then or later.
+
+    from_ms: ms since the epoch. who, why: kept and shown.
+    """
+
+    model: str
+    from_ms: int
+    who: str
+    why: str
+
+    def encode(self) -> bytes:
+        """Canonical JSON."""
+        return msgspec.json.encode(self, order="deterministic")
+
+    @staticmethod
+    def decode(raw: bytes) -> "Rebaseline":
+        """Raises ContractError naming what does not fit."""
+        try:
+            return msgspec.json.decode(raw, type=Rebaseline)
+        except UNDECODABLE as error:
+            raise ContractError(f"not a declared change: {error}") from error
