@@ -53,8 +53,12 @@ def with_lift(champion: Ranking, lift: float, kind: Kind, seed: int, metric: Met
     if not mix.reaches(1.0, lift):
         most = f"{mix.lift(mix.at(1.0)):+.2%} is what there is"
         raise SluiceError(f"no {kind} challenger of lift {lift:+.2%}: {most}", "a lift nearer to 0")
-    under, over = (mix.at(mix.share(part * lift)) for part in (0.8, 1.2))
-    return _between(mix, under, over, lift, seed)
+    near = _between(mix, mix.at(mix.share(0.8 * lift)), mix.at(mix.share(1.2 * lift)), lift, seed)
+    # where few lists differ between the two, more do between the champion and a much larger lift
+    found = near if mix.meets(near, lift) else _between(mix, champion, mix.at(mix.share(2 * lift)), lift, seed)
+    if not mix.meets(found, lift):
+        raise SluiceError(f"lift {lift:+.2%} was met by {mix.lift(found):+.3%} only: too few lists", "more lists")
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +100,9 @@ class _Mix:
             low, high = (low, middle) if self.reaches(middle, lift) else (middle, high)
         return high
 
+    def meets(self, challenger: Ranking, lift: float) -> bool:
+        return abs(self.lift(challenger) - lift) <= WITHIN
+
     def reaches(self, share: float, lift: float) -> bool:
         return self.lift(self.at(share)) / lift >= 1
 
@@ -111,7 +118,4 @@ def _between(mix: _Mix, under: Ranking, over: Ranking, lift: float, seed: int) -
     taken = orders[choice, :many]
     scores = under.scores.copy()
     scores[taken] = over.scores[taken]
-    found = mix.champion.world.ranking(scores)
-    if abs(mix.lift(found) - lift) > WITHIN:
-        raise SluiceError(f"lift {lift:+.2%} was met by {mix.lift(found):+.3%} only: too few lists", "more lists")
-    return found
+    return mix.champion.world.ranking(scores)

@@ -1,9 +1,11 @@
 """Many runs of many characteristics on all cores: the same seed gives the same table, with any number of processes."""
 
 import multiprocessing
+import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from contextlib import suppress
 from dataclasses import dataclass
 from zlib import crc32
 
@@ -60,21 +62,24 @@ def wanted(only: Sequence[str], runs: int | None, quick: bool) -> list[Wanted]:
 def simulate(world: World, what: Sequence[Wanted], seed: int, processes: int, told: Told) -> list[Line]:
     """The table's lines, in the order of `what`.
 
-    Every run has a generator of its own, of the seed, the characteristic and the run's number.
+    Every run has a generator of its own, of the seed, the characteristic and the run's number. All characteristics go
+    on side by side, so that after an interrupt (Ctrl-C) there is a table of the runs that were done, of those with two
+    at least.
     """
     outcomes: dict[str, dict[int, Outcome]] = {one.id: {} for one in what}
     cpu_s = dict.fromkeys(outcomes, 0.0)
     runs = {one.id: one.runs for one in what}
-    for id_, found, took_s in _all(world, what, seed, processes):
-        outcomes[id_] |= found
-        cpu_s[id_] += took_s
-        told(id_, len(outcomes[id_]), runs[id_])
+    with suppress(KeyboardInterrupt):
+        for id_, found, took_s in _all(world, what, seed, processes):
+            outcomes[id_] |= found
+            cpu_s[id_] += took_s
+            told(id_, len(outcomes[id_]), runs[id_])
     lines = []
     for one in what:
         in_order = [outcomes[one.id][number] for number in sorted(outcomes[one.id])]
-        characteristic = CHARACTERISTICS[one.id]
-        figures = characteristic.figures(in_order)
-        lines += [_line(characteristic, figure, one.runs, cpu_s[one.id]) for figure in figures]
+        if len(in_order) >= 2:
+            figures = CHARACTERISTICS[one.id].figures(in_order)
+            lines += [_line(CHARACTERISTICS[one.id], figure, len(in_order), cpu_s[one.id]) for figure in figures]
     return lines
 
 
@@ -88,7 +93,14 @@ _Done = tuple[str, dict[int, Outcome], float]
 
 
 def _all(world: World, what: Sequence[Wanted], seed: int, processes: int) -> Iterator[_Done]:
-    chunks = [(one.id, numbers) for one in what for numbers in _chunks(one.runs)]
+    # side by side: of each so far about the same part
+    chunks = [
+        (one.id, numbers)
+        for _, one, numbers in sorted(
+            ((numbers.stop / one.runs, one, numbers) for one in what for numbers in _chunks(one.runs)),
+            key=lambda chunk: chunk[0],
+        )
+    ]
     if processes == 1:
         stage = _stage(world)
         for id_, numbers in chunks:
@@ -127,6 +139,7 @@ _here: list[Stage] = []  # of a process of the pool
 
 
 def _begin(world: World) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the one who waits for us is told, and takes what is done
     _here.append(_stage(world))
 
 
