@@ -46,6 +46,8 @@ class OfflinePlan(msgspec.Struct, frozen=True):
     primary: whose verdict counts where the other only may hold. margin: relative loss that is still let through to
     be measured on traffic. alpha: two-sided, of the interval. effect, power: relative lift that the stated number
     of queries finds, and with which chance. least_queries: fewer say nothing. resamples, seed: of the bootstrap.
+    champion_anew: a champion that was made under another definition is measured under this one, as the challenger
+    is, and the evidence says so: both figures are of one definition. False refuses.
     """
 
     metric: MetricDefinition = JUDGED_NDCG
@@ -57,6 +59,7 @@ class OfflinePlan(msgspec.Struct, frozen=True):
     least_queries: int = 30
     resamples: int = 4000
     seed: int = 0
+    champion_anew: bool = False
 
     def __post_init__(self) -> None:
         for holds, rule in (
@@ -147,6 +150,8 @@ def offline_gate(
             raise ValueError(broken)
         figures = _figures(plan, _pairs(plan, judged))
         judged_verdict, why = judge(plan, figures)
+        if champion.manifest.metric != plan.metric:
+            why += f" (the champion was made under {define(champion.manifest.metric)}, and is measured anew here)"
     except (DefinitionsDiffer, ValueError) as error:
         judged_verdict, why = "errored", str(error)
     clicks_verdict, said = judge_clicks(plan, clicks)
@@ -168,6 +173,7 @@ def offline_gate(
             "plan": _plain(plan),
             "plan_digest": plan.digest,
             "definition": plan.metric.digest,
+            "champion_definition": champion.manifest.metric.digest,
             "rule": _rule(plan),
             "set": judged.name,
             "data": judged.data_digest,
@@ -256,14 +262,14 @@ def required_queries(deviation: float, base: float, plan: OfflinePlan) -> int:
 
 def _check_definitions(plan: OfflinePlan, champion: StoredVersion, challenger: StoredVersion) -> None:
     one, other = champion.manifest.metric, challenger.manifest.metric
-    if one != other:
+    if one != other and not plan.champion_anew:
         raise DefinitionsDiffer(
             f"champion and challenger are made under different metrics ({define(one)}; {define(other)}): register the "
-            "challenger under the champion's definition"
+            "challenger under the champion's definition, or plan with champion_anew"
         )
-    if plan.metric != one:
+    if plan.metric != other:
         raise DefinitionsDiffer(
-            f"the plan measures {define(plan.metric)}, the versions are made under {define(one)}: plan with theirs"
+            f"the plan measures {define(plan.metric)}, the challenger is made under {define(other)}: plan with its own"
         )
 
 

@@ -99,7 +99,7 @@ class Retraining:
     replay_lists: int = 20_000
     training: TrainingRules = field(default_factory=TrainingRules)
     settings: TrainSettings = field(default_factory=TrainSettings)
-    plan: OfflinePlan = field(default_factory=lambda: OfflinePlan(metric=ATTRACTION_NDCG))
+    plan: OfflinePlan = field(default_factory=lambda: OfflinePlan(metric=ATTRACTION_NDCG, champion_anew=True))
 
 
 def retraining_steps(parts: Retraining) -> Mapping[RunKind, Steps]:

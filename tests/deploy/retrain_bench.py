@@ -46,6 +46,7 @@ HOUR_MS = 3_600_000
 WITHIN_MS = 600_000
 UNTIL_MS = NOW_MS + 4 * HOUR_MS
 PART_MS = 2 * HOUR_MS
+PLAN = OfflinePlan(metric=ATTRACTION_NDCG, resamples=300, champion_anew=True)
 SETTINGS = TrainSettings(
     hidden=(8,), max_epochs=16, patience_epochs=16, dropout=0.0, input_dropout=0.0, learning_rate=0.01, lists_per_step=8
 )
@@ -87,6 +88,7 @@ class RetrainBench:
     now_ms: int = UNTIL_MS + WITHIN_MS
     underpowered: bool = False
     settings: TrainSettings = SETTINGS
+    plan: OfflinePlan = PLAN
     run_logs: dict[str, MemoryRunLog] = field(default_factory=dict)
     log_of: Callable[[Run], RunLog] | None = None
 
@@ -137,7 +139,7 @@ class RetrainBench:
             run_log=self.run_log,
             part_ms=PART_MS,
             settings=self.settings,
-            plan=OfflinePlan(metric=ATTRACTION_NDCG, resamples=300),
+            plan=self.plan,
         )
 
     def runner(self, wrap: Callable[[str, Step], Step] = lambda name, step: step) -> Runner:

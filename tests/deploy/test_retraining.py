@@ -17,7 +17,7 @@ from pipelines.gate_planning import GatePlanner
 from pipelines.schedule import STEPS
 from registry import run_moves
 from registry.artefacts import read
-from registry.contracts.manifest import JUDGED_NDCG
+from registry.contracts.manifest import ATTRACTION_NDCG, JUDGED_NDCG
 from registry.contracts.rollouts import default_spec
 from registry.contracts.runs import Run, RunKind
 from registry.errors import StoreUnavailable
@@ -121,7 +121,21 @@ def test_a_version_that_is_worse_is_stopped_at_the_gate_and_never_registered(fol
         assert str(bench.folder / "runs" / run.id / "export" / "version") in run.outcome
 
 
-def test_a_champion_made_under_another_metric_is_not_compared_with_and_a_person_decides(bench: RetrainBench) -> None:
+def test_a_champion_from_judged_data_is_measured_on_the_clicks_as_the_challenger_is(bench: RetrainBench) -> None:
+    bench.crown(a_champion(POOR, JUDGED_NDCG), 5, 1)
+
+    run = bench.finish(ask(bench))
+
+    assert (run.state, run.output_of("gate")["verdict"]) == ("succeeded", "passed")
+    assert "and is measured anew here" in run.output_of("gate")["why"]
+    [evidence] = bench.control.evidence_of([run.output_of("register")["evidence"]])
+    assert evidence.body["definition"] == ATTRACTION_NDCG.digest
+    assert evidence.body["champion_definition"] == JUDGED_NDCG.digest
+    assert [one.challenger for one in bench.control.rollouts(MODEL)] == [run.output_of("register")["version"]]
+
+
+def test_a_plan_that_wants_one_metric_for_both_holds_the_version_and_a_person_decides(bench: RetrainBench) -> None:
+    bench.plan = msgspec.structs.replace(bench.plan, champion_anew=False)
     bench.crown(a_champion(POOR, JUDGED_NDCG), 5, 1)
 
     run = bench.finish(ask(bench))

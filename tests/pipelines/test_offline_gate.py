@@ -131,7 +131,7 @@ def test_a_plan_of_another_definition_than_the_versions_is_an_error() -> None:
     evidence = gate(judged_set(50, (1.0, 1.0)), OfflinePlan(metric=CLICK_NDCG))
 
     assert evidence.verdict == "errored"
-    assert "plan with theirs" in evidence.why
+    assert "plan with its own" in evidence.why
 
 
 @pytest.mark.parametrize(
