@@ -8,8 +8,9 @@ Three are tried, in the order of what they take for granted:
 - `regression_em`: attraction explained by the logged features. Needs nothing, and is as good as the features.
 
 The first whose examination is known well enough is taken: its relative error, over groups of units (delete-a-group
-jackknife), is at most `most_error` at each of the first `depth` positions. Where none is, nothing is debiased, and it
-is said why: labels that are wrong by an unknown factor would be taken for better than clicks.
+jackknife), is at most `most_error` at each of the first `depth` positions, and of swaps at least as many clicks stand
+behind each as scatter by that. Where none is, nothing is debiased, and it is said why: labels that are wrong by an
+unknown factor would be taken for better than clicks. Of harvested ones examination is smoothed along positions.
 
 Positions below those with an estimate take the last one's: what is clicked there weighs too little, as where a
 weight is clipped, not too much.
@@ -17,6 +18,7 @@ weight is clipped, not too much.
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from math import ceil
 from typing import Literal, NamedTuple
 
 import msgspec
@@ -141,7 +143,7 @@ class BiasEvidence:
         """The estimate that the lists bear."""
         rejected: dict[str, str] = {}
         depth = min(self._rules.depth, self._longest)
-        ways: tuple[tuple[Method, Callable[[int], tuple[Floats, Floats]]], ...] = (
+        ways: tuple[tuple[Method, Callable[[int], _Estimate]], ...] = (
             ("swaps", self._by_swaps),
             ("rankers", self._by_rankers),
             ("regression_em", self._by_regression),
@@ -151,30 +153,39 @@ class BiasEvidence:
             return self._none(why, rejected)
         for method, estimate in ways:
             try:
-                examination, without_each = estimate(depth)
-                errors = _errors(without_each)
-                worst = int(np.argmax(errors[:depth] / examination[:depth]))
-                if len(examination) < depth or not errors[worst] <= self._rules.most_error * examination[worst]:
-                    raise ValueError(
-                        f"position {worst + 1}: examination {examination[worst]:.3f} +- {errors[worst]:.3f}, limit "
-                        f"{self._rules.most_error:.0%}"
-                        if len(examination) >= depth
-                        else f"{len(examination)} of {depth} positions can be told"
-                    )
+                found = estimate(depth)
+                errors = _errors(found.without_each)
+                self._check(found, errors, depth)
             except ValueError as error:
                 rejected[method] = str(error)
                 continue
             return BiasReport(
                 method=method,
                 why="",
-                examination=tuple(examination.tolist()),
+                examination=tuple(found.examination.tolist()),
                 errors=tuple(errors.tolist()),
-                without_each=tuple(tuple(one.tolist()) for one in without_each),
+                without_each=tuple(tuple(one.tolist()) for one in found.without_each),
                 rejected=rejected,
                 clicks=self._clicks,
                 impressions=self._impressions,
             )
         return self._none("no estimator is sure enough: explore more traffic, or collect a longer window", rejected)
+
+    def _check(self, found: "_Estimate", errors: Floats, depth: int) -> None:
+        """Raises ValueError, saying what is missing, unless the estimate is good enough for so many positions."""
+        if len(found.examination) < depth:
+            raise ValueError(f"{len(found.examination)} of {depth} positions can be told")
+        needed = ceil(1 / self._rules.most_error**2)  # counts scatter by their root, however alike the groups are
+        if found.moved is not None and found.moved[:depth].min() < needed:
+            least = int(np.argmin(found.moved[:depth]))
+            count = f"{found.moved[least]:.0f} clicks on items that chance moved there"
+            raise ValueError(f"position {least + 1}: {count}, expected {needed}")
+        worst = int(np.argmax(errors[:depth] / found.examination[:depth]))
+        if not errors[worst] <= self._rules.most_error * found.examination[worst]:
+            raise ValueError(
+                f"position {worst + 1}: examination {found.examination[worst]:.3f} +- {errors[worst]:.3f}, limit "
+                f"{self._rules.most_error:.0%}"
+            )
 
     def _none(self, why: str, rejected: dict[str, str]) -> BiasReport:
         size = max(1, min(self._rules.depth, self._longest))
@@ -195,7 +206,7 @@ class BiasEvidence:
                 groups[list_of[rows]], ranks[rows], lists.positions[rows], lists.clicks[rows], lists.propensities[rows]
             )
 
-    def _by_swaps(self, depth: int) -> tuple[Floats, Floats]:
+    def _by_swaps(self, depth: int) -> "_Estimate":
         if self._no_swaps:
             raise ValueError(self._no_swaps)
         if not self._explored:
@@ -208,9 +219,11 @@ class BiasEvidence:
                 np.concatenate([part.impressions for part in parts]), np.concatenate([part.clicks for part in parts])
             )
 
-        return _harvested([without(group) for group in (None, *range(self._rules.groups))])
+        width = min(self._longest, self._reach)
+        moved = np.sum([counts.moved_clicks(width) for counts in every], axis=0)
+        return _harvested([without(group) for group in (None, *range(self._rules.groups))])._replace(moved=moved)
 
-    def _by_rankers(self, depth: int) -> tuple[Floats, Floats]:
+    def _by_rankers(self, depth: int) -> "_Estimate":
         if len(self._versions) < 2:
             raise ValueError("one version answered")
         rows = self._sample.rows()
@@ -224,7 +237,7 @@ class BiasEvidence:
         whole = counts_of(pair[near], rows.positions[near], rows.clicks[near])
         return _harvested([whole, *map(without, range(self._rules.groups))])
 
-    def _by_regression(self, depth: int) -> tuple[Floats, Floats]:
+    def _by_regression(self, depth: int) -> "_Estimate":
         rows = self._sample.rows_with_features(_EM_ROWS)
         inside = rows.positions <= depth
         features, positions, clicks = rows.features[inside], rows.positions[inside], rows.clicks[inside]
@@ -237,12 +250,23 @@ class BiasEvidence:
             return found
 
         whole = fitted(np.ones(len(clicks), dtype=bool))
-        return whole.examination, np.stack([fitted(groups != group).examination for group in range(_EM_GROUPS)])
+        return _Estimate(
+            whole.examination, np.stack([fitted(groups != group).examination for group in range(_EM_GROUPS)])
+        )
 
 
 def group_of(units: Hashes, groups: int) -> Ints:
     """Which group of units each is in, from the hashes of their names. Same shape."""
     return (units % np.uint64(groups)).astype(np.int64)
+
+
+class _Estimate(NamedTuple):
+    """examination: (positions,); without_each: (groups, positions). moved: clicks at each position on items that stand
+    there by chance, where that is what the estimate is of."""
+
+    examination: Floats
+    without_each: Floats
+    moved: Floats | None = None
 
 
 class _RankCounts:
@@ -257,6 +281,13 @@ class _RankCounts:
         weight = 1.0 / chance
         for sums, values in zip(self._sums, (weight, weight**2, weight * clicks), strict=True):
             sums += np.bincount(cell, weights=values, minlength=sums.size).reshape(sums.shape)
+
+    def moved_clicks(self, width: int) -> Floats:
+        """At each position, on items of another rank. Shape (width,)."""
+        clicks = self.without(None, width).clicks
+        at = np.arange(self._size)
+        clicks[at + 1, at] = 0.0
+        return np.asarray(clicks.sum(axis=0), dtype=np.float64)
 
     def without(self, group: int | None, width: int) -> ClickCounts:
         """Of the other groups; padded to so many positions."""
@@ -360,14 +391,14 @@ def _rows_of(lists: Sequence[_SampledList]) -> _Rows:
     )
 
 
-def _harvested(counts: Sequence[ClickCounts]) -> tuple[Floats, Floats]:
+def _harvested(counts: Sequence[ClickCounts]) -> _Estimate:
     """Examination by the first counts, and by each of the others, of the positions that all of them can tell, smoothed
-    along them."""
+    along positions."""
     depth = counts[0].impressions.shape[1]
     while (joined := min(joined_positions(_first(one, depth)) for one in counts)) < depth:
         depth = joined
     whole, *others = (harvest(_first(one, depth)).examination for one in counts)
-    return smoothed(whole, np.stack(others))
+    return _Estimate(*smoothed(whole, np.stack(others)))
 
 
 def _first(counts: ClickCounts, positions: int) -> ClickCounts:

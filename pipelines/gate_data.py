@@ -253,9 +253,10 @@ def cleaned_lists(
     simulated: whether simulated clicks count, or people's.
     """
     until_ms = min(until_ms, as_of_ms - rules.clicks_within_ms + 1)
+    # feedback first: what it is about was written before it, so that none is without its ranking while both are written
+    received = archive.feedback(model, since_ms, until_ms + rules.clicks_within_ms, FEEDBACK_COLUMNS, repeats_ms=0)
     rankings = archive.rankings(model, since_ms, until_ms, COLUMNS)
     earlier = archive.rankings(model, since_ms - rules.clicks_within_ms, since_ms, ["ranking_id"])
-    received = archive.feedback(model, since_ms, until_ms + rules.clicks_within_ms, FEEDBACK_COLUMNS, repeats_ms=0)
     heard = feedback_of_window(received, rankings, earlier, until_ms)
     ours = pc.equal(_whole(heard["simulated"]).fill_null(False), simulated)
     others = heard.filter(pc.invert(ours))

@@ -169,7 +169,8 @@ def judged_conflict(evidence: Sequence[Evidence], rollout: Rollout) -> str:
 
 def _together(inputs: GateInputs, sample: GateSample, found: GateVerdict) -> tuple[Verdict, str]:
     figures = _figures(found)
-    if found.verdict != "errored" and sample.quality.faults:
+    few = sample.quality.rankings < inputs.terms.min_units  # of a handful, one is a large share
+    if found.verdict != "errored" and sample.quality.faults and not few:
         return "errored", "; ".join(sample.quality.faults)
     if found.verdict == "passed" and inputs.conflict:
         return "inconclusive", f"clicks passed{figures}, {inputs.conflict}: a conflict is a hold, decide by hand"

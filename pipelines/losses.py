@@ -46,26 +46,29 @@ def lambdaloss(scores: Tensor, gains: Tensor, inside: Tensor, k: int) -> Tensor:
     beyond k) and delta = 1/D_|i-j| - 1/D_(|i-j|+1). A pair of which neither is among the first k counts
     nothing. Ranks are those of the scores, ties in the given order, and no gradient goes through them.
     """
-    scores = scores.float().masked_fill(~inside, 0.0)
-    worth = _normalised(gains, inside, k)
-    rank = ranks(scores, inside)
+    order = _order(scores, inside)
+    scores = scores.float().masked_fill(~inside, 0.0).gather(1, order)
+    worth = _normalised(gains, inside, k).gather(1, order)
+    # in the order of ranks a pair that counts is one of the first k with one behind it: k x longest, not squared
+    rank = torch.arange(1, scores.shape[1] + 1, device=scores.device, dtype=torch.float32)
     discount = torch.where(rank <= k, 1 / torch.log2(rank + 1), 0.0)
-    rho = (discount.unsqueeze(2) - discount.unsqueeze(1)).abs()
-    apart = (rank.unsqueeze(2) - rank.unsqueeze(1)).abs().clamp(min=1)
-    delta = 1 / torch.log2(apart + 1) - 1 / torch.log2(apart + 2)
-    better = worth.unsqueeze(2) - worth.unsqueeze(1)
-    counts = inside.unsqueeze(2) & inside.unsqueeze(1) & (better > 0)
-    counts &= torch.minimum(rank.unsqueeze(2), rank.unsqueeze(1)) <= k
-    weight = torch.where(counts, better * (rho + MU * delta), 0.0)
-    ahead = scores.unsqueeze(2) - scores.unsqueeze(1)
-    surprise = softplus(-torch.where(counts, ahead, 0.0)) / math.log(2)  # -log2 of the sigmoid
+    first = slice(0, k)
+    apart = rank.unsqueeze(0) - rank[first].unsqueeze(1)
+    delta = 1 / torch.log2(apart.clamp(min=1) + 1) - 1 / torch.log2(apart.clamp(min=1) + 2)
+    rho = (discount[first].unsqueeze(1) - discount.unsqueeze(0)).abs()
+    placed = torch.where(apart > 0, rho + MU * delta, 0.0)
+    better = worth[:, first].unsqueeze(2) - worth.unsqueeze(1)
+    weight = better.abs() * placed * inside.gather(1, order).unsqueeze(1)
+    ahead = scores[:, first].unsqueeze(2) - scores.unsqueeze(1)
+    surprise = softplus(-torch.sign(better) * ahead) / math.log(2)  # -log2 of the sigmoid of who should be ahead
     return (weight * surprise).sum(dim=(1, 2))
 
 
 def approx_ndcg(scores: Tensor, gains: Tensor, inside: Tensor, k: int) -> Tensor:
     """1 - NDCG, each rank replaced by 1 plus the sigmoids of how far the others score above, in `TEMPERATURE`.
 
-    Over the whole list: k is not used, or what stands below it would never learn to come up.
+    Over the whole list: k is not used, or what stands below it would never learn to come up. Its cost grows with
+    the square of the longest list (32 lists of 1,000: 0.7 s a step on one core, LambdaLoss 0.01).
     """
     scores = scores.float().masked_fill(~inside, 0.0)
     above = torch.sigmoid((scores.unsqueeze(1) - scores.unsqueeze(2)) / TEMPERATURE)
@@ -81,12 +84,10 @@ def approx_ndcg(scores: Tensor, gains: Tensor, inside: Tensor, k: int) -> Tensor
 LOSSES: dict[str, Loss] = {"listnet": listnet, "lambdaloss": lambdaloss, "approx_ndcg": approx_ndcg}
 
 
-def ranks(scores: Tensor, inside: Tensor) -> Tensor:
-    """From 1, best first, ties in the given order, padding last. float32 (lists, longest), without gradient."""
+def _order(scores: Tensor, inside: Tensor) -> Tensor:
+    """Places of the list by rank, best first. int64 (lists, longest)."""
     padded = scores.detach().float().masked_fill(~inside, -torch.inf)
-    order = torch.sort(padded, dim=1, descending=True, stable=True).indices
-    place = torch.arange(1, scores.shape[1] + 1, device=scores.device, dtype=torch.float32)
-    return torch.empty_like(padded).scatter_(1, order, place.expand_as(padded).contiguous())
+    return torch.sort(padded, dim=1, descending=True, stable=True).indices
 
 
 def _normalised(gains: Tensor, inside: Tensor, k: int) -> Tensor:

@@ -114,7 +114,9 @@ def _show(store: RunStore, now_ms: int) -> None:
     counts: dict[tuple[str, str], dict[str, int]] = {}
     newest: dict[tuple[str, str], Run] = {}
     window_ms: dict[tuple[str, str], int] = {}
-    for run in store.runs(newest=LOOKED_AT):
+    looked_at = store.runs(newest=LOOKED_AT)
+    old = [run for run in store.runs(states=("dead",)) if run not in looked_at]  # dead letters count, however old
+    for run in (*looked_at, *old):
         key = (run.model, str(run.kind))
         states = counts.setdefault(key, dict.fromkeys(RUN_STATES, 0))
         states[run.state] += 1

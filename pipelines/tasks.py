@@ -7,16 +7,16 @@ evidence is keyed by its window, compaction by its hour. Messages are JSON, neve
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from math import nan
 from pathlib import Path
 
 from celery import Celery
 
 from pipelines import metrics
 from pipelines.archive import Archive
-from pipelines.click_ndcg import WINDOW_MS, EvidenceReport, Window, evidence
+from pipelines.click_gauges import ClickGauges
+from pipelines.click_ndcg import WINDOW_MS, Window, evidence
 from pipelines.durable import replace_file
 from pipelines.errors import PipelineError
 from pipelines.gate_tasks import GateWiring, add_gate_tasks
@@ -42,6 +42,7 @@ class PipelineWiring:
     clock: Callable[[], float] = time.time
     runs: RunWiring | None = None
     gates: GateWiring | None = None
+    gauges: ClickGauges = field(default_factory=ClickGauges)
 
 
 def make_celery(broker_url: str, backend_url: str, wiring: PipelineWiring) -> Celery:
@@ -101,23 +102,13 @@ def _measure(wiring: PipelineWiring, model: str, window: Window) -> Path:
     report = evidence(wiring.archive, model, window.since_ms, window.until_ms)
     path = _report_path(wiring, model, window)
     replace_file(path, report.encode())
-    _show(report)
+    wiring.gauges.show(report)
     return path
 
 
 def _report_path(wiring: PipelineWiring, model: str, window: Window) -> Path:
     name = datetime.fromtimestamp(window.since_ms / 1000, UTC).strftime("%Y%m%dT%H%M")
     return wiring.reports / "evidence" / model / f"{name}.json"
-
-
-def _show(report: EvidenceReport) -> None:
-    for arm in report.arms:
-        labels = (report.model, str(arm.version), arm.arm, str(arm.simulated).lower())
-        metrics.CLICK_NDCG.labels(*labels).set(arm.mean)
-        metrics.CLICK_NDCG_ERROR.labels(*labels).set(nan if arm.standard_error is None else arm.standard_error)
-        metrics.CLICK_LISTS.labels(*labels).set(arm.lists)
-    for reason, count in report.left_out.items():
-        metrics.LEFT_OUT.labels(report.model, reason).set(count)
 
 
 def _compact(archive: Archive, model: str, hour: str) -> int:

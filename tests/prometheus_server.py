@@ -25,22 +25,23 @@ class Watcher:
 
     url: str
     pager: str
+    client: httpx.Client  # one for all: making another takes longer than a query
 
     def query(self, expr: str) -> list[dict[str, Any]]:
         """Series with their newest value. Raises AssertionError with Prometheus' words where it takes none."""
-        answer = httpx.get(f"{self.url}/api/v1/query", params={"query": expr}, timeout=30.0).json()
+        answer = self.client.get(f"{self.url}/api/v1/query", params={"query": expr}).json()
         assert answer["status"] == "success", f"{expr}: {answer}"
         result = answer["data"]["result"]
         return [{"metric": {}, "value": result}] if answer["data"]["resultType"] == "scalar" else list(result)
 
     def rules(self) -> list[dict[str, Any]]:
         """All rules, with the health of their last evaluation."""
-        groups = httpx.get(f"{self.url}/api/v1/rules", timeout=30.0).json()["data"]["groups"]
+        groups = self.client.get(f"{self.url}/api/v1/rules").json()["data"]["groups"]
         return [rule for group in groups for rule in group["rules"]]
 
     def told(self) -> set[str]:
         """Names of the alerts that have arrived at Alertmanager."""
-        alerts = httpx.get(f"{self.pager}/api/v2/alerts", timeout=30.0).json()
+        alerts = self.client.get(f"{self.pager}/api/v2/alerts").json()
         return {alert["labels"]["alertname"] for alert in alerts}
 
 
@@ -54,8 +55,9 @@ def watching(target: str, folder: Path) -> Iterator[Watcher]:
     configuration["scrape_configs"][0]["static_configs"] = [{"targets": [target]}]
     configuration["alerting"]["alertmanagers"] = [{"static_configs": [{"targets": [f"127.0.0.1:{ports[1]}"]}]}]
     (folder / "prometheus.yml").write_text(yaml.safe_dump(configuration))
-    watcher = Watcher(f"http://127.0.0.1:{ports[0]}", f"http://127.0.0.1:{ports[1]}")
     with ExitStack() as running:
+        client = running.enter_context(httpx.Client(timeout=30.0))
+        watcher = Watcher(f"http://127.0.0.1:{ports[0]}", f"http://127.0.0.1:{ports[1]}", client)
         _start(
             running,
             folder / "alertmanager.log",
@@ -91,7 +93,7 @@ def _until_ready(watcher: Watcher, folder: Path) -> None:
     while waiting:
         for url in list(waiting):
             try:
-                if httpx.get(url, timeout=5.0).status_code == 200:
+                if watcher.client.get(url).status_code == 200:
                     waiting.discard(url)
             except httpx.TransportError:
                 pass

@@ -36,7 +36,7 @@ def board() -> Board:
         number(
             Words("Due runs last looked for", "Seconds since. Over some minutes: Celery's beat or worker is away."),
             "s",
-            Query("time() - max(pipelines_run_tick_timestamp_seconds)"),
+            Query("time() - (max(pipelines_run_tick_timestamp_seconds) > 0)"),
             ((None, GOOD), (120, WARN), (600, BAD)),
             span=6,
         ),

@@ -167,7 +167,7 @@ def board() -> Board:
                 "Engine last looked", "Seconds since a controller looked at all rollouts. Over a minute: it is away."
             ),
             "s",
-            Query("time() - max(pipelines_rollout_turn_timestamp_seconds)"),
+            Query("time() - (max(pipelines_rollout_turn_timestamp_seconds) > 0)"),
             ((None, GOOD), (10, WARN), (60, BAD)),
             span=6,
         ),
@@ -177,7 +177,7 @@ def board() -> Board:
                 "Seconds since. Matters while a rollout waits for a gate: it is the Celery worker's.",
             ),
             "s",
-            Query("time() - max(pipelines_gate_turn_timestamp_seconds)"),
+            Query("time() - (max(pipelines_gate_turn_timestamp_seconds) > 0)"),
             ((None, GOOD), (180, WARN), (600, BAD)),
             span=6,
         ),

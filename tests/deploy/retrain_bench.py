@@ -29,7 +29,7 @@ from pipelines.runner import Runner
 from pipelines.settings import RunSettings, TrainSettings
 from pipelines.steps import Step, StepContext, StepResult
 from registry.artefacts import read, write
-from registry.contracts.manifest import ATTRACTION_NDCG, ModelPackage
+from registry.contracts.manifest import ATTRACTION_NDCG, MetricDefinition, ModelPackage
 from registry.contracts.rollouts import default_spec
 from registry.contracts.runs import Run
 from registry.contracts.traffic import TrafficPlan
@@ -66,9 +66,9 @@ class Linear(torch.nn.Module):
         return features @ self.weights
 
 
-def a_champion(weights: tuple[float, ...]) -> ModelPackage:
+def a_champion(weights: tuple[float, ...], metric: MetricDefinition = ATTRACTION_NDCG) -> ModelPackage:
     program = exported_program(Linear(weights), {"features": torch.zeros(4, len(weights))})
-    return ModelPackage.of(program, a_manifest(a_view(), metric=ATTRACTION_NDCG), a_profile(a_view()))
+    return ModelPackage.of(program, a_manifest(a_view(), metric=metric), a_profile(a_view()))
 
 
 def log_of_clicks(folder: Path, lists: int = 6000) -> None:

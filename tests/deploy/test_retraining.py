@@ -17,6 +17,7 @@ from pipelines.gate_planning import GatePlanner
 from pipelines.schedule import STEPS
 from registry import run_moves
 from registry.artefacts import read
+from registry.contracts.manifest import JUDGED_NDCG
 from registry.contracts.rollouts import default_spec
 from registry.contracts.runs import Run, RunKind
 from registry.errors import StoreUnavailable
@@ -118,6 +119,17 @@ def test_a_version_that_is_worse_is_stopped_at_the_gate_and_never_registered(fol
         [evidence] = bench.control.evidence_of([run.output_of("gate")["evidence"]])
         assert evidence.challenger == 0
         assert str(bench.folder / "runs" / run.id / "export" / "version") in run.outcome
+
+
+def test_a_champion_made_under_another_metric_is_not_compared_with_and_a_person_decides(bench: RetrainBench) -> None:
+    bench.crown(a_champion(POOR, JUDGED_NDCG), 5, 1)
+
+    run = bench.finish(ask(bench))
+
+    assert (run.state, run.output_of("gate")["verdict"]) == ("succeeded", "errored")
+    assert run.outcome.startswith("not comparable: held at the offline gate (")
+    assert "sluice models register" in run.outcome
+    assert bench.control.rollouts(MODEL) == []
 
 
 def test_a_window_without_clicks_is_an_outcome_and_no_failure(bench: RetrainBench) -> None:

@@ -70,7 +70,9 @@ def test_the_demo_trains_serves_and_measures_and_a_second_run_reuses_what_is_the
     assert figure(again.stdout, "NDCG@10, measured from what was served") == served
     assert sluice(home, "status").returncode == 4
 
-    assert sluice(home, "up", "--detach").returncode == 0
+    up = sluice(home, "up", "--detach")
+    assert up.returncode == 0
+    assert re.search(r"^metrics  http://\S+/metrics$", up.stdout, re.MULTILINE)
     try:
         listed = json.loads(sluice(home, "models", "list", "--json").stdout)
         assert [(row["model"], row["version"], row["aliases"]) for row in listed] == [("small", 1, ["champion"])]

@@ -1,6 +1,7 @@
 """Judgements of a window: the same in hours as in one piece, all or nothing on disk, bias told or refused."""
 
 import os
+import re
 import select
 import shutil
 import signal
@@ -246,6 +247,17 @@ def test_explored_swaps_are_taken_first_and_tell_the_examination(archive: Archiv
     assert (np.array(bias.errors[1:5]) < 0.3 * np.array(bias.examination[1:5])).all()
 
 
+def test_swaps_behind_which_few_clicks_stand_are_not_taken_however_alike_they_look(archive: Archive) -> None:
+    a_log(archive, lists=1000, share=0.05)
+
+    bias = collected(archive, CollectionRules(cleaning=CLEANING, bias=BiasRules(most_error=0.5))).record.bias
+
+    assert bias.method == "regression_em"
+    assert re.fullmatch(
+        r"position \d+: [0-3] clicks on items that chance moved there, expected 4", bias.rejected["swaps"]
+    )
+
+
 def test_without_exploration_several_rankers_tell_it(archive: Archive) -> None:
     one = click_log(4000, seed=5, queries=30, noise=1.0, share=0.0)
     other = click_log(4000, seed=5, queries=30, noise=1.0, share=0.0)
@@ -271,6 +283,24 @@ def test_one_ranker_that_never_explored_leaves_the_features(archive: Archive) ->
     assert bias.method == "regression_em"
     assert bias.rejected == {"swaps": "no list was explored", "rankers": "one version answered"}
     assert np.abs(np.array(bias.examination[:5]) - 1 / np.arange(1, 6)).max() < 0.15
+
+
+def test_the_sample_of_queries_is_of_whole_ones_and_no_larger_than_it_may_be(archive: Archive) -> None:
+    write_log(archive, click_log(2000, seed=3, queries=400, noise=1.2, share=0.0))
+
+    few, all_of_them = (
+        collected(
+            archive,
+            CollectionRules(cleaning=CLEANING, bias=BiasRules(depth=5, most_error=10.0, sampled_rows=rows)),
+            folder=f"sampled-{rows}",
+        ).record.bias
+        for rows in (2000, 200_000)
+    )
+
+    assert (few.method, all_of_them.method) == ("regression_em", "regression_em")
+    assert few.impressions == all_of_them.impressions == 20_000
+    # a tenth of the items at most: errors of three times the size, themselves known to a third from five groups
+    assert np.mean(few.errors[1:5]) > 1.5 * np.mean(all_of_them.errors[1:5])
 
 
 def test_what_no_estimator_is_sure_of_is_not_debiased_and_says_why(archive: Archive) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipelines.losses import LOSSES, MU, TEMPERATURE, approx_ndcg, lambdaloss, listnet, ranks
+from pipelines.losses import LOSSES, MU, TEMPERATURE, approx_ndcg, lambdaloss, listnet
 from pipelines.ndcg import gain, mean_ndcg
 from registry.contracts.manifest import CLICK_NDCG, JUDGED_NDCG
 
@@ -103,11 +103,12 @@ def test_approx_ndcg_of_scores_far_apart_is_what_ndcg_lacks() -> None:
     scores, gains, inside = ragged(3)
     labels = torch.log2(gains + 1)
     sizes = inside.sum(dim=1)
+    far_apart = 100 * scores.argsort(dim=1).argsort(dim=1).float()
 
-    losses = approx_ndcg(100 * ranks(-scores, inside), gains, inside, K)
+    losses = approx_ndcg(far_apart, gains, inside, K)
     report = mean_ndcg(
         labels[inside].numpy(),
-        ranks(-scores, inside)[inside].numpy(),
+        far_apart[inside].numpy(),
         [0, *sizes.cumsum(0).tolist()],
         JUDGED_NDCG,
     )
@@ -239,11 +240,11 @@ def test_pairs_below_the_cut_off_teach_nothing_but_one_that_reaches_above_it_doe
     assert scores.grad[0, 3].item() < 0
 
 
-def test_ranks_keep_the_given_order_in_ties_and_put_padding_last() -> None:
-    scores = torch.tensor([[1.0, 2.0, 2.0, 9.0]])
-    inside = torch.tensor([[True, True, True, False]])
+def test_ties_stand_in_the_given_order() -> None:
+    tied, gains, inside = one_list([1.0, 1.0, 1.0, 1.0], [0.0, 2.0, 0.0, 1.0])
+    in_order = tied - torch.tensor([[0.0, 1e-6, 2e-6, 3e-6]])
 
-    assert ranks(scores, inside).tolist() == [[3.0, 1.0, 2.0, 4.0]]
+    torch.testing.assert_close(lambdaloss(tied, gains, inside, 2), lambdaloss(in_order, gains, inside, 2))
 
 
 def test_gains_are_the_metrics_so_that_click_weights_count_as_they_are() -> None:

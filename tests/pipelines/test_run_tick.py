@@ -7,7 +7,7 @@ import pytest
 from prometheus_client import REGISTRY
 
 from pipelines.drift_trigger import DriftRule, drift_reason
-from pipelines.run_tick import Schedule, tick
+from pipelines.run_tick import LOOKED_AT, Schedule, tick
 from pipelines.schedule import DAY_MS, HOUR_MS, Period
 from pipelines.settings import RunSettings
 from registry import run_moves
@@ -137,7 +137,7 @@ def test_a_run_that_was_cancelled_while_its_worker_died_is_cancelled() -> None:
 
 def test_a_dead_run_is_a_gauge() -> None:
     bench = Bench(Schedule({}))
-    run = bench.store.add(a_run(model="gauged"))
+    run = bench.store.add(a_run(model="gauged", until_ms=NOW_MS - DAY_MS))
     edit(bench.store, run.id, lambda found: run_moves.claim(found, "w1", now_ms=NOW_MS, lease_ms=10_000))
     edit(
         bench.store,
@@ -145,6 +145,8 @@ def test_a_dead_run_is_a_gauge() -> None:
         lambda found: run_moves.step_failed(found, "disk full", now_ms=NOW_MS, retry_in_ms=None, dead=True),
     )
 
+    for day in range(LOOKED_AT):  # it stays one, whatever comes after it
+        bench.store.add(a_run(model="gauged", kind="collect", until_ms=NOW_MS - day))
     bench.tick(NOW_MS)
 
     labels = {"model": "gauged", "kind": "retrain"}

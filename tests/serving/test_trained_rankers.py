@@ -18,7 +18,7 @@ from tests.pipelines.judged_data import splits
 
 TOLERANCE = {"fp32": 1e-5, "bf16": 2.0**-5}
 KINDS = {
-    "mlp": TrainSettings(hidden=(16, 8), quantiles=9),
+    "mlp": TrainSettings(hidden=(16, 8)),
     "attention": TrainSettings(ranker="attention", hidden=(16,), heads=2, blocks=2, quantiles=9),
 }
 EVERY_KIND = pytest.mark.parametrize("kind", KINDS)
