@@ -16,8 +16,8 @@ Decisions:
 - A debiased click is no grade: it estimates attraction, and stays unbiased only under a linear gain. What is trained
   on clicks is declared under `ATTRACTION_NDCG`, and compared with versions of the same definition only.
 - Position bias comes from explored swaps where there are enough (`position_bias.harvest`), else from several
-  versions' lists, else from features (`regression_em`). A log speaks of a challenger (`counterfactual`) only where
-  it has shown its first ten.
+  versions' lists, both smoothed along positions, else from features (`regression_em`). A log speaks of a challenger
+  (`counterfactual`) only where it has shown its first ten.
 - Features are logged of what was shown only, so offline a challenger orders what was shown; how much of its first ten
   that leaves out is estimated from explored items, and counts as missing support.
 - The offline gate is a veto: what passes has earned traffic to be measured on. Where judged NDCG and

@@ -160,7 +160,7 @@ class Planned:
     def _ratio(self, title: str, name: str, outcomes: Sequence[Outcome]) -> tuple[Figure, ...]:
         reached, error = share(outcomes, f"{name} passed")
         ratio, above = (_information_for(chance) / _information_for(0.8) for chance in (reached, reached + error))
-        off = Figure(f"{title}: planned n off the simulated", abs(ratio - 1), above - ratio, "at most", 0.1)
+        off = Figure(f"{title}: planned n off simulated", abs(ratio - 1), above - ratio, "at most", 0.1)
         lists = Figure(f"{title}: planned lists", *mean(column(outcomes, f"{name} lists")), shown="count")
         return off, Figure(f"{title}: power reached", reached, error), lists
 
@@ -193,7 +193,7 @@ class JudgedOffline:
         stated = required_queries(0.106, 0.743, OfflinePlan())
         reached, error = share(outcomes, "found")
         return (
-            Figure("stated at sd 0.106, NDCG 0.743: off 2,500", abs(stated / 2500 - 1), None, "at most", 0.02),
+            Figure("sd 0.106, NDCG 0.743: off 2,500 queries", abs(stated / 2500 - 1), None, "at most", 0.02),
             Figure("power with what is stated, off 80 %", abs(reached - 0.8), error, "at most", 0.05),
             Figure("queries stated here", float(outcomes[0]["needed"]), None, shown="count"),
             Figure("standard deviation here", float(outcomes[0]["deviation"]), None, shown="ratio"),
