@@ -18,8 +18,8 @@ Decisions
   gate has not compared it.
 - The gate's `failed` and `errored` end the run before anything is registered, and so does `inconclusive`: what could
   not be shown not to be worse gets no traffic by itself. The version's files stay with the run, for a person to decide.
-- A champion from judged data is measured on the clicks anew, under the challenger's metric: refused, no model would ever
-  begin to learn from clicks by itself.
+- A champion from judged data is measured on the clicks anew, under the challenger's metric: refused, no model would
+  ever begin to learn from clicks by itself.
 - Too few clicks are an outcome, not a failure: nothing is wrong, and there will be more.
 - A rollout that cannot begin (another one is under way, its gate cannot finish or the year's alpha is spent) leaves
   the version registered, and says so.
