@@ -43,12 +43,15 @@ def list_runs(
     if as_json:
         typer.echo(msgspec.json.encode(found).decode())
         return
-    table = Table("run", "window", "asked for by", "state", "step", "done", "what came of it")
+    table = Table(box=None, pad_edge=False)
+    table.add_column("run", no_wrap=True)  # names the window's end, and is what the other commands want whole
+    for name in ("by", "state", "step", "done", "what came of it"):
+        table.add_column(name, overflow="fold")
     for one in found:
         about = one["run"]
         step = next((step for step in about["steps"] if step["state"] in ("waiting", "running")), about["steps"][-1])
         table.add_row(
-            *(about["id"], window_of(about), about["trigger"], _state(about), step["name"]),
+            *(about["id"], about["trigger"], _state(about), step["name"]),
             *(f"{one['progress']:.0%}", about["outcome"] or about["error"] or step["saying"]),
         )
     Console().print(table)
