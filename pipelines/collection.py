@@ -25,7 +25,7 @@ import os
 import shutil
 import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -208,11 +208,13 @@ def collect(
     now_ms: int,
     folder: Path,
     rules: CollectionRules | None = None,
+    on_hour: Callable[[int, int], None] = lambda done, hours: None,
 ) -> Collected:
     """The judgements of what was answered in since_ms <= t < until_ms; if they are there already, those.
 
     now_ms: the window must be closed by then, with all its clicks in. Safe to kill at any point, and to run twice at
     once: one of the two is kept, and they are equal. Two sets of rules are two windows: give them two folders.
+    on_hour: told how many of how many hours of the archive are cleaned; what it raises ends the collection.
     Raises DataRefused if the window is still open or empty of time, if it was collected there by other rules, or if
     the archive is damaged.
     """
@@ -234,7 +236,7 @@ def collect(
     shutil.rmtree(temporary, ignore_errors=True)  # of a process that was killed and had this number
     temporary.mkdir()
     try:
-        record = _Collecting(archive, model, since_ms, until_ms, now_ms, temporary, rules).run()
+        record = _Collecting(archive, model, since_ms, until_ms, now_ms, temporary, rules).run(on_hour)
         _write(temporary / QUALITY_FILE, record.encode())
         sync_folder(temporary)
         try:
@@ -281,17 +283,19 @@ class _Collecting:
         self._other_source = 0
         self._rows = 0
 
-    def run(self) -> Collection:
+    def run(self, on_hour: Callable[[int, int], None]) -> Collection:
         """Writes both files and says what is in them."""
         feedback = _Feedback(self._archive, self._model, self._since_ms, self._until_ms, self._index, self._rules)
         with _GroupWriter(self._folder / LISTS_FILE, LISTS) as writer:
-            for start_ms in self._archive.hours(self._model, self._since_ms, self._until_ms):
+            hours = self._archive.hours(self._model, self._since_ms, self._until_ms)
+            for done, start_ms in enumerate(hours, start=1):
                 table = hour_of_rankings(
                     self._archive, self._model, start_ms, self._since_ms, self._until_ms, list(_LOGGED)
                 )
                 table = table.filter(pa.array(self._index.is_first(table)))
                 if len(table):
                     writer.write(self._hour(table, feedback.until(start_ms + HOUR_MS)))
+                on_hour(done, len(hours))
         feedback.rest()
         late = np.concatenate([np.zeros(0, np.int64), *feedback.late])
         late_clicks = np.concatenate([np.zeros(0, bool), *feedback.late_clicks])

@@ -134,7 +134,7 @@ def parts_of(since_ms: int, until_ms: int, part_ms: int) -> list[tuple[int, int]
 def _collect_window(parts: Retraining, context: StepContext) -> StepResult:
     """A collection of its own, by the week: what retrainings will find done."""
     run = context.run
-    collected = _collected(parts, context, run.since_ms, run.until_ms)
+    collected = _collected(parts, context, (run.since_ms, run.until_ms))
     record = collected.record
     return StepResult(
         _window(collected) | {"bias": record.bias.method},
@@ -149,9 +149,8 @@ def _collect(parts: Retraining, context: StepContext) -> StepResult:
         return StepResult({}, f"champion @{stored.version} does not rank by features here: nothing to train from")
     spans = parts_of(run.since_ms, run.until_ms, parts.part_ms)
     windows = []
-    for number, (since_ms, until_ms) in enumerate(spans):
-        context.report(number / len(spans), f"part {number + 1} of {len(spans)}")
-        windows.append(_collected(parts, context, since_ms, until_ms))
+    for number, span in enumerate(spans):
+        windows.append(_collected(parts, context, span, number, len(spans)))
     usable = [one for one in windows if one.record.lists and one.record.bias.method != "none"]
     output = {
         "champion": stored.version,
@@ -333,13 +332,23 @@ def _champion_then(parts: Retraining, run: Run) -> tuple[StoredVersion, ModelPac
     return stored, package
 
 
-def _collected(parts: Retraining, context: StepContext, since_ms: int, until_ms: int) -> Collected:
+def _collected(
+    parts: Retraining, context: StepContext, span: tuple[int, int], part: int = 0, spans: int = 1
+) -> Collected:
+    """The judgements of a span, number `part` of so many."""
+    since_ms, until_ms = span
     closes_ms = until_ms + parts.rules.cleaning.clicks_within_ms
     if context.now_ms() < closes_ms:
         closed = datetime.fromtimestamp(closes_ms / 1000, UTC)
         raise NotYet(f"clicks can come until {closed:%Y-%m-%d %H:%M:%S} UTC", closes_ms)
-    run = context.run
-    return collect(parts.archive, run.model, since_ms, until_ms, context.now_ms(), _folder(parts), parts.rules)
+
+    def on_hour(done: int, hours: int) -> None:
+        told = f"hour {done} of {hours}" + (f", part {part + 1} of {spans}" if spans > 1 else "")
+        context.report((part + done / hours) / spans, told)
+
+    context.report(part / spans, f"part {part + 1} of {spans}")
+    model, now_ms = context.run.model, context.now_ms()
+    return collect(parts.archive, model, since_ms, until_ms, now_ms, _folder(parts), parts.rules, on_hour)
 
 
 def _folder(parts: Retraining) -> Path:

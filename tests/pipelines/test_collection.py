@@ -96,6 +96,27 @@ def test_hour_by_hour_the_same_counts_as_in_one_piece(archive: Archive, seed: in
     assert msgspec.structs.replace(report, data="") == msgspec.structs.replace(whole, data="")
 
 
+def test_hours_are_told_as_they_are_done_and_who_is_told_may_end_it(archive: Archive, tmp_path: Path) -> None:
+    class EnoughError(Exception):
+        pass
+
+    def enough(done: int, hours: int) -> None:
+        raise EnoughError
+
+    write_events(archive, messy_events())
+    told: list[tuple[int, int]] = []
+    window = (archive, "codesearch", NOW_MS, UNTIL_MS, UNTIL_MS + WITHIN_MS, tmp_path / "judgements", RULES)
+
+    with pytest.raises(EnoughError):
+        collect(*window, enough)
+    assert list((tmp_path / "judgements").rglob("*.parquet")) == []
+
+    collect(*window, lambda done, hours: told.append((done, hours)))
+    hours = len(archive.hours("codesearch", NOW_MS, UNTIL_MS))
+    assert told == [(done, hours) for done in range(1, hours + 1)]
+    assert hours >= 3
+
+
 def test_each_list_is_kept_with_what_was_shown_logged_and_clicked(archive: Archive) -> None:
     features = np.arange(6, dtype="<f4")
     write_events(
