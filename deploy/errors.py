@@ -17,7 +17,7 @@ _HINT = "; try: "
 class SluiceError(Exception):
     """Something could not be done.
 
-    message: what, in one line. hint: the command or change that helps.
+    message: what, in one line. hint: the command or change that helps; empty where the message says it.
     """
 
     exit_code = 1
@@ -28,7 +28,7 @@ class SluiceError(Exception):
         self.hint = hint
 
     def __str__(self) -> str:
-        return f"{self.message}{_HINT}{self.hint}"
+        return f"{self.message}{_HINT}{self.hint}" if self.hint else self.message
 
 
 class AlreadyRunning(SluiceError):
@@ -78,7 +78,7 @@ class Refused(SluiceError):
     """The control API refused a request, in its own words."""
 
     def __init__(self, status: int, reason: str) -> None:
-        super().__init__(reason, "sluice status" if status >= 500 else "what it says")
+        super().__init__(reason, "sluice status" if status >= 500 else "")
         self.status = status
 
     def __str__(self) -> str:
