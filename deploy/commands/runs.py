@@ -97,7 +97,7 @@ def retrain(
     model: Model,
     why: Why,
     since: Annotated[str, typer.Option(help="Clicks from this time on, ISO 8601, UTC unless it says.")] = "",
-    until: Annotated[str, typer.Option(help="And before this one. Default: the usual window, to the last full hour.")] = "",
+    until: Annotated[str, typer.Option(help="And before this one. Default: the usual window, to the full hour.")] = "",
     wait: Annotated[bool, typer.Option("--wait", help="Until its end: 0 succeeded, 1 not, 2 error.")] = False,
     idempotency_key: OnceKey = "",
     as_json: AsJson = False,
