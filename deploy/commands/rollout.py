@@ -14,7 +14,7 @@ from rich.table import Table
 from deploy.commands.promote import AsJson, IfRevision, Model, OnceKey, Why
 from deploy.commands.rank_diff import diff
 from deploy.commands.rollout_gates import aa, explain, newest_rollout, replay, rollout_body, show_plan
-from deploy.commands.rollout_view import LiveRollout, rollout_table
+from deploy.commands.rollout_view import live_rollout, rollout_table
 from deploy.control_client import ControlClient, model_path
 from deploy.errors import SluiceError
 
@@ -209,7 +209,7 @@ def _watch(
     control: ControlClient, model: str, rollout_id: str, live: bool, pause: Callable[[float], None] = time.sleep
 ) -> Any:
     """The report of a rollout that has ended; shown all the way if live."""
-    with LiveRollout(Console() if live else None) as view:
+    with live_rollout(Console() if live else None) as view:
         while True:
             report = _report(control, model, rollout_id)
             view.show(report, time.time_ns() // 1_000_000)

@@ -1,13 +1,12 @@
 """How a rollout is shown: its steps, its traffic, what was counted, and what comes next."""
 
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from rich.console import Console, Group, RenderableType
-from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from deploy.commands.live_view import LiveView
 from deploy.commands.table import duration
 
 _COLOURS = {"passed": "green", "failed": "bold red", "inconclusive": "yellow", "errored": "red"}
@@ -75,34 +74,12 @@ def _figure(value: float | None) -> str:
     return "" if value is None else f"{value:.4g}"
 
 
-class LiveRollout:
-    """Shows reports as they come: live on a terminal, elsewhere a line for each change. console: None for
-    nothing at all."""
+def live_rollout(console: Console | None) -> LiveView:
+    """Reports as they come, see `LiveView`."""
+    return LiveView(console, rollout_table, _line)
 
-    def __init__(self, console: Console | None) -> None:
-        self._console = console
-        self._live = Live(console=console, auto_refresh=False) if console and console.is_terminal else None
-        self._said = ""
 
-    def __enter__(self) -> Self:
-        if self._live:
-            self._live.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._live:
-            self._live.stop()
-
-    def show(self, report: Any, now_ms: int) -> None:
-        """The newest report."""
-        if self._live:
-            self._live.update(rollout_table(report, now_ms), refresh=True)
-        elif self._console:
-            about = report["rollout"]
-            step = about["spec"]["steps"][about["step"]]["name"]
-            line = f"{about['id']} {about['state']} step {step} at {report['weight'] / 10:g} %"
-            if line != self._said:
-                self._said = line
-                self._console.print(line, highlight=False, soft_wrap=True)
+def _line(report: Any) -> str:
+    about = report["rollout"]
+    step = about["spec"]["steps"][about["step"]]["name"]
+    return f"{about['id']} {about['state']} step {step} at {report['weight'] / 10:g} %"

@@ -1,14 +1,13 @@
 """How a run is shown: its steps, how far it is, what came of it, and who did what to it."""
 
 from datetime import UTC, datetime
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from rich.console import Console, Group, RenderableType
-from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from deploy.commands.live_view import LiveView
 from deploy.commands.table import duration
 
 _STATES = {"queued": "yellow", "running": "cyan", "succeeded": "green", "cancelled": "dim", "void": "dim"}
@@ -75,34 +74,13 @@ def _moment(at_ms: int) -> str:
     return datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M")
 
 
-class LiveRun:
-    """Shows a run as it goes: live on a terminal, elsewhere a line for each change. console: None for nothing."""
+def live_run(console: Console | None) -> LiveView:
+    """A run as it goes, see `LiveView`."""
+    return LiveView(console, run_table, _line)
 
-    def __init__(self, console: Console | None) -> None:
-        self._console = console
-        self._live = Live(console=console, auto_refresh=False) if console and console.is_terminal else None
-        self._said = ""
 
-    def __enter__(self) -> Self:
-        if self._live:
-            self._live.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._live:
-            self._live.stop()
-
-    def show(self, found: Any, now_ms: int) -> None:
-        """The newest of it."""
-        if self._live:
-            self._live.update(run_table(found, now_ms), refresh=True)
-        elif self._console:
-            about = found["run"]
-            step = next((one for one in about["steps"] if one["state"] in ("running", "waiting")), about["steps"][-1])
-            told = about["outcome"] or about["error"] or step["saying"]
-            line = " ".join(filter(None, (about["id"], about["state"], step["name"], f"{found['progress']:.0%}", told)))
-            if line != self._said:
-                self._said = line
-                self._console.print(line, highlight=False, soft_wrap=True)
+def _line(found: Any) -> str:
+    about = found["run"]
+    step = next((one for one in about["steps"] if one["state"] in ("running", "waiting")), about["steps"][-1])
+    told = about["outcome"] or about["error"] or step["saying"]
+    return " ".join(filter(None, (about["id"], about["state"], step["name"], f"{found['progress']:.0%}", told)))

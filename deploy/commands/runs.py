@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from deploy.commands.promote import AsJson, Model, OnceKey, Why
-from deploy.commands.run_view import LiveRun, run_table, window_of
+from deploy.commands.run_view import live_run, run_table, window_of
 from deploy.control_client import ControlClient, model_path
 from deploy.errors import SluiceError
 
@@ -151,7 +151,7 @@ def _tell(found: Any, as_json: bool) -> None:
 
 def _watch(control: ControlClient, run_id: str, live: bool, pause: Callable[[float], None] = time.sleep) -> Any:
     """The run when it has ended; shown all the way if live."""
-    with LiveRun(Console() if live else None) as view:
+    with live_run(Console() if live else None) as view:
         while True:
             found = control.get(_path(run_id))
             view.show(found, time.time_ns() // 1_000_000)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from deploy.commands.rollout_view import LiveRollout, rollout_table
+from deploy.commands.rollout_view import live_rollout, rollout_table
 from tests.builders import NOW_MS
 from tests.deploy.control_desk import ControlBench, a_control_bench
 
@@ -74,7 +74,7 @@ def test_an_ended_rollout_says_who_ended_it_and_why(bench: ControlBench) -> None
 def test_without_a_terminal_there_is_a_line_for_each_change(bench: ControlBench) -> None:
     rollout_id = started(bench, STEPS)
     out = io.StringIO()
-    with LiveRollout(Console(file=out, width=160)) as view:
+    with live_rollout(Console(file=out, width=160)) as view:
         for _ in range(2):
             view.show(bench.get(f"/rollouts/{rollout_id}").json(), NOW_MS)
         bench.post(f"/rollouts/{rollout_id}/pause", {"why": "lunch"})
@@ -89,7 +89,7 @@ def test_without_a_terminal_there_is_a_line_for_each_change(bench: ControlBench)
 def test_on_a_terminal_it_is_drawn_in_place(bench: ControlBench) -> None:
     rollout_id = started(bench, STEPS)
     out = io.StringIO()
-    with LiveRollout(Console(file=out, width=160, force_terminal=True)) as view:
+    with live_rollout(Console(file=out, width=160, force_terminal=True)) as view:
         view.show(bench.get(f"/rollouts/{rollout_id}").json(), NOW_MS)
 
     assert "judged" in out.getvalue()

@@ -8,7 +8,7 @@ import httpx
 import pytest
 from rich.console import Console
 
-from deploy.commands.run_view import LiveRun, run_table
+from deploy.commands.run_view import live_run, run_table
 from registry import run_moves
 from registry.contracts.runs import Run
 from registry.runs import RunStore, SqlRuns, edit
@@ -198,7 +198,7 @@ def test_off_a_terminal_a_run_is_a_line_for_each_change(
     run_id = asked(bench)
     found = bench.get(f"/runs/{run_id}").json()
 
-    with LiveRun(Console()) as view:
+    with live_run(Console()) as view:
         view.show(found, NOW_MS)
         view.show(found, NOW_MS + 1000)
 
