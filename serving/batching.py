@@ -121,7 +121,7 @@ class BatchWindow:
         self, waiting: Sequence[Pending[Key, Payload]], rows: int, remaining_s: float, line: Line
     ) -> bool:
         """Whether all that waits goes together, whatever the order: the usual case, and the cheapest."""
-        fits = rows <= self.max_candidates and (len(waiting) == 1 or not waiting[0].alone)
+        fits = rows <= self.max_candidates and (len(waiting) == 1 or not any(pending.alone for pending in waiting))
         return fits and not self.max_wait_s and line[0] + line[1] * rows < remaining_s
 
     def _most_urgent(

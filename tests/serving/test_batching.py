@@ -1,7 +1,7 @@
 """The batch window: a decision about a queue and a clock."""
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from serving.batch_times import LEAST_BATCHES, BatchTimes
@@ -114,6 +114,7 @@ def test_a_batch_has_one_key_and_fits_unless_it_is_one_large_query(window: Batch
 
 
 @given(windows, queues(priorities=3))
+@example(BatchWindow(2), [pending(0, rows=1), pending(1, rows=1, alone=True)])  # of a version that has gone meanwhile
 def test_what_is_not_batchable_goes_alone(window: BatchWindow, waiting: list[Query]) -> None:
     taken = window.take(waiting, 20.0, Shares()).taken
 
