@@ -51,7 +51,7 @@ from pipelines.cleaning import (
     clean,
     merged,
 )
-from pipelines.durable import make_folder, sync_folder
+from pipelines.durable import file_digest, make_folder, replace_file, sync_folder
 from pipelines.errors import DataRefused
 from pipelines.position_bias import debiased_labels
 from pipelines.window_index import DROPPED, KEPT, OF_A_BOT, WindowIndex, hour_of_rankings, index_window
@@ -167,7 +167,7 @@ class Collected:
         """Raises DataRefused if it is not there, damaged or not what its record says."""
         try:
             record = msgspec.json.decode((folder / QUALITY_FILE).read_bytes(), type=Collection)
-            found = {name: _sha256(folder / name) for name in record.files}
+            found = {name: file_digest(folder / name) for name in record.files}
         except (OSError, *UNDECODABLE) as error:
             raise DataRefused(f"{folder}: no collected window ({error}): collect it again") from error
         if changed := sorted(name for name in found if found[name] != record.files[name]):
@@ -237,8 +237,7 @@ def collect(
     temporary.mkdir()
     try:
         record = _Collecting(archive, model, since_ms, until_ms, now_ms, temporary, rules).run(on_hour)
-        _write(temporary / QUALITY_FILE, record.encode())
-        sync_folder(temporary)
+        replace_file(temporary / QUALITY_FILE, record.encode())  # and with it the names of the others
         try:
             temporary.rename(place)
         except OSError:
@@ -323,7 +322,7 @@ class _Collecting:
             quality=quality,
             bias=bias,
             labels=labels,
-            files={name: _sha256(self._folder / name) for name in (LISTS_FILE, LABELS_FILE)},
+            files={name: file_digest(self._folder / name) for name in (LISTS_FILE, LABELS_FILE)},
         )
 
     def _hour(self, table: pa.Table, heard: pa.Table) -> pa.Table:
@@ -501,15 +500,3 @@ def _no_feedback() -> pa.Table:
 
 def _moment(time_ms: int) -> str:
     return datetime.fromtimestamp(time_ms // 1000, UTC).strftime("%Y%m%dT%H%M%S") + f".{time_ms % 1000:03d}"
-
-
-def _write(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

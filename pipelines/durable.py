@@ -1,5 +1,6 @@
 """Files that are either the old or the new one, whatever happens to the process or the machine."""
 
+import hashlib
 import os
 import threading
 from pathlib import Path
@@ -31,7 +32,22 @@ def make_folder(folder: Path) -> None:
 
 def sync_folder(folder: Path) -> None:
     """Makes the folder's entries durable: the names in it, not the files."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    _sync(folder, os.O_RDONLY | os.O_DIRECTORY)
+
+
+def sync_file(path: Path) -> None:
+    """Makes the file's content durable, whoever wrote it."""
+    _sync(path, os.O_RDONLY)
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of the content, 64 digits. Raises OSError."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(path: Path, flags: int) -> None:
+    descriptor = os.open(path, flags)
     try:
         os.fsync(descriptor)
     finally:

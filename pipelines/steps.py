@@ -10,7 +10,6 @@ step that was done and killed before the tables heard of it is found by its fold
 """
 
 import hashlib
-import os
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -19,13 +18,12 @@ from typing import Any
 
 import msgspec
 
-from pipelines.durable import replace_file
+from pipelines.durable import file_digest, replace_file, sync_file, sync_folder
 from pipelines.errors import RunCancelled
 from registry.contracts.errors import UNDECODABLE
 from registry.contracts.runs import Run, RunStep
 
 RESULT_FILE = "step.json"
-_CHUNK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,11 +114,11 @@ def do_step(
     kept = _Kept(dict(result.output), result.outcome, _digests(writing), run.step.redone)
     raw = msgspec.json.encode(kept, order="deterministic")
     for path in _files(writing):
-        _sync(path)
+        sync_file(path)
     replace_file(writing / RESULT_FILE, raw)
     shutil.rmtree(folder, ignore_errors=True)  # damaged, or it would have been found
     writing.rename(folder)
-    _sync(folder.parent)
+    sync_folder(folder.parent)
     shutil.rmtree(scratch, ignore_errors=True)
     return DoneStep(folder, hashlib.sha256(raw).hexdigest(), result)
 
@@ -130,20 +128,4 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _digests(folder: Path) -> dict[str, str]:
-    return {str(path.relative_to(folder)): _digest(path) for path in _files(folder)}
-
-
-def _digest(path: Path) -> str:
-    total = hashlib.sha256()
-    with path.open("rb") as file:
-        while part := file.read(_CHUNK_BYTES):
-            total.update(part)
-    return total.hexdigest()
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    return {str(path.relative_to(folder)): file_digest(path) for path in _files(folder)}
