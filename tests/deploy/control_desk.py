@@ -39,9 +39,10 @@ PATIENCE_S = 30.0
 
 @dataclass
 class ControlBench:
-    """url: of the API. admin: the local key. away: names of what does not answer, `store` or `board`."""
+    """url: of the API. desk: behind it. admin: the local key. away: names of what does not answer, `store` or `board`."""
 
     url: str
+    desk: Desk
     admin: str
     control: SqlControl
     store: MemoryStore
@@ -85,15 +86,16 @@ def a_control_bench(folder: Path, database: str = "") -> Iterator[ControlBench]:
     promoter = Promoter(store, control, board)
     ring = SqlKeyRing(control.engine)
     archive = Archive(folder / "archive")
-    bench = ControlBench("", local_key(folder / "admin.key", ring, NOW_MS), control, store, board, archive)
+    away: set[str] = set()
+    drift = MemoryDriftBoard()
 
     def there() -> ModelStore:
-        if "store" in bench.away:
+        if "store" in away:
             raise StoreUnavailable("MLflow is being loaded: try again in some seconds")
         return store
 
     def publish(model: str) -> None:
-        if "board" in bench.away:
+        if "board" in away:
             raise StoreUnavailable("Redis does not answer")
         promoter.publish([model])
 
@@ -105,17 +107,14 @@ def a_control_bench(folder: Path, database: str = "") -> Iterator[ControlBench]:
     runs = SqlRuns(control.engine)
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    server = ControlServer(
-        build_control_app(
-            Desk(
-                *(control, ring, there, publish, engine_outlook, GatePlanner(archive), runs),
-                closed_days=bench.drift.latest,
-            )
-        ),
-        TcpAddress("127.0.0.1", port),
+    desk = Desk(
+        *(control, ring, there, publish, engine_outlook, GatePlanner(archive), runs),
+        closed_days=drift.latest,
     )
+    admin = local_key(folder / "admin.key", ring, NOW_MS)
+    bench = ControlBench(f"http://127.0.0.1:{port}", desk, admin, control, store, board, archive, away, drift)
+    server = ControlServer(build_control_app(desk), TcpAddress("127.0.0.1", port))
     server.start()
-    bench.url = f"http://127.0.0.1:{port}"
     try:
         yield bench
     finally:
