@@ -9,8 +9,8 @@ import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Generic, TypeVar
 
-from serving import metrics
-from serving.errors import RankingError, ReplicaLost
+from serving.errors import RankingError, ReplicaFailed, ReplicaLost
+from serving.flow.retries import Attempts
 from serving.frames import LoadedVersion
 from serving.permits import Permits
 
@@ -46,7 +46,7 @@ class Begun(Generic[Answer]):
     """The pool's `Waiter` for one query; holds a permit from `start` to its end.
 
     deadline_s: by the clock. settle: from the worker's reply and the version that gave it to the
-    answer. again: the long way, with so many milliseconds left, after the replica was lost.
+    answer. again: the long way, with so many milliseconds left, after the replica was lost or failed.
     refused: told of an error that ends the query, for the count. done: told the outcome, once,
     unless the caller leaves.
     """
@@ -71,7 +71,7 @@ class Begun(Generic[Answer]):
         clock: Callable[[], float],
         deadline_s: float,
         settle: Callable[[Any, LoadedVersion], Answer],
-        again: Callable[[int], Awaitable[Answer]],
+        again: Callable[[int, Attempts], Awaitable[Answer]],
         refused: Callable[[RankingError], None],
         done: Callable[[Answer | RankingError], None],
     ) -> None:
@@ -106,17 +106,17 @@ class Begun(Generic[Answer]):
         """See `Waiter`."""
         self._finish()
         left_ms = int((self._deadline_s - self._clock()) * 1000)
-        if isinstance(error, ReplicaLost) and left_ms > 0:
-            metrics.RETRIES.inc()
-            self._task = asyncio.get_running_loop().create_task(self._go_again(left_ms))
+        if isinstance(error, ReplicaLost | ReplicaFailed) and left_ms > 0:
+            attempts = Attempts(tries=1).failed(error)
+            self._task = asyncio.get_running_loop().create_task(self._go_again(left_ms, attempts))
             return
         self._refused(error)
         self._done(error)
 
-    async def _go_again(self, left_ms: int) -> None:
+    async def _go_again(self, left_ms: int, attempts: Attempts) -> None:
         outcome: Answer | RankingError
         try:
-            outcome = await self._again(left_ms)
+            outcome = await self._again(left_ms, attempts)
         except RankingError as error:
             outcome = error
         self._done(outcome)

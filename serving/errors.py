@@ -2,6 +2,7 @@
 
 ```
 RankingError              500  INTERNAL
+  ReplicaFailed           500  INTERNAL            it, or the model, broke; tried once more on another replica
   QueryRefused            400  INVALID_ARGUMENT    names the field and the rule
     UnknownModel          404  NOT_FOUND
     WrongMethod           405  UNIMPLEMENTED
@@ -24,6 +25,14 @@ class RankingError(Exception):
 
     status = 500
     retry_after_s: float | None = None
+
+
+class ReplicaFailed(RankingError):
+    """The replica could not answer the query, by its own or the model's fault. process: see `ReplicaLost`."""
+
+    def __init__(self, message: str, process: tuple[str, int] = ("", 0)) -> None:
+        super().__init__(message)
+        self.process = process
 
 
 class QueryRefused(RankingError):
@@ -84,7 +93,11 @@ class PlansUnknown(ReplicaUnhealthy):
 
 
 class ReplicaLost(ReplicaUnhealthy):
-    """The connection to the replica broke while it held the query."""
+    """The connection to the replica broke while it held the query. process: its address and process id, if known."""
+
+    def __init__(self, message: str, process: tuple[str, int] = ("", 0)) -> None:
+        super().__init__(message)
+        self.process = process
 
 
 class RemoteUnfit(ReplicaUnhealthy):

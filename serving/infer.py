@@ -12,6 +12,7 @@ from registry.contracts.traffic import TrafficPlan
 from serving import metrics, statistics
 from serving.begun import Begun
 from serving.errors import QueryRefused, RankingError, ReplicaUnhealthy, UnknownModel
+from serving.flow.retries import Attempts
 from serving.frames import LoadedVersion
 from serving.permits import Permits
 from serving.rank import Ranker
@@ -108,15 +109,15 @@ class InferService:
         self._queue = HistogramTally(metrics.STAGE_SECONDS.labels("queue")).observe
         self._device = HistogramTally(metrics.STAGE_SECONDS.labels("device")).observe
 
-    async def infer(self, query: InferQuery) -> InferAnswer:
-        """One answer. Raises RankingError."""
+    async def infer(self, query: InferQuery, attempts: Attempts | None = None) -> InferAnswer:
+        """One answer. attempts: what the query has behind it. Raises RankingError."""
         plan, route = self._ranker.plans.get(query.model), None
         try:
             with self._permits.one():
                 plan = self._plan(query.model)
                 if query.version is None:
                     route = self._ranker.router.of_tensors(plan, query.unit)
-                    return await self._answer(query, plan, route, route.version)
+                    return await self._answer(query, plan, route, route.version, attempts)
                 self._check_version(query.version, plan)
                 return await self._answer(query, plan, None, query.version)
         except RankingError as error:
@@ -138,9 +139,9 @@ class InferService:
         def settle(reply: InferredReply, loaded: LoadedVersion) -> InferAnswer:
             return self._settle(query, plan, route, route.version, loaded, reply, began_s)
 
-        def again(left_ms: int) -> Awaitable[InferAnswer]:
+        def again(left_ms: int, attempts: Attempts) -> Awaitable[InferAnswer]:
             query.deadline_ms = left_ms
-            return self.infer(query)
+            return self.infer(query, attempts)
 
         def refused(error: RankingError) -> None:
             self._ranker.count_refused(query.model, plan, route, error)
@@ -260,11 +261,18 @@ class InferService:
         if version not in plan.versions() and not self._pool.has(plan.model, version):
             raise _not_loaded(plan.model, version, self._held(plan.model))
 
-    async def _answer(self, query: InferQuery, plan: TrafficPlan, route: Route | None, version: int) -> InferAnswer:
+    async def _answer(
+        self,
+        query: InferQuery,
+        plan: TrafficPlan,
+        route: Route | None,
+        version: int,
+        attempts: Attempts | None = None,
+    ) -> InferAnswer:
         began_s = self._clock()
         deadline_s = began_s + query.deadline_ms / 1000
         reply, loaded = await self._pool.infer(
-            query.model, version, deadline_s, functools.partial(build_infer, query, max_rows=self._max_rows)
+            query.model, version, deadline_s, functools.partial(build_infer, query, max_rows=self._max_rows), attempts
         )
         return self._settle(query, plan, route, version, loaded, reply, began_s)
 

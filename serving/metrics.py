@@ -61,7 +61,22 @@ REPLICAS = Gauge(  # with a label, or the zeros of processes without replicas wo
     ["state"],
     multiprocess_mode="livemin",
 )
-RETRIES = Counter("serving_replica_retries", "Queries sent again because their replica was lost.")
+RETRIES = Counter("serving_replica_retries", "Queries sent again because their replica was lost or failed.")
+RETRIES_REFUSED = Counter(
+    "serving_refused_retries",
+    "Queries whose replica was lost or failed that were not sent again: budget, tries, deadline, or alone.",
+    ["reason"],
+)
+HEDGES = Counter(
+    "serving_hedged_queries",
+    "Queries sent to a second replica because the first was slow; won: the second answered first.",
+    ["outcome"],
+)
+DEADLINES = Counter(
+    "serving_passed_deadlines",
+    "Queries dropped because their deadline passed, or was sure to, by the stage that dropped them.",
+    ["stage"],
+)
 
 EVENTS_LOGGED = Counter("serving_events_logged", "Events written to the journal.", ["kind"])
 EVENTS_DROPPED = Counter("serving_events_dropped", "Events lost because the journal was full: alarm on any.", ["kind"])

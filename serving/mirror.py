@@ -75,7 +75,7 @@ class Mirror:
         waiter = _Mirrored(functools.partial(self._end, query, ranking, experiment, sent_s))
         self.in_flight += 1
         try:
-            sent = self._pool.begin(query.model, experiment.version, sent_s + self._deadline_s, build, waiter)
+            sent = self._pool.begin(query.model, experiment.version, sent_s + self._deadline_s, build, waiter, False)
             if sent is None:
                 waiter.set_exception(ReplicaUnhealthy(f"no replica holds {query.model}@{experiment.version}"))
         except RankingError as error:  # the version has not all columns that the query names

@@ -20,6 +20,7 @@ from serving.begun import Begun, in_task
 from serving.errors import DeadlineExceeded, PlansUnknown, QueryRefused, RankingError, UnknownModel
 from serving.event_log import EventLog
 from serving.exploration import Exploration
+from serving.flow.retries import Attempts
 from serving.frames import LoadedVersion, RankedReply, ScoreRequest
 from serving.permits import Permits
 from serving.plan_gauges import PlanGauges
@@ -156,15 +157,22 @@ class Ranker:
         """The model with this tag in its ranking ids."""
         return next((model for model, known in self._tags.items() if known == tag), None)
 
-    async def rank(self, query: RankQuery, way: tuple[TrafficPlan, Route] | None = None) -> Ranking:
-        """One answer, logged. way: if it is found already. Raises RankingError, having logged no exposure."""
+    async def rank(
+        self, query: RankQuery, way: tuple[TrafficPlan, Route] | None = None, attempts: Attempts | None = None
+    ) -> Ranking:
+        """One answer, logged. way: if it is found already. attempts: what the query has behind it.
+
+        Raises RankingError, having logged no exposure.
+        """
         plan, route = way or (None, None)
         try:
             with self._permits.one():
                 if plan is None or route is None:
                     plan = self.plan_of(query.model)
                     route = self.router.of(plan, query.unit, query.version)
-                return await (self._draft if route.drafted else self._answer)(query, plan, route)
+                if route.drafted:
+                    return await self._draft(query, plan, route)
+                return await self._answer(query, plan, route, attempts)
         except RankingError as error:
             self.count_refused(query.model, plan, route, error)
             raise
@@ -192,9 +200,9 @@ class Ranker:
             shown = self._explored(query, plan, route, reply) if plan.explore_share else as_ranked(reply)
             return self._settle(query, plan, route, loaded, reply, shown, began_s)
 
-        def again(left_ms: int) -> Awaitable[Ranking]:
+        def again(left_ms: int, attempts: Attempts) -> Awaitable[Ranking]:
             query.deadline_ms = left_ms
-            return self.rank(query)
+            return self.rank(query, attempts=attempts)
 
         def refused(error: RankingError) -> None:
             self.count_refused(query.model, plan, route, error)
@@ -211,12 +219,14 @@ class Ranker:
             return None
         return None if take_back is None else begun.start(take_back)
 
-    async def _answer(self, query: RankQuery, plan: TrafficPlan, route: Route) -> Ranking:
+    async def _answer(
+        self, query: RankQuery, plan: TrafficPlan, route: Route, attempts: Attempts | None = None
+    ) -> Ranking:
         began_s = self._clock()
         deadline_s = began_s + query.deadline_ms / 1000
         rows = exploration_of(query, plan).rows if route.explored else query.top_k
         reply, loaded = await self._pool.score(
-            query.model, route.version, deadline_s, lambda loaded: build_request(query, loaded, rows)
+            query.model, route.version, deadline_s, lambda loaded: build_request(query, loaded, rows), attempts
         )
         shown = self._explored(query, plan, route, reply) if plan.explore_share else as_ranked(reply)
         return self._settle(query, plan, route, loaded, reply, shown, began_s)
