@@ -13,6 +13,7 @@ RankingError              500  INTERNAL
   ReplicaUnhealthy        503  UNAVAILABLE         no replica holds the version
     PlansUnknown          503                      just started, and Redis is away
     ReplicaLost           503                      it died with the query; retried, rarely seen
+    BelowStandard         503                      could only be answered by less than the settings allow
     EventLogFull          503                      feedback cannot be kept safe now
   ControlAway             503  UNAVAILABLE         the controller does not answer; queries go on
   DeadlineExceeded        504  DEADLINE_EXCEEDED
@@ -102,6 +103,10 @@ class ReplicaLost(ReplicaUnhealthy):
 
 class RemoteUnfit(ReplicaUnhealthy):
     """The model on the remote server is gone, or is not what was registered."""
+
+
+class BelowStandard(ReplicaUnhealthy):
+    """The answer would have done without more than the settings allow."""
 
 
 class EventLogFull(ReplicaUnhealthy):

@@ -11,7 +11,7 @@ from registry.contracts.manifest import TensorSpec
 from registry.contracts.traffic import TrafficPlan
 from serving import metrics, statistics
 from serving.begun import Begun
-from serving.errors import QueryRefused, RankingError, ReplicaUnhealthy, UnknownModel
+from serving.errors import Overloaded, QueryRefused, RankingError, ReplicaUnhealthy, UnknownModel
 from serving.flow.retries import Attempts
 from serving.frames import LoadedVersion
 from serving.permits import Permits
@@ -113,8 +113,8 @@ class InferService:
         """One answer. attempts: what the query has behind it. Raises RankingError."""
         plan, route = self._ranker.plans.get(query.model), None
         try:
-            with self._permits.one():
-                plan = self._plan(query.model)
+            plan = self._plan(query.model)
+            with self._permits.one(query.model, query.deadline_ms / 1000, self._clock):
                 if query.version is None:
                     route = self._ranker.router.of_tensors(plan, query.unit)
                     return await self._answer(query, plan, route, route.version, attempts)
@@ -134,7 +134,8 @@ class InferService:
         if plan is None or query.version is not None or not self.may_begin(query.model):
             return None
         route, began_s = self._ranker.router.of_tensors(plan, query.unit), self._clock()
-        deadline_s = began_s + query.deadline_ms / 1000
+        allowed_s = query.deadline_ms / 1000
+        deadline_s = began_s + allowed_s
 
         def settle(reply: InferredReply, loaded: LoadedVersion) -> InferAnswer:
             return self._settle(query, plan, route, route.version, loaded, reply, began_s)
@@ -146,7 +147,7 @@ class InferService:
         def refused(error: RankingError) -> None:
             self._ranker.count_refused(query.model, plan, route, error)
 
-        begun = Begun(self._permits, self._clock, deadline_s, settle, again, refused, done)
+        begun = Begun(self._permits, query.model, self._clock, allowed_s, deadline_s, settle, again, refused, done)
 
         def build(loaded: LoadedVersion) -> InferRequest:
             begun.loaded = loaded
@@ -161,7 +162,11 @@ class InferService:
     def may_begin(self, model: str) -> bool:
         """Whether a query for the model may be begun now, as far as that can be told without the query."""
         ranker = self._ranker
-        return model in ranker.plans and model not in ranker.held_back and self._permits.free
+        return model in ranker.plans and model not in ranker.held_back and self._permits.free(model)
+
+    def refused_now(self, model: str) -> Overloaded | None:
+        """See `Ranker.refused_now`."""
+        return self._ranker.refused_now(model)
 
     def _count_named(self, model: str) -> None:
         """An answer by the version in the path: of no arm."""

@@ -62,7 +62,7 @@ class Mirror:
         if self.in_flight >= self._max_in_flight:
             metrics.MIRRORED.labels(query.model, "dropped_full").inc()
             return
-        if self._permits.half_taken:
+        if self._permits.busy(query.model):
             metrics.MIRRORED.labels(query.model, "dropped_busy").inc()
             return
         sent_s = self._clock()

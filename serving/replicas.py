@@ -24,11 +24,12 @@ from serving import metrics
 from serving.addresses import check_peer, parse_address
 from serving.arena import Arena
 from serving.balance import choose
+from serving.breaker import State
 from serving.errors import DeadlineExceeded, ReplicaFailed, ReplicaLost, ReplicaUnhealthy
 from serving.flow.hedging import HedgeRule, Latencies
 from serving.flow.retries import Attempts, Process, RetryBudget, RetryRule, refusal
 from serving.frames import LoadedVersion, PrefetchRequest, RankedReply, ScoreRequest, encode_arena, encode_cancel
-from serving.health import FleetHealth
+from serving.health import Condition, FleetHealth
 from serving.link import Link, Outstanding, Replica, Waiter
 from serving.silence import SilenceRule
 from serving.statistics import VersionStatistics
@@ -57,13 +58,16 @@ class _Flow:
     usual_s: float | None = None
 
 
+_BREAKERS = {Condition.IN: State.CLOSED, Condition.EJECTED: State.OPEN, Condition.PROBED: State.HALF_OPEN}
+
+
 class ReplicaPool:
     """All replicas of a gateway.
 
     addresses: as in `addresses`. Must be started in the loop that uses it. clock: seconds; not the
     loop's, which uvloop reads once a turn and in whole milliseconds. arena_bytes: for tensors on
     their way to one replica; what finds no room goes over the socket. retry, hedge: the rules of `flow`.
-    calm: whether there is room for queries that are sent twice. coins: for pauses.
+    calm: whether there is room for queries of a model that are sent twice. coins: for pauses.
     """
 
     def __init__(
@@ -73,7 +77,7 @@ class ReplicaPool:
         arena_bytes: int = ARENA_BYTES,
         retry: RetryRule | None = None,
         hedge: HedgeRule | None = None,
-        calm: Callable[[], bool] = lambda: True,
+        calm: Callable[[str], bool] = lambda model: True,
         coins: random.Random | None = None,
     ) -> None:
         self._clock, self._arena_bytes = clock, arena_bytes
@@ -121,6 +125,10 @@ class ReplicaPool:
     def ejected(self) -> list[str]:
         """Addresses of replicas that are left out because they do far worse than their peers."""
         return self._health.ejected(self._clock())
+
+    def breaker(self, replica: Replica) -> State:
+        """The replica's: open while it is left out, half open while it is tried again."""
+        return _BREAKERS[self._health.condition(replica.address, self._clock())]
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> None:
         task = self._loop.create_task(work)
@@ -278,6 +286,8 @@ class ReplicaPool:
         """Waits before a query is sent again. Raises its last error if it may not be."""
         error, now_s = attempts.error, self._clock()
         assert error is not None
+        if not isinstance(error, ReplicaLost | ReplicaFailed):
+            raise error
         flow = self._flow(model)
         elsewhere = isinstance(error, ReplicaFailed) and not self._held_beyond(model, version, attempts.lost_by)
         pause_s = self._retry.pause_s(attempts.tries, self._coins.random())
@@ -362,7 +372,7 @@ class ReplicaPool:
     ) -> None:
         """Sends a query that takes longer than usual to another replica as well, once, if one is well and no busier."""
         left_s = waiting.deadline_s - now_s
-        if not self._hedge_rule.is_due(now_s - waiting.sent_s, flow.usual_s, left_s):
+        if not self._hedge_rule.is_due(now_s - waiting.sent_s, flow.usual_s, left_s) or not self._calm(loaded.model):
             return
         held = self.holder(loaded.model, loaded.version, (slow.process,))
         if held is None:
@@ -481,14 +491,16 @@ class ReplicaPool:
                 look_at_s = now_s + LOOK_S
                 for flow in self._flows.values():
                     flow.usual_s = flow.latencies.look(now_s)
-            calm = several and self._hedge_rule.on and self._calm()
+                states = [self.breaker(replica) for replica in self.replicas]
+                for state in (State.OPEN, State.HALF_OPEN):
+                    metrics.REPLICA_BREAKERS.labels(state.value).set(states.count(state))
             for replica in (*self.replicas, *self._leaving):
                 for waiting in replica.outstanding.values():
                     if waiting.deadline_s < now_s and not waiting.answer.done():
                         self._health.failed(replica.address, now_s)
                         metrics.DEADLINES.labels("device").inc()
                         waiting.answer.set_exception(DeadlineExceeded("the deadline passed while the model worked"))
-                if calm:
+                if several and self._hedge_rule.on:
                     for waiting in list(replica.outstanding.values()):
                         if waiting.hedge is not None and not waiting.answer.done():
                             waiting.hedge(waiting, now_s)

@@ -6,7 +6,7 @@ Blog, 2015; retry budgets, Google, "Site Reliability Engineering", chapter 21, 2
 
 from dataclasses import dataclass, field
 
-from serving.errors import ReplicaFailed, ReplicaLost
+from serving.errors import RankingError, ReplicaFailed, ReplicaLost
 
 Process = tuple[str, int]
 """A replica's address and process id: started again it is another."""
@@ -74,12 +74,13 @@ class Attempts:
 
     tries: int = 0
     lost_by: set[Process] = field(default_factory=set)
-    error: ReplicaLost | ReplicaFailed | None = None
+    error: RankingError | None = None
 
-    def failed(self, error: ReplicaLost | ReplicaFailed) -> "Attempts":
+    def failed(self, error: RankingError) -> "Attempts":
         """One more try came to nothing. Returns itself."""
         self.error = error
-        self.lost_by.add(error.process)
+        if isinstance(error, ReplicaLost | ReplicaFailed):
+            self.lost_by.add(error.process)
         return self
 
 

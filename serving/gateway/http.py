@@ -190,6 +190,9 @@ class HotRoutes:
         self, model: str, body: Body, headers: Headers, answered: Callable[[Answer], None]
     ) -> Callable[[], None] | None:
         """See `Begin`."""
+        if (refused := self._ranker.refused_now(model)) is not None:
+            answered(answer_of(refused))
+            return told_already
         try:
             query = self._read_rank(model, body, headers, self._trace_id(headers.get(b"traceparent", b"")))
         except QueryRefused:
@@ -256,6 +259,10 @@ class HotRoutes:
         if found := _TRACEPARENT.fullmatch(traceparent):
             return found[1].decode()
         return f"{self._random.getrandbits(128):032x}"
+
+
+def told_already() -> None:
+    """Takes back a request that was answered before it was begun."""
 
 
 def answer_of(error: RankingError) -> Answer:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from serving import metrics
 from serving.compression import WORTH_A_THREAD_BYTES, compressed, decompressed, wanted_encoding
 from serving.errors import QueryRefused, RankingError, UnknownModel
-from serving.gateway.http import Answer, Headers, answer_of
+from serving.gateway.http import Answer, Headers, answer_of, told_already
 from serving.gateway.oip_request import ParsedInfer, read_binary, read_infer
 from serving.gateway.oip_response import write_infer
 from serving.infer import InferAnswer, InferService
@@ -55,6 +55,9 @@ class OipInfer:
     ) -> Callable[[], None] | None:
         """See `http.Begin`. For requests that are not compressed: binary both ways in a layout that is
         known, or all JSON."""
+        if (refused := self._service.refused_now(model)) is not None:
+            answered(answer_of(refused))
+            return told_already
         if b"content-encoding" in headers or b"accept-encoding" in headers:
             return None
         parsed = self._read(model, body, headers.get(_HEADER_LENGTH))

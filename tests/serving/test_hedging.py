@@ -180,7 +180,7 @@ def test_nothing_is_sent_twice_where_it_may_not_be(rule: HedgeRule, calm: bool) 
             programs[0].let_go.set()
             await asyncio.gather(*answers)
 
-        with_a_known_latency(replicas, scenario, rule, calm=lambda: calm)
+        with_a_known_latency(replicas, scenario, rule, calm=lambda model: calm)
         assert hedged("sent") == sent
 
 
