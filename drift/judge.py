@@ -6,7 +6,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from drift import statistics
+from drift import corrections, statistics
 from drift.moments import FloatArray
 from drift.reference import Aspect, Reference
 from drift.settings import Rule
@@ -144,7 +144,7 @@ def _findings(window: Window, reference: Reference, rule: Rule) -> tuple[Finding
     p_values = statistics.two_sided_p(difference, error)
 
     floors = np.array([_floor(aspect, rule) for aspect in reference.aspects])
-    moved = statistics.benjamini_hochberg(p_values, rule.alpha) & (np.abs(effect) >= floors)
+    moved = corrections.benjamini_hochberg(p_values, rule.alpha) & (np.abs(effect) >= floors)
     columns = (reference.mean, current.mean, effect, error / unit, p_values, moved)
     return tuple(
         Finding(name, aspect, *numbers)
