@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -307,6 +308,7 @@ class Ranker:
                 teams=shown.teams,
                 team_version=shown.team_version,
                 explored=shown.explored,
+                row_age_s=None if math.isnan(reply.row_age_s) else reply.row_age_s,
             )
         )
         stages_ms = self._observe(reply, total_s)

@@ -31,7 +31,8 @@ class RankingEvent(msgspec.Struct, frozen=True, array_like=True, tag="ranking"):
     experiment: whose arm this was, empty in the champion's; outside, the one that had the unit and could
     not serve it (`degraded` says so), else empty. teams: of an interleaved list, one byte per
     shown item: 0 drafted by the champion, 1 by `team_version`, the experiment's. explored: the coin
-    fell for a swap.
+    fell for a swap. row_age_s: how long ago the candidates' stored rows were written, on average; None if none
+    of them had one.
     """
 
     schema: int
@@ -60,6 +61,7 @@ class RankingEvent(msgspec.Struct, frozen=True, array_like=True, tag="ranking"):
     teams: bytes = b""
     team_version: int = 0
     explored: bool = False
+    row_age_s: float | None = None
 
     @property
     def event_id(self) -> str:

@@ -52,6 +52,7 @@ def rankings(draw: st.DrawFn) -> RankingEvent:
         teams=draw(st.binary(max_size=4)),
         team_version=draw(numbers),
         explored=draw(st.booleans()),
+        row_age_s=draw(st.none() | reals),
     )
 
 
