@@ -1,8 +1,11 @@
 """What the monitor can be told. Every value is checked when the process starts."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import msgspec
+
+from drift.windows.segments import Segments
 
 _RANK_DIFF = "rank_diff"
 
@@ -182,6 +185,7 @@ class MonitorSettings:
     window_s: length of a window, by the time events happened. lateness_s: how long after its end
     a window waits for stragglers. save_every_s: between snapshots; what arrived since comes again
     after a crash. entries_a_read: the most entries between two looks at the clock. shift: of closed days.
+    segments: of models whose rankings are counted apart too, by model.
     """
 
     rule: Rule = field(default_factory=Rule)
@@ -192,6 +196,7 @@ class MonitorSettings:
     wait_s: float = 1.0
     retry_s: float = 1.0
     shift: ShiftSettings = field(default_factory=ShiftSettings)
+    segments: Mapping[str, Segments] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         _require(1 <= self.window_s <= 86_400 * 31, "window_s", self.window_s, "1 <= s <= 2678400")

@@ -1,7 +1,6 @@
 """What tells two stretches of traffic apart: features by name, and how well quiet days are told apart."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import msgspec
 import numpy as np

@@ -58,8 +58,9 @@ class Lists:
 
 @dataclass(frozen=True, slots=True)
 class TestSettings:
-    """folds: each holds lists out that the others are learnt from. most_lists: of each side, and most_rows of each list,
-    drawn from those given. trees, leaves: of the classifier. permutations: that the p-value is of, and so its smallest is 1 / (that + 1).
+    """folds: each holds lists out that the others are learnt from. most_lists: of each side, and most_rows of each
+    list, drawn from those given. trees, leaves: of the classifier. permutations: that the p-value is of, and so its
+    smallest is 1 / (that + 1).
     """
 
     folds: int = 4
