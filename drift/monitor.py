@@ -213,3 +213,13 @@ def _show(verdict: DriftVerdict) -> None:
             metrics.ZERO_SHARE.labels(*arm, finding.quantity).set(finding.current)
     for shape in verdict.shapes:
         metrics.PSI.labels(*arm, shape.quantity).set(shape.psi)
+        metrics.PSI_EXCESS.labels(*arm, shape.quantity).set(shape.psi - shape.psi_by_chance)
+        metrics.KS.labels(*arm, shape.quantity).set(shape.ks)
+        metrics.WASSERSTEIN.labels(*arm, shape.quantity).set(shape.wasserstein)
+        metrics.SPREAD.labels(*arm, shape.quantity).set(shape.spread)
+    for codes in verdict.categories:
+        metrics.JENSEN_SHANNON.labels(*arm, codes.quantity).set(codes.jensen_shannon)
+        metrics.NEW_CATEGORIES.labels(*arm, codes.quantity).set(codes.new_share)
+    if (ages := verdict.row_ages) is not None:
+        for quantile, age_s in (("0.5", ages.p50_s), ("0.95", ages.p95_s), ("0.99", ages.p99_s)):
+            metrics.ROW_AGE.labels(*arm, quantile).set(float("nan") if age_s is None else age_s)

@@ -6,7 +6,7 @@ import msgspec
 import numpy as np
 
 from drift import statistics
-from drift.joint.two_sample import Lists, TestSettings, ToldApart, tell_apart
+from drift.joint.two_sample import FeatureArray, Lists, TestSettings, ToldApart, tell_apart
 from drift.moments import FloatArray
 
 ALPHA = 0.01
@@ -118,7 +118,7 @@ def _lost(found: ToldApart, dropped: Sequence[int], seed: int) -> FloatArray:
     return lost / len(found.held_out)
 
 
-def _figures(reference: FloatArray, current: FloatArray) -> tuple[float, float, float]:
+def _figures(reference: FeatureArray, current: FeatureArray) -> tuple[float, float, float]:
     """Shift of the mean, KS distance, change of the missing share; 0 where a side has no values."""
     before, after = (side[np.isfinite(side)].astype(np.float64) for side in (reference, current))
     missing = (1 - len(after) / len(current)) - (1 - len(before) / len(reference))

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drift.errors import UnreadableSketch
-from drift.moments import Moments
+from drift.moments import FloatArray, Moments
 from drift.sketches.traffic import SketchState, TrafficSketch
 from drift.windows.batch import Batch
 from drift.windows.reference import Reference
@@ -108,6 +108,21 @@ class Window:
                 if part.sketch is not None:
                     merged.sketch = part.sketch if merged.sketch is None else merged.sketch.merge(part.sketch)
         return merged
+
+    def design_effect(self) -> FloatArray:
+        """(quantities,): how many times larger the variance of a mean is for rows coming in lists.
+
+        Measured as the ratio-estimate variance over the one that independent rows would have. A window in which a
+        quantity never varies (a rare value that did not come up) tells nothing of it: then the rows of a list are taken
+        as all alike.
+
+        Source: Kish, Survey Sampling, 1965, chapters 5 and 6.
+        """
+        rows, lists = self.pooled, self.blocks
+        correction = self.lists / max(self.lists - 1, 1)
+        alike = lists.weight / np.where(rows.weight > 0, rows.weight, 1.0)
+        measured = correction * lists.spread_about(rows.mean) / np.where(rows.spread > 0, rows.spread, 1.0)
+        return np.where(rows.spread > 0, measured, alike)
 
     def state(self) -> WindowState:
         """What `restore` makes this window of."""

@@ -361,3 +361,27 @@ def test_a_damaged_file_is_put_aside_and_watches_start_anew(platform: Platform, 
 
     assert platform.latest().days == 1
     assert repr(platform.watches()) == "<DayWatches [2 watches | 2 records to tell]>"
+
+
+def test_a_day_shows_its_figures_whoever_read_its_halves(platform: Platform) -> None:
+    """Half of the day is read by a monitor that is killed, with a snapshot of what it knew."""
+    events = a_day(0, {"rare_of_query": 4.0}, row_age_s=30.0, degraded=("stale_rows:1/12",))
+    platform.see(events[:30], 0)
+    platform.see(events[30:], 1)
+
+    record = platform.latest()
+    figures = {one.quantity: one for one in record.figures}
+    assert figures["rare_of_query"].new_share == 1.0
+    assert figures["rare_of_query"].newcomers[0] == "rare_of_query=4"
+    assert abs(figures["of_item"].psi) < 0.5
+    assert figures["of_item"].jensen_shannon is None
+    assert record.row_ages is not None
+    assert (record.row_ages.p50_s, record.row_ages.p99_s) == (30.0, 30.0)
+    assert record.row_ages.lacking == {"stale_rows": 1.0}
+    [report] = DayReports(platform.folder / "reports").read("codesearch")
+    assert [one.quantity for one in report.categories] == ["rare_of_query"]
+    assert report.row_ages == record.row_ages
+    assert all(shape.quantiles for shape in report.shapes)
+    confidence = platform.latest("confidence")
+    assert {one.quantity for one in confidence.figures} == {"ranking:margin", "ranking:entropy"}
+    assert confidence.row_ages is None

@@ -11,7 +11,7 @@ from drift.sketches.traffic import LISTS, OF_LISTS, SketchState, TrafficSketch
 from drift.windows.reference import Reference
 from registry.contracts.events import RankingEvent
 from registry.contracts.profile import MOST_CATEGORIES, Distribution, describe
-from tests.drift.traffic import COLUMNS, PROFILE, SHOWN, Traffic, in_parts
+from tests.drift.traffic import COLUMNS, PROFILE, Traffic, in_parts
 
 REFERENCE = Reference.of(PROFILE)
 
