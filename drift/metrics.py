@@ -53,6 +53,12 @@ SPREAD = Gauge(
     _QUANTITY,
     multiprocess_mode="mostrecent",
 )
+SEASON_SHIFT = Gauge(
+    "drift_season_shift_deviations",
+    "Shift of a quantity's mean from the same hour of earlier weeks, in reference standard deviations.",
+    _QUANTITY,
+    multiprocess_mode="mostrecent",
+)
 JENSEN_SHANNON = Gauge(
     "drift_jensen_shannon_distance",
     "Jensen-Shannon distance of a feature's categories from the profile's.",

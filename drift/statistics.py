@@ -55,9 +55,8 @@ def psi_by_chance(
     array([0.025])
     """
     used = ((reference_counts + current_counts) > 0).sum(axis=1)
-    n, m = reference_counts.sum(axis=1), current_counts.sum(axis=1)
-    with np.errstate(divide="ignore"):
-        expected = np.maximum(used - 1, 0) * (1.0 / n + 1.0 / m) * design_effect
+    n, m = (np.maximum(counts.sum(axis=1), 1) for counts in (reference_counts, current_counts))
+    expected = np.maximum(used - 1, 0) * (1.0 / n + 1.0 / m) * design_effect
     by_chance: FloatArray = np.where(_comparable(reference_counts, current_counts), expected, np.nan)
     return by_chance
 

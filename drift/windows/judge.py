@@ -8,6 +8,7 @@ import numpy as np
 from drift import corrections, statistics
 from drift.moments import FloatArray
 from drift.settings import Rule
+from drift.windows.hours import SeasonShift
 from drift.windows.reference import Aspect, Reference
 from drift.windows.shapes import CategoryShift, Shape, categories_of, row_ages_of, shapes_of
 from drift.windows.window import Window
@@ -42,7 +43,7 @@ class DriftVerdict(msgspec.Struct, frozen=True):
     start_ms, end_ms: the window, ms since the epoch. reasons: in words, empty if it passed.
     rankings: that came; lists: that could be counted. profile_digest: SHA-256 of the reference,
     empty if none was found. findings, shapes, categories: empty if nothing could be counted. row_ages: None without
-    a sketch. Of all these, findings alone decide.
+    a sketch. season: beside the same hours of earlier weeks. Of all these, findings alone decide.
     """
 
     model: str
@@ -61,10 +62,11 @@ class DriftVerdict(msgspec.Struct, frozen=True):
     schema: int = 1
     categories: tuple[CategoryShift, ...] = ()
     row_ages: RowAges | None = None
+    season: tuple[SeasonShift, ...] = ()
 
 
-def judge(window: Window, rule: Rule) -> DriftVerdict:
-    """The verdict on a window.
+def judge(window: Window, rule: Rule, season: tuple[SeasonShift, ...] = ()) -> DriftVerdict:
+    """The verdict on a window. season: the same hours of earlier weeks beside it.
 
     - `errored`: no reference profile, or rankings that do not fit it;
     - `failed`: a quantity moved, as `Finding` defines it;
@@ -93,6 +95,7 @@ def judge(window: Window, rule: Rule) -> DriftVerdict:
         shapes=shapes,
         categories=categories_of(window, reference) if reference else (),
         row_ages=row_ages_of(window),
+        season=season,
     )
 
 
