@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import math
 import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -400,6 +401,7 @@ class Ranker:
                 teams=shown.teams,
                 team_version=shown.team_version,
                 explored=shown.explored,
+                row_age_s=None if math.isnan(reply.row_age_s) else reply.row_age_s,
             )
         )
         self._note(query, ranking_id, route.version, degraded, stages_ms)
