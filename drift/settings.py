@@ -221,7 +221,7 @@ def parse_monitor(text: str) -> MonitorSettings:
     return MonitorSettings(shift=ShiftSettings(**told), **of_windows)  # type: ignore[arg-type]
 
 
-_OF_WINDOWS: dict[str, type[int] | type[float]] = {"window_s": float, "lateness_s": float}
+_OF_WINDOWS: dict[str, type[int] | type[float]] = {"window_s": float, "lateness_s": float, "save_every_s": float}
 _OF_DAYS: dict[str, type[int] | type[float]] = {
     "day_s": float,
     "min_lists": int,
