@@ -55,7 +55,8 @@ class ShiftRecord(msgspec.Struct, frozen=True):
     since_ms, until_ms: the day; made_ms: when it was closed, by the event times (so that a day told again is
     the same record). days: closed days known of this arm, this one too. lists: of the day.
     alarms: all that are open, the weightiest first. false_alarms_a_month: that the family's thresholds
-    are set for, over all its quantities together.
+    are set for, over all its quantities together, in the whole and in all segments.
+    segment: the part of the arm's rankings that it is of, empty for the whole.
     """
 
     model: str
@@ -72,6 +73,7 @@ class ShiftRecord(msgspec.Struct, frozen=True):
     alarms: tuple[ShiftAlarm, ...] = ()
     false_alarms_a_month: float = 0.0
     schema: int = 1
+    segment: str = ""
 
     @property
     def open_alarms(self) -> tuple[ShiftAlarm, ...]:
