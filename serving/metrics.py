@@ -105,6 +105,8 @@ JOURNAL_BYTES = Gauge(
 JOURNAL_CAPACITY = Gauge(
     "serving_journal_capacity_bytes", "Journal bytes until events are dropped.", multiprocess_mode="livesum"
 )
+TRACES = Counter("serving_traces", "Queries told of as traces.")
+TRACES_LEFT_OUT = Counter("serving_traces_left_out", "Queries wanted as traces, over what one process tells a second.")
 FEEDBACK = Counter("serving_feedback_events", "Feedback events by kind and outcome.", ["kind", "outcome"])
 
 BATCH_CANDIDATES = Histogram(
