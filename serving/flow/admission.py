@@ -52,7 +52,7 @@ class Admission:
 
     def __init__(self, rule: AdmissionRule, most: int) -> None:
         self._rule, self._most = rule, most
-        self.limit, self.taken = float(most), 0
+        self.limit, self.taken, self._peak = float(most), 0, 0
         self._skip = 0  # outcomes of queries that were let in under an earlier limit: they say nothing of this one
         self._begin_round()
 
