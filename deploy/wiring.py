@@ -339,7 +339,7 @@ def run_monitor(settings: PlatformSettings, stop: threading.Event) -> None:
     evidence = DriftEvidence(lambda: traffic_control(settings), board)
     reports_folder = settings.reports_folder / "drift"
     kept_in = settings.journal_folder / "days.watches"
-    watches = DayWatches(kept_in, board, watched.shift, evidence.keep, DayReports(reports_folder))
+    watches = DayWatches(kept_in, board, watched.shift, evidence.keep, DayReports(reports_folder), watched.segments)
     mirrors = MirrorMonitor(
         RedisStream(redis_client(settings)).reader(GROUP, "monitor-0"),
         standard_of,

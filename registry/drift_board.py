@@ -24,11 +24,11 @@ REBASELINED_KEY = "sluice:drift-rebaselined"
 KEPT_MS = 60 * 86_400_000
 """How long before a model's newest record another arm's may end and still be shown."""
 
-_Place = tuple[Arm, int, Family]
+_Place = tuple[Arm, int, Family, str]
 
 
 class DriftBoard(Protocol):
-    """Records by model, arm, version and family; of the champion's arm, the newest version's alone."""
+    """Records by model, arm, version, family and segment; of the champion's arm, the newest version's alone."""
 
     def publish(self, record: ShiftRecord) -> None:
         """Shows it, unless a later day of the same place is there. Raises StoreUnavailable."""
@@ -37,6 +37,10 @@ class DriftBoard(Protocol):
     def latest(self, model: str) -> tuple[ShiftRecord, ...]:
         """All that is shown of the model, newest first; what is no record is left out and logged.
         Raises StoreUnavailable."""
+        ...
+
+    def withdraw(self, record: ShiftRecord) -> None:
+        """Shows no record of its place any more: nobody watches that. Raises StoreUnavailable."""
         ...
 
     def declare(self, change: Rebaseline) -> None:
@@ -49,13 +53,15 @@ class DriftBoard(Protocol):
 
 
 def latest_drift(board: DriftBoard, model: str, version: int | None = None) -> tuple[ShiftRecord, ...]:
-    """The newest record of each family: of the champion's arm, or of the version's, in whichever arm it is.
+    """The newest record of each family: of the champion's arm, or of the version's, in whichever arm it is, as a whole:
+    what a segment is like decides nothing.
 
     Empty if no day was closed yet. Raises StoreUnavailable.
     """
     found: dict[Family, ShiftRecord] = {}
     for record in board.latest(model):
-        if record.version == version if version is not None else record.arm == "champion":
+        asked_for = record.version == version if version is not None else record.arm == "champion"
+        if asked_for and not record.segment:
             found.setdefault(record.family, record)
     return tuple(found.values())
 
@@ -82,6 +88,11 @@ class MemoryDriftBoard:
         """See `DriftBoard`."""
         with self._lock:
             return _newest_first(list(self._shown.get(model, {}).values()))
+
+    def withdraw(self, record: ShiftRecord) -> None:
+        """See `DriftBoard`."""
+        with self._lock:
+            self._shown.get(record.model, {}).pop(_place(record), None)
 
     def declare(self, change: Rebaseline) -> None:
         """See `DriftBoard`."""
@@ -126,6 +137,11 @@ class RedisDriftBoard:
                 log.warning("left out what the drift board shows of %s at %r: %s", model, field, error)
         return _newest_first(records)
 
+    def withdraw(self, record: ShiftRecord) -> None:
+        """See `DriftBoard`."""
+        with redis_errors(f"withdraw the drift of {record.model}"):
+            self._client.hdel(_key(record.model), _field(record))
+
     def declare(self, change: Rebaseline) -> None:
         """See `DriftBoard`."""
         with redis_errors(f"declare a change of {change.model}"):
@@ -145,7 +161,7 @@ class RedisDriftBoard:
 
 
 def _place(record: ShiftRecord) -> _Place:
-    return record.arm, 0 if record.arm == "champion" else record.version, record.family
+    return record.arm, 0 if record.arm == "champion" else record.version, record.family, record.segment
 
 
 def _key(model: str) -> str:
@@ -153,7 +169,7 @@ def _key(model: str) -> str:
 
 
 def _field(record: ShiftRecord) -> str:
-    return "/".join(map(str, _place(record)))
+    return "/".join(map(str, _place(record))).removesuffix("/")  # of the whole, without a segment
 
 
 def _newest_first(records: list[ShiftRecord]) -> tuple[ShiftRecord, ...]:

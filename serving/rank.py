@@ -344,9 +344,8 @@ class Ranker:
         if degraded and (rung := self._ladder.refusal(degraded)):
             raise BelowStandard(f"{', '.join(degraded)}: such an answer is switched off, {rung}=0 in SLUICE_FLOW")
         total_s = self._clock() - began_s
-        confidence = (reply.score_mean, reply.score_std, reply.margin, reply.entropy)
         stages_ms = self._observe(reply, total_s)
-        ranking = self._log(query, plan, route, shown, loaded.fingerprint, confidence, degraded, stages_ms, total_s)
+        ranking = self._log(query, plan, route, shown, loaded.fingerprint, reply, degraded, stages_ms, total_s)
         if route.arm in BREAKING:
             self.router.served(query.model, route.version, failed=False)
         if route.arm == "champion" and not shown.explored:
@@ -363,13 +362,12 @@ class Ranker:
         route: Route,
         shown: Shown,
         fingerprint: str,
-        confidence: tuple[float, float, float, float],
+        reply: RankedReply | None,
         degraded: tuple[str, ...],
         stages_ms: dict[str, float],
         total_s: float,
     ) -> Ranking:
-        """The answer, in the event log and counted. confidence: mean and standard deviation of the scores, margin and
-        entropy, over all candidates."""
+        """The answer, in the event log and counted. reply: the version's, None of an order that none gave now."""
         now_ms = self._wall_ms()
         ranking_id = self._ids.issue(self._tags[query.model], now_ms)
         items = [query.item_ids[place] for place in shown.places]
@@ -390,10 +388,10 @@ class Ranker:
                 propensities=shown.propensities,
                 fingerprint=fingerprint,
                 features=shown.features,
-                score_mean=confidence[0],
-                score_std=confidence[1],
-                margin=confidence[2],
-                entropy=confidence[3],
+                score_mean=reply.score_mean if reply else 0.0,
+                score_std=reply.score_std if reply else 0.0,
+                margin=reply.margin if reply else 0.0,
+                entropy=reply.entropy if reply else 0.0,
                 degraded=degraded,
                 latency_ms=total_s * 1000,
                 trace_id=query.trace.trace_id,
@@ -401,7 +399,7 @@ class Ranker:
                 teams=shown.teams,
                 team_version=shown.team_version,
                 explored=shown.explored,
-                row_age_s=None if math.isnan(reply.row_age_s) else reply.row_age_s,
+                row_age_s=None if reply is None or math.isnan(reply.row_age_s) else reply.row_age_s,
             )
         )
         self._note(query, ranking_id, route.version, degraded, stages_ms)
@@ -479,7 +477,7 @@ class Ranker:
         total_s = self._clock() - began_s
         stages_ms = dict.fromkeys(STAGES, 0.0) | {"total": int(total_s * 1e6) / 1000}
         degraded = (*route.without, reason)
-        return self._log(query, plan, outside, shown, "", (0.0, 0.0, 0.0, 0.0), degraded, stages_ms, total_s)
+        return self._log(query, plan, outside, shown, "", None, degraded, stages_ms, total_s)
 
     def count_answer(self, model: str, plan: TrafficPlan, route: Route, total_s: float, degraded: bool) -> None:
         """One more answer, so long after its permit."""

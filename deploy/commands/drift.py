@@ -114,7 +114,8 @@ def print_records(console: Console, records: "Sequence[ShiftRecord]") -> None:
     for record in records:
         colour = _COLOURS[record.verdict]
         console.print(
-            f"{escape(record.model)}@{record.version} {record.arm}, {record.family}: [{colour}]{record.verdict}[/]  "
+            f"{escape(record.model)}@{record.version} {record.arm}{_part(record)}, {record.family}: "
+            f"[{colour}]{record.verdict}[/]  "
             f"day to {_time(record.until_ms)}, {record.lists} lists, {record.days} days known",
             highlight=False,
         )
@@ -122,6 +123,10 @@ def print_records(console: Console, records: "Sequence[ShiftRecord]") -> None:
             console.print(_alarms(record.alarms))
         elif record.why:
             console.print(f"  {escape(record.why)}", highlight=False)
+
+
+def _part(record: "ShiftRecord") -> str:
+    return f" where {escape(record.segment)}" if record.segment else ""
 
 
 def _alarms(alarms: "Sequence[ShiftAlarm]") -> Table:

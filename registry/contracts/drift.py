@@ -88,8 +88,10 @@ class ShiftRecord(msgspec.Struct, frozen=True):
     since_ms, until_ms: the day; made_ms: when it was closed, by the event times (so that a day told again is
     the same record). days: closed days known of this arm, this one too. lists: of the day.
     alarms: all that are open, the weightiest first. false_alarms_a_month: that the family's thresholds
-    are set for, over all its quantities together. figures: of the quantities that differ most, `MOST_FIGURES` at most,
-    and row_ages: shown, never decided on; None without a sketch, or of another family than `features`.
+    are set for, over all its quantities together, in the whole and in all segments.
+    segment: the part of the arm's rankings that it is of, empty for the whole. figures: of the quantities that differ
+    most, `MOST_FIGURES` at most, and row_ages: shown, never decided on; the latter None without a sketch, as a segment
+    and the family `confidence` are.
     """
 
     model: str
@@ -108,6 +110,7 @@ class ShiftRecord(msgspec.Struct, frozen=True):
     schema: int = 1
     figures: tuple[QuantityFigures, ...] = ()
     row_ages: RowAges | None = None
+    segment: str = ""
 
     @property
     def open_alarms(self) -> tuple[ShiftAlarm, ...]:
