@@ -19,6 +19,7 @@ from typing import Any
 from deploy.database_url import database_url
 from deploy.errors import SettingsError
 from deploy.features.url import FeaturesUrl, without_password
+from deploy.telemetry.settings import parse_traces
 from drift.settings import parse_monitor, parse_rank_diff
 from drift.windows.segments import parse_segments
 from serving.addresses import TcpAddress, UnixAddress, parse_address
@@ -80,6 +81,8 @@ class PlatformSettings:
     what, `days=14,collect_days=7,cool_down_days=3`, see `pipelines.settings.RetrainSettings`; train: how,
     `loss=lambdaloss,hidden=64:32`, see `TrainSettings`; run_limits: how long a step of a run may take, in s,
     `train=43200,collect=3600`.
+    traces: where traces go and which, `endpoint=http://host:4318,ratio=0.01`, see `deploy.telemetry.settings`; empty:
+    nowhere.
     Raises SettingsError, naming key, value and rule.
     """
 
@@ -122,6 +125,7 @@ class PlatformSettings:
     retraining: str = ""
     train: str = ""
     run_limits: str = ""
+    traces: str = ""
     log_level: str = "INFO"
     replica: int = 0
 
@@ -145,6 +149,7 @@ class PlatformSettings:
             ("retraining", _parse_retraining),
             ("train", _parse_train),
             ("run_limits", _parse_limits),
+            ("traces", parse_traces),
             ("control_url", database_url),
             ("mlflow_backend", database_url),
             ("control_address", parse_address),

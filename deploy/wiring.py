@@ -312,6 +312,7 @@ def run_monitor(settings: PlatformSettings, stop: threading.Event) -> None:
     from drift.mirrors.monitor import GROUP, MirrorMonitor
     from drift.monitor import Monitor
     from drift.settings import parse_monitor, parse_rank_diff
+    from drift.windows.hours import Hours
     from drift.windows.reports import VerdictReports
     from drift.windows.segments import parse_segments
     from registry.artefacts import read
@@ -351,7 +352,8 @@ def run_monitor(settings: PlatformSettings, stop: threading.Event) -> None:
     )
     reader = RedisStream(redis_client(settings)).reader("monitor", "monitor-0")
     reports, kept_in = VerdictReports(reports_folder), settings.journal_folder / "monitor.windows"
-    monitor = Monitor(reader, profile_of, reports.write, watched, kept_in, watches=watches)
+    hours = Hours(reports_folder, watched.shift.day_ms, round(watched.window_s * 1000))
+    monitor = Monitor(reader, profile_of, reports.write, watched, kept_in, watches=watches, hours=hours)
     try:
         for calibration in board.calibrations().values():  # who found it told its gauges, and may be long gone
             show(calibration)

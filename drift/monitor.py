@@ -14,9 +14,11 @@ from drift.loop import run_steps
 from drift.settings import MonitorSettings
 from drift.snapshot import Snapshot
 from drift.windows.counted import Counted
+from drift.windows.hours import Hours, SeasonShift
 from drift.windows.judge import DriftVerdict, judge
 from drift.windows.reference import Reference
 from drift.windows.tumbling import OpenWindows
+from drift.windows.window import Window
 from registry.contracts.errors import ContractError
 from registry.contracts.events import WatchedRanking, split_events, watched_ranking, watched_rankings
 from registry.contracts.profile import ReferenceProfile
@@ -37,6 +39,7 @@ class Monitor:
     crash it may get one again.
     kept_in: the snapshot's file, which must outlive the process. clock: seconds since the epoch.
     reader: the monitor alone reads for its group. watches: take the days; None judges windows alone.
+    hours: keep windows, to hold those of later weeks beside them.
     """
 
     def __init__(
@@ -48,6 +51,7 @@ class Monitor:
         kept_in: Path,
         clock: Callable[[], float] = time.time,
         watches: DayWatches | None = None,
+        hours: Hours | None = None,
     ) -> None:
         self._reader, self._profiles, self._sink = reader, profiles, sink
         self._settings, self._kept_in, self._clock = settings, kept_in, clock
@@ -60,8 +64,8 @@ class Monitor:
             counted=Counted(kept.counted),
             segments=settings.segments,
         )
-        self._windows.restore(kept.windows)
-        self._watches = watches
+        self._windows.restore(kept.windows, kept.sketches)
+        self._watches, self._hours = watches, hours
         self._days = DayBlocks(settings.shift.day_ms, self._reference)
         self._days.restore(kept.days)
         self._absorbed = dict.fromkeys(kept.entries)  # not acknowledged yet, in order
@@ -93,7 +97,7 @@ class Monitor:
             self._windows.advance(self._now_ms())
         closed = self._windows.close()
         for window in [window for window in closed if not window.key.segment]:
-            self._tell(judge(window, self._settings.rule))
+            self._tell(judge(window, self._settings.rule, self._beside(window)))
         if self._watches is not None:
             self._days.add(closed)
             if over := self._days.close(self._windows.watermark_ms):
@@ -115,6 +119,7 @@ class Monitor:
             windows=self._windows.states(),
             days=self._days.states(),
             counted=self._windows.counted.seconds(),
+            sketches=self._windows.sketches(),
         )
         snapshot.save(self._kept_in, state)
         if self._watches is not None:
@@ -134,6 +139,14 @@ class Monitor:
         for outcome, count in outcomes.items():
             metrics.EVENTS.labels(outcome).inc(count)
         self._absorbed.update(dict.fromkeys(entry.entry_id for entry in entries))
+
+    def _beside(self, window: Window) -> tuple[SeasonShift, ...]:
+        """The same hours of earlier weeks beside the window, which is then kept with its own hour."""
+        if self._hours is None:
+            return ()
+        season = self._hours.beside(window)
+        self._hours.add(window)
+        return season
 
     def _tell(self, verdict: DriftVerdict) -> None:
         self._sink(verdict)
@@ -212,3 +225,16 @@ def _show(verdict: DriftVerdict) -> None:
             metrics.ZERO_SHARE.labels(*arm, finding.quantity).set(finding.current)
     for shape in verdict.shapes:
         metrics.PSI.labels(*arm, shape.quantity).set(shape.psi)
+        metrics.PSI_EXCESS.labels(*arm, shape.quantity).set(shape.psi - shape.psi_by_chance)
+        metrics.KS.labels(*arm, shape.quantity).set(shape.ks)
+        metrics.WASSERSTEIN.labels(*arm, shape.quantity).set(shape.wasserstein)
+        metrics.SPREAD.labels(*arm, shape.quantity).set(shape.spread)
+    for season in verdict.season:
+        if season.aspect == "mean":
+            metrics.SEASON_SHIFT.labels(*arm, season.quantity).set(season.shift)
+    for codes in verdict.categories:
+        metrics.JENSEN_SHANNON.labels(*arm, codes.quantity).set(codes.jensen_shannon)
+        metrics.NEW_CATEGORIES.labels(*arm, codes.quantity).set(codes.new_share)
+    if (ages := verdict.row_ages) is not None:
+        for quantile, age_s in (("0.5", ages.p50_s), ("0.95", ages.p95_s), ("0.99", ages.p99_s)):
+            metrics.ROW_AGE.labels(*arm, quantile).set(float("nan") if age_s is None else age_s)

@@ -7,6 +7,7 @@ import msgspec
 from drift.atomic_file import replace_file
 from drift.errors import UnreadableSnapshot
 from drift.windows.counted import CountedSecond
+from drift.windows.sketched import KeptSketch
 from drift.windows.window import WindowState
 from registry.contracts.errors import UNDECODABLE
 
@@ -16,7 +17,7 @@ SCHEMA = 1
 class Snapshot(msgspec.Struct, frozen=True):
     """entries: ids of stream entries that are in `windows` and may not be acknowledged yet.
 
-    counted: the rankings that are in `windows`. days: of closed windows, while they last.
+    counted: the rankings that are in `windows`. sketches: of `windows`. days: of closed windows, while they last.
     """
 
     watermark_ms: int
@@ -25,6 +26,7 @@ class Snapshot(msgspec.Struct, frozen=True):
     schema: int = SCHEMA
     days: tuple[WindowState, ...] = ()
     counted: tuple[CountedSecond, ...] = ()
+    sketches: tuple[KeptSketch, ...] = ()
 
 
 def save(path: Path, snapshot: Snapshot) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drift.moments import FloatArray
+from drift.sketches.categories import Codes
 from registry.contracts.events import Ranked
 from registry.contracts.profile import Distribution, ReferenceProfile
 
@@ -28,7 +29,7 @@ class Reference:
     weight, mean, std: (quantities,), weight being the number of values behind a mean.
     edges: (binned, bins - 1), padded with inf; counts, centres: (binned, bins). float_edges: of the features,
     (bins - 1, features), the least float32 that are no less than their edges. importance: (features,), empty
-    if it is not known.
+    if it is not known. codes: features that look like codes of categories.
     """
 
     digest: str
@@ -45,6 +46,7 @@ class Reference:
     counts: NDArray[np.int64]
     centres: FloatArray
     importance: FloatArray
+    codes: tuple[Codes, ...] = ()
 
     @staticmethod
     def of(profile: ReferenceProfile) -> "Reference":
@@ -77,6 +79,7 @@ class Reference:
             counts=np.array([_padded(d.counts, bins, 0) for d in binned], dtype=np.int64),
             centres=np.array([_centres(d, bins) for d in binned]),
             importance=np.array(profile.importance),
+            codes=tuple(Codes.of(at, d.name, d.categories) for at, d in enumerate(features) if d.categories),
         )
 
     def fits(self, ranking: Ranked) -> bool:

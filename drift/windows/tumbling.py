@@ -14,6 +14,7 @@ import msgspec
 from drift.windows.counted import Counted
 from drift.windows.reference import Reference
 from drift.windows.segments import Segments
+from drift.windows.sketched import KeptSketch, OpenSketches
 from drift.windows.window import Window, WindowKey, WindowState
 from registry.contracts.events import Ranked
 
@@ -42,6 +43,7 @@ class OpenWindows:
         self._segments, self._most_windows = segments or {}, most_windows
         self._open: dict[WindowKey, Window] = {}
         self._references: dict[WindowKey, Reference | None] = {}  # of windows that are open, without their segment
+        self._sketches = OpenSketches()
         self.counted = Counted() if counted is None else counted
         self.watermark_ms = watermark_ms
 
@@ -74,6 +76,9 @@ class OpenWindows:
                     latest_ms = answered_ms
         for (start_ms, model, version, arm), members in groups.items():
             crowded = self._put(WindowKey(start_ms, start_ms + window_ms, model, version, arm), members)
+            if not crowded:
+                whole = WindowKey(start_ms, start_ms + window_ms, model, version, arm)
+                self._sketches.absorb(whole, members, self._references[whole])
             outcomes += Counter(crowded=crowded, absorbed=len(members) - crowded)  # those that there were
         self.advance(min(latest_ms, now_ms))
         return outcomes
@@ -90,7 +95,9 @@ class OpenWindows:
             self._references.pop(whole, None)
             parts = [self._open.pop(key) for key in keys]
             united = parts[0] if not parts[0].key.segment else Window(whole, parts[0].reference).merge(parts[0])
-            closed.append(reduce(Window.merge, parts[1:], united))
+            united = reduce(Window.merge, parts[1:], united)
+            united.sketch = self._sketches.take(whole)
+            closed.append(united)
             closed += [part for part in parts if part.key.segment]
         if over:
             self.counted.forget(self._open_from_ms())
@@ -100,13 +107,18 @@ class OpenWindows:
         """For a snapshot."""
         return tuple(window.state() for window in self._open.values())
 
-    def restore(self, states: Iterable[WindowState]) -> None:
-        """Opens the windows of a snapshot."""
+    def sketches(self) -> tuple[KeptSketch, ...]:
+        """For a snapshot."""
+        return self._sketches.states()
+
+    def restore(self, states: Iterable[WindowState], sketches: Iterable[KeptSketch] = ()) -> None:
+        """Opens the windows of a snapshot, and their sketches."""
         for state in states:
             whole = _whole(state.key)
             if whole not in self._references:
                 self._references[whole] = self._reference_of(whole.model, whole.version)
             self._open[state.key] = Window.restore(state, self._references[whole])
+        self._sketches.restore(sketches, self._references)
 
     def _put(self, key: WindowKey, members: list[Ranked]) -> int:
         """Into the window, or those of its segments; how many there was no room for."""

@@ -6,16 +6,21 @@ number of values, is what all rows together look like; `blocks`, weighted by its
 the error of the pooled mean is made of when the rows of a list are alike (`judge`).
 """
 
+import logging
 from collections.abc import Sequence
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from drift.moments import Moments
+from drift.errors import UnreadableSketch
+from drift.moments import FloatArray, Moments
+from drift.sketches.traffic import SketchState, TrafficSketch
 from drift.windows.batch import Batch
 from drift.windows.reference import Reference
 from registry.contracts.events import Ranked
+
+log = logging.getLogger(__name__)
 
 
 class WindowKey(msgspec.Struct, frozen=True, order=True):
@@ -39,18 +44,29 @@ class WindowState(msgspec.Struct, frozen=True):
     lists: int
     moments: bytes
     bins: bytes
+    sketch: SketchState | None = None
+
+
+def restored(state: SketchState | None, reference: Reference) -> TrafficSketch | None:
+    """The sketch again, None if there was none, or if it is damaged: then the figures are of what comes after."""
+    try:
+        return None if state is None else TrafficSketch.restore(state, reference.features, reference.codes)
+    except UnreadableSketch as error:
+        log.warning("a window goes on without its sketch: %s", error)
+        return None
 
 
 class Window:
     """Takes rankings in; its size depends on the profile alone.
 
     seen: rankings that came; lists: those that were counted. They differ if there is no
-    reference, or if rankings do not fit it.
+    reference, or if rankings do not fit it. sketch: of a window that is over (`sketched`); None of a segment's.
     """
 
     def __init__(self, key: WindowKey, reference: Reference | None) -> None:
         self.key, self.reference = key, reference
         self.seen = self.lists = 0
+        self.sketch: TrafficSketch | None = None
         quantities = len(reference.names) if reference else 0
         self.pooled, self.blocks = Moments.empty(quantities), Moments.empty(quantities)
         self.bins: NDArray[np.int64] = np.zeros(reference.counts.shape if reference else (0, 0), dtype=np.int64)
@@ -89,7 +105,24 @@ class Window:
                 merged.pooled = merged.pooled.merge(part.pooled)
                 merged.blocks = merged.blocks.merge(part.blocks)
                 merged.bins += part.bins
+                if part.sketch is not None:
+                    merged.sketch = part.sketch if merged.sketch is None else merged.sketch.merge(part.sketch)
         return merged
+
+    def design_effect(self) -> FloatArray:
+        """(quantities,): how many times larger the variance of a mean is for rows coming in lists.
+
+        Measured as the ratio-estimate variance over the one that independent rows would have. A window in which a
+        quantity never varies (a rare value that did not come up) tells nothing of it: then the rows of a list are taken
+        as all alike.
+
+        Source: Kish, Survey Sampling, 1965, chapters 5 and 6.
+        """
+        rows, lists = self.pooled, self.blocks
+        correction = self.lists / max(self.lists - 1, 1)
+        alike = lists.weight / np.where(rows.weight > 0, rows.weight, 1.0)
+        measured = correction * lists.spread_about(rows.mean) / np.where(rows.spread > 0, rows.spread, 1.0)
+        return np.where(rows.spread > 0, measured, alike)
 
     def state(self) -> WindowState:
         """What `restore` makes this window of."""
@@ -102,6 +135,7 @@ class Window:
             lists=self.lists,
             moments=np.stack(moments).tobytes(),
             bins=self.bins.tobytes(),
+            sketch=self.sketch.state() if self.sketch else None,
         )
 
     @staticmethod
@@ -115,4 +149,5 @@ class Window:
             window.lists = state.lists
             window.pooled, window.blocks = Moments(*sums[:3]), Moments(*sums[3:])
             window.bins = np.frombuffer(state.bins, dtype=np.int64).reshape(window.bins.shape).copy()
+            window.sketch = restored(state.sketch, reference)
         return window

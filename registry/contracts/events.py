@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from registry.contracts.errors import UNDECODABLE, ContractError, CorruptRecord, UnknownSchema
 
 SCHEMA = 1
+_EMPTY = msgspec.Raw(msgspec.msgpack.encode(""))
 
 
 class RankingEvent(msgspec.Struct, frozen=True, array_like=True, tag="ranking"):
@@ -32,7 +33,8 @@ class RankingEvent(msgspec.Struct, frozen=True, array_like=True, tag="ranking"):
     experiment: whose arm this was, empty in the champion's; outside, the one that had the unit and could
     not serve it (`degraded` says so), else empty. teams: of an interleaved list, one byte per
     shown item: 0 drafted by the champion, 1 by `team_version`, the experiment's. explored: the coin
-    fell for a swap.
+    fell for a swap. row_age_s: how long ago the candidates' stored rows were written, on average; None if none
+    of them had one.
     """
 
     schema: int
@@ -61,6 +63,7 @@ class RankingEvent(msgspec.Struct, frozen=True, array_like=True, tag="ranking"):
     teams: bytes = b""
     team_version: int = 0
     explored: bool = False
+    row_age_s: float | None = None
 
     @property
     def event_id(self) -> str:
@@ -115,13 +118,17 @@ class Ranked(Protocol):
     def margin(self) -> float: ...
     @property
     def entropy(self) -> float: ...
+    @property
+    def degraded(self) -> tuple[str, ...]: ...
+    @property
+    def row_age_s(self) -> float | None: ...
 
 
 class WatchedRanking(msgspec.Struct, frozen=True, array_like=True, tag="ranking", gc=False):
     """A RankingEvent as somebody reads it who adds up its numbers: the same bytes, of which what names unit, query
     and items is not taken apart, and arrays are views into the payload. A fifth of the time.
 
-    Fields as there, in its order; those after `entropy` are passed over.
+    Fields as there, in its order.
     """
 
     schema: int
@@ -143,6 +150,14 @@ class WatchedRanking(msgspec.Struct, frozen=True, array_like=True, tag="ranking"
     score_std: float
     margin: float
     entropy: float
+    degraded: tuple[str, ...] = ()
+    latency_ms: float = 0.0
+    trace_id: msgspec.Raw = _EMPTY
+    experiment: msgspec.Raw = _EMPTY
+    teams: msgspec.Raw = _EMPTY
+    team_version: int = 0
+    explored: bool = False
+    row_age_s: float | None = None
 
     @property
     def shown(self) -> int:

@@ -55,6 +55,7 @@ def rankings(draw: st.DrawFn) -> RankingEvent:
         teams=draw(st.binary(max_size=4)),
         team_version=draw(numbers),
         explored=draw(st.booleans()),
+        row_age_s=draw(st.none() | reals),
     )
 
 
@@ -209,7 +210,7 @@ def test_a_watched_ranking_says_the_same_of_its_numbers_as_the_event() -> None:
 
     read = watched_rankings(payload)
 
-    passed_over = ("unit", "query_id", "items", "propensities")
+    passed_over = ("unit", "query_id", "items", "propensities", "trace_id", "experiment", "teams")
     fields = [name for name in WatchedRanking.__struct_fields__ if name not in passed_over]
     assert [[getattr(event, name) for name in fields] for event in read] == [
         [getattr(event, name) for name in fields] for event in written
