@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from registry.contracts.drift import ShiftRecord
+from registry.contracts.drift import CalibrationRecord, ShiftRecord
 from registry.contracts.gates import GateTerms
 from registry.contracts.rollouts import Evidence, GuardrailLimits, Rollout, Step, Verdict, What
 from registry.contracts.runs import Run
@@ -348,11 +348,13 @@ class RunsAnswer(msgspec.Struct, frozen=True):
 
 
 class DriftAnswer(msgspec.Struct, frozen=True):
-    """The newest closed day of each arm and family, the newest first; empty before a day was closed."""
+    """The newest closed day of each arm, family and segment, the newest first; empty before a day was closed.
+    calibration: of the newest collected window; null before one."""
 
     model: str
     plan_revision: int
     records: tuple[ShiftRecord, ...]
+    calibration: CalibrationRecord | None = None
 
 
 class KeyAnswer(msgspec.Struct, frozen=True):
