@@ -28,6 +28,7 @@ from registry.contracts.counters import process_name
 from registry.contracts.ids import RankingIds
 from registry.counters import RedisCounterBoard
 from registry.errors import RegistryError
+from registry.glimpse_board import RedisGlimpseBoard
 from registry.replica_board import RedisReplicaBoard
 from registry.stream import RedisStream
 from serving import tally
@@ -42,6 +43,7 @@ from serving.gateway.http import HotRoutes
 from serving.gateway.oip import oip_routes
 from serving.gateway.oip_infer import OipInfer
 from serving.gateway.protocol import protocol_with
+from serving.glimpses import GlimpsePublisher
 from serving.infer import InferService
 from serving.journal import Journal
 from serving.mirror import Mirror
@@ -117,6 +119,7 @@ async def _serve(settings: PlatformSettings, mine: GatewaySettings, stop: thread
             follow_replicas,
         ),
         CounterPublisher(counts, RedisCounterBoard(redis_client(settings, 1.0)), process),
+        GlimpsePublisher(ranker.glimpses, RedisGlimpseBoard(redis_client(settings, 1.0))),
     )
 
     async def hold(model: str, wanted: bool) -> None:

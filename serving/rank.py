@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from registry.contracts.counters import STAGES
 from registry.contracts.events import SCHEMA, RankingEvent
+from registry.contracts.glimpses import Glimpse
 from registry.contracts.ids import RankingIds, model_tag
 from registry.contracts.traffic import Arm, Experiment, TrafficPlan
 from serving import metrics
@@ -21,6 +23,7 @@ from serving.errors import DeadlineExceeded, PlansUnknown, QueryRefused, Ranking
 from serving.event_log import EventLog
 from serving.exploration import Exploration
 from serving.frames import LoadedVersion, RankedReply, ScoreRequest
+from serving.glimpses import Glimpses
 from serving.permits import Permits
 from serving.plan_gauges import PlanGauges
 from serving.plans import Plans
@@ -32,8 +35,8 @@ from serving.tally import HistogramTally
 log = logging.getLogger(__name__)
 
 DEGRADED_NOTED_EVERY_S = 1.0
+GLIMPSED_ITEMS = 5
 DRAFT_PATIENCE = 0.8  # of the time to the deadline: so long an interleaved list waits for the experiment's version
-STAGES = ("queue", "features", "device", "hop", "total")
 NO_COLUMNS = np.empty(0, dtype=np.uint16)
 NO_VALUES = np.empty(0, dtype=np.float32)
 
@@ -82,7 +85,7 @@ class Ranker:
     """Ranks queries against the plans it was last told to follow.
 
     counts: answers by arm. coins: for exploration and drafts. mirror: offered the champion's answers, see
-    `mirror.Mirror.offer`.
+    `mirror.Mirror.offer`. glimpses: a few answers for who watches.
     """
 
     def __init__(
@@ -97,6 +100,7 @@ class Ranker:
         counts: ArmCounts | None = None,
         coins: random.Random | None = None,
         mirror: Callable[[RankQuery, TrafficPlan, "Ranking"], None] | None = None,
+        glimpses: Glimpses | None = None,
     ) -> None:
         self._pool, self._event_log, self._ids, self._permits = pool, event_log, ids, permits
         self._log_every, self._clock, self._wall_ms = log_every, clock, wall_ms
@@ -106,6 +110,7 @@ class Ranker:
         self._coins = coins or random.Random()
         self._mirror = mirror
         self.counts = counts or ArmCounts()
+        self.glimpses = glimpses or Glimpses()
         self.router = Router(pool.has, self._coins, clock)
         self._stages = [HistogramTally(metrics.STAGE_SECONDS.labels(stage)).observe for stage in STAGES]
         self._gauges = PlanGauges()
@@ -273,7 +278,8 @@ class Ranker:
     ) -> Ranking:
         """The answer, logged. reply: the version's; shown: made of it. drafted_without: what the other
         version of an interleaved list had to do without."""
-        now_ms, total_s = self._wall_ms(), self._clock() - began_s
+        now_ms, now_s = self._wall_ms(), self._clock()
+        total_s = now_s - began_s
         ranking_id = self._ids.issue(self._tags[query.model], now_ms)
         degraded = reasons(reply, query, loaded)
         if route.without or drafted_without:
@@ -309,7 +315,7 @@ class Ranker:
                 explored=shown.explored,
             )
         )
-        stages_ms = self._observe(reply, total_s)
+        stages_ms = self._observe(query.model, reply, total_s)
         self._note(query, ranking_id, route.version, degraded, stages_ms)
         self.count_answer(query.model, plan, route, total_s, bool(degraded))
         ranking = Ranking(
@@ -324,6 +330,8 @@ class Ranker:
             stages_ms=stages_ms,
             experiment=route.experiment,
         )
+        if self.glimpses.due(query.model, now_s):
+            self.glimpses.take(glimpse_of(ranking, now_ms, len(query.item_ids)))
         if plan.layers and route.arm == "champion" and not shown.explored and self._mirror is not None:
             self._mirror(query, plan, ranking)
         return ranking
@@ -355,10 +363,11 @@ class Ranker:
             raise UnknownModel(f"model={model!r} is unloaded: POST /v2/repository/models/{model}/load brings it back")
         return plan
 
-    def _observe(self, reply: RankedReply, total_s: float) -> dict[str, float]:
+    def _observe(self, model: str, reply: RankedReply, total_s: float) -> dict[str, float]:
         queue_s, features_s, device_s = reply.queue_us / 1e6, reply.features_us / 1e6, reply.device_us / 1e6
         hop_s = max(0.0, total_s - queue_s - features_s - device_s)
         seconds = (queue_s, features_s, device_s, hop_s, total_s)
+        self.counts.stages.note(model, seconds)
         stages_ms = {}
         for stage, observe, value in zip(STAGES, self._stages, seconds, strict=True):
             observe(value)
@@ -383,6 +392,25 @@ class Ranker:
                 f", degraded: {', '.join(degraded)}" if degraded else "",
                 extra={"ranking_id": ranking_id, "trace_id": query.trace_id, "total_ms": stages_ms["total"]},
             )
+
+
+def glimpse_of(ranking: Ranking, answered_ms: int, candidates: int) -> Glimpse:
+    """What a person who watches sees of it."""
+    return Glimpse(
+        ranking_id=ranking.ranking_id,
+        answered_ms=answered_ms,
+        model=ranking.model,
+        version=ranking.version,
+        arm=ranking.arm,
+        experiment=ranking.experiment,
+        plan_revision=ranking.plan_revision,
+        candidates=candidates,
+        shown=len(ranking.items),
+        items=tuple(ranking.items[:GLIMPSED_ITEMS]),
+        scores=tuple(ranking.scores[:GLIMPSED_ITEMS].tolist()),
+        degraded=ranking.degraded,
+        stages_ms=ranking.stages_ms,
+    )
 
 
 def newly_served(plan: TrafficPlan, followed: TrafficPlan) -> dict[int, str]:

@@ -1,0 +1,42 @@
+"""A few answers for who watches: as many whatever the traffic, and never anybody's name."""
+
+import redis
+
+from registry.glimpse_board import MemoryGlimpseBoard, RedisGlimpseBoard
+from serving.glimpses import MOST_WAITING, GlimpsePublisher, Glimpses
+from tests.builders import a_glimpse
+
+
+def test_a_model_is_due_once_in_a_while_whatever_its_traffic() -> None:
+    glimpses = Glimpses(every_s=0.5)
+
+    assert [glimpses.due("m", 10.0 + i / 10) for i in range(11)] == [i in (0, 5, 10) for i in range(11)]
+
+
+def test_a_busy_model_takes_no_turn_of_a_quiet_one() -> None:
+    glimpses = Glimpses(every_s=0.5)
+
+    assert glimpses.due("busy", 10.0)
+    assert glimpses.due("quiet", 10.1)
+    assert not glimpses.due("busy", 10.2)
+
+
+def test_what_nobody_drains_is_bounded_and_the_newest_stay() -> None:
+    glimpses = Glimpses()
+    for i in range(MOST_WAITING + 5):
+        glimpses.take(a_glimpse(f"r{i}"))
+
+    drained = glimpses.drain()
+
+    assert [one.ranking_id for one in drained] == [f"r{i}" for i in range(5, MOST_WAITING + 5)]
+    assert glimpses.drain() == []
+
+
+def test_glimpses_are_dropped_while_the_board_is_away_and_come_again_after(absent_redis: redis.Redis) -> None:
+    glimpses, board = Glimpses(), MemoryGlimpseBoard()
+    glimpses.take(a_glimpse("lost"))
+    GlimpsePublisher(glimpses, RedisGlimpseBoard(absent_redis)).publish()
+    glimpses.take(a_glimpse("seen"))
+    GlimpsePublisher(glimpses, board).publish()
+
+    assert [one.ranking_id for one in board.newest("codesearch")] == ["seen"]
