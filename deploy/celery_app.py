@@ -9,8 +9,8 @@ from deploy import wiring
 from deploy.logs import configure_logging
 from deploy.retraining import run_wiring
 from deploy.settings import PlatformSettings
-from pipelines.archive import Archive
-from pipelines.gate_tasks import GateWiring
+from pipelines.archive.files import Archive
+from pipelines.gates.tasks import GateWiring
 from pipelines.settings import parse_gates
 from pipelines.tasks import PipelineWiring, make_celery
 

@@ -17,10 +17,10 @@ from deploy.control.desk import Desk
 from deploy.control.local_key import local_key
 from deploy.control.server import ControlServer
 from deploy.settings import PlatformSettings
-from pipelines.archive import Archive
-from pipelines.canary import outlook
-from pipelines.gate_planning import GatePlanner
-from pipelines.rollout_engine import RolloutEngine
+from pipelines.archive.files import Archive
+from pipelines.gates.planning import GatePlanner
+from pipelines.rollouts.canary import outlook
+from pipelines.rollouts.engine import RolloutEngine
 from pipelines.settings import RolloutSettings, parse_gates, parse_retraining
 from registry.api_keys import SqlKeyRing
 from registry.board import PlanBoard, RedisBoard

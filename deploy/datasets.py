@@ -27,7 +27,7 @@ def load_data(settings: PlatformSettings, path: Path | None, model: str, told: T
     """
     if path is None:
         return _code_search(settings, model, told)
-    from pipelines.letor import load
+    from pipelines.sources.letor import load
 
     try:
         return DemoData(model, f"judged lists of {path.name}", load(path))
@@ -36,7 +36,7 @@ def load_data(settings: PlatformSettings, path: Path | None, model: str, told: T
 
 
 def _code_search(settings: PlatformSettings, model: str, told: Told) -> DemoData:
-    from pipelines.code_lists import CodeSearchData, build_from_library
+    from pipelines.codesearch.lists import CodeSearchData, build_from_library
 
     folder = code_search_folder(settings)
     title = f"code search over Python {platform.python_version()}'s standard library"

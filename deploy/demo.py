@@ -19,9 +19,9 @@ from deploy.control_client import ControlClient, model_path
 from deploy.errors import NotReady, NotRunning, SluiceError
 from deploy.replay import Replayer, ServedList
 from deploy.settings import PlatformSettings
-from pipelines.archive import Archive
-from pipelines.click_ndcg import evidence as click_evidence
+from pipelines.archive.files import Archive
 from pipelines.dataset import DatasetSplits, RankingDataset
+from pipelines.feedback.click_ndcg import evidence as click_evidence
 from pipelines.ndcg import mean_ndcg
 from registry.contracts.errors import ContractError
 from registry.contracts.manifest import JUDGED_NDCG, Lineage, ModelPackage
@@ -101,9 +101,9 @@ def current_champion(settings: PlatformSettings, data: DemoData) -> tuple[int, M
 
 def train_champion(settings: PlatformSettings, data: DemoData, on_epoch: Progress) -> tuple[int, ModelPackage]:
     """Trains, registers and promotes. Returns version and package."""
-    from pipelines.export import export_package
     from pipelines.settings import TrainSettings
-    from pipelines.train import train
+    from pipelines.training.export import export_package
+    from pipelines.training.train import train
 
     how = TrainSettings()
     trained = train(data.splits, how, lambda report: on_epoch(report.epoch, how.max_epochs))
@@ -196,7 +196,7 @@ def replay(
 
 def offline_ndcg(package: ModelPackage, dataset: RankingDataset) -> float:
     """The same program and lists without any server."""
-    from pipelines.export import offline_scores
+    from pipelines.training.export import offline_scores
 
     return mean_ndcg(dataset.labels, offline_scores(package, dataset), dataset.offsets, JUDGED_NDCG).mean
 

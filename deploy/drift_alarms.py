@@ -10,7 +10,7 @@ STILL_OPEN_MS = 2 * 86_400_000
 
 
 def open_alarms(board: DriftBoard) -> Callable[[str, int, int, int], Sequence[str]]:
-    """As `pipelines.gate_judge.Alarms`: of a model's version, on the time since the step began. Raises
+    """As `pipelines.gates.judge.Alarms`: of a model's version, on the time since the step began. Raises
     StoreUnavailable."""
 
     def alarms(model: str, version: int, since_ms: int, until_ms: int) -> Sequence[str]:

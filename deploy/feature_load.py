@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from deploy.feature_store import stored_bytes
 from deploy.load_ledger import LoadLedger, LoadMark
 from pipelines.errors import DataRefused
-from pipelines.feature_files import FeatureFile, FeatureRows
+from pipelines.sources.feature_files import FeatureFile, FeatureRows
 from registry.contracts.errors import ContractError, CorruptRecord
 from registry.contracts.features import FeatureView, pack_rows, row_key, unpack_rows
 from serving.features.materialiser import row_writer

@@ -143,8 +143,8 @@ def _celery(settings: PlatformSettings) -> list[ProcessSpec]:
     celery = (sys.executable, "-m", "celery", "-A", "deploy.celery_app")
     # Threads: a pool of processes would outlive a killed parent, and tasks here wait or leave the GIL.
     worker = ("worker", "--pool", "threads", "--concurrency", "2", "--without-gossip", "--without-mingle")
-    # Processes, bound to their parent (`run_tasks`): a step may take hours, and only a process can be ended when it is
-    # past its time. One for each step, so that what training imports and holds goes with it.
+    # Processes, bound to their parent (`pipelines.runs.tasks`): a step may take hours, and only a process can be ended
+    # when it is past its time. One for each step, so that what training imports and holds goes with it.
     runner = (
         *("worker", "-Q", "runs", "-n", "runs@%h", "--pool", "prefork", "--concurrency", "1"),
         *("--max-tasks-per-child", "1", "--without-gossip", "--without-mingle", "--without-heartbeat"),

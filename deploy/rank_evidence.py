@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from drift.rank_diff import KIND, RankDiff, as_evidence
+from drift.mirrors.rank_diff import KIND, RankDiff, as_evidence
 from registry.contracts.errors import UNDECODABLE
 from registry.contracts.rollouts import Evidence
 from registry.contracts.traffic import TrafficPlan

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from deploy.client import GatewayClient
-from pipelines.clicks import ClickModel, simulate_clicks
 from pipelines.dataset import JudgedList, RankingDataset
+from pipelines.feedback.clicks import ClickModel, simulate_clicks
 from pipelines.ndcg import ndcg_of_served
 from registry.contracts.features import FeatureView
 from registry.contracts.manifest import MetricDefinition

@@ -11,11 +11,11 @@ import msgspec
 
 from deploy import wiring
 from deploy.settings import PlatformSettings
-from pipelines.drift_trigger import DriftRule
-from pipelines.run_tasks import RunWiring
-from pipelines.run_tick import Schedule
-from pipelines.runner import Steps
-from pipelines.schedule import Period
+from pipelines.runs.drift_trigger import DriftRule
+from pipelines.runs.runner import Steps
+from pipelines.runs.schedule import Period
+from pipelines.runs.tasks import RunWiring
+from pipelines.runs.tick import Schedule
 from pipelines.settings import RetrainSettings, RunSettings, parse_limits, parse_retraining, parse_train
 from registry import rollout_moves
 from registry.contracts.drift import ShiftRecord
@@ -28,8 +28,8 @@ from registry.runs import SqlRuns
 from registry.store import StoredVersion
 
 if TYPE_CHECKING:
-    from pipelines.gate_planning import GatePlanner
-    from pipelines.retraining import Retraining, Started
+    from pipelines.gates.planning import GatePlanner
+    from pipelines.runs.retraining import Retraining, Started
     from registry.contracts.manifest import ModelPackage
 
 log = logging.getLogger(__name__)
@@ -118,19 +118,19 @@ class Served:
 
 def steps(settings: PlatformSettings, mine: RetrainSettings) -> Mapping[RunKind, Steps]:
     """Of both kinds of runs. Imports what trains, so it is for the process that does a step."""
-    from pipelines.retraining import retraining_steps
+    from pipelines.runs.retraining import retraining_steps
 
     return retraining_steps(retraining(settings, mine))
 
 
 def retraining(settings: PlatformSettings, mine: RetrainSettings) -> "Retraining":
     """Over the platform's archive, registry and tables. MLflow is asked only by the steps that need it."""
-    from pipelines.archive import Archive
-    from pipelines.bias_evidence import BiasRules
-    from pipelines.cleaning import CleaningRules
-    from pipelines.collection import CollectionRules
-    from pipelines.gate_planning import GatePlanner
-    from pipelines.retraining import Retraining
+    from pipelines.archive.files import Archive
+    from pipelines.feedback.bias_evidence import BiasRules
+    from pipelines.feedback.cleaning import CleaningRules
+    from pipelines.feedback.collection import CollectionRules
+    from pipelines.gates.planning import GatePlanner
+    from pipelines.runs.retraining import Retraining
     from pipelines.settings import parse_gates
 
     control = wiring.traffic_control(settings)
@@ -197,7 +197,7 @@ def start_once(
     underpowered: also where its gate is not sure to come to an answer. What stands in the way is the answer, not an
     error. Raises StoreUnavailable.
     """
-    from pipelines.retraining import Started
+    from pipelines.runs.retraining import Started
 
     for _ in range(TRIES):
         if (receipt := control.receipt(CALLER, run.id)) is not None:

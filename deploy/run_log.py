@@ -1,4 +1,4 @@
-"""Runs of pipelines as runs in MLflow; see `pipelines.run_log.RunLog`."""
+"""Runs of pipelines as runs in MLflow; see `pipelines.training.run_log.RunLog`."""
 
 import time
 from collections.abc import Callable, Mapping

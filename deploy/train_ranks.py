@@ -18,10 +18,10 @@ from torch import distributed
 
 from pipelines.dataset import DatasetSplits, RankingDataset
 from pipelines.errors import PipelineError
-from pipelines.export import weights_of
-from pipelines.ranks import Ranks
 from pipelines.settings import TrainSettings
-from pipelines.train import train
+from pipelines.training.export import weights_of
+from pipelines.training.ranks import Ranks
+from pipelines.training.train import train
 from registry.artefacts import read, verify
 from registry.contracts.manifest import MetricDefinition
 from registry.errors import RegistryError

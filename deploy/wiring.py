@@ -25,8 +25,8 @@ from deploy.settings import PlatformSettings
 if TYPE_CHECKING:
     import redis
 
-    from pipelines.gate_judge import GateJudge
-    from pipelines.run_log import RunLog
+    from pipelines.gates.judge import GateJudge
+    from pipelines.training.run_log import RunLog
     from registry.cache import VersionCache
     from registry.contracts.features import FeatureView
     from registry.contracts.manifest import ModelPackage
@@ -286,8 +286,8 @@ def version_cache(settings: PlatformSettings) -> "VersionCache":
 
 def run_archiver(settings: PlatformSettings, stop: threading.Event) -> None:
     """Events from the stream into Parquet."""
-    from pipelines.archive import Archive
-    from pipelines.archiver import Archiver
+    from pipelines.archive.archiver import Archiver
+    from pipelines.archive.files import Archive
     from pipelines.settings import ArchiverSettings
     from registry.stream import RedisStream
 
@@ -305,12 +305,12 @@ def run_monitor(settings: PlatformSettings, stop: threading.Event) -> None:
     """
     from deploy.drift_evidence import DriftEvidence
     from deploy.rank_evidence import RankEvidence
-    from drift.day_reports import DayReports
-    from drift.day_watch import DayWatches
-    from drift.mirror_monitor import GROUP, MirrorMonitor
+    from drift.days.reports import DayReports
+    from drift.days.watch import DayWatches
+    from drift.mirrors.monitor import GROUP, MirrorMonitor
     from drift.monitor import Monitor
-    from drift.reports import VerdictReports
     from drift.settings import parse_monitor, parse_rank_diff
+    from drift.windows.reports import VerdictReports
     from registry.artefacts import read
     from registry.contracts.errors import ContractError
     from registry.contracts.profile import ReferenceProfile
@@ -399,9 +399,9 @@ def _control(url: str) -> "SqlControl":
 def gate_judge(settings: PlatformSettings) -> "GateJudge":
     """Of all online gates, from archive to evidence. Raises StoreUnavailable."""
     from deploy.drift_alarms import open_alarms
-    from pipelines.archive import Archive
-    from pipelines.gate_data import GateData
-    from pipelines.gate_judge import GateJudge
+    from pipelines.archive.files import Archive
+    from pipelines.gates.data import GateData
+    from pipelines.gates.judge import GateJudge
     from pipelines.settings import parse_gates
     from registry.drift_board import RedisDriftBoard
 

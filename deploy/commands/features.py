@@ -58,7 +58,7 @@ def load(
     from deploy.feature_store import feature_client
     from deploy.load_ledger import LoadLedger
     from pipelines.errors import DataRefused
-    from pipelines.feature_files import FeatureFile
+    from pipelines.sources.feature_files import FeatureFile
 
     console = Console(stderr=True)
     done: list[dict[str, Any]] = []

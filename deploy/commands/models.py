@@ -131,7 +131,7 @@ def register(
     try:
         package = read(folder)
     except OSError as error:
-        raise SluiceError(f"{folder}: {error.strerror}", "a folder that pipelines.export wrote") from error
+        raise SluiceError(f"{folder}: {error.strerror}", "a folder that pipelines.training.export wrote") from error
     _register(platform(), model, package, promote, "sluice models register --promote")
 
 

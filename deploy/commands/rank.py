@@ -23,7 +23,7 @@ def rank(
     """Find functions of Python's standard library: candidates by BM25, ranked by the served model."""
     settings = running(PlatformSettings.from_environment(os.environ))[0]
     from deploy.datasets import code_search_folder
-    from pipelines.codesearch import VIEW, CodeSearchIndex
+    from pipelines.codesearch.index import VIEW, CodeSearchIndex
     from pipelines.errors import DataRefused
 
     try:

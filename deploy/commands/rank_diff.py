@@ -19,8 +19,8 @@ from deploy.settings import PlatformSettings
 from registry.errors import RegistryError
 
 if TYPE_CHECKING:
-    from drift.rank_diff import Estimate, LimitFinding, RankDiff
-    from drift.rank_summary import Example
+    from drift.mirrors.rank_diff import Estimate, LimitFinding, RankDiff
+    from drift.mirrors.rank_summary import Example
 
 _COLOURS = {"passed": "green", "failed": "bold red", "inconclusive": "yellow", "errored": "red"}
 _AT_MOST = {"overlap": "at least"}

@@ -16,9 +16,9 @@ from deploy.control.access import Caller
 from deploy.control.conditions import IfMatch
 from deploy.control.errors import Conflict, ControlRefused, NotNow, NotThere
 from pipelines.errors import PipelineError
-from pipelines.gate_explain import explain, past_prior
-from pipelines.gate_planning import GatePlanner, PlannedGates, budget_of
-from pipelines.schedule import DAY_MS, STEPS, newest_window
+from pipelines.gates.explain import explain, past_prior
+from pipelines.gates.planning import GatePlanner, PlannedGates, budget_of
+from pipelines.runs.schedule import DAY_MS, STEPS, newest_window
 from pipelines.settings import RunSettings
 from registry import rollout_moves, run_moves
 from registry.api_keys import SECRET_BYTES, ApiKey, KeyRing, key_text, make_key

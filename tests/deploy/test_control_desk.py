@@ -9,8 +9,8 @@ from deploy.control.access import Caller
 from deploy.control.conditions import IfMatch
 from deploy.control.desk import Ask, Desk
 from deploy.control.errors import Conflict, OtherRevision
-from pipelines.archive import Archive
-from pipelines.gate_planning import GatePlanner
+from pipelines.archive.files import Archive
+from pipelines.gates.planning import GatePlanner
 from registry.api_keys import MemoryKeyRing, key_text, make_key
 from registry.contracts.traffic import TrafficPlan
 from registry.runs import MemoryRuns

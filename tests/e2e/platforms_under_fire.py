@@ -18,7 +18,7 @@ from deploy.errors import SluiceError
 from deploy.feature_store import feature_client
 from deploy.settings import PlatformSettings
 from deploy.state import read_state
-from pipelines.archive import Archive
+from pipelines.archive.files import Archive
 from registry.artefacts import write
 from registry.board import RedisBoard
 from registry.contracts.traffic import TrafficPlan

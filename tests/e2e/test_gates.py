@@ -21,7 +21,7 @@ from deploy.client import GatewayClient
 from deploy.control_client import ControlClient, model_path
 from deploy.errors import SluiceError
 from deploy.feature_store import feature_client
-from pipelines.clicks import ClickModel
+from pipelines.feedback.clicks import ClickModel
 from registry.artefacts import write
 from registry.board import RedisBoard
 from registry.contracts.gates import GateTerms

@@ -17,8 +17,8 @@ import numpy as np
 
 from deploy import wiring
 from deploy.feature_store import feature_client
-from pipelines.archive import Archive
-from pipelines.click_ndcg import WINDOW_MS
+from pipelines.archive.files import Archive
+from pipelines.feedback.click_ndcg import WINDOW_MS
 from pipelines.tasks import PipelineWiring, make_celery
 from registry.artefacts import write
 from registry.contracts.features import Column, FeatureView

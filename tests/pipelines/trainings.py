@@ -8,9 +8,9 @@ from pathlib import Path
 
 import msgspec
 
-from pipelines.checkpoint import UNREADABLE, Checkpoint
 from pipelines.dataset import DatasetSplits
 from pipelines.settings import TrainSettings
+from pipelines.training.checkpoint import UNREADABLE, Checkpoint
 
 ROOT = Path(__file__).parents[2]
 DEADLINE_S = 120.0
