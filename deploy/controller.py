@@ -14,9 +14,13 @@ from deploy import wiring
 from deploy.alias_keeper import AliasKeeper
 from deploy.control.app import build_control_app
 from deploy.control.desk import Desk
+from deploy.control.figures import Figures
 from deploy.control.local_key import local_key
+from deploy.control.meter import MeterThread, TrafficMeter
 from deploy.control.server import ControlServer
 from deploy.settings import PlatformSettings
+from drift.days.reports import DayReports
+from drift.settings import parse_monitor
 from pipelines.archive.files import Archive
 from pipelines.gates.planning import GatePlanner
 from pipelines.rollouts.canary import outlook
@@ -29,6 +33,7 @@ from registry.contracts.rollouts import Rollout
 from registry.counters import RedisCounterBoard
 from registry.drift_board import RedisDriftBoard
 from registry.errors import RegistryError, StoreUnavailable
+from registry.glimpse_board import RedisGlimpseBoard
 from registry.promotion import Promoter
 from registry.receipts import KEPT_MS
 from registry.retirement import ServableVersions
@@ -107,12 +112,15 @@ def control(settings: PlatformSettings, stop: threading.Event) -> None:
     controller = make_controller(settings, database)
     if controller.aliases is not None:
         controller.aliases.start()
-    api = control_api(settings, controller)
+    meter = MeterThread(TrafficMeter(), RedisCounterBoard(wiring.redis_client(settings, REDIS_TIMEOUT_S)))
+    meter.start()
+    api = control_api(settings, controller, meter.meter)
     api.start()
     try:
         controller.run(stop)
     finally:
         api.stop()
+        meter.stop()
         if controller.aliases is not None:
             controller.aliases.stop()
         database.close()
@@ -134,16 +142,24 @@ def make_controller(settings: PlatformSettings, database: SqlControl) -> Control
     return Controller(database, board, engine, aliases, mine)
 
 
-def control_api(settings: PlatformSettings, controller: Controller) -> ControlServer:
+def control_api(settings: PlatformSettings, controller: Controller, meter: TrafficMeter) -> ControlServer:
     """The API over the controller's parts, and the key of commands on this machine. Raises StoreUnavailable."""
     ring = SqlKeyRing(controller.control.engine)
     local_key(settings.admin_key_file, ring, now_ms())
     planner = GatePlanner(Archive(settings.archive_folder), parse_gates(settings.gates))
+    shift = parse_monitor(settings.drift).shift
+    figures = Figures(
+        *(controller.control, controller.store, meter),
+        glimpses=RedisGlimpseBoard(wiring.redis_client(settings, REDIS_TIMEOUT_S)),
+        days=DayReports(settings.reports_folder / "drift"),
+        floors={"mean": shift.effect_floor_sd, "missing_share": shift.share_floor, "zero_share": shift.share_floor},
+    )
     desk = Desk(
         *(controller.control, ring, controller.store, controller.publish, controller.outlook, planner),
         *(SqlRuns(controller.control.engine), now_ms),
         retrain_ms=parse_retraining(settings.retraining, settings.retrain_anchor).window_ms,
         closed_days=RedisDriftBoard(wiring.redis_client(settings, REDIS_TIMEOUT_S)).latest,
+        figures=figures,
     )
     return ControlServer(build_control_app(desk), parse_address(settings.controller_address))
 

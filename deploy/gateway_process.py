@@ -37,6 +37,7 @@ from serving.discovery import ReplicaWatcher
 from serving.errors import ReplicaUnhealthy
 from serving.event_log import EventLog
 from serving.gateway.app import build_app
+from serving.gateway.console.files import console_router
 from serving.gateway.control_routes import control_router
 from serving.gateway.controller import Controller
 from serving.gateway.http import HotRoutes
@@ -140,7 +141,7 @@ async def _serve(settings: PlatformSettings, mine: GatewaySettings, stop: thread
         event_log,
         lambda: metrics_registry(settings),
         version("sluice"),
-        routers=[oip_routes(service, regions, version("sluice"))],
+        routers=[oip_routes(service, regions, version("sluice")), console_router()],
         control=control_router(Controller(control).ask, control),
         process={PROCESS_HEADER: f"gateway-{settings.replica}"},
     )

@@ -12,8 +12,9 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
 from deploy.control.access import authenticate, authorize
+from deploy.control.asking import Ask, Reply
 from deploy.control.conditions import IfMatch, digest_of, idempotency_key
-from deploy.control.desk import Ask, Desk, Reply
+from deploy.control.desk import Desk
 from deploy.control.errors import Contradiction, ControlRefused, NoKey, NotNow, as_refusal
 from deploy.control.metrics import CONTROL_REQUESTS
 from registry.contracts.errors import ContractError, InvalidName
@@ -128,11 +129,11 @@ def _body(route: ControlRoute, headers: Mapping[str, str], raw: bytes) -> Any:
 def _once(desk: Desk, ask: Ask) -> Reply:
     """The reply, made once for an idempotency key: repeated from its receipt ever after."""
     if not ask.key:
-        return _reply(desk, ask)
+        return desk.reply(ask)
     if (receipt := desk.control.receipt(ask.caller.key.id, ask.key)) is not None:
         return _repeated(desk, ask, receipt)
     try:
-        reply = _reply(desk, ask)
+        reply = desk.reply(ask)
     except (RegistryError, ContractError, ControlRefused) as error:
         refusal = as_refusal(error)
         if refusal is None or refusal.status not in _KEPT:
@@ -158,11 +159,6 @@ def _repeated(desk: Desk, ask: Ask, receipt: Receipt) -> Reply:
         desk.publish_decided(ask.model)  # whoever answered first may have died before this
     found = msgspec.json.decode(receipt.response)
     return Reply(receipt.status, receipt.response.encode(), found.get("plan_revision"), replayed=True)
-
-
-def _reply(desk: Desk, ask: Ask) -> Reply:
-    reply: Reply = getattr(desk, ask.route.name)(ask)
-    return reply
 
 
 def _refused(status: int, message: str, challenge: bool = False) -> Reply:

@@ -5,16 +5,16 @@ import logging
 import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import msgspec
 from msgspec.structs import replace
 
 from deploy.control import changes
-from deploy.control.access import Caller
-from deploy.control.conditions import IfMatch
+from deploy.control.asking import Ask, Reply, number
 from deploy.control.errors import Conflict, ControlRefused, NotNow, NotThere
+from deploy.control.figures import Figures
 from pipelines.errors import PipelineError
 from pipelines.gates.explain import explain, past_prior
 from pipelines.gates.planning import GatePlanner, PlannedGates, budget_of
@@ -28,12 +28,10 @@ from registry.contracts.runs import RUN_STATES, Run
 from registry.contracts.traffic import TrafficPlan
 from registry.decisions import Decision
 from registry.errors import StaleRevision, StoreUnavailable
-from registry.receipts import Receipt
 from registry.rollouts import RolloutControl
 from registry.runs import RunStore, edit
 from registry.store import ModelStore
 from registry.traffic_control import TrafficChange
-from serving.gateway.control_routes import ControlRoute
 from serving.gateway.control_schema import (
     BudgetAnswer,
     ChangeAnswer,
@@ -78,50 +76,6 @@ Shape = TypeVar("Shape")
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
-    """body: JSON. plan_revision: of the model's plan, None of routes without a model."""
-
-    status: int
-    body: bytes
-    plan_revision: int | None = None
-    replayed: bool = False
-    headers: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Ask:
-    """A request by somebody who may make it. model, id: of the path, empty if it has none. key: for
-    idempotency, empty if there is none. digest: see `conditions.digest_of`."""
-
-    route: ControlRoute
-    caller: Caller
-    now_ms: int
-    model: str = ""
-    id: str = ""
-    query: Mapping[str, str] = field(default_factory=dict)
-    body: Any = None
-    if_match: IfMatch = field(default_factory=IfMatch)
-    key: str = ""
-    digest: str = ""
-
-    def reply(self, answer: msgspec.Struct) -> Reply:
-        """With the route's status."""
-        return Reply(self.route.success, msgspec.json.encode(answer), getattr(answer, "plan_revision", None))
-
-    def receipt(self, reply: Reply) -> Receipt | None:
-        """Of that reply; None without an idempotency key."""
-        if not self.key:
-            return None
-        caller = self.caller.key.id
-        return Receipt(caller, self.key, self.route.name, self.digest, reply.status, reply.body.decode(), self.now_ms)
-
-    @property
-    def words(self) -> dict[str, Any]:
-        """For histories."""
-        return {"who": self.caller.who, "why": self.body.why, "now_ms": self.now_ms}
-
-
-@dataclass(frozen=True, slots=True)
 class Desk:
     """The parts that requests are answered from; safe for several threads.
 
@@ -129,7 +83,8 @@ class Desk:
     plan; raises StoreUnavailable if the board is away. outlook: what the engine thinks of an active rollout, see
     `canary.outlook`; may raise StoreUnavailable. planner: of rollouts' gates. run_store: runs of pipelines;
     retrain_ms: of clicks that a retraining learns from, if nothing else is said. closed_days: of a model, the newest
-    first; raises StoreUnavailable.
+    first; raises StoreUnavailable. figures: what the console's routes are answered from; by default of the
+    control's tables alone.
     """
 
     control: RolloutControl
@@ -143,6 +98,13 @@ class Desk:
     random_bytes: Callable[[int], bytes] = secrets.token_bytes
     retrain_ms: int = 14 * DAY_MS
     closed_days: Callable[[str], tuple[ShiftRecord, ...]] = lambda model: ()
+    figures: Figures | None = None
+
+    def reply(self, ask: Ask) -> Reply:
+        """By the method that has the route's name."""
+        figures = self.figures or Figures(self.control, self.store)
+        reply: Reply = (getattr(self, ask.route.name, None) or getattr(figures, ask.route.name))(ask)
+        return reply
 
     def promote(self, ask: Ask) -> Reply:
         """A version becomes champion."""
@@ -190,8 +152,8 @@ class Desk:
     def history(self, ask: Ask) -> Reply:
         """Newest first, a page at a time."""
         found = self._history(ask.model)
-        before = _number(ask, "before", len(found) + 1)
-        limit = min(_number(ask, "limit", PAGE), MOST_CHANGES)
+        before = number(ask, "before", len(found) + 1)
+        limit = min(number(ask, "limit", PAGE), MOST_CHANGES)
         older = [change for change in found if change.revision < before]
         page = older[::-1][:limit]
         more = len(older) > len(page) and page
@@ -359,7 +321,7 @@ class Desk:
     def evidence(self, ask: Ask) -> Reply:
         """Of any two versions of the model."""
         plan = self.control.plan(ask.model)
-        since_ms = _number(ask, "since_ms", ask.now_ms - EVIDENCE_OF_MS, least=0)
+        since_ms = number(ask, "since_ms", ask.now_ms - EVIDENCE_OF_MS, least=0)
         found = self.control.evidence(ask.model, since_ms=since_ms)
         revision = plan.revision if plan else 0
         return ask.reply(EvidenceList(ask.model, revision, _evidence_answers(revision, found)))
@@ -497,7 +459,7 @@ class Desk:
             raise ControlRefused(f"state={state[:32]!r}: expected one of {', '.join(RUN_STATES)}")
         states = [one for one in RUN_STATES if one == state]
         plans = self.control.revisions()
-        found = self.run_store.runs(model, states=states, newest=min(_number(ask, "limit", PAGE), MOST_CHANGES))
+        found = self.run_store.runs(model, states=states, newest=min(number(ask, "limit", PAGE), MOST_CHANGES))
         return tuple(self._run_answer(run, plans.get(run.model, 0), ask.now_ms) for run in found)
 
     def _run_answer(self, run: Run, plan_revision: int, now_ms: int) -> RunAnswer:
@@ -563,15 +525,6 @@ def _spec(body: RolloutBody) -> RolloutSpec:
 def _as(found: msgspec.Struct, answer: type[Shape]) -> Shape:
     """A record of the pipelines in the API's words, which have the same names."""
     return msgspec.convert(msgspec.to_builtins(found), answer)
-
-
-def _number(ask: Ask, name: str, default: int, least: int = 1) -> int:
-    told = ask.query.get(name, "")
-    if not told:
-        return default
-    if not (told.isascii() and told.isdigit() and len(told) < 18 and int(told) >= least):
-        raise ControlRefused(f"{name}={told[:32]!r}: expected a whole number from {least}")
-    return int(told)
 
 
 def _window(ask: Ask, body: RetrainBody, retrain_ms: int) -> tuple[int, int]:

@@ -70,7 +70,10 @@ class ArmSum:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What came in between two looks, ms since the epoch. arms: by model and arm; stages: (stages, buckets) by model."""
+    """What came in between two looks, ms since the epoch.
+
+    arms: by model and arm. stages: by model, (stages, buckets).
+    """
 
     since_ms: int
     until_ms: int

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from deploy.control.access import Caller
+from deploy.control.asking import Ask
 from deploy.control.conditions import IfMatch
-from deploy.control.desk import Ask, Desk
+from deploy.control.desk import Desk
 from deploy.control.errors import Conflict, OtherRevision
 from pipelines.archive.files import Archive
 from pipelines.gates.planning import GatePlanner
