@@ -7,8 +7,8 @@ from celery.signals import setup_logging
 
 from deploy import wiring
 from deploy.logs import configure_logging
-from deploy.retraining import run_wiring
 from deploy.settings import PlatformSettings
+from deploy.training.retraining import run_wiring
 from pipelines.archive.files import Archive
 from pipelines.gates.tasks import GateWiring
 from pipelines.settings import parse_gates

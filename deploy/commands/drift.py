@@ -16,7 +16,7 @@ from rich.table import Table
 from deploy import wiring
 from deploy.commands.promote import AsJson, Model, Why
 from deploy.errors import SluiceError
-from deploy.lifecycle import running
+from deploy.machine.lifecycle import running
 from deploy.settings import PlatformSettings
 from registry.errors import RegistryError
 

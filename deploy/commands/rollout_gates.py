@@ -13,9 +13,9 @@ from rich.table import Table
 
 from deploy import wiring
 from deploy.commands.promote import AsJson, IfRevision, Model, OnceKey
-from deploy.control_client import ControlClient, model_path
+from deploy.control.client import ControlClient, model_path
 from deploy.errors import SluiceError
-from deploy.lifecycle import running
+from deploy.machine.lifecycle import running
 from deploy.settings import PlatformSettings
 from registry.errors import RegistryError
 

@@ -24,6 +24,6 @@ Decisions
 - Confidence is margin, entropy and disagreement with a shadow together, and no statement on quality.
 - A day is taken once: the watches' file holds its end with what it changed, and is replaced before the snapshot that
   no longer holds the day, and before anybody is told. The board and who else is told may hear it twice.
-- Failed evidence rolls back, so `deploy.drift_evidence` asks for more than an open alarm: that the champion's arm, on
-  the same day, does not have it, and twice the floor.
+- Failed evidence rolls back, so `deploy.verdicts.drift_evidence` asks for more than an open alarm: that the champion's
+  arm, on the same day, does not have it, and twice the floor.
 """

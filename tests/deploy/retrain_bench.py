@@ -15,8 +15,8 @@ from pathlib import Path
 
 import torch
 
-from deploy.retraining import start_once
-from deploy.run_log import MlflowRunLog
+from deploy.training.retraining import start_once
+from deploy.training.run_log import MlflowRunLog
 from pipelines.archive.files import Archive
 from pipelines.feedback.bias_evidence import BiasRules
 from pipelines.feedback.cleaning import CleaningRules

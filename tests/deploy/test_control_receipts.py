@@ -4,7 +4,7 @@ import threading
 import time
 from pathlib import Path
 
-from deploy.controller import Controller, now_ms
+from deploy.control.controller import Controller, now_ms
 from pipelines.rollouts.engine import RolloutEngine
 from pipelines.settings import RolloutSettings
 from registry.board import MemoryBoard

@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from deploy.commands.drift import heat_map, print_records
-from deploy.drift_evidence import KIND, DriftEvidence
+from deploy.verdicts.drift_evidence import KIND, DriftEvidence
 from drift.days.reports import DayReport, QuantityDay
 from pipelines.rollouts.canary import RollBack, decide
 from pipelines.rollouts.guardrails import Sample

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from deploy.remote_package import remote_package
+from deploy.models.remote_package import remote_package
 from drift.settings import Rule
 from drift.windows.judge import judge
 from drift.windows.reference import Reference

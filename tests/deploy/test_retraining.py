@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from deploy.retraining import start_once
+from deploy.training.retraining import start_once
 from pipelines.archive.files import Archive
 from pipelines.gates.planning import GatePlanner
 from pipelines.runs.schedule import STEPS

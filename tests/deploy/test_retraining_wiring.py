@@ -8,8 +8,8 @@ from msgspec.structs import replace
 
 from deploy import wiring
 from deploy.errors import SettingsError
-from deploy.retraining import Served, of_simulated_clicks, run_settings, run_wiring, schedule
 from deploy.settings import PlatformSettings
+from deploy.training.retraining import Served, of_simulated_clicks, run_settings, run_wiring, schedule
 from pipelines.runs.schedule import STEPS, RunWindow, due_windows
 from pipelines.settings import parse_retraining, parse_train
 from registry.artefacts import write

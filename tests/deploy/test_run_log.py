@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from deploy.run_log import MlflowRunLog
+from deploy.training.run_log import MlflowRunLog
 from pipelines.settings import TrainSettings
 from pipelines.training.export import export_package
 from pipelines.training.run_log import MemoryRunLog, RunLog, epochs_to

@@ -14,8 +14,8 @@ import msgspec
 import pytest
 
 from deploy import wiring
-from deploy.rank_evidence import RankEvidence
 from deploy.settings import PlatformSettings
+from deploy.verdicts.rank_evidence import RankEvidence
 from drift.mirrors.monitor import GROUP, MirrorMonitor
 from drift.mirrors.rank_diff import RankDiff
 from drift.settings import RankDiffSettings

@@ -16,7 +16,7 @@ import httpx
 import numpy as np
 
 from deploy import wiring
-from deploy.feature_store import feature_client
+from deploy.features.store import feature_client
 from pipelines.archive.files import Archive
 from pipelines.feedback.click_ndcg import WINDOW_MS
 from pipelines.tasks import PipelineWiring, make_celery

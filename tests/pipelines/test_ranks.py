@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from deploy.train_ranks import main
+from deploy.training.train_ranks import main
 from pipelines.settings import TrainSettings
 from pipelines.training.ranks import Ranks
 from pipelines.training.train import TrainedRanker, score, train

@@ -17,11 +17,11 @@ from fastapi import FastAPI
 from prometheus_client import REGISTRY, CollectorRegistry
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from deploy import collector, heap
-from deploy.metrics import ProcessCollector
-from deploy.probes import PROCESS_HEADER
+from deploy.machine import collector, heap
+from deploy.machine.metrics import ProcessCollector
+from deploy.machine.probes import PROCESS_HEADER
+from deploy.machine.state import read_state
 from deploy.settings import PlatformSettings
-from deploy.state import read_state
 from deploy.wiring import ranking_secret, redis_client
 from registry.board import RedisBoard
 from registry.contracts.counters import process_name
@@ -149,7 +149,7 @@ async def _serve(settings: PlatformSettings, mine: GatewaySettings, stop: thread
     async def grpc_server() -> "GrpcServer | None":
         if not settings.with_grpc:
             return None
-        from deploy.grpc_server import start_grpc  # protobuf and HPACK: only where they are wanted
+        from deploy.gateway.grpc_server import start_grpc  # protobuf and HPACK: only where they are wanted
 
         listener = _listen(settings.gateway_host, settings.grpc_port)
         trace_ids = random.Random(source.getrandbits(256))

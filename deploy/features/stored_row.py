@@ -7,7 +7,7 @@ from typing import Any
 import redis
 
 from deploy.errors import SluiceError
-from deploy.feature_store import stored_bytes
+from deploy.features.store import stored_bytes
 from registry.contracts.errors import CorruptRecord
 from registry.contracts.features import FeatureView, missing_columns, row_key, unpack_rows
 

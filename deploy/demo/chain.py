@@ -15,9 +15,9 @@ import numpy as np
 
 from deploy import wiring
 from deploy.client import GatewayClient
-from deploy.control_client import ControlClient, model_path
+from deploy.control.client import ControlClient, model_path
+from deploy.demo.replay import Replayer, ServedList
 from deploy.errors import NotReady, NotRunning, SluiceError
-from deploy.replay import Replayer, ServedList
 from deploy.settings import PlatformSettings
 from pipelines.archive.files import Archive
 from pipelines.dataset import DatasetSplits, RankingDataset
@@ -72,7 +72,7 @@ class DemoReport:
 
 def ingest(settings: PlatformSettings, data: DemoData, on_rows: Progress) -> int:
     """Writes the items' stored columns into Redis. Returns how many rows there are."""
-    from deploy.feature_store import feature_client
+    from deploy.features.store import feature_client
     from serving.features.materialiser import write_rows
 
     view = data.splits.view

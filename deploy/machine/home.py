@@ -15,8 +15,8 @@ from pathlib import Path
 import msgspec
 
 from deploy.errors import AlreadyRunning, SettingsError, SluiceError
-from deploy.features_url import without_password
-from deploy.identity import identify
+from deploy.features.url import without_password
+from deploy.machine.identity import identify
 from deploy.settings import PlatformSettings
 
 _LOCK_PATIENCE_S = 0.5  # a command that asks for the holder has the lock for an instant: wait that out

@@ -1,6 +1,6 @@
-"""`torchrun --nproc-per-node N -m deploy.train_ranks …`: one training by several processes, GPUs in turn.
+"""`torchrun --nproc-per-node N -m deploy.training.train_ranks …`: one training by several processes, GPUs in turn.
 
-Without torchrun, `python -m deploy.train_ranks …` is the same training by one process. What comes of it is the
+Without torchrun, `python -m deploy.training.train_ranks …` is the same training by one process. What comes of it is the
 checkpoint: `train` called with the same arguments takes the finished model from there. Killed, and started
 again, it goes on after the last epoch.
 """
@@ -46,7 +46,7 @@ def group(device: str) -> Iterator[Ranks]:
 
 def main(arguments: list[str]) -> int:
     """Returns the exit code: 2 if the data or the settings are refused."""
-    parser = argparse.ArgumentParser(prog="deploy.train_ranks", description=__doc__)
+    parser = argparse.ArgumentParser(prog="deploy.training.train_ranks", description=__doc__)
     parser.add_argument("splits", type=Path, help="folder that DatasetSplits.save wrote")
     parser.add_argument("checkpoint", type=Path, help="file that is written, and gone on from if it is there")
     parser.add_argument("--settings", default="{}", help="TrainSettings as JSON; what is left out is default")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import msgspec
 
-from deploy.home import write_atomically
+from deploy.machine.home import write_atomically
 from registry.contracts.features import FeatureView
 
 _EDGE_BYTES = 1 << 20

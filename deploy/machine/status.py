@@ -9,8 +9,8 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from deploy.feature_store import feature_client
-from deploy.features_url import without_password
+from deploy.features.store import feature_client
+from deploy.features.url import without_password
 from deploy.settings import PlatformSettings, url_host
 from registry.contracts.errors import ContractError
 from registry.contracts.traffic import TrafficPlan

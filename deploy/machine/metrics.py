@@ -11,7 +11,7 @@ import msgspec
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from deploy.state import PlatformState
+from deploy.machine.state import PlatformState
 
 log = logging.getLogger(__name__)
 

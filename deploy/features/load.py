@@ -8,8 +8,8 @@ import numpy as np
 import redis
 from numpy.typing import NDArray
 
-from deploy.feature_store import stored_bytes
-from deploy.load_ledger import LoadLedger, LoadMark
+from deploy.features.ledger import LoadLedger, LoadMark
+from deploy.features.store import stored_bytes
 from pipelines.errors import DataRefused
 from pipelines.sources.feature_files import FeatureFile, FeatureRows
 from registry.contracts.errors import ContractError, CorruptRecord

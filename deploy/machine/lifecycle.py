@@ -8,12 +8,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from deploy.child import IMPORT_ROOT, bound
 from deploy.errors import AlreadyRunning, NotReady, NotRunning, SluiceError, StartFailed
-from deploy.home import as_running, holder
-from deploy.identity import identify
+from deploy.machine.child import IMPORT_ROOT, bound
+from deploy.machine.home import as_running, holder
+from deploy.machine.identity import identify
+from deploy.machine.state import PlatformState, read_state
 from deploy.settings import PlatformSettings
-from deploy.state import PlatformState, read_state
 
 POLL_S = 0.1
 
@@ -40,7 +40,7 @@ def launch(settings: PlatformSettings, attached: bool) -> "subprocess.Popen[byte
     if (pid := holder(settings)) is not None:
         raise AlreadyRunning(f"Sluice is already running in {settings.home} (supervisor {pid})", "sluice status")
     settings.logs_folder.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "deploy.supervisor"]
+    command = [sys.executable, "-m", "deploy.machine.supervisor"]
     with open(_last_words(settings), "wb") as last_words:
         return subprocess.Popen(
             bound(command) if attached else command,

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import msgspec
 
-from deploy.home import write_atomically
-from deploy.identity import Identity, boot_id, environment_of, everybody, identify
+from deploy.machine.home import write_atomically
+from deploy.machine.identity import Identity, boot_id, environment_of, everybody, identify
+from deploy.machine.supervision import Phase, Process
 from deploy.settings import PlatformSettings
-from deploy.supervision import Phase, Process
 
 logger = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""`python -m deploy.supervisor`: keeps the processes of one data folder running, until told to stop.
+"""`python -m deploy.machine.supervisor`: keeps the processes of one data folder running, until told to stop.
 
 The loop is dull: see who ended or became ready, do what `supervision.decide` says, write down
 how things stand, wait for a signal or a moment. It starts children from the main thread (see
@@ -19,16 +19,16 @@ from types import FrameType
 
 from prometheus_client.multiprocess import mark_process_dead
 
-from deploy.child import IMPORT_ROOT, bound
 from deploy.errors import SluiceError
-from deploy.home import claim_ports, held, prepare
-from deploy.processes import platform_processes
-from deploy.pump import LogPump
+from deploy.machine.child import IMPORT_ROOT, bound
+from deploy.machine.home import claim_ports, held, prepare
+from deploy.machine.processes import platform_processes
+from deploy.machine.pump import LogPump
+from deploy.machine.state import describe, end_leftovers, write_state
+from deploy.machine.supervision import Action, Phase, Process, ProcessSpec, decide
 from deploy.settings import PlatformSettings, log_effective
-from deploy.state import describe, end_leftovers, write_state
-from deploy.supervision import Action, Phase, Process, ProcessSpec, decide
 
-logger = logging.getLogger("deploy.supervisor")  # it runs as __main__
+logger = logging.getLogger("deploy.machine.supervisor")  # it runs as __main__
 
 LEFTOVER_GRACE_S = 10.0
 _BUSY_PAUSE_S = 0.05

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from deploy.database_url import require_driver
 from deploy.errors import SluiceError
-from deploy.probes import Accepts, HttpAnswers, RedisAnswers
+from deploy.machine.probes import Accepts, HttpAnswers, RedisAnswers
+from deploy.machine.supervision import ProcessSpec
 from deploy.settings import PlatformSettings, url_host
-from deploy.supervision import ProcessSpec
 
 SETTLED_S = 2.0  # a process without a port counts as ready when it has not died in so long
 

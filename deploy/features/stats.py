@@ -10,7 +10,7 @@ import numpy as np
 import redis
 from prometheus_client.parser import text_string_to_metric_families
 
-from deploy.feature_store import primaries
+from deploy.features.store import primaries
 from registry.contracts.features import ROW_HEADER
 
 KEYS_A_SCAN = 1000

@@ -1,4 +1,4 @@
-"""`python -m deploy.fetch MODEL VERSION FOLDER`: one version out of the registry into a folder."""
+"""`python -m deploy.models.fetch MODEL VERSION FOLDER`: one version out of the registry into a folder."""
 
 import os
 import sys

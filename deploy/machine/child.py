@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 
-IMPORT_ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+IMPORT_ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 """Where children run: `python -m` finds our packages there, not a namesake in the user's folder."""
 
 _PR_SET_PDEATHSIG = 1

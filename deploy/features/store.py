@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from deploy.features_url import FeaturesUrl
+from deploy.features.url import FeaturesUrl
 from deploy.settings import PlatformSettings
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ import platform
 from collections.abc import Callable
 from pathlib import Path
 
-from deploy.demo import DemoData
+from deploy.demo.chain import DemoData
 from deploy.errors import SluiceError
 from deploy.settings import PlatformSettings
 from pipelines.errors import DataRefused, PipelineError

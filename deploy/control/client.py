@@ -10,9 +10,9 @@ from urllib.parse import quote, urlsplit
 
 import msgspec
 
-from deploy.admin_key import read_admin_key
+from deploy.control.admin_key import read_admin_key
 from deploy.errors import NotRunning, Refused, SluiceError
-from deploy.lifecycle import running
+from deploy.machine.lifecycle import running
 from deploy.settings import ClientSettings, PlatformSettings
 
 TIMEOUT_S = 40.0  # longer than the gateway waits for the controller: its words say more than ours

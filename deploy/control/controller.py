@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from deploy import wiring
-from deploy.alias_keeper import AliasKeeper
+from deploy.control.alias_keeper import AliasKeeper
 from deploy.control.app import build_control_app
 from deploy.control.desk import Desk
 from deploy.control.figures import Figures
