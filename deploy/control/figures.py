@@ -5,11 +5,13 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, get_args
 
+import numpy as np
+
 from deploy.control.asking import Ask, Reply, number
 from deploy.control.errors import ControlRefused, NotNow, NotThere
 from deploy.control.meter import TrafficMeter, all_arms, latency_ms, slots, stage_ms
 from pipelines.gates.evidence import inputs_in, verdict_in
-from registry.contracts.counters import STAGES
+from registry.contracts.counters import STAGE_BUCKETS, STAGES
 from registry.contracts.drift import Family, ShiftKind
 from registry.contracts.gates import GateTerms
 from registry.contracts.rollouts import Evidence, Rollout, RolloutChange
@@ -110,16 +112,7 @@ class Figures:
         since_ms = until_ms - count * step_ms
         found = slots(self.meter.samples(since_ms), ask.model, until_ms, step_ms, count)
         arms = tuple(_arm_traffic(found, key, plan) for key in all_arms(found))
-        timed = [slot.stages for slot in found if slot.stages is not None]
-        stages = tuple(
-            StageTraffic(
-                stage,
-                *(stage_ms(sum(counts[place] for counts in timed), share) if timed else None for share in _SHARES),
-                tuple(None if one.stages is None else stage_ms(one.stages[place], 0.5) for one in found),
-                tuple(None if one.stages is None else stage_ms(one.stages[place], 0.99) for one in found),
-            )
-            for place, stage in enumerate(STAGES)
-        )
+        stages = tuple(_stage_traffic(found, place, stage) for place, stage in enumerate(STAGES))
         return ask.reply(
             TrafficAnswer(
                 ask.model,
@@ -130,7 +123,7 @@ class Figures:
                 sum(slot.seconds for slot in found),
                 tuple(slot.until_ms for slot in found),
                 arms,
-                sum(int(counts[-1].sum()) for counts in timed),
+                sum(int(slot.stages[-1].sum()) for slot in found if slot.stages is not None),
                 stages,
             )
         )
@@ -190,9 +183,6 @@ class Figures:
         if (plan := self.control.plan(model)) is None:
             raise NotThere(f"model {model!r} has no traffic plan: `sluice promote {model} VERSION` makes the first")
         return plan
-
-
-_SHARES = (0.5, 0.95, 0.99)
 
 
 def _turns(history: Sequence[TrafficChange]) -> tuple[dict[int, int], dict[int, str]]:
@@ -277,10 +267,39 @@ def _arm_traffic(found: "Sequence[Slot]", key: "ArmKey", plan: TrafficPlan) -> A
         return tuple(latency_ms(slot.arms[key].latency, share) if key in slot.arms else None for slot in found)
 
     return ArmTraffic(
-        *(experiment, arm, version),
-        *(whole.answered, whole.refused, whole.failed, whole.degraded, whole.away),
-        *(latency_ms(whole.latency, share) for share in _SHARES),
-        *(tuple(answered), tuple(failures), quantiles(0.5), quantiles(0.99)),
+        experiment=experiment,
+        arm=arm,
+        version=version,
+        answered=whole.answered,
+        refused=whole.refused,
+        failed=whole.failed,
+        degraded=whole.degraded,
+        away=whole.away,
+        p50_ms=latency_ms(whole.latency, 0.5),
+        p95_ms=latency_ms(whole.latency, 0.95),
+        p99_ms=latency_ms(whole.latency, 0.99),
+        per_s=tuple(answered),
+        failures_per_s=tuple(failures),
+        p50_ms_of=quantiles(0.5),
+        p99_ms_of=quantiles(0.99),
+    )
+
+
+def _stage_traffic(found: "Sequence[Slot]", place: int, stage: str) -> StageTraffic:
+    by_step = [None if slot.stages is None else slot.stages[place] for slot in found]
+    known = [counts for counts in by_step if counts is not None]
+    whole = np.add.reduce(known) if known else np.zeros(STAGE_BUCKETS, dtype=np.int64)
+
+    def quantiles(share: float) -> tuple[float | None, ...]:
+        return tuple(None if counts is None else stage_ms(counts, share) for counts in by_step)
+
+    return StageTraffic(
+        stage=stage,
+        p50_ms=stage_ms(whole, 0.5),
+        p95_ms=stage_ms(whole, 0.95),
+        p99_ms=stage_ms(whole, 0.99),
+        p50_ms_of=quantiles(0.5),
+        p99_ms_of=quantiles(0.99),
     )
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from registry.contracts.counters import LATENCY_BOUNDS_MS, STAGE_BOUNDS_MS, ArmCounters, CounterSnapshot
+from registry.contracts.traffic import Arm
 from registry.counters import CounterBoard
 from registry.errors import RegistryError
 
@@ -25,7 +26,7 @@ KEPT_S = 3600.0
 _MOST_LATE = 3  # samples; what came over a longer time than that is no rate of any moment
 
 Counts = NDArray[np.int64]
-ArmKey = tuple[str, str]
+ArmKey = tuple[str, Arm]
 """Experiment (empty: none) and arm."""
 
 
@@ -65,7 +66,7 @@ class ArmSum:
         latency = np.array(now.latency, dtype=np.int64)
         if before is not None:
             latency = latency - np.array(before.latency, dtype=np.int64)
-        return ArmSum(*map(gain, ("answered", "refused", "failed", "degraded", "away")), latency=latency)
+        return ArmSum(gain("answered"), gain("refused"), gain("failed"), gain("degraded"), gain("away"), latency)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +117,7 @@ def _add_arms(arms: dict[str, dict[ArmKey, ArmSum]], old: CounterSnapshot | None
         if came.empty:
             continue
         of_model = arms.setdefault(counted.model, {})
-        key = (counted.experiment, counted.arm)
+        key: ArmKey = (counted.experiment, counted.arm)
         of_model[key] = of_model[key] + came if key in of_model else came
 
 

@@ -112,9 +112,7 @@ CONTROL_ROUTES = (
         "retry_run", "POST", f"{_RUN}/retry", "Go on with it, or from a step on", "operator", RunAnswer, RetryBody
     ),
     ControlRoute("cancel_run", "POST", f"{_RUN}/cancel", "End it; what is done stays", "operator", RunAnswer, WhyBody),
-    ControlRoute(
-        "me", "GET", "/v1/me", "Whose key it is, and the models it is for", "viewer", MeAnswer, own=True
-    ),
+    ControlRoute("me", "GET", "/v1/me", "Whose key it is, and the models it is for", "viewer", MeAnswer, own=True),
     _look("versions", f"{_MODEL}/versions", "Versions and their place in the traffic", VersionsAnswer),
     _look("traffic", f"{_MODEL}/traffic", "Answers by arm, time by stage: the last `?minutes=`, 15", TrafficAnswer),
     _look("looks", f"{_MODEL}{_ROLLOUT}/looks", "Its gates' intervals over time", LooksAnswer),

@@ -69,7 +69,9 @@ def weight(bench: ControlBench) -> int:
 
 
 def test_every_route_of_the_table_has_its_place_at_the_desk() -> None:
-    places = [[kind for kind in (Desk, Figures) if callable(getattr(kind, route.name, None))] for route in CONTROL_ROUTES]
+    places = [
+        [kind for kind in (Desk, Figures) if callable(getattr(kind, route.name, None))] for route in CONTROL_ROUTES
+    ]
 
     assert [len(kinds) for kinds in places] == [1] * len(CONTROL_ROUTES)
 
