@@ -2,7 +2,7 @@
 
 import { Feed, get, key, modelPath, Refused } from "./api.js";
 import { h, patch } from "./dom.js";
-import { driftPanel } from "./drift.js";
+import { driftPanel, openAlarms } from "./drift.js";
 import { clock, ms, number, percent, steps, words } from "./format.js";
 import { chosenRollout, gatePanel } from "./gate.js";
 import { latencyPanel } from "./latency.js";
@@ -165,7 +165,7 @@ function tiles() {
   const rollout = state.rollout;
   const active = rollout && ["running", "paused"].includes(rollout.state);
   const champion = versions.data?.versions.find((one) => one.place === "champion");
-  const alarms = drift.data?.days.length ? drift.data.alarms.filter((one) => !one.answered).length : null;
+  const alarms = drift.data?.days.length ? openAlarms(drift.data) : null;
   const step = rollout?.spec.steps[rollout.step];
   const weight = rollouts.data?.rollouts.find((one) => one.rollout.id === rollout?.id)?.weight;
   return h("dl", { key: "tiles", class: "tiles", "aria-label": "At a glance" },
@@ -174,7 +174,7 @@ function tiles() {
     tile("Answers", all ? `${number(all.perS)} /s` : "–", all ? `${all.asked} in 15 min` : ""),
     tile("p99 of the champion", all ? ms(all.p99) : "–", "permit to answer"),
     tile("Failed", all ? percent(all.failed) : "–", all ? `${percent(all.degraded)} degraded` : "", all && all.failed > 0.01 ? "bad" : ""),
-    tile("Drift alarms", alarms === null ? "–" : `${alarms} open`, alarms === null ? "no day closed yet" : `${drift.data.days.length} days known, ${words(drift.data.family)}`, alarms ? "warn" : ""),
+    tile("Drift alarms", alarms ? `${alarms.length} open` : "–", !alarms ? "no day closed yet" : alarms.length ? alarms.map((one) => one.quantity).join(", ") : `${drift.data.days.length} days, ${drift.data.family}`, alarms?.length ? "warn" : ""),
   );
 }
 

@@ -38,7 +38,7 @@ export function path(xs, ys) {
       pen = false;
       return;
     }
-    d += `${pen ? "L" : "M"}${x.toFixed(1)} ${y.toFixed(1)}`;
+    d += `${pen ? "L" : "M"}${x.toFixed(1)} ${y.toFixed(1)}${pen ? "" : "h.01"}`; // a point alone is a dot
     pen = true;
   });
   return d;

@@ -1,7 +1,7 @@
 // Every quantity day by day: how far it lay from its anchor, in floors (the smallest shift that is alarmed on).
 
 import { h } from "./dom.js";
-import { count, day, moment, NONE, number, signed, span, words } from "./format.js";
+import { count, date, day, moment, NONE, number, signed, span, words } from "./format.js";
 import { panel, verdict } from "./panel.js";
 
 const FEW = 16;
@@ -48,18 +48,30 @@ function controls(data, state, set) {
 }
 
 function alarms(found) {
-  const open = found.alarms.filter((one) => !one.answered);
+  const open = openAlarms(found);
   const last = found.days.at(-1);
   const head = [verdict(last.verdict), ` ${found.arm} @${last.version}, day to ${moment(last.until_ms)}, ${count(last.lists)} lists. `];
   if (!open.length) return h("p", { key: "alarms", class: "said" }, head, last.why || "No alarm is open.");
   return h("div", { key: "alarms", class: "said" }, h("p", {}, head, `${open.length} ${open.length === 1 ? "alarm is" : "alarms are"} open:`),
     h("ul", { class: "alarms" }, open.slice(0, 6).map((one) =>
-      h("li", { key: `${one.quantity}/${one.kind}/${one.against}` },
+      h("li", { key: `${one.quantity}/${one.kind}` },
         h("span", { class: "sign", "aria-hidden": "true" }, "!"), h("strong", {}, one.quantity),
-        ` ${one.kind === "mean" ? "mean" : words(one.kind)} ${one.kind === "mean" ? `${signed(one.effect)} sd` : `${signed(100 * one.effect, 1)} points`} from the ${one.against}, since ${moment(one.onset_ms)}`),
+        ` ${one.kind === "mean" ? "mean" : words(one.kind)} ${one.kind === "mean" ? `${signed(one.effect)} sd` : `${signed(100 * one.effect, 1)} points`} from ${one.against.join(" and ")}, since ${date(one.onset_ms)}`),
     )),
     open.length > 6 ? h("p", { class: "hint" }, `and ${open.length - 6} more: sluice drift show`) : null,
   );
+}
+
+/** One for each quantity, whatever it is held against: the weightiest, with all that it is held against. */
+export function openAlarms(found) {
+  const by = new Map();
+  for (const one of found.alarms.filter((alarm) => !alarm.answered)) {
+    const of = `${one.quantity}/${one.kind}`;
+    const known = by.get(of);
+    if (known) Object.assign(known, { against: [...known.against, one.against].sort(), onset_ms: Math.min(known.onset_ms, one.onset_ms) });
+    else by.set(of, { ...one, against: [one.against] });
+  }
+  return [...by.values()];
 }
 
 function shown(found, state) {

@@ -11,6 +11,11 @@ export function number(value) {
   return size >= 100 ? COUNT.format(value) : value.toFixed(size >= 10 ? 1 : 2);
 }
 
+/** As short as it can be, for an axis. */
+export function plain(value) {
+  return Math.abs(value) >= 1000 ? COUNT.format(value) : `${Number(value.toPrecision(3))}`;
+}
+
 export function count(value) {
   return value === null || value === undefined ? NONE : COUNT.format(value);
 }

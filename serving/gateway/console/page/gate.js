@@ -58,12 +58,13 @@ function gates(looks, explained, rollout, ctx) {
   const begun = looks.gates.filter((one) => one.points.length);
   const current = looks.gates.find((one) => one.step === rollout.spec.steps[rollout.step].name);
   const gate = looks.gates.find((one) => one.step === state.gateStep) || (current?.points.length ? current : begun.at(-1)) || current || looks.gates[0];
+  const mine = explained && explained.rollout === looks.rollout ? explained : null;
   return [
     looks.gates.length > 1
       ? h("div", { key: "which", class: "choices", role: "group", "aria-label": "Step" },
           looks.gates.map((one) => h("button", { key: one.step, type: "button", "aria-pressed": one === gate ? "true" : "false", onclick: () => set(() => { state.gateStep = one.step; state.cursor.gate = null; }) }, one.step)))
       : null,
-    h("div", { key: "view", class: "gate" }, gate.points.length ? intervals(gate, ctx) : waiting(gate), facts(gate, explained, looks)),
+    h("div", { key: "view", class: "gate" }, gate.points.length ? intervals(gate, reason(gate, mine), ctx) : waiting(gate), facts(gate, mine)),
   ];
 }
 
@@ -91,10 +92,10 @@ function limits(gate, points) {
   return { low: bottom - 0.06 * (top - bottom), high: top + 0.1 * (top - bottom) };
 }
 
-function intervals(gate, { state, set, width }) {
+function intervals(gate, said, { state, set, width }) {
   const points = gate.points;
   const unit = unitOf(gate);
-  const at = { width: width("gate-plot", 560), height: 250, left: 58, right: 12, top: 12, bottom: 30 };
+  const at = { width: width("gate-plot", 560), height: 290, left: 58, right: 12, top: 12, bottom: 30 };
   const lastLook = gate.looks_ms.at(-1) ?? points.at(-1).at_ms;
   const high = Math.max(points.at(-1).at_ms, Math.min(lastLook, points.at(-1).at_ms + 0.6 * (points.at(-1).at_ms - gate.began_ms)));
   const x = { low: gate.began_ms ?? points[0].at_ms, high, format: (value) => axis(value, high - (gate.began_ms ?? 0)) };
@@ -124,14 +125,15 @@ function intervals(gate, { state, set, width }) {
           h("path", { key: "anytime", class: "anytime", d: band(along, stepped(points.map((one) => clip(one.anytime_low, floor))), stepped(points.map((one) => clip(one.anytime_high, roof)))) }),
           h("path", { key: "interval", class: "interval", d: band(along, stepped(points.map((one, place) => (inside[place] ? clip(one.low, floor) : null))), stepped(points.map((one, place) => (inside[place] ? clip(one.high, roof) : null)))) }),
           h("g", { key: "looks", class: "looks" }, gate.looks_ms.filter((one) => one <= x.high).map((one, place) => h("line", { key: place, x1: sx(one), x2: sx(one), y1: floor, y2: floor + (place < last.closed ? 7 : 4), class: place < last.closed ? "closed" : "" }))),
-          bound("passes", gate.passes_over, sy, at, `passes when all of the interval is over ${unit.format(gate.passes_over)}`, true),
-          gate.fails_under === gate.passes_over ? null : bound("fails", gate.fails_under, sy, at, `rolled back when surely under ${unit.format(gate.fails_under)}`, false),
+          bound("passes", gate.passes_over, sy, at, `passes over ${unit.format(gate.passes_over)}`, true),
+          bound("fails", gate.fails_under, sy, at, `rolled back under ${unit.format(gate.fails_under)}`, false),
           h("path", { key: "estimate", class: "estimate", d: path(along, stepped(points.map((one) => (one.estimate === null ? null : clip(one.estimate, floor))))) }),
           last.estimate === null ? null : h("circle", { key: "last", class: `last v-${last.verdict}`, cx: places.at(-1), cy: clip(last.estimate, floor), r: 4.5 }),
         ];
       },
     }),
-    h("figcaption", { class: "hint" }, h("span", { class: "mark interval", "aria-hidden": "true" }), " interval at planned looks, adjusted for looking ", h("span", { class: "mark anytime", "aria-hidden": "true" }), " holds whenever one looks ", h("span", { class: "mark estimate", "aria-hidden": "true" }), ` estimate. ${unit.name}.`),
+    h("figcaption", { class: "hint" }, h("span", { class: "mark interval", "aria-hidden": "true" }), " interval at planned looks, adjusted for looking ", h("span", { class: "mark anytime", "aria-hidden": "true" }), " holds whenever one looks ", h("span", { class: "mark estimate", "aria-hidden": "true" }), ` estimate of the ${unit.name}.`),
+    h("p", { class: "why" }, said),
     h("output", { class: "tell", "aria-live": "polite" }, cursor === null ? "" : tell(cursor)),
     numbers("numbers", `Looks of ${gate.step}`, ["UTC", "look", "estimate", "low", "high", "anytime low", "anytime high", "lists", "verdict"],
       points.map((one) => [moment(one.at_ms), `${one.closed}`, end(one.estimate, unit), end(one.low, unit), end(one.high, unit), end(one.anytime_low, unit), end(one.anytime_high, unit), count(one.lists), one.verdict]).toReversed()),
@@ -155,11 +157,16 @@ function bound(kind, value, sy, at, said, above) {
   );
 }
 
-function facts(gate, explained, looks) {
+/** What comes next and why, while the gate's step is the one that it is in; else what its verdict said. */
+function reason(gate, mine) {
+  if (mine?.step === gate.step && mine.outlook?.why) return `Next, ${words(String(mine.outlook.next))}: ${mine.outlook.why}.`;
+  return `${gate.points.at(-1).why}.`;
+}
+
+function facts(gate, mine) {
   const unit = unitOf(gate);
   const last = gate.points.at(-1);
   const terms = gate.terms;
-  const mine = explained && explained.rollout === looks.rollout ? explained : null;
   const about = mine?.gates.find((one) => one.step === gate.step);
   const next = about?.next_look_ms;
   return h("dl", { key: "facts", class: "facts" },
@@ -167,15 +174,13 @@ function facts(gate, explained, looks) {
     last?.estimate === null || !last ? null : fact("estimate", h("span", { class: "big" }, unit.format(last.estimate, 2))),
     last?.estimate === null || !last ? null : fact("interval", `${end(last.low, unit)} to ${end(last.high, unit)}`),
     last?.z === null || !last ? null : fact("z and its boundary", `${last.z.toFixed(2)} of ${last.boundary === null ? NONE : last.boundary.toFixed(2)}`),
-    fact("looks", last ? `${last.closed} of ${terms.looks}, one each ${span(terms.look_s)}` : `${terms.looks} planned, one each ${span(terms.look_s)}`),
+    fact("looks", last ? `${last.closed} of ${terms.looks}, each ${span(terms.look_s)}` : `${terms.looks} planned, each ${span(terms.look_s)}`),
     next ? fact("next look closes", moment(next)) : null,
     last ? fact("lists", count(last.lists)) : null,
     last ? fact("units", `${count(last.champion_units)} and ${count(last.challenger_units)}`) : null,
-    fact("alpha", `${percent(terms.alpha ?? 0.05, 1)} of all looks`),
+    fact("alpha", `${percent(terms.alpha ?? 0.05, 1)}, all looks`),
     mine && mine.budget ? fact("spent this year", `${percent(mine.budget.spent, 1)} of ${percent(mine.budget.yearly, 0)}`) : null,
     about?.alarms?.length ? fact("held by", about.alarms.join("; ")) : null,
-    last ? fact("why", last.why) : null,
-    mine?.outlook?.why ? fact(`next: ${words(String(mine.outlook.next))}`, mine.outlook.why) : null,
   );
 }
 

@@ -2,7 +2,7 @@
 
 import { band, frame, path } from "./chart.js";
 import { h } from "./dom.js";
-import { clip, clock, count, moment, ms, NONE, number, percent, span, steps } from "./format.js";
+import { clip, clock, count, moment, ms, NONE, number, percent, plain, span, steps } from "./format.js";
 import { numbers, panel } from "./panel.js";
 
 const LATELY = 6;
@@ -30,10 +30,10 @@ export function trafficPanel({ feeds, state, set, width }) {
       return [
         versions && shares(versions),
         versions && versionTable(versions, found),
-        versions?.registry ? h("p", { key: "registry", class: "hint" }, `The registry does not answer, so figures of training are missing: ${versions.registry}`) : null,
+        versions?.registry ? h("p", { key: "registry", class: "hint" }, `Without figures of training, for the registry does not answer: ${versions.registry}`) : null,
         found.length
           ? h("div", { key: "charts", class: "pair" },
-              chart("rate", "Answers a second", found, traffic, "per_s", (value) => `${number(value)} /s`, number, { state, set, width }),
+              chart("rate", "Answers a second", found, traffic, "per_s", (value) => `${number(value)} /s`, plain, { state, set, width }),
               chart("p99", "p99, permit to answer", found, traffic, "p99_ms_of", ms, axisMs, { state, set, width }),
             )
           : h("p", { key: "quiet", class: "blank" }, `No query in the last ${span((traffic.until_ms - traffic.since_ms) / 1000)}.`),
@@ -69,7 +69,7 @@ function versionTable({ versions }, found) {
     h("table", { class: "rows versions" },
       h("caption", { class: "unseen" }, "Versions and their place in the traffic"),
       h("thead", {}, h("tr", {},
-        h("th", { scope: "col" }, "version"), h("th", { scope: "col" }, "place"), num("units"), num("answers"), num("p50"), num("p99"), num("failed"), num("degraded"), num(metric ? short(metric) : "NDCG"), num("since"),
+        h("th", { scope: "col" }, "version"), h("th", { scope: "col" }, "place"), num("units"), num("answers"), num("p50"), num("p99"), num("failed"), num("degraded"), metric ? num(short(metric)) : null, num("since"),
       )),
       h("tbody", {}, versions.slice(0, 8).map((one) => {
         const mine = found.filter((arm) => arm.version === one.version && arm.kind !== "outside");
@@ -84,7 +84,7 @@ function versionTable({ versions }, found) {
           h("td", { class: "n" }, arm ? ms(arm.p99_ms) : NONE),
           h("td", { class: `n ${asked && arm.failed / asked > 0.01 ? "bad" : ""}` }, asked ? percent(arm.failed / asked) : NONE),
           h("td", { class: "n" }, arm && arm.answered ? percent(arm.degraded / arm.answered) : NONE),
-          h("td", { class: "n" }, metric && one.metrics && metric in one.metrics ? one.metrics[metric].toFixed(4) : NONE),
+          metric ? h("td", { class: "n" }, one.metrics && metric in one.metrics ? one.metrics[metric].toFixed(4) : NONE) : null,
           h("td", { class: "n" }, moment(one.promoted_ms ?? one.created_ms)),
         );
       })),
