@@ -168,7 +168,7 @@ def _past(
 
 
 def _days(platform: Platform, size: Size, now_ms: int) -> None:
-    """Days that are over, as gateways logged them, through the monitor; in the end two columns drift, and one breaks."""
+    """Days that are over, through the monitor; in the end two columns drift, and one breaks."""
     begins_ms = (now_ms // DAY_MS - size.days) * DAY_MS
     stream = MemoryStream()
     for day in range(size.days):

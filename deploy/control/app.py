@@ -1,4 +1,4 @@
-"""The control API as a FastAPI application: HTTP in, desk, HTTP out."""
+"""The control API as a FastAPI application: HTTP in, a handler, HTTP out."""
 
 import functools
 import logging
@@ -12,10 +12,11 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
 from deploy.control.access import authenticate, authorize
-from deploy.control.asking import Ask, Reply
+from deploy.control.asks import Ask, Reply
 from deploy.control.conditions import IfMatch, digest_of, idempotency_key
 from deploy.control.desk import Desk
 from deploy.control.errors import Contradiction, ControlRefused, NoKey, NotNow, as_refusal
+from deploy.control.handlers import HANDLERS
 from deploy.control.metrics import CONTROL_REQUESTS
 from registry.contracts.errors import ContractError, InvalidName
 from registry.contracts.ids import model_name
@@ -129,11 +130,11 @@ def _body(route: ControlRoute, headers: Mapping[str, str], raw: bytes) -> Any:
 def _once(desk: Desk, ask: Ask) -> Reply:
     """The reply, made once for an idempotency key: repeated from its receipt ever after."""
     if not ask.key:
-        return desk.reply(ask)
+        return _reply(desk, ask)
     if (receipt := desk.control.receipt(ask.caller.key.id, ask.key)) is not None:
         return _repeated(desk, ask, receipt)
     try:
-        reply = desk.reply(ask)
+        reply = _reply(desk, ask)
     except (RegistryError, ContractError, ControlRefused) as error:
         refusal = as_refusal(error)
         if refusal is None or refusal.status not in _KEPT:
@@ -159,6 +160,10 @@ def _repeated(desk: Desk, ask: Ask, receipt: Receipt) -> Reply:
         desk.publish_decided(ask.model)  # whoever answered first may have died before this
     found = msgspec.json.decode(receipt.response)
     return Reply(receipt.status, receipt.response.encode(), found.get("plan_revision"), replayed=True)
+
+
+def _reply(desk: Desk, ask: Ask) -> Reply:
+    return HANDLERS[ask.route.name](desk, ask)
 
 
 def _refused(status: int, message: str, challenge: bool = False) -> Reply:

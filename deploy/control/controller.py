@@ -14,10 +14,10 @@ from deploy import wiring
 from deploy.control.alias_keeper import AliasKeeper
 from deploy.control.app import build_control_app
 from deploy.control.desk import Desk
-from deploy.control.figures import Figures
 from deploy.control.local_key import local_key
 from deploy.control.meter import MeterThread, TrafficMeter
 from deploy.control.server import ControlServer
+from deploy.control.sources import Sources
 from deploy.settings import PlatformSettings
 from drift.days.reports import DayReports
 from drift.settings import parse_monitor
@@ -148,8 +148,8 @@ def control_api(settings: PlatformSettings, controller: Controller, meter: Traff
     local_key(settings.admin_key_file, ring, now_ms())
     planner = GatePlanner(Archive(settings.archive_folder), parse_gates(settings.gates))
     shift = parse_monitor(settings.drift).shift
-    figures = Figures(
-        *(controller.control, controller.store, meter),
+    sources = Sources(
+        meter,
         glimpses=RedisGlimpseBoard(wiring.redis_client(settings, REDIS_TIMEOUT_S)),
         days=DayReports(settings.reports_folder / "drift"),
         floors={"mean": shift.effect_floor_sd, "missing_share": shift.share_floor, "zero_share": shift.share_floor},
@@ -159,7 +159,7 @@ def control_api(settings: PlatformSettings, controller: Controller, meter: Traff
         *(SqlRuns(controller.control.engine), now_ms),
         retrain_ms=parse_retraining(settings.retraining, settings.retrain_anchor).window_ms,
         closed_days=RedisDriftBoard(wiring.redis_client(settings, REDIS_TIMEOUT_S)).latest,
-        figures=figures,
+        sources=sources,
     )
     return ControlServer(build_control_app(desk), parse_address(settings.controller_address))
 

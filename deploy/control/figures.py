@@ -1,15 +1,15 @@
-"""What the console draws: a method for each of its routes, as the desk has for the others. Nothing is changed here."""
+"""What the console draws: handlers of its routes. Nothing is changed by any of them."""
 
 import re
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 
-from deploy.control.asking import Ask, Reply, number
+from deploy.control.asks import Ask, Reply, number
+from deploy.control.desk import Desk, no_plan
 from deploy.control.errors import ControlRefused, NotNow, NotThere
-from deploy.control.meter import TrafficMeter, all_arms, latency_ms, slots, stage_ms
+from deploy.control.meter import all_arms, latency_ms, slots, stage_ms
 from pipelines.gates.evidence import inputs_in, verdict_in
 from registry.contracts.counters import STAGE_BUCKETS, STAGES
 from registry.contracts.drift import Family, ShiftKind
@@ -17,9 +17,7 @@ from registry.contracts.gates import GateTerms
 from registry.contracts.rollouts import Evidence, Rollout, RolloutChange
 from registry.contracts.traffic import Experiment, TrafficPlan
 from registry.errors import RegistryError
-from registry.glimpse_board import GlimpseBoard, MemoryGlimpseBoard
-from registry.rollouts import RolloutControl
-from registry.store import ModelStore, StoredVersion
+from registry.store import StoredVersion
 from registry.traffic_control import TrafficChange
 from serving.gateway.control_schema import (
     ArmTraffic,
@@ -41,7 +39,7 @@ from serving.gateway.control_schema import (
 
 if TYPE_CHECKING:
     from deploy.control.meter import ArmKey, Slot
-    from drift.days.reports import DayReport, DayReports
+    from drift.days.reports import DayReport
 
 MINUTES, MOST_MINUTES = 15, 60
 POINTS = 60
@@ -51,138 +49,126 @@ LIVE, MOST_LIVE = 50, 200
 DAYS, MOST_DAYS = 28, 90
 ROWS, MOST_ROWS = 40, 2000
 _ARM = re.compile(r"champion|challenger-\d{1,9}")
-FLOORS: dict[ShiftKind, float] = {"mean": 0.1, "missing_share": 0.05, "zero_share": 0.05}
 
 
-@dataclass(frozen=True, slots=True)
-class Figures:
-    """The parts that the console's requests are answered from; safe for several threads.
+def me(desk: Desk, ask: Ask) -> Reply:
+    """Whose key it is, and what it is good for."""
+    key = ask.caller.key
+    models = [model for model in sorted(desk.control.revisions()) if key.covers(model)]
+    lines = []
+    for model in models:
+        if (plan := desk.control.plan(model)) is not None:
+            active = {one.challenger for one in desk.control.rollouts(model, open_only=True) if one.active}
+            lines.append(ModelLine(model, plan.revision, plan.champion, tuple(sorted(active))))
+    return ask.reply(MeAnswer(ask.caller.who, key.role, tuple(lines)))
 
-    store: versions; raises StoreUnavailable while it is not there. days: closed days on this machine, None where there
-    are none; floors: that they were held against.
-    """
 
-    control: RolloutControl
-    store: Callable[[], ModelStore]
-    meter: TrafficMeter = field(default_factory=TrafficMeter)
-    glimpses: GlimpseBoard = field(default_factory=MemoryGlimpseBoard)
-    days: "DayReports | None" = None
-    floors: dict[ShiftKind, float] = field(default_factory=lambda: dict(FLOORS))
+def versions(desk: Desk, ask: Ask) -> Reply:
+    """Of the plan, its history and the registry; without the registry, what the tables know."""
+    plan = _plan(desk, ask.model)
+    turns, digests = _turns(desk.control.history(ask.model))
+    active = [one for one in desk.control.rollouts(ask.model, open_only=True) if one.active]
+    stored: dict[int, StoredVersion] = {}
+    why = ""
+    try:
+        stored = {one.version: one for one in desk.store().versions(ask.model)}
+    except RegistryError as error:
+        why = str(error)
+    digests |= {one.challenger: one.challenger_digest for one in active}
+    digests |= {version: one.digest for version, one in stored.items()} | plan.versions()
+    lines = [
+        _version(version, digest, plan, active, turns.get(version), stored.get(version))
+        for version, digest in digests.items()
+    ]
+    order = {place: rank for rank, place in enumerate(get_args(Place))}
+    lines.sort(key=lambda line: (min(order[line.place], order["former"]), -line.version))
+    return ask.reply(VersionsAnswer(ask.model, plan.revision, tuple(lines[:NEWEST_VERSIONS]), why))
 
-    def me(self, ask: Ask) -> Reply:
-        """Whose key it is, and what it is good for."""
-        key = ask.caller.key
-        models = [model for model in sorted(self.control.revisions()) if key.covers(model)]
-        lines = []
-        for model in models:
-            if (plan := self.control.plan(model)) is not None:
-                active = {one.challenger for one in self.control.rollouts(model, open_only=True) if one.active}
-                lines.append(ModelLine(model, plan.revision, plan.champion, tuple(sorted(active))))
-        return ask.reply(MeAnswer(ask.caller.who, key.role, tuple(lines)))
 
-    def versions(self, ask: Ask) -> Reply:
-        """Of the plan, its history and the registry; without the registry, what the tables know."""
-        plan = self._plan(ask.model)
-        turns, digests = _turns(self.control.history(ask.model))
-        active = [one for one in self.control.rollouts(ask.model, open_only=True) if one.active]
-        stored: dict[int, StoredVersion] = {}
-        why = ""
-        try:
-            stored = {one.version: one for one in self.store().versions(ask.model)}
-        except RegistryError as error:
-            why = str(error)
-        digests |= {one.challenger: one.challenger_digest for one in active}
-        digests |= {version: one.digest for version, one in stored.items()} | plan.versions()
-        lines = [
-            _version(version, digest, plan, active, turns.get(version), stored.get(version))
-            for version, digest in digests.items()
-        ]
-        order = {place: rank for rank, place in enumerate(get_args(Place))}
-        lines.sort(key=lambda line: (min(order[line.place], order["former"]), -line.version))
-        return ask.reply(VersionsAnswer(ask.model, plan.revision, tuple(lines[:NEWEST_VERSIONS]), why))
-
-    def traffic(self, ask: Ask) -> Reply:
-        """The last minutes of all gateways, as the meter has them."""
-        plan = self._plan(ask.model)
-        minutes = min(number(ask, "minutes", MINUTES), MOST_MINUTES)
-        sample_ms = round(self.meter.sample_s * 1000)
-        step_ms = max(sample_ms, minutes * 60_000 // POINTS // sample_ms * sample_ms)
-        count = minutes * 60_000 // step_ms
-        until_ms = ask.now_ms // sample_ms * sample_ms
-        since_ms = until_ms - count * step_ms
-        found = slots(self.meter.samples(since_ms), ask.model, until_ms, step_ms, count)
-        arms = tuple(_arm_traffic(found, key, plan) for key in all_arms(found))
-        stages = tuple(_stage_traffic(found, place, stage) for place, stage in enumerate(STAGES))
-        return ask.reply(
-            TrafficAnswer(
-                ask.model,
-                plan.revision,
-                since_ms,
-                until_ms,
-                step_ms / 1000,
-                sum(slot.seconds for slot in found),
-                tuple(slot.until_ms for slot in found),
-                arms,
-                sum(int(slot.stages[-1].sum()) for slot in found if slot.stages is not None),
-                stages,
-            )
+def traffic(desk: Desk, ask: Ask) -> Reply:
+    """The last minutes of all gateways, as the meter has them."""
+    plan = _plan(desk, ask.model)
+    minutes = min(number(ask, "minutes", MINUTES), MOST_MINUTES)
+    sample_ms = round(desk.sources.meter.sample_s * 1000)
+    step_ms = max(sample_ms, minutes * 60_000 // POINTS // sample_ms * sample_ms)
+    count = minutes * 60_000 // step_ms
+    until_ms = ask.now_ms // sample_ms * sample_ms
+    since_ms = until_ms - count * step_ms
+    found = slots(desk.sources.meter.samples(since_ms), ask.model, until_ms, step_ms, count)
+    arms = tuple(_arm_traffic(found, key, plan) for key in all_arms(found))
+    stages = tuple(_stage_traffic(found, place, stage) for place, stage in enumerate(STAGES))
+    return ask.reply(
+        TrafficAnswer(
+            ask.model,
+            plan.revision,
+            since_ms,
+            until_ms,
+            step_ms / 1000,
+            sum(slot.seconds for slot in found),
+            tuple(slot.until_ms for slot in found),
+            arms,
+            sum(int(slot.stages[-1].sum()) for slot in found if slot.stages is not None),
+            stages,
         )
+    )
 
-    def looks(self, ask: Ask) -> Reply:
-        """What every gate of the rollout said, as evidence kept it."""
-        rollout, plan = self.control.rollout(ask.id), self._plan(ask.model)
-        if rollout.model != ask.model:
-            raise NotThere(f"rollout {ask.id!r} is of model {rollout.model!r}, not {ask.model!r}")
-        history = self.control.rollout_history(rollout.id)
-        steps = [(place, step) for place, step in enumerate(rollout.spec.steps) if step.gate is not None]
-        measured: list[Evidence] = []
-        for kind in dict.fromkeys(step.gate_evidence for _, step in steps):
-            measured += self.control.evidence(
-                ask.model,
-                since_ms=rollout.started_ms,
-                challenger_digest=rollout.challenger_digest,
-                kind=kind,
-                newest=NEWEST_LOOKS,
-            )
-        gates = tuple(
-            _gate(rollout, place, step.kind, step.gate, history, measured) for place, step in steps if step.gate
+
+def looks(desk: Desk, ask: Ask) -> Reply:
+    """What every gate of the rollout said, as evidence kept it."""
+    rollout, plan = desk.control.rollout(ask.id), _plan(desk, ask.model)
+    if rollout.model != ask.model:
+        raise NotThere(f"rollout {ask.id!r} is of model {rollout.model!r}, not {ask.model!r}")
+    history = desk.control.rollout_history(rollout.id)
+    steps = [(place, step) for place, step in enumerate(rollout.spec.steps) if step.gate is not None]
+    measured: list[Evidence] = []
+    for kind in dict.fromkeys(step.gate_evidence for _, step in steps):
+        measured += desk.control.evidence(
+            ask.model,
+            since_ms=rollout.started_ms,
+            challenger_digest=rollout.challenger_digest,
+            kind=kind,
+            newest=NEWEST_LOOKS,
         )
-        return ask.reply(LooksAnswer(ask.model, plan.revision, rollout.id, gates))
+    gates = tuple(_gate(rollout, place, step.kind, step.gate, history, measured) for place, step in steps if step.gate)
+    return ask.reply(LooksAnswer(ask.model, plan.revision, rollout.id, gates))
 
-    def drift_days(self, ask: Ask) -> Reply:
-        """Closed days of an arm, quantity by quantity."""
-        plan = self._plan(ask.model)
-        arm, family = ask.query.get("arm", "champion"), _family(ask.query.get("family", "features"))
-        if not _ARM.fullmatch(arm):
-            raise ControlRefused(f"arm={arm[:32]!r}: expected champion, or a challenger's like challenger-2")
-        newest, limit = min(number(ask, "days", DAYS), MOST_DAYS), min(number(ask, "limit", ROWS), MOST_ROWS)
-        try:
-            found = self.days.read(ask.model, arm, family, newest) if self.days else []
-            arms = self.days.arms(ask.model) if self.days else []
-        except (OSError, ValueError) as error:
-            raise NotNow(f"closed days of {ask.model!r} cannot be read: {error}") from error
-        days = tuple(
-            DriftDay(one.since_ms, one.until_ms, one.version, one.verdict, one.why, one.lists)
-            for one in (report.record for report in found)
+
+def drift_days(desk: Desk, ask: Ask) -> Reply:
+    """Closed days of an arm, quantity by quantity."""
+    plan = _plan(desk, ask.model)
+    arm, family = ask.query.get("arm", "champion"), _family(ask.query.get("family", "features"))
+    if not _ARM.fullmatch(arm):
+        raise ControlRefused(f"arm={arm[:32]!r}: expected champion, or a challenger's like challenger-2")
+    newest, limit = min(number(ask, "days", DAYS), MOST_DAYS), min(number(ask, "limit", ROWS), MOST_ROWS)
+    try:
+        found = desk.sources.days.read(ask.model, arm, family, newest) if desk.sources.days else []
+        arms = desk.sources.days.arms(ask.model) if desk.sources.days else []
+    except (OSError, ValueError) as error:
+        raise NotNow(f"closed days of {ask.model!r} cannot be read: {error}") from error
+    days = tuple(
+        DriftDay(one.since_ms, one.until_ms, one.version, one.verdict, one.why, one.lists)
+        for one in (report.record for report in found)
+    )
+    rows = _drift_rows(found, desk.sources.floors)
+    alarms = found[-1].record.alarms if found else ()
+    return ask.reply(
+        DriftDaysAnswer(
+            *(ask.model, plan.revision, arm, family, tuple(arms), days, tuple(rows[:limit]), len(rows), alarms)
         )
-        rows = _drift_rows(found, self.floors)
-        alarms = found[-1].record.alarms if found else ()
-        return ask.reply(
-            DriftDaysAnswer(
-                *(ask.model, plan.revision, arm, family, tuple(arms), days, tuple(rows[:limit]), len(rows), alarms)
-            )
-        )
+    )
 
-    def live(self, ask: Ask) -> Reply:
-        """The newest of those that gateways have shown."""
-        plan = self._plan(ask.model)
-        limit = min(number(ask, "limit", LIVE), MOST_LIVE)
-        return ask.reply(LiveAnswer(ask.model, plan.revision, ask.now_ms, self.glimpses.newest(ask.model, limit)))
 
-    def _plan(self, model: str) -> TrafficPlan:
-        if (plan := self.control.plan(model)) is None:
-            raise NotThere(f"model {model!r} has no traffic plan: `sluice promote {model} VERSION` makes the first")
-        return plan
+def live(desk: Desk, ask: Ask) -> Reply:
+    """The newest of those that gateways have shown."""
+    plan = _plan(desk, ask.model)
+    limit = min(number(ask, "limit", LIVE), MOST_LIVE)
+    return ask.reply(LiveAnswer(ask.model, plan.revision, ask.now_ms, desk.sources.glimpses.newest(ask.model, limit)))
+
+
+def _plan(desk: Desk, model: str) -> TrafficPlan:
+    if (plan := desk.control.plan(model)) is None:
+        raise no_plan(model)
+    return plan
 
 
 def _turns(history: Sequence[TrafficChange]) -> tuple[dict[int, int], dict[int, str]]:

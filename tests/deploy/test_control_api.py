@@ -13,8 +13,7 @@ import msgspec
 import pytest
 import sqlalchemy as sql
 
-from deploy.control.desk import Desk
-from deploy.control.figures import Figures
+from deploy.control.handlers import HANDLERS
 from registry.contracts.drift import ShiftRecord
 from registry.roles import ROLES, Role, includes
 from serving.gateway.control_routes import CONTROL_ROUTES, ControlRoute
@@ -68,12 +67,8 @@ def weight(bench: ControlBench) -> int:
     return sum(experiment.weight for experiment in plan.experiments)
 
 
-def test_every_route_of_the_table_has_its_place_at_the_desk() -> None:
-    places = [
-        [kind for kind in (Desk, Figures) if callable(getattr(kind, route.name, None))] for route in CONTROL_ROUTES
-    ]
-
-    assert [len(kinds) for kinds in places] == [1] * len(CONTROL_ROUTES)
+def test_every_route_of_the_table_has_its_handler_and_no_handler_is_without_a_route() -> None:
+    assert HANDLERS.keys() == {route.name for route in CONTROL_ROUTES}
 
 
 def test_a_promotion_is_recorded_published_and_answered_with_its_revision(bench: ControlBench) -> None:

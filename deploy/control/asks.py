@@ -1,4 +1,4 @@
-"""A request to the control API by somebody who may make it, and its reply."""
+"""What somebody asks of the control API, and what they are answered."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,6 +11,9 @@ from deploy.control.conditions import IfMatch
 from deploy.control.errors import ControlRefused
 from registry.receipts import Receipt
 from serving.gateway.control_routes import ControlRoute
+
+PAGE = 100
+MOST_ROWS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,3 +68,8 @@ def number(ask: Ask, name: str, default: int, least: int = 1) -> int:
     if not (told.isascii() and told.isdigit() and len(told) < 18 and int(told) >= least):
         raise ControlRefused(f"{name}={told[:32]!r}: expected a whole number from {least}")
     return int(told)
+
+
+def page_size(ask: Ask) -> int:
+    """How much of a list is asked for: `limit`, within bounds."""
+    return min(number(ask, "limit", PAGE), MOST_ROWS)
