@@ -1,7 +1,7 @@
 """What the console draws: handlers of its routes. Nothing is changed by any of them."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, get_args
 
 import numpy as np
@@ -339,7 +339,7 @@ def _thinned(points: Sequence[LookPoint], most: int) -> list[LookPoint]:
     return kept
 
 
-def _drift_rows(found: "Sequence[DayReport]", floors: dict[ShiftKind, float]) -> list[DriftRow]:
+def _drift_rows(found: "Sequence[DayReport]", floors: Mapping[ShiftKind, float]) -> list[DriftRow]:
     shifts: dict[tuple[str, ShiftKind], list[float | None]] = {}
     cusums: dict[tuple[str, ShiftKind], list[float | None]] = {}
     for place, report in enumerate(found):
