@@ -48,6 +48,8 @@ from tests.e2e.platforms_under_fire import MODEL, Platform, until
 from tests.pipelines.gate_traffic import Traffic
 
 DAY_MS = 86_400_000
+QUIET = "quiet"
+"""A model of which nothing is known but that it has a champion."""
 HOSTILE = "<img src=x onerror=\"document.title='hit'\"><script>document.title='hit'</script>"
 COLUMNS = (
     *("title_match", "body_match", "name_match", "click_rate", "age_days", "popularity", "length", "depth"),
@@ -159,6 +161,8 @@ def _past(
     plan = TrafficPlan(MODEL, 1, champion=1, champion_digest=packages[1].digest)
     began_ms = now_ms - 40 * DAY_MS
     control.change(plan, expected_revision=0, who="ann", why="first", evidence={}, now_ms=began_ms)
+    quiet = TrafficPlan(QUIET, 1, champion=7, champion_digest="7" * 64)
+    control.change(quiet, expected_revision=0, who="ann", why="first", evidence={}, now_ms=began_ms)
     _days(platform, size, now_ms)
     rollout = _gate(platform, control, packages[2], size, now_ms)
     newest = control.plan(MODEL)
