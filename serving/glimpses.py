@@ -14,23 +14,25 @@ from registry.glimpse_board import GlimpseBoard
 
 log = logging.getLogger(__name__)
 
-EVERY_S = 0.25  # of each model: four a second
+EVERY_MS = 250  # of each model: four a second
 MOST_WAITING = 200
 
 
 class Glimpses:
-    """One thread takes, another drains. every_s: of a model, at least so long from one to the next."""
+    """One thread takes, another drains. every_ms: of a model, at least so long from one to the next."""
 
-    def __init__(self, every_s: float = EVERY_S) -> None:
-        self._every_s = every_s
-        self._due_s: dict[str, float] = {}
+    def __init__(self, every_ms: int = EVERY_MS) -> None:
+        self._every_ms = every_ms
+        self._taken_ms: dict[str, int] = {}
         self._waiting: deque[Glimpse] = deque(maxlen=MOST_WAITING)
 
-    def due(self, model: str, now_s: float) -> bool:
-        """Whether the next answer of the model is to be taken; if it is, one after it is not for a while."""
-        if now_s < self._due_s.get(model, 0.0):
+    def due(self, model: str, now_ms: int) -> bool:
+        """Whether this answer of the model is to be taken; if it is, the next is not for a while. now_ms: of a clock
+        that may be set back."""
+        taken_ms = self._taken_ms.get(model)
+        if taken_ms is not None and 0 <= now_ms - taken_ms < self._every_ms:
             return False
-        self._due_s[model] = now_s + self._every_s
+        self._taken_ms[model] = now_ms
         return True
 
     def take(self, glimpse: Glimpse) -> None:

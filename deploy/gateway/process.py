@@ -36,6 +36,7 @@ from serving.arm_counts import ArmCounts, CounterPublisher
 from serving.discovery import ReplicaWatcher
 from serving.errors import ReplicaUnhealthy
 from serving.event_log import EventLog
+from serving.flow.settings import parse_flow
 from serving.gateway.app import build_app
 from serving.gateway.console.files import console_router
 from serving.gateway.control_routes import control_router
@@ -81,6 +82,7 @@ def serve_gateway(settings: PlatformSettings, stop: threading.Event) -> None:
         plan_copy=settings.versions_folder / f"plans-gateway-{settings.replica}.json",
         workers=settings.worker_addresses,
         version_header=settings.version_header,
+        flow=parse_flow(settings.flow),
     )
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_serve(settings, mine, stop))
@@ -91,13 +93,31 @@ async def _serve(settings: PlatformSettings, mine: GatewaySettings, stop: thread
     source = random.SystemRandom()
     ids = RankingIds(ranking_secret(settings), random.Random(source.getrandbits(256)))
     event_log = EventLog(Journal(mine.journal, mine.journal_bytes), RedisStream(redis_client(settings)))
-    pool = ReplicaPool(mine.workers, arena_bytes=mine.arena_bytes)
-    permits = Permits(mine.max_in_flight)
+    flow = mine.flow
+    permits = Permits(mine.max_in_flight, rule=flow.admission)
+    pool = ReplicaPool(
+        mine.workers,
+        arena_bytes=mine.arena_bytes,
+        retry=flow.retry,
+        hedge=flow.hedge,
+        calm=lambda model: not permits.busy(model),
+        coins=random.Random(source.getrandbits(256)),
+    )
     mirror = Mirror(
         pool, event_log, permits, random.Random(source.getrandbits(256)), mine.max_mirrored, mine.mirror_deadline_ms
     )
     counts, coins = ArmCounts(), random.Random(source.getrandbits(256))
-    ranker = Ranker(pool, event_log, ids, permits, mine.log_every, counts=counts, coins=coins, mirror=mirror.offer)
+    ranker = Ranker(
+        pool,
+        event_log,
+        ids,
+        permits,
+        mine.log_every,
+        counts=counts,
+        coins=coins,
+        mirror=mirror.offer,
+        ladder=flow.ladder,
+    )
     process = process_name(f"gateway-{settings.replica}", os.getpid(), time.time_ns() // 1_000_000)
 
     def follow(plans: Plans) -> None:

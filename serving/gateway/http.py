@@ -26,8 +26,17 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from registry.contracts.ids import RankingIds, model_tag
 from serving import metrics
-from serving.errors import BodyTooLarge, QueryRefused, RankingError, ReplicaUnhealthy, WrongContentType, WrongMethod
+from serving.errors import (
+    BodyTooLarge,
+    DeadlineExceeded,
+    QueryRefused,
+    RankingError,
+    ReplicaUnhealthy,
+    WrongContentType,
+    WrongMethod,
+)
 from serving.event_log import EventLog
+from serving.flow.deadlines import DEADLINE_HEADER, within
 from serving.gateway.schema import VERSION_HEADER, asked_version, read_feedback, read_prefetch, read_rank, write_ranking
 from serving.rank import Ranker, Ranking, RankQuery
 from serving.settings import GatewaySettings
@@ -38,7 +47,7 @@ log = logging.getLogger(__name__)
 MODELS_PREFIX, RANK_SUFFIX = "/v1/models/", "/rank"
 FEEDBACK_PATH, PREFETCH_PATH = "/v1/feedback", "/v1/prefetch"
 _INFER_PATH = re.compile(r"/v2/models/(?P<model>[^/]+)(?:/versions/(?P<version>[^/]+))?/infer")
-_VERSION_HEADER = VERSION_HEADER.encode()
+_VERSION_HEADER, _DEADLINE_HEADER = VERSION_HEADER.encode(), DEADLINE_HEADER.encode()
 _TRACEPARENT = re.compile(rb"00-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 
 
@@ -176,23 +185,29 @@ class HotRoutes:
     async def _rank(self, model: str, body: Body, headers: Headers, trace_id: str) -> Answer:
         try:
             query = self._read_rank(model, body, headers, trace_id)
-        except QueryRefused:
-            metrics.ANSWERS.labels(model if model in self._ranker.plans else "", "", 400).inc()
+        except (QueryRefused, DeadlineExceeded) as error:
+            metrics.ANSWERS.labels(model if model in self._ranker.plans else "", "", error.status).inc()
+            if isinstance(error, DeadlineExceeded):
+                metrics.DEADLINES.labels("gateway").inc()
             raise
         return Answer(200, write_ranking(await self._ranker.rank(query)))
 
     def _read_rank(self, model: str, body: Body, headers: Headers, trace_id: str) -> RankQuery:
         query = read_rank(model, body, self._settings, trace_id)
         query.version = asked_version(headers.get(_VERSION_HEADER), self._settings)
+        query.deadline_ms = within(headers.get(_DEADLINE_HEADER), query.deadline_ms)
         return query
 
     def _begin_rank(
         self, model: str, body: Body, headers: Headers, answered: Callable[[Answer], None]
     ) -> Callable[[], None] | None:
         """See `Begin`."""
+        if (refused := self._ranker.refused_now(model)) is not None:
+            answered(answer_of(refused))
+            return told_already
         try:
             query = self._read_rank(model, body, headers, self._trace_id(headers.get(b"traceparent", b"")))
-        except QueryRefused:
+        except (QueryRefused, DeadlineExceeded):
             return None  # read once more on the long way, which says why
 
         def done(result: Ranking | RankingError) -> None:
@@ -256,6 +271,10 @@ class HotRoutes:
         if found := _TRACEPARENT.fullmatch(traceparent):
             return found[1].decode()
         return f"{self._random.getrandbits(128):032x}"
+
+
+def told_already() -> None:
+    """Takes back a request that was answered before it was begun."""
 
 
 def answer_of(error: RankingError) -> Answer:

@@ -8,17 +8,23 @@ from tests.builders import a_glimpse
 
 
 def test_a_model_is_due_once_in_a_while_whatever_its_traffic() -> None:
-    glimpses = Glimpses(every_s=0.5)
+    glimpses = Glimpses(every_ms=500)
 
-    assert [glimpses.due("m", 10.0 + i / 10) for i in range(11)] == [i in (0, 5, 10) for i in range(11)]
+    assert [glimpses.due("m", 10_000 + 100 * i) for i in range(11)] == [i in (0, 5, 10) for i in range(11)]
+
+
+def test_a_clock_that_is_set_back_blinds_nobody() -> None:
+    glimpses = Glimpses(every_ms=500)
+
+    assert [glimpses.due("m", now_ms) for now_ms in (10_000, 2_000, 2_100, 2_500)] == [True, True, False, True]
 
 
 def test_a_busy_model_takes_no_turn_of_a_quiet_one() -> None:
-    glimpses = Glimpses(every_s=0.5)
+    glimpses = Glimpses(every_ms=500)
 
-    assert glimpses.due("busy", 10.0)
-    assert glimpses.due("quiet", 10.1)
-    assert not glimpses.due("busy", 10.2)
+    assert glimpses.due("busy", 10_000)
+    assert glimpses.due("quiet", 10_100)
+    assert not glimpses.due("busy", 10_200)
 
 
 def test_what_nobody_drains_is_bounded_and_the_newest_stay() -> None:
