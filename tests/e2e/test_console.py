@@ -1,9 +1,14 @@
 """The console in a real browser, against a platform that has a past and a present."""
 
+import os
 import re
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -14,6 +19,7 @@ from playwright.sync_api import Browser, Page, expect
 from tests.chromium import a_browser
 from tests.console_world import HOSTILE, MODEL, QUIET, World, a_world
 
+ROOT = Path(__file__).parent.parent.parent
 pytestmark = pytest.mark.slow
 PATIENCE_MS = 60_000.0
 PANELS = ("traffic", "latency", "gate", "live", "drift")
@@ -331,7 +337,8 @@ def test_nothing_is_wider_than_the_window(browser: Browser, world: World, width:
     with a_page(browser, world, viewport={"width": width, "height": 900}) as seen:
         wait_until_drawn(seen.page)
         wide, cut = seen.page.evaluate(
-            """() => [document.documentElement.scrollWidth, [...document.querySelectorAll('.scroll:not(.numbers .scroll)')]
+            """() => [document.documentElement.scrollWidth,
+            [...document.querySelectorAll('.scroll:not(.numbers .scroll)')]
             .filter(e => e.scrollWidth > e.clientWidth + 1).map(e => e.ariaLabel)]"""
         )
 
@@ -358,6 +365,34 @@ def test_a_viewer_of_one_model_sees_that_one_alone(browser: Browser, world: Worl
         expect(page.get_by_role("alert")).to_contain_text("was revoked")
 
     assert choices == [QUIET]
+
+
+def test_the_command_signs_in_for_as_long_as_it_runs(browser: Browser, world: World) -> None:
+    command = subprocess.Popen(
+        [sys.executable, "-m", "deploy.cli", "console", "--model", MODEL],
+        env=os.environ | {"SLUICE_HOME": str(world.platform.settings.home)},
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert command.stdout is not None
+        address = command.stdout.readline().strip()
+        with a_page(browser, world, key="") as seen:
+            page = seen.page
+            page.goto(address)
+            wait_until_drawn(page)
+            expect(page.locator(".who")).to_contain_text("viewer")
+            command.send_signal(signal.SIGINT)
+            rest, words = command.communicate(timeout=60)
+            expect(page.get_by_role("alert")).to_contain_text("was revoked")
+    finally:
+        command.kill()
+
+    assert address.startswith(f"{world.url}/console/#key=sluice_")
+    assert (command.returncode, rest) == (0, "")
+    assert "Ctrl-C" in words
 
 
 def test_users_were_answered_all_the_while(world: World) -> None:
