@@ -130,6 +130,8 @@ def a_world(home: Path, size: Size = SMALL, **flags: Any) -> Iterator[World]:
         packages = {1: _package(1, 1.0), 2: _package(2, 0.9), 3: _package(3, 1.1)}
         for version, package in packages.items():
             write(package, platform.settings.versions_folder / MODEL / str(version))
+            if platform.settings.with_mlflow:
+                assert wiring.model_store(platform.settings).register(MODEL, package) == version
         _rows(platform, now_ms)
         control = wiring.traffic_control(platform.settings)
         rollout = _past(platform, control, packages, size, now_ms)
@@ -142,10 +144,9 @@ def a_world(home: Path, size: Size = SMALL, **flags: Any) -> Iterator[World]:
 
 
 def _package(version: int, scale: float) -> ModelPackage:
-    lineage_free = a_package(
-        scale=scale, view=VIEW, metrics={"test_ndcg@10": 0.61 + 0.012 * version, "validation_ndcg@10": 0.6}
-    )
-    return ModelPackage(lineage_free.program, lineage_free.manifest_json, PROFILE.encode())
+    figures = {"test_ndcg@10": 0.61 + 0.012 * version, "validation_ndcg@10": 0.6}
+    package = a_package(scale=scale, view=VIEW, metrics=figures)
+    return ModelPackage.of(package.program, package.manifest, PROFILE)
 
 
 def _rows(platform: Platform, now_ms: int) -> None:
