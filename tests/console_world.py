@@ -127,7 +127,7 @@ def a_world(home: Path, size: Size = SMALL, **flags: Any) -> Iterator[World]:
     now_ms = time.time_ns() // 1_000_000
     platform = Platform.start(home, **flags)
     try:
-        packages = {1: _package(1, 1.0), 2: _package(2, 0.9), 3: _package(3, 1.1)}
+        packages = {version: _package(version, now_ms) for version in (1, 2, 3)}
         for version, package in packages.items():
             write(package, platform.settings.versions_folder / MODEL / str(version))
             if platform.settings.with_mlflow:
@@ -143,9 +143,10 @@ def a_world(home: Path, size: Size = SMALL, **flags: Any) -> Iterator[World]:
         platform.stop()
 
 
-def _package(version: int, scale: float) -> ModelPackage:
+def _package(version: int, now_ms: int) -> ModelPackage:
     figures = {"test_ndcg@10": 0.61 + 0.012 * version, "validation_ndcg@10": 0.6}
-    package = a_package(scale=scale, view=VIEW, metrics=figures)
+    created_ms = now_ms - {1: 42, 2: 8, 3: 1}[version] * DAY_MS
+    package = a_package(scale=0.9 + version / 10, view=VIEW, metrics=figures, created_ms=created_ms)
     return ModelPackage.of(package.program, package.manifest, PROFILE)
 
 

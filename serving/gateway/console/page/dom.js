@@ -52,6 +52,8 @@ function make(one, parent) {
 }
 
 function update(node, one) {
+  if (node.sluiceOne === one) return; // the very same description: nothing in it can have changed
+  node.sluiceOne = one;
   const before = node.sluiceAttrs;
   for (const name in before) if (!(name in one.attrs) || one.attrs[name] === null || one.attrs[name] === undefined || one.attrs[name] === false) set(node, name, null);
   for (const [name, value] of Object.entries(one.attrs)) {

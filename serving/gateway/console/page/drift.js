@@ -90,7 +90,16 @@ function say(found, row, place) {
   return `${head}: ${unit(row, shift)}, ${number(floors)} floors; CUSUM ${cusum === null ? NONE : number(cusum)} of its threshold${cusum >= 1 ? ", over it" : ""}; ${count(of.lists)} lists of @${of.version}.`;
 }
 
-function map(found, { state, set }) {
+let known = { key: "", found: null, map: null };
+
+/** A map of thousands of cells is described anew only when something in it is new. */
+function map(found, ctx) {
+  const key = JSON.stringify(ctx.state.drift);
+  if (known.found !== found || known.key !== key) known = { key, found, map: describe(found, ctx) };
+  return known.map;
+}
+
+function describe(found, { state, set }) {
   const { rows, of } = shown(found, state);
   const days = found.days;
   const alarmed = new Set(found.alarms.filter((one) => !one.answered).map((one) => `${one.quantity}/${one.kind}`));

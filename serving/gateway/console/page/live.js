@@ -21,7 +21,7 @@ export function livePanel({ feeds, state, set }) {
       return h("div", { key: "queries", class: "scroll", tabindex: "0", role: "region", "aria-label": "Live queries" },
         h("table", { class: "rows queries" },
           h("caption", { class: "unseen" }, "The newest answers, the newest first"),
-          h("thead", {}, h("tr", {}, h("th", { scope: "col", class: "at" }, "UTC"), h("th", { scope: "col", class: "arm" }, "arm"), h("th", { scope: "col" }, "best items"), h("th", { scope: "col", class: "n of" }, "of"), h("th", { scope: "col", class: "n split" }, "time"), h("th", { scope: "col", class: "n total" }, "total"))),
+          h("thead", {}, h("tr", {}, h("th", { scope: "col", class: "at" }, "UTC"), h("th", { scope: "col", class: "arm" }, "arm"), h("th", { scope: "col" }, "best items"), h("th", { scope: "col", class: "n of" }, "candidates"), h("th", { scope: "col", class: "n split" }, "time"), h("th", { scope: "col", class: "n total" }, "total"))),
           h("tbody", {}, rows.map((one) => query(one, longest))),
         ),
       );
