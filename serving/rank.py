@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import math
 import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -16,6 +17,7 @@ from registry.contracts.counters import STAGES
 from registry.contracts.events import SCHEMA, RankingEvent
 from registry.contracts.glimpses import Glimpse
 from registry.contracts.ids import RankingIds, model_tag
+from registry.contracts.traces import UNTRACED, Trace
 from registry.contracts.traffic import Arm, Experiment, TrafficPlan
 from serving import metrics
 from serving.arm_counts import ArmCounts
@@ -50,6 +52,9 @@ from serving.replicas import ReplicaPool
 from serving.router import BREAKING, EXPLORING, Route, Router
 from serving.shown import Shown, as_ranked, certain, explored, interleaved, left_alone
 from serving.tally import CounterTally, HistogramTally
+from serving.tracing.doors import HTTP_RANK, Door
+from serving.tracing.spans import Stages
+from serving.tracing.tracer import Tracer, of_model
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +85,8 @@ class RankQuery:
     query_id: str = ""
     query_features: dict[str, float] | None = None
     candidate_features: dict[str, NDArray[np.float32]] | None = None
-    trace_id: str = ""
+    trace: Trace = UNTRACED
+    door: Door = HTTP_RANK
     priority: int = 0
     version: int = 0
 
@@ -105,7 +111,9 @@ class Ranker:
     """Ranks queries against the plans it was last told to follow.
 
     counts: answers by arm. coins: for exploration and drafts. mirror: offered the champion's answers, see
-    `mirror.Mirror.offer`. ladder: by how much less a query may be answered. glimpses: a few answers for who watches.
+    `mirror.Mirror.offer`. ladder: by how much less a query may be answered.
+    tracer: told of answers and failures, for who follows single queries; None: nobody does.
+    glimpses: a few answers for who watches.
     """
 
     def __init__(
@@ -121,6 +129,7 @@ class Ranker:
         coins: random.Random | None = None,
         mirror: Callable[[RankQuery, TrafficPlan, "Ranking"], None] | None = None,
         ladder: LadderRules | None = None,
+        tracer: Tracer | None = None,
         glimpses: Glimpses | None = None,
     ) -> None:
         self._pool, self._event_log, self._ids, self._permits = pool, event_log, ids, permits
@@ -129,7 +138,7 @@ class Ranker:
         self._degraded_noted_s = float("-inf")
         self._tags: dict[str, int] = {}
         self._coins = coins or random.Random()
-        self._mirror = mirror
+        self._mirror, self._tracer = mirror, tracer
         self._ladder = ladder or LadderRules()
         self._orders = RecentOrders(self._ladder.cached_bytes, self._ladder.cached_s, clock)
         self.counts = counts or ArmCounts()
@@ -212,6 +221,7 @@ class Ranker:
                         self.router.served(query.model, route.version, failed=True)
                     return lower
             self.count_refused(query.model, plan, route, error)
+            self._trace_failed(query, error, began_s)
             raise
 
     def refused_now(self, model: str) -> Overloaded | None:
@@ -255,6 +265,7 @@ class Ranker:
 
         def refused(error: RankingError) -> None:
             self.count_refused(query.model, plan, route, error)
+            self._trace_failed(query, error, began_s)
 
         begun = Begun(self._permits, query.model, self._clock, allowed_s, deadline_s, settle, again, refused, done)
 
@@ -391,11 +402,12 @@ class Ranker:
                 entropy=confidence[3],
                 degraded=degraded,
                 latency_ms=total_s * 1000,
-                trace_id=query.trace_id,
+                trace_id=query.trace.trace_id,
                 experiment=route.experiment,
                 teams=shown.teams,
                 team_version=shown.team_version,
                 explored=shown.explored,
+                row_age_s=None if math.isnan(reply.row_age_s) else reply.row_age_s,
             )
         )
         self._note(query, ranking_id, route.version, degraded, stages_ms)
@@ -416,7 +428,31 @@ class Ranker:
         )
         if self.glimpses.due(query.model, now_ms):
             self.glimpses.take(glimpse_of(ranking, now_ms, len(query.item_ids)))
+        if self._tracer is not None:
+            self._trace(self._tracer, query, ranking, total_s)
         return ranking
+
+    def _trace(self, tracer: Tracer, query: RankQuery, ranking: Ranking, total_s: float) -> None:
+        """Tells of the answer, if it is one that is told of."""
+        tracer.answered(
+            query.trace,
+            query.door,
+            total_s,
+            lambda: {
+                **of_model(query.model, ranking.version),
+                "sluice.ranking_id": ranking.ranking_id,
+                "sluice.arm": ranking.arm,
+                "sluice.plan_revision": ranking.plan_revision,
+                "sluice.candidates": len(query.item_ids),
+                "sluice.degraded": ",".join(ranking.degraded),
+            },
+            lambda: Stages.of(ranking.stages_ms),
+            f"rank {query.model}@{ranking.version}",
+        )
+
+    def _trace_failed(self, query: RankQuery, error: RankingError, began_s: float) -> None:
+        if self._tracer is not None:
+            self._tracer.failed(query.trace, query.door, self._clock() - began_s, of_model(query.model), error)
 
     def _rests(self, query: RankQuery, plan: TrafficPlan, route: Route) -> bool:
         """Whether the champion fails so often that a query which has a cached order is not sent to it."""
@@ -509,7 +545,7 @@ class Ranker:
                 query.model,
                 version,
                 f", degraded: {', '.join(degraded)}" if degraded else "",
-                extra={"ranking_id": ranking_id, "trace_id": query.trace_id, "total_ms": stages_ms["total"]},
+                extra={"ranking_id": ranking_id, "trace_id": query.trace.trace_id, "total_ms": stages_ms["total"]},
             )
 
 

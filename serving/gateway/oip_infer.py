@@ -1,13 +1,15 @@
 """The hot route of the Open Inference Protocol: body and headers in, use case, body and headers out."""
 
 import asyncio
+import random
 from collections.abc import Callable
 
+from registry.contracts.traces import Trace
 from serving import metrics
 from serving.compression import WORTH_A_THREAD_BYTES, compressed, decompressed, wanted_encoding
 from serving.errors import DeadlineExceeded, QueryRefused, RankingError, UnknownModel
 from serving.flow.deadlines import DEADLINE_HEADER, within
-from serving.gateway.http import Answer, Headers, answer_of, told_already
+from serving.gateway.http import Answer, Headers, answer_of, told_already, trace_of
 from serving.gateway.oip_request import ParsedInfer, read_binary, read_infer
 from serving.gateway.oip_response import write_infer
 from serving.infer import InferAnswer, InferService
@@ -22,14 +24,21 @@ _HEADER_LENGTH = b"inference-header-content-length"
 class OipInfer:
     """`POST /v2/models/{model}[/versions/{version}]/infer`, as `HotRoutes` mounts it.
 
-    regions: None where shared memory is off.
+    regions: None where shared memory is off. traces: begins those of requests that bring none; None: no traces.
     """
 
-    def __init__(self, service: InferService, settings: GatewaySettings, regions: Regions | None = None) -> None:
+    def __init__(
+        self,
+        service: InferService,
+        settings: GatewaySettings,
+        regions: Regions | None = None,
+        traces: random.Random | None = None,
+    ) -> None:
         self._service, self._settings, self._regions = service, settings, regions
+        self._traces = traces
 
     async def __call__(
-        self, model: str, version: str, body: bytes | memoryview, headers: Headers, trace_id: str
+        self, model: str, version: str, body: bytes | memoryview, headers: Headers, trace: Trace
     ) -> Answer:
         """The answer. version: empty leaves it to the traffic plan. Raises RankingError."""
         try:
@@ -44,7 +53,7 @@ class OipInfer:
             if isinstance(error, DeadlineExceeded):
                 metrics.DEADLINES.labels("gateway").inc()
             raise
-        parsed.query.trace_id = trace_id
+        parsed.query.trace = trace
         answer = await self._service.infer(parsed.query)
         written = self._written(parsed, answer)
         if (accepted := headers.get(b"accept-encoding")) is not None and (wanted := wanted_encoding(accepted)):
@@ -72,6 +81,8 @@ class OipInfer:
             parsed.query.deadline_ms = within(headers.get(_DEADLINE), parsed.query.deadline_ms)
         except (QueryRefused, DeadlineExceeded):
             return None  # said on the long way
+        if self._traces is not None:
+            parsed.query.trace = trace_of(headers, self._traces)
 
         def done(result: InferAnswer | RankingError) -> None:
             try:
