@@ -352,7 +352,9 @@ class Ranker:
         total_s = self._clock() - began_s
         confidence = (reply.score_mean, reply.score_std, reply.margin, reply.entropy)
         stages_ms = self._observe(query.model, reply, total_s)
-        ranking = self._log(query, plan, route, shown, loaded.fingerprint, confidence, degraded, stages_ms, total_s)
+        ranking = self._log(
+            query, plan, route, shown, loaded.fingerprint, confidence, degraded, stages_ms, total_s, reply.row_age_s
+        )
         if route.arm in BREAKING:
             self.router.served(query.model, route.version, failed=False)
         if route.arm == "champion" and not shown.explored:
@@ -373,6 +375,7 @@ class Ranker:
         degraded: tuple[str, ...],
         stages_ms: dict[str, float],
         total_s: float,
+        row_age_s: float = math.nan,
     ) -> Ranking:
         """The answer, in the event log and counted. confidence: mean and standard deviation of the scores, margin and
         entropy, over all candidates."""
@@ -407,7 +410,7 @@ class Ranker:
                 teams=shown.teams,
                 team_version=shown.team_version,
                 explored=shown.explored,
-                row_age_s=None if math.isnan(reply.row_age_s) else reply.row_age_s,
+                row_age_s=None if math.isnan(row_age_s) else row_age_s,
             )
         )
         self._note(query, ranking_id, route.version, degraded, stages_ms)

@@ -19,12 +19,9 @@ from deploy.control.meter import MeterThread, TrafficMeter
 from deploy.control.server import ControlServer
 from deploy.control.sources import Sources
 from deploy.settings import PlatformSettings
-<<<<<<< HEAD
+from deploy.telemetry.open import exporter_of
 from drift.days.reports import DayReports
 from drift.settings import parse_monitor
-=======
-from deploy.telemetry.open import exporter_of
->>>>>>> main
 from pipelines.archive.files import Archive
 from pipelines.gates.planning import GatePlanner
 from pipelines.rollouts.canary import outlook
@@ -116,27 +113,20 @@ def control(settings: PlatformSettings, stop: threading.Event) -> None:
     controller = make_controller(settings, database)
     if controller.aliases is not None:
         controller.aliases.start()
-<<<<<<< HEAD
     meter = MeterThread(TrafficMeter(), RedisCounterBoard(wiring.redis_client(settings, REDIS_TIMEOUT_S)))
     meter.start()
-    api = control_api(settings, controller, meter.meter)
-=======
     exporter = exporter_of(settings)
     if exporter is not None:
         exporter.start()
-    api = control_api(settings, controller, exporter.tell if exporter else None)
->>>>>>> main
+    api = control_api(settings, controller, meter.meter, exporter.tell if exporter else None)
     api.start()
     try:
         controller.run(stop)
     finally:
         api.stop()
-<<<<<<< HEAD
         meter.stop()
-=======
         if exporter is not None:
             exporter.stop()
->>>>>>> main
         if controller.aliases is not None:
             controller.aliases.stop()
         database.close()
@@ -158,16 +148,13 @@ def make_controller(settings: PlatformSettings, database: SqlControl) -> Control
     return Controller(database, board, engine, aliases, mine)
 
 
-<<<<<<< HEAD
-def control_api(settings: PlatformSettings, controller: Controller, meter: TrafficMeter) -> ControlServer:
-    """The API over the controller's parts, and the key of commands on this machine. Raises StoreUnavailable."""
-=======
-def control_api(settings: PlatformSettings, controller: Controller, tell: Tell | None = None) -> ControlServer:
+def control_api(
+    settings: PlatformSettings, controller: Controller, meter: TrafficMeter, tell: Tell | None = None
+) -> ControlServer:
     """The API over the controller's parts, and the key of commands on this machine. tell: see `build_control_app`.
 
     Raises StoreUnavailable.
     """
->>>>>>> main
     ring = SqlKeyRing(controller.control.engine)
     local_key(settings.admin_key_file, ring, now_ms())
     planner = GatePlanner(Archive(settings.archive_folder), parse_gates(settings.gates))
