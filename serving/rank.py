@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from registry.contracts.counters import STAGES
 from registry.contracts.events import SCHEMA, RankingEvent
+from registry.contracts.glimpses import Glimpse
 from registry.contracts.ids import RankingIds, model_tag
 from registry.contracts.traces import UNTRACED, Trace
 from registry.contracts.traffic import Arm, Experiment, TrafficPlan
@@ -42,6 +44,7 @@ from serving.flow.ladder import (
 )
 from serving.flow.retries import Attempts
 from serving.frames import LoadedVersion, RankedReply, ScoreRequest
+from serving.glimpses import Glimpses
 from serving.permits import Permits
 from serving.plan_gauges import PlanGauges
 from serving.plans import Plans
@@ -56,9 +59,9 @@ from serving.tracing.tracer import Tracer, of_model
 log = logging.getLogger(__name__)
 
 DEGRADED_NOTED_EVERY_S = 1.0
+GLIMPSED_ITEMS = 5
 DRAFT_PATIENCE = 0.8  # of the time to the deadline: so long an interleaved list waits for the experiment's version
 HOLDER_PATIENCE = 0.5  # of the time to the deadline: so long a query that has a cached order waits for a replica
-STAGES = ("queue", "features", "device", "hop", "total")
 NO_COLUMNS = np.empty(0, dtype=np.uint16)
 NO_VALUES = np.empty(0, dtype=np.float32)
 
@@ -128,6 +131,7 @@ class Ranker:
     counts: answers by arm. coins: for exploration and drafts. mirror: offered the champion's answers, see
     `mirror.Mirror.offer`. ladder: by how much less a query may be answered.
     tracer: told of answers and failures, for who follows single queries; None: nobody does.
+    glimpses: a few answers for who watches.
     """
 
     def __init__(
@@ -144,6 +148,7 @@ class Ranker:
         mirror: Callable[[RankQuery, TrafficPlan, "Ranking"], None] | None = None,
         ladder: LadderRules | None = None,
         tracer: Tracer | None = None,
+        glimpses: Glimpses | None = None,
     ) -> None:
         self._pool, self._event_log, self._ids, self._permits = pool, event_log, ids, permits
         self._log_every, self._clock, self._wall_ms = log_every, clock, wall_ms
@@ -155,6 +160,7 @@ class Ranker:
         self._ladder = ladder or LadderRules()
         self._orders = RecentOrders(self._ladder.cached_bytes, self._ladder.cached_s, clock)
         self.counts = counts or ArmCounts()
+        self.glimpses = glimpses or Glimpses()
         self.router = Router(pool.has, self._coins, clock)
         self._stages = [HistogramTally(metrics.STAGE_SECONDS.labels(stage)).observe for stage in STAGES]
         self._gauges = PlanGauges()
@@ -362,7 +368,7 @@ class Ranker:
         if degraded and (rung := self._ladder.refusal(degraded)):
             raise BelowStandard(f"{', '.join(degraded)}: such an answer is switched off, {rung}=0 in SLUICE_FLOW")
         total_s = self._clock() - began_s
-        stages_ms = self._observe(reply, total_s)
+        stages_ms = self._observe(query.model, reply, total_s)
         ranking = self._log(
             query, plan, route, shown, loaded.fingerprint, ListFigures.of(reply), degraded, stages_ms, total_s
         )
@@ -438,6 +444,8 @@ class Ranker:
             stages_ms=stages_ms,
             experiment=route.experiment,
         )
+        if self.glimpses.due(query.model, now_ms):
+            self.glimpses.take(glimpse_of(ranking, now_ms, len(query.item_ids)))
         if self._tracer is not None:
             self._trace(self._tracer, query, ranking, total_s)
         return ranking
@@ -526,10 +534,11 @@ class Ranker:
             raise UnknownModel(f"model={model!r} is unloaded: POST /v2/repository/models/{model}/load brings it back")
         return plan
 
-    def _observe(self, reply: RankedReply, total_s: float) -> dict[str, float]:
+    def _observe(self, model: str, reply: RankedReply, total_s: float) -> dict[str, float]:
         queue_s, features_s, device_s = reply.queue_us / 1e6, reply.features_us / 1e6, reply.device_us / 1e6
         hop_s = max(0.0, total_s - queue_s - features_s - device_s)
         seconds = (queue_s, features_s, device_s, hop_s, total_s)
+        self.counts.stages.note(model, seconds)
         stages_ms = {}
         for stage, observe, value in zip(STAGES, self._stages, seconds, strict=True):
             observe(value)
@@ -556,6 +565,25 @@ class Ranker:
                 f", degraded: {', '.join(degraded)}" if degraded else "",
                 extra={"ranking_id": ranking_id, "trace_id": query.trace.trace_id, "total_ms": stages_ms["total"]},
             )
+
+
+def glimpse_of(ranking: Ranking, answered_ms: int, candidates: int) -> Glimpse:
+    """What a person who watches sees of it."""
+    return Glimpse(
+        ranking_id=ranking.ranking_id,
+        answered_ms=answered_ms,
+        model=ranking.model,
+        version=ranking.version,
+        arm=ranking.arm,
+        experiment=ranking.experiment,
+        plan_revision=ranking.plan_revision,
+        candidates=candidates,
+        shown=len(ranking.items),
+        items=tuple(ranking.items[:GLIMPSED_ITEMS]),
+        scores=tuple(ranking.scores[:GLIMPSED_ITEMS].tolist()),
+        degraded=ranking.degraded,
+        stages_ms=ranking.stages_ms,
+    )
 
 
 def newly_served(plan: TrafficPlan, followed: TrafficPlan) -> dict[int, str]:

@@ -4,10 +4,11 @@ import dataclasses
 import secrets
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from deploy.control.asks import Ask, Reply
 from deploy.control.errors import Conflict, NotNow, NotThere
+from deploy.control.sources import Sources
 from pipelines.gates.planning import GatePlanner
 from pipelines.runs.schedule import DAY_MS
 from registry.api_keys import KeyRing
@@ -32,7 +33,7 @@ class Desk:
     plan; raises StoreUnavailable if the board is away. outlook: what the engine thinks of an active rollout, see
     `canary.outlook`; may raise StoreUnavailable. planner: of rollouts' gates. run_store: runs of pipelines;
     retrain_ms: of clicks that a retraining learns from, if nothing else is said. closed_days: of a model, the newest
-    first; calibration: of its newest collected window. Both raise StoreUnavailable.
+    first; calibration: of its newest collected window. Both raise StoreUnavailable. sources: of the console's figures.
     """
 
     control: RolloutControl
@@ -47,6 +48,7 @@ class Desk:
     retrain_ms: int = 14 * DAY_MS
     closed_days: Callable[[str], tuple[ShiftRecord, ...]] = lambda model: ()
     calibration: Callable[[str], CalibrationRecord | None] = lambda model: None
+    sources: Sources = field(default_factory=Sources)
 
     def decide(
         self,
