@@ -14,6 +14,8 @@ from deploy.control.app import build_control_app
 from deploy.control.desk import Desk
 from deploy.control.local_key import local_key
 from deploy.control.server import ControlServer
+from deploy.control.sources import Sources
+from drift.days.reports import DayReports
 from pipelines.archive.files import Archive
 from pipelines.gates.planning import GatePlanner
 from pipelines.rollouts.canary import outlook
@@ -39,7 +41,7 @@ PATIENCE_S = 30.0
 
 @dataclass
 class ControlBench:
-    """url: of the API. desk: behind it. admin: the local key. away: names of what does not answer, `store` or `board`."""
+    """url: of the API. desk: behind it. admin: the local key. away: of what does not answer, `store` or `board`."""
 
     url: str
     desk: Desk
@@ -50,6 +52,7 @@ class ControlBench:
     archive: Archive
     away: set[str] = field(default_factory=set)
     drift: MemoryDriftBoard = field(default_factory=MemoryDriftBoard)
+    sources: Sources = field(default_factory=Sources)
 
     def request(self, method: str, path: str, key: str | None = None, **options: Any) -> httpx.Response:
         """key: the admin's by default, empty for none. The body is `json`."""
@@ -88,6 +91,7 @@ def a_control_bench(folder: Path, database: str = "") -> Iterator[ControlBench]:
     archive = Archive(folder / "archive")
     away: set[str] = set()
     drift = MemoryDriftBoard()
+    sources = Sources(days=DayReports(folder / "drift"))
 
     def there() -> ModelStore:
         if "store" in away:
@@ -110,9 +114,10 @@ def a_control_bench(folder: Path, database: str = "") -> Iterator[ControlBench]:
     desk = Desk(
         *(control, ring, there, publish, engine_outlook, GatePlanner(archive), runs),
         closed_days=drift.latest,
+        sources=sources,
     )
     admin = local_key(folder / "admin.key", ring, NOW_MS)
-    bench = ControlBench(f"http://127.0.0.1:{port}", desk, admin, control, store, board, archive, away, drift)
+    bench = ControlBench(f"http://127.0.0.1:{port}", desk, admin, control, store, board, archive, away, drift, sources)
     server = ControlServer(build_control_app(desk), TcpAddress("127.0.0.1", port))
     server.start()
     try:

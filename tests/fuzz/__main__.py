@@ -22,6 +22,7 @@ from tests.fuzz.targets import all_targets
 
 CRASHES = Path(__file__).parent / "crashes"
 
+
 def main() -> int:
     """0 if every promise held."""
     arguments = _arguments()

@@ -24,7 +24,24 @@ MAX_BYTES = 1 << 16
 
 _EDGES = (0, 1, 2, 7, 8, 15, 16, 31, 63, 64, 127, 128, 255, 256, 32767, 32768, 65535, 65536)
 _NUMBERS = (*_EDGES, 2**31 - 1, 2**31, 2**32 - 1, 2**32, 2**53, 2**63 - 1, 2**63, 2**64 - 1, 2**64, 10**30)
-_TEXTS = ("", "0", "-1", "\x00", "\x7f", "a\nb", "ä", "\u2028", "\U0001f4a5", "\ud800", "..", "../x", "*", "%00", "1e999", "x" * 300)
+_TEXTS = (
+    "",
+    "0",
+    "-1",
+    "\x00",
+    "\x7f",
+    "a\nb",
+    "ä",
+    "\u2028",
+    "\U0001f4a5",
+    "\ud800",
+    "..",
+    "../x",
+    "*",
+    "%00",
+    "1e999",
+    "x" * 300,
+)
 _NESTED = "<nested>"  # and how deep
 _WORDS = (
     *(b"NaN", b"-Infinity", b"1e400", b"-0", b"1" * 400, b"1e-400", b"0x10", b"null", b"true", b"[]", b"{}", b'""'),
@@ -217,7 +234,9 @@ def _lines(data: bytes, rng: random.Random) -> bytes | None:
     else:
         words = re.split(rb"([ \t:,;=]+)", lines[at])
         place = rng.randrange(len(words))
-        words[place] = rng.choice((*_WORDS, str(rng.choice(_NUMBERS)).encode(), words[place] * 2, b"", rng.choice(words)))
+        words[place] = rng.choice(
+            (*_WORDS, str(rng.choice(_NUMBERS)).encode(), words[place] * 2, b"", rng.choice(words))
+        )
         lines[at] = b"".join(words)
     return rng.choice((b"\n", b"\n", b"\n", b"\r\n")).join(lines)
 
@@ -332,4 +351,3 @@ _BY_FORM: dict[Form, Callable[[bytes, random.Random], bytes | None]] = {
     "lines": _lines,
     "zip": _zip,
 }
-

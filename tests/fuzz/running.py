@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
-from tests.fuzz.mutation import Form, mutated
+from tests.fuzz.mutation import mutated
 from tests.fuzz.target import READ, Check, Target
 
 CASE_CPU_S = 2.0
@@ -83,7 +83,9 @@ def attempt(check: Check, data: bytes, begin: Callable[[], None]) -> tuple[str, 
         raise
     except BaseException as error:
         frames = traceback.extract_tb(error.__traceback__)
-        ours = next((one for one in reversed(frames) if "/tests/fuzz/" not in one.filename and _is_ours(one)), frames[-1])
+        ours = next(
+            (one for one in reversed(frames) if "/tests/fuzz/" not in one.filename and _is_ours(one)), frames[-1]
+        )
         return f"DEFECT {type(error).__name__} {ours.name}:{ours.lineno}", traceback.format_exc(limit=-12)
 
 

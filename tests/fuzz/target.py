@@ -22,8 +22,7 @@ _DETAILS = re.compile(r"'[^']*'|\"[^\"]*\"|`[^`]*`|[0-9]+")
 
 @dataclass(frozen=True)
 class Target:
-    """name: room and parser. seeds: valid inputs. share: of the cases, beside the other targets'; small for what is slow.
-    """
+    """name: room and parser. seeds: valid inputs. share: of all cases, beside the others'; small for what is slow."""
 
     name: str
     opens: Opens
@@ -32,9 +31,7 @@ class Target:
     share: float = 1.0
 
 
-def pure(
-    name: str, check: Check, seeds: Callable[[], list[bytes]], form: Form = "bytes", share: float = 1.0
-) -> Target:
+def pure(name: str, check: Check, seeds: Callable[[], list[bytes]], form: Form = "bytes", share: float = 1.0) -> Target:
     """A target that needs nothing beside its input."""
     return Target(name, lambda _: nullcontext(check), seeds, form, share)
 
@@ -50,9 +47,7 @@ def refusal(error: Exception) -> str:
     return f"{type(error).__name__}: {_DETAILS.sub('', words)[:120]}"
 
 
-def reads(
-    read: Callable[[bytes], object], refuses: type[Exception] | tuple[type[Exception], ...]
-) -> Check:
+def reads(read: Callable[[bytes], object], refuses: type[Exception] | tuple[type[Exception], ...]) -> Check:
     """The input is read, or refused by one of these errors."""
 
     def check(data: bytes) -> str:

@@ -115,9 +115,13 @@ def a_running_gateway(
         stream = MemoryStream()
         event_log = EventLog(journal, stream)
         ids = RankingIds(b"a secret of 24 bytes....", random.Random(1))
-        pool, permits = ReplicaPool(settings.workers), Permits(settings.max_in_flight)
+        flow = settings.flow
+        permits = Permits(settings.max_in_flight, rule=flow.admission)
+        pool = ReplicaPool(settings.workers, retry=flow.retry, hedge=flow.hedge)
         mirror = Mirror(pool, event_log, permits, random.Random(3), settings.max_mirrored, settings.mirror_deadline_ms)
-        ranker = Ranker(pool, event_log, ids, permits, 100, coins=random.Random(4), mirror=mirror.offer)
+        ranker = Ranker(
+            pool, event_log, ids, permits, 100, coins=random.Random(4), mirror=mirror.offer, ladder=flow.ladder
+        )
         ranker.follow({followed.model: followed})
         service = InferService(ranker, pool, permits, settings.max_candidates, control)
         routers = [oip_routes(service, regions, version="0.0")]
@@ -125,9 +129,7 @@ def a_running_gateway(
         way = control_router(Controller(asked).ask, asked) if controller else None
         app = build_app(ranker, pool, permits, event_log, lambda: REGISTRY, "0.0", routers=routers, control=way)
         infer = OipInfer(service, settings, regions)
-        routes = HotRoutes(
-            app, ranker, event_log, ids, settings, random.Random(2), infer=infer, prefetch=pool.prefetch
-        )
+        routes = HotRoutes(app, ranker, event_log, ids, settings, random.Random(2), infer=infer, prefetch=pool.prefetch)
         await pool.start()
         for version in followed.versions():
             await pool.wait_for_holder(followed.model, version, time.monotonic() + PATIENCE_S)

@@ -122,6 +122,12 @@ def targets() -> list[Target]:
     lines = [b"* Ready", b'{"process":"redis","message":"x"}', b'{"level":"INFO","message":"x"}', b"12:M WARNING a"]
     return [
         Target("control.answer", _answers, _seeds, "json", 0.15),
-        pure("control.headers", _headers, lambda: [b'"7"', b'"7",W/"8"', b"*", b"0123-abc", b"Bearer sluice_x"], "lines", 0.5),
+        pure(
+            "control.headers",
+            _headers,
+            lambda: [b'"7"', b'"7",W/"8"', b"*", b"0123-abc", b"Bearer sluice_x"],
+            "lines",
+            0.5,
+        ),
         pure("logs.adopted", _log_line, lambda: lines, "json"),
     ]

@@ -85,7 +85,9 @@ def _judged_parquet() -> list[bytes]:
 def targets() -> list[Target]:
     """Text, Parquet, CSV and Arrow."""
     return [
-        Target("data.svmlight", _of("train.txt", _svmlight), lambda: [LINES, LINES.replace(b"\n", b"\r\n")], "lines", 0.5),
+        Target(
+            "data.svmlight", _of("train.txt", _svmlight), lambda: [LINES, LINES.replace(b"\n", b"\r\n")], "lines", 0.5
+        ),
         Target("data.judged_text", _of("train.txt", load), lambda: [LINES], "lines", 0.2),
         Target("data.judged_parquet", _of("train.parquet", load), _judged_parquet, share=0.1),
         Target("data.csv", _of("rows.csv", _feature_rows), _written(pc.write_csv), "lines", 0.2),

@@ -233,7 +233,9 @@ def _watches(path: Path) -> str:
         return refusal(error)
     for kept in found.watches:
         try:
-            ShiftWatch.restore(kept.state, Watched(kept.state.names, ("mean",) * len(kept.state.names)), ShiftSettings())
+            ShiftWatch.restore(
+                kept.state, Watched(kept.state.names, ("mean",) * len(kept.state.names)), ShiftSettings()
+            )
         except ValueError as error:
             refusal(error)
     return READ

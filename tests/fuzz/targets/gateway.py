@@ -304,9 +304,7 @@ def _rank_message(data: bytes) -> str:
 
 def _feedback_message(data: bytes) -> str:
     try:
-        feedback_events(
-            feedback_body(decode(pb.FeedbackRequest, data)), SETTINGS_OF_GATEWAY, IDS, MODELS, NOW_MS
-        )
+        feedback_events(feedback_body(decode(pb.FeedbackRequest, data)), SETTINGS_OF_GATEWAY, IDS, MODELS, NOW_MS)
     except QueryRefused as error:
         return refusal(error)
     return READ

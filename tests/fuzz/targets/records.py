@@ -109,6 +109,10 @@ def _view_of_json(data: bytes) -> str:
     return READ
 
 
+def _view_seeds() -> list[bytes]:
+    return [msgspec.json.encode(view.to_json()) for view in VIEWS]
+
+
 def _rows(data: bytes) -> str:
     """The first byte says which view and how many rows the rest is cut into."""
     if not data:
@@ -268,7 +272,9 @@ def targets() -> list[Target]:
             "rollout_change", RolloutChange, lambda: [RolloutChange(rollout(), "started", NOW_MS, "ann", "why", 2)]
         ),
         _json_record("evidence", Evidence, lambda: [some_evidence(rollout(), "offline_gate")]),
-        pure("contracts.feature_view", _view_of_json, lambda: [msgspec.json.encode(v.to_json()) for v in VIEWS], "json"),
+        pure(
+            "contracts.feature_view", _view_of_json, lambda: [msgspec.json.encode(v.to_json()) for v in VIEWS], "json"
+        ),
         pure("contracts.rows", _rows, _row_seeds),
         pure("contracts.events", _events, _event_seeds, "msgpack", 2.0),
         pure(
