@@ -4,7 +4,8 @@ import re
 from dataclasses import dataclass
 
 from deploy.control.errors import ControlRefused, NoKey, NotAllowed
-from registry.api_keys import MARK, ApiKey, KeyRing
+from registry.api_keys import ApiKey, KeyRing
+from registry.key_sheet import MARK
 from registry.roles import includes
 from serving.gateway.control_routes import ControlRoute
 

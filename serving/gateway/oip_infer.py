@@ -9,7 +9,8 @@ from serving.errors import QueryRefused, RankingError, UnknownModel
 from serving.gateway.http import Answer, Headers, answer_of
 from serving.gateway.oip_request import ParsedInfer, read_binary, read_infer
 from serving.gateway.oip_response import write_infer
-from serving.infer import InferAnswer, InferService
+from serving.identity.admission import Admission
+from serving.infer import InferAnswer, InferService, rows_of
 from serving.regions import Regions
 from serving.settings import GatewaySettings
 
@@ -20,16 +21,26 @@ _HEADER_LENGTH = b"inference-header-content-length"
 class OipInfer:
     """`POST /v2/models/{model}[/versions/{version}]/infer`, as `HotRoutes` mounts it.
 
-    regions: None where shared memory is off.
+    regions: None where shared memory is off. admission: None where queries are open to everybody.
     """
 
-    def __init__(self, service: InferService, settings: GatewaySettings, regions: Regions | None = None) -> None:
-        self._service, self._settings, self._regions = service, settings, regions
+    def __init__(
+        self,
+        service: InferService,
+        settings: GatewaySettings,
+        regions: Regions | None = None,
+        admission: Admission | None = None,
+    ) -> None:
+        self._service, self._settings, self._regions, self._admission = service, settings, regions, admission
 
     async def __call__(
         self, model: str, version: str, body: bytes | memoryview, headers: Headers, trace_id: str
     ) -> Answer:
         """The answer. version: empty leaves it to the traffic plan. Raises RankingError."""
+        visit = None
+        if self._admission is not None:
+            visit = await self._admission.welcome(headers, model)
+            visit.check()
         try:
             if (encoding := headers.get(b"content-encoding")) is not None:
                 body = await self._decompressed(bytes(body), encoding)
@@ -40,6 +51,8 @@ class OipInfer:
             metrics.ANSWERS.labels(self._known(model), "", error.status).inc()
             raise
         parsed.query.trace_id = trace_id
+        if visit is not None:
+            await visit.admitted(rows_of(parsed.query))
         answer = await self._service.infer(parsed.query)
         written = self._written(parsed, answer)
         if (accepted := headers.get(b"accept-encoding")) is not None and (wanted := wanted_encoding(accepted)):
@@ -57,6 +70,12 @@ class OipInfer:
         known, or all JSON."""
         if b"content-encoding" in headers or b"accept-encoding" in headers:
             return None
+        visit = None
+        if self._admission is not None:
+            try:
+                visit = self._admission.enter(headers, model)
+            except RankingError:
+                return None
         parsed = self._read(model, body, headers.get(_HEADER_LENGTH))
         if parsed is None:
             return None
@@ -67,7 +86,10 @@ class OipInfer:
             except QueryRefused as refused:
                 answered(answer_of(refused))
 
-        return self._service.begin(parsed.query, done)
+        if visit is None:
+            return self._service.begin(parsed.query, done)
+        query = parsed.query
+        return visit.begin(rows_of(query), lambda: self._service.begin(query, done))
 
     def _read(self, model: str, body: bytes | memoryview, header_length: bytes | None) -> ParsedInfer | None:
         """The request, None if it must go the long way, where it is read once more."""

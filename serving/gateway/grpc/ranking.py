@@ -21,6 +21,7 @@ from serving.gateway.schema import (
     feedback_events,
     rank_query,
 )
+from serving.identity.admission import Admission, Visit
 from serving.rank import Ranker, Ranking
 from serving.settings import GatewaySettings
 
@@ -38,7 +39,10 @@ class RankingService:
         ids: RankingIds,
         settings: GatewaySettings,
         wall_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        admission: Admission | None = None,
     ) -> None:
+        """admission: None where queries are open to everybody."""
+        self._admission = admission
         self._ranker, self._event_log, self._ids = ranker, event_log, ids
         self._settings, self._wall_ms = settings, wall_ms
 
@@ -51,6 +55,7 @@ class RankingService:
         try:
             request = decode(pb.RankRequest, message)
             model = request.model
+            visit = await self._visit(call, model)
             query = rank_query(model, rank_body(request), self._settings, call.trace_id)
             query.version = asked_version(call.fields.get(_VERSION_HEADER), self._settings)
         except QueryRefused as error:
@@ -60,9 +65,20 @@ class RankingService:
         query.deadline_ms = call.deadline_ms(
             asked_ms, self._settings.default_deadline_ms, self._settings.max_deadline_ms
         )
+        if visit is not None:
+            await visit.admitted(len(query.item_ids))
         return rank_response(await self._ranker.rank(query)).SerializeToString()
 
+    async def _visit(self, call: Call, model: str | None) -> Visit | None:
+        """Raises NotAuthenticated, NotAllowed, or QuotaExceeded if that is known already."""
+        if self._admission is None:
+            return None
+        visit = await self._admission.welcome(call.fields, model)
+        visit.check()
+        return visit
+
     async def _feedback(self, call: Call, message: bytes | memoryview) -> bytes:
+        visit = await self._visit(call, None)
         self._ranker.check_informed()
         models = {model_tag(model): model for model in self._ranker.plans}
         try:
@@ -71,6 +87,10 @@ class RankingService:
         except QueryRefused:
             metrics.FEEDBACK.labels("", "refused").inc()
             raise
+        if visit is not None:
+            for model in {event.model for event in events}:
+                visit.check_model(model)
+            await visit.admitted(0)
         self._event_log.feedback(events)
         for event in events:
             metrics.FEEDBACK.labels(type(event).__name__.lower(), "accepted").inc()
