@@ -2,13 +2,18 @@
 
 May import: everything below (`serving`, `drift`, `pipelines`, `registry`). Nothing imports it.
 
+- Built here: `settings` are read, `wiring` makes each process of them, `process` runs one. `gateway`, `control`.
+- Kept running by `machine`; on one screen by `commands` (`cli`), `demo`.
+- Handed to rooms below: `features`, `models`, `training`, `verdicts`.
+- Files for others: `prometheus`, `grafana`, `scripts`. `simulation`: what the decisions reach.
+
 Decisions
 
-- One supervisor per data folder, a process of its own (`supervisor`), so that neither a closed
+- One supervisor per data folder, a process of its own (`machine.supervisor`), so that neither a closed
   terminal nor a redrawn table stands between a dead worker and its restart. What to do next is a
-  plain function of what is known and the clock (`supervision.decide`).
+  plain function of what is known and the clock (`machine.supervision.decide`).
 - The kernel keeps the promises that code cannot: the lock is an flock, gone with its holder; a
-  child's parent-death signal (`child`) ends it when the supervisor is killed with -9.
+  child's parent-death signal (`machine.child`) ends it when the supervisor is killed with -9.
 - Processes start when what they need has been ready once, and stop in reverse order. Consumers
   of events come before their producers in the list: an orderly stop leaves nothing unarchived,
   and Redis, which all of them flush into, goes last.
@@ -17,6 +22,6 @@ Decisions
 - Commands that change who answers whom go through the control API (`control/`), on this machine too: one
   record, one check of who may, and the same command from elsewhere.
 - Every room declares its metrics; a gateway tells those of all processes of its machine, and of the supervisor's what
-  the state file says (`metrics`). Rules, runbook and boards over them are in `prometheus/` and `grafana/`.
+  the state file says (`machine.metrics`). Rules, runbook and boards over them are in `prometheus/` and `grafana/`.
 - Commands import what they need when they run: `sluice --help` answers at once.
 """

@@ -7,10 +7,10 @@ from celery.signals import setup_logging
 
 from deploy import wiring
 from deploy.logs import configure_logging
-from deploy.retraining import run_wiring
 from deploy.settings import PlatformSettings
-from pipelines.archive import Archive
-from pipelines.gate_tasks import GateWiring
+from deploy.training.retraining import run_wiring
+from pipelines.archive.files import Archive
+from pipelines.gates.tasks import GateWiring
 from pipelines.settings import parse_gates
 from pipelines.tasks import PipelineWiring, make_celery
 

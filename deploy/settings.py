@@ -18,7 +18,7 @@ from typing import Any
 
 from deploy.database_url import database_url
 from deploy.errors import SettingsError
-from deploy.features_url import FeaturesUrl, without_password
+from deploy.features.url import FeaturesUrl, without_password
 from drift.settings import parse_monitor, parse_rank_diff
 from serving.addresses import TcpAddress, UnixAddress, parse_address
 from serving.budget import parse_budgets, parse_bytes

@@ -18,15 +18,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from deploy import collector, heap
 from deploy.database_url import require_driver
+from deploy.machine import collector, heap
 from deploy.settings import PlatformSettings
 
 if TYPE_CHECKING:
     import redis
 
-    from pipelines.gate_judge import GateJudge
-    from pipelines.run_log import RunLog
+    from pipelines.gates.judge import GateJudge
+    from pipelines.training.run_log import RunLog
     from registry.cache import VersionCache
     from registry.contracts.features import FeatureView
     from registry.contracts.manifest import ModelPackage
@@ -80,7 +80,7 @@ def ranking_secret(settings: PlatformSettings) -> bytes:
 
 def run_gateway(settings: PlatformSettings, stop: threading.Event) -> None:
     """HTTP in front; ends when `stop` is set and the requests under way are answered."""
-    from deploy.gateway_process import serve_gateway
+    from deploy.gateway.process import serve_gateway
 
     serve_gateway(settings, stop)
 
@@ -89,7 +89,7 @@ def run_worker(settings: PlatformSettings, stop: threading.Event) -> None:
     """One replica: watches plans, loads versions, scores."""
     import torch
 
-    from deploy.feature_store import feature_store
+    from deploy.features.store import feature_store
     from registry.board import RedisBoard
     from registry.contracts.replicas import ReplicaRecord
     from registry.replica_board import RedisReplicaBoard
@@ -277,7 +277,7 @@ def version_cache(settings: PlatformSettings) -> "VersionCache":
 
     def fetch(model: str, version: int) -> ModelPackage:
         with tempfile.TemporaryDirectory(prefix="sluice-fetch-") as scratch:
-            argv = [sys.executable, "-m", "deploy.fetch", model, str(version), f"{scratch}/package"]
+            argv = [sys.executable, "-m", "deploy.models.fetch", model, str(version), f"{scratch}/package"]
             subprocess.run(argv, check=True, timeout=FETCH_TIMEOUT_S, stdout=subprocess.DEVNULL)
             return read(Path(scratch) / "package")
 
@@ -286,8 +286,8 @@ def version_cache(settings: PlatformSettings) -> "VersionCache":
 
 def run_archiver(settings: PlatformSettings, stop: threading.Event) -> None:
     """Events from the stream into Parquet."""
-    from pipelines.archive import Archive
-    from pipelines.archiver import Archiver
+    from pipelines.archive.archiver import Archiver
+    from pipelines.archive.files import Archive
     from pipelines.settings import ArchiverSettings
     from registry.stream import RedisStream
 
@@ -303,14 +303,14 @@ def run_monitor(settings: PlatformSettings, stop: threading.Event) -> None:
     Both read the same stream and know the versions' profiles, and neither has to be quick, which the
     controller has to be: hence in one process, and not in that.
     """
-    from deploy.drift_evidence import DriftEvidence
-    from deploy.rank_evidence import RankEvidence
-    from drift.day_reports import DayReports
-    from drift.day_watch import DayWatches
-    from drift.mirror_monitor import GROUP, MirrorMonitor
+    from deploy.verdicts.drift_evidence import DriftEvidence
+    from deploy.verdicts.rank_evidence import RankEvidence
+    from drift.days.reports import DayReports
+    from drift.days.watch import DayWatches
+    from drift.mirrors.monitor import GROUP, MirrorMonitor
     from drift.monitor import Monitor
-    from drift.reports import VerdictReports
     from drift.settings import parse_monitor, parse_rank_diff
+    from drift.windows.reports import VerdictReports
     from registry.artefacts import read
     from registry.contracts.errors import ContractError
     from registry.contracts.profile import ReferenceProfile
@@ -363,7 +363,7 @@ def run_together(stop: threading.Event, *loops: Callable[[threading.Event], None
 
 def run_controller(settings: PlatformSettings, stop: threading.Event) -> None:
     """Rollouts, step by step, and what is decided shown to gateways and MLflow."""
-    from deploy.controller import control
+    from deploy.control.controller import control
 
     control(settings, stop)
 
@@ -377,7 +377,7 @@ def model_store(settings: PlatformSettings) -> "MlflowStore":
 
 def run_log(store: "MlflowStore", model: str, key: str, name: str) -> "RunLog":
     """The run of this key in MLflow, the same one when a pipeline's run goes on after a kill."""
-    from deploy.run_log import MlflowRunLog
+    from deploy.training.run_log import MlflowRunLog
 
     return MlflowRunLog(store, model, key, name)
 
@@ -398,10 +398,10 @@ def _control(url: str) -> "SqlControl":
 @functools.cache  # it knows which gauges it has shown
 def gate_judge(settings: PlatformSettings) -> "GateJudge":
     """Of all online gates, from archive to evidence. Raises StoreUnavailable."""
-    from deploy.drift_alarms import open_alarms
-    from pipelines.archive import Archive
-    from pipelines.gate_data import GateData
-    from pipelines.gate_judge import GateJudge
+    from deploy.verdicts.drift_alarms import open_alarms
+    from pipelines.archive.files import Archive
+    from pipelines.gates.data import GateData
+    from pipelines.gates.judge import GateJudge
     from pipelines.settings import parse_gates
     from registry.drift_board import RedisDriftBoard
 

@@ -7,15 +7,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from drift import metrics, snapshot
-from drift.day_blocks import DayBlocks
-from drift.day_watch import DayWatches
+from drift.days.blocks import DayBlocks
+from drift.days.watch import DayWatches
 from drift.errors import UnreadableSnapshot
-from drift.judge import DriftVerdict, judge
 from drift.loop import run_steps
-from drift.reference import Reference
 from drift.settings import MonitorSettings
 from drift.snapshot import Recent, Snapshot
-from drift.tumbling import OpenWindows
+from drift.windows.judge import DriftVerdict, judge
+from drift.windows.reference import Reference
+from drift.windows.tumbling import OpenWindows
 from registry.contracts.errors import ContractError
 from registry.contracts.events import Event, RankingEvent, decode_event, decode_events, split_events
 from registry.contracts.profile import ReferenceProfile

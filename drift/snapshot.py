@@ -8,7 +8,7 @@ import xxhash
 
 from drift.atomic_file import replace_file
 from drift.errors import UnreadableSnapshot
-from drift.windows import WindowState
+from drift.windows.window import WindowState
 from registry.contracts.errors import UNDECODABLE
 
 SCHEMA = 1

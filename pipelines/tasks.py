@@ -14,13 +14,13 @@ from pathlib import Path
 from celery import Celery
 
 from pipelines import metrics
-from pipelines.archive import Archive
-from pipelines.click_gauges import ClickGauges
-from pipelines.click_ndcg import WINDOW_MS, Window, evidence
+from pipelines.archive.files import Archive
 from pipelines.durable import replace_file
 from pipelines.errors import PipelineError
-from pipelines.gate_tasks import GateWiring, add_gate_tasks
-from pipelines.run_tasks import RunWiring, add_run_tasks
+from pipelines.feedback.click_gauges import ClickGauges
+from pipelines.feedback.click_ndcg import WINDOW_MS, Window, evidence
+from pipelines.gates.tasks import GateWiring, add_gate_tasks
+from pipelines.runs.tasks import RunWiring, add_run_tasks
 
 log = logging.getLogger(__name__)
 

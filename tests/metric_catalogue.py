@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from prometheus_client import Counter, Gauge, Histogram
 
 import deploy.control.metrics
-import deploy.metrics
+import deploy.machine.metrics
 import drift.metrics
 import pipelines.metrics
 import serving.metrics
@@ -48,7 +48,7 @@ def declared() -> list[Declared]:
         for metric in vars(module).values()
         if isinstance(metric, Counter | Gauge | Histogram)
     ]
-    for family in deploy.metrics.ProcessCollector(lambda: None).describe():
+    for family in deploy.machine.metrics.ProcessCollector(lambda: None).describe():
         name = f"{family.name}_total" if family.type == "counter" else family.name
         found.append(Declared("deploy", name, family.type, family.documentation, frozenset({"process"})))
     return found

@@ -34,16 +34,16 @@ TORCH_MAY_STAND_IN = {
     "serving/device/opening.py",
     "serving/device/precision.py",
     "serving/device/tensors.py",
-    "pipelines/checkpoint.py",
-    "pipelines/fit.py",
-    "pipelines/losses.py",
-    "pipelines/ragged.py",
-    "pipelines/ranker.py",
-    "pipelines/ranks.py",
-    "pipelines/train.py",
-    "pipelines/training_lists.py",
-    "pipelines/export.py",
-    "deploy/train_ranks.py",
+    "pipelines/training/checkpoint.py",
+    "pipelines/training/fit.py",
+    "pipelines/training/losses.py",
+    "pipelines/training/ragged.py",
+    "pipelines/training/ranker.py",
+    "pipelines/training/ranks.py",
+    "pipelines/training/train.py",
+    "pipelines/training/lists.py",
+    "pipelines/training/export.py",
+    "deploy/training/train_ranks.py",
     "deploy/wiring.py",
 }
 
@@ -124,7 +124,9 @@ def test_no_room_has_a_drawer_for_everything() -> None:
     assert not named & FORBIDDEN_NAMES
 
 
-@pytest.mark.parametrize("module", ["deploy.gateway_process", "deploy.grpc_server", "deploy.cli", "deploy.process"])
+@pytest.mark.parametrize(
+    "module", ["deploy.gateway.process", "deploy.gateway.grpc_server", "deploy.cli", "deploy.process"]
+)
 def test_the_gateway_and_the_command_line_load_neither_torch_nor_mlflow(module: str) -> None:
     heavy = {"torch", "mlflow", "pandas", "scipy", "tritonclient", "grpc"}
     program = f"import sys, {module}; print(*sorted({heavy} & set(sys.modules)))"

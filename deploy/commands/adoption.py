@@ -16,8 +16,8 @@ def adopt(
     promote: Annotated[bool, typer.Option("--promote", help="Make it champion at once.")] = False,
 ) -> None:
     """Register an exported program (a .pt2 file) that plain MLflow holds; without --view it serves tensors."""
-    from deploy.adoption import adopted_package
-    from deploy.views import view_of_file
+    from deploy.features.views import view_of_file
+    from deploy.models.adoption import adopted_package
     from registry.mlflow_foreign import fetch_foreign
 
     settings = platform()

@@ -14,12 +14,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from deploy import lifecycle
 from deploy.errors import NotRunning, SluiceError
+from deploy.machine import lifecycle
 from deploy.settings import PlatformSettings
 
 if TYPE_CHECKING:
-    from deploy.demo import DemoData, DemoReport
+    from deploy.demo.chain import DemoData, DemoReport
 
 START_WITHIN_S = 240.0
 STOP_WITHIN_S = 60.0
@@ -112,8 +112,8 @@ def _starter(settings: PlatformSettings, supervisor: "subprocess.Popen[bytes]") 
 def _main_job(
     settings: PlatformSettings, path: Path | None, name: str | None, seed: int, steps: _Steps
 ) -> tuple["DemoData", "DemoReport"]:
-    from deploy import demo as job
-    from deploy.datasets import load_data
+    from deploy.demo import chain as job
+    from deploy.demo.datasets import load_data
 
     model = name or job.default_model_name(path)
     found = steps.run("read the data", lambda told: load_data(settings, path, model, told))

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from deploy import lifecycle
+from deploy.machine import lifecycle
 from deploy.settings import PlatformSettings
 
 

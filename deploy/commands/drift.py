@@ -16,12 +16,12 @@ from rich.table import Table
 from deploy import wiring
 from deploy.commands.promote import AsJson, Model, Why
 from deploy.errors import SluiceError
-from deploy.lifecycle import running
+from deploy.machine.lifecycle import running
 from deploy.settings import PlatformSettings
 from registry.errors import RegistryError
 
 if TYPE_CHECKING:
-    from drift.day_reports import DayReport
+    from drift.days.reports import DayReport
     from registry.contracts.drift import Family, ShiftAlarm, ShiftRecord
     from registry.drift_board import DriftBoard
 
@@ -57,7 +57,7 @@ def days(
     top: Annotated[int, typer.Option(help="How many quantities, those that shifted most.", min=1)] = 20,
 ) -> None:
     """How far each quantity lay from its anchor, day by day."""
-    from drift.day_reports import DayReports
+    from drift.days.reports import DayReports
 
     settings = PlatformSettings.from_environment(os.environ)
     family: Family = "confidence" if confidence else "features"

@@ -17,11 +17,11 @@ from rich.text import Text
 from deploy.client import GatewayClient
 from deploy.commands.table import duration
 from deploy.errors import NotRunning, SluiceError
-from deploy.lifecycle import running
+from deploy.machine.lifecycle import running
 from deploy.settings import PlatformSettings
 
 if TYPE_CHECKING:
-    from deploy.feature_stats import ServingStats, ViewStats
+    from deploy.features.stats import ServingStats, ViewStats
     from registry.contracts.features import FeatureView
 
 STORE_TIMEOUT_S = 5.0
@@ -54,11 +54,11 @@ def load(
     if (view_file is None) == (model is None):
         raise typer.BadParameter("expected one of --view VIEW.json and --model NAME[@VERSION]")
     view = _view(settings, view_file, model)
-    from deploy.feature_load import load_file
-    from deploy.feature_store import feature_client
-    from deploy.load_ledger import LoadLedger
+    from deploy.features.ledger import LoadLedger
+    from deploy.features.load import load_file
+    from deploy.features.store import feature_client
     from pipelines.errors import DataRefused
-    from pipelines.feature_files import FeatureFile
+    from pipelines.sources.feature_files import FeatureFile
 
     console = Console(stderr=True)
     done: list[dict[str, Any]] = []
@@ -122,9 +122,9 @@ def show(
     Without --view and --model, the view is looked for among the versions on this machine.
     """
     settings = _running()
-    from deploy.feature_store import feature_client
-    from deploy.stored_row import stored_row
-    from deploy.views import views_named
+    from deploy.features.store import feature_client
+    from deploy.features.stored_row import stored_row
+    from deploy.features.views import views_named
 
     with _redis_errors():
         if view_file is None and model is None:
@@ -167,8 +167,8 @@ def stats(
 ) -> None:
     """Rows, bytes and ages by view, and what the tiers answered from memory."""
     settings = _running()
-    from deploy.feature_stats import store_stats
-    from deploy.feature_store import feature_client
+    from deploy.features.stats import store_stats
+    from deploy.features.store import feature_client
 
     console = Console(stderr=True)
     with _redis_errors(), _bars(console) as bars:
@@ -214,7 +214,7 @@ def _tell_stats(
 
 def _view(settings: PlatformSettings, view_file: Path | None, model: str | None) -> "FeatureView":
     from deploy import wiring
-    from deploy.views import view_of_file, view_of_model
+    from deploy.features.views import view_of_file, view_of_model
 
     if view_file is not None:
         return view_of_file(view_file)
@@ -223,7 +223,7 @@ def _view(settings: PlatformSettings, view_file: Path | None, model: str | None)
 
 
 def _serving(settings: PlatformSettings) -> "ServingStats | None":
-    from deploy.feature_stats import serving_stats
+    from deploy.features.stats import serving_stats
 
     try:
         with GatewayClient(settings.gateway_url, timeout_s=5.0) as gateway:

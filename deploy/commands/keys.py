@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Column, Table
 
-from deploy.control_client import ControlClient
+from deploy.control.client import ControlClient
 
 keys = typer.Typer(help="API keys: create, list, revoke.", no_args_is_help=True)
 

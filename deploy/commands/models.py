@@ -131,7 +131,7 @@ def register(
     try:
         package = read(folder)
     except OSError as error:
-        raise SluiceError(f"{folder}: {error.strerror}", "a folder that pipelines.export wrote") from error
+        raise SluiceError(f"{folder}: {error.strerror}", "a folder that pipelines.training.export wrote") from error
     _register(platform(), model, package, promote, "sluice models register --promote")
 
 
@@ -145,8 +145,8 @@ def register_remote(
     promote: Annotated[bool, typer.Option("--promote", help="Make it champion at once.")] = False,
 ) -> None:
     """Register a model that a running Triton server serves, as that server describes it."""
-    from deploy.remote_package import remote_package
-    from deploy.views import view_of_file
+    from deploy.features.views import view_of_file
+    from deploy.models.remote_package import remote_package
     from registry.contracts.manifest import RemoteModel
     from serving.errors import RankingError
 

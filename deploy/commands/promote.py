@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from deploy.control_client import ControlClient, model_path
+from deploy.control.client import ControlClient, model_path
 
 Model = Annotated[str, typer.Argument(help="Name of the model.")]
 Why = Annotated[str, typer.Option("--why", help="The reason; the history keeps it.")]

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from deploy.client import GatewayClient
 from deploy.errors import SluiceError
-from deploy.lifecycle import running
+from deploy.machine.lifecycle import running
 from deploy.settings import PlatformSettings
 
 
@@ -22,8 +22,8 @@ def rank(
 ) -> None:
     """Find functions of Python's standard library: candidates by BM25, ranked by the served model."""
     settings = running(PlatformSettings.from_environment(os.environ))[0]
-    from deploy.datasets import code_search_folder
-    from pipelines.codesearch import VIEW, CodeSearchIndex
+    from deploy.demo.datasets import code_search_folder
+    from pipelines.codesearch.index import VIEW, CodeSearchIndex
     from pipelines.errors import DataRefused
 
     try:

@@ -14,13 +14,13 @@ from rich.table import Table
 
 from deploy import wiring
 from deploy.errors import SluiceError
-from deploy.lifecycle import running
+from deploy.machine.lifecycle import running
 from deploy.settings import PlatformSettings
 from registry.errors import RegistryError
 
 if TYPE_CHECKING:
-    from drift.rank_diff import Estimate, LimitFinding, RankDiff
-    from drift.rank_summary import Example
+    from drift.mirrors.rank_diff import Estimate, LimitFinding, RankDiff
+    from drift.mirrors.rank_summary import Example
 
 _COLOURS = {"passed": "green", "failed": "bold red", "inconclusive": "yellow", "errored": "red"}
 _AT_MOST = {"overlap": "at least"}
@@ -33,7 +33,7 @@ def diff(
     as_json: Annotated[bool, typer.Option("--json", help="For scripts.")] = False,
 ) -> None:
     """The newest comparison of a mirrored version's lists with the champion's, and where they differ most."""
-    from deploy.rank_evidence import newest_diff
+    from deploy.verdicts.rank_evidence import newest_diff
 
     settings = running(PlatformSettings.from_environment(os.environ))[0]
     try:

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from deploy.errors import SluiceError
-from deploy.lifecycle import running
+from deploy.machine.lifecycle import running
 from deploy.settings import PlatformSettings
 from registry.contracts.errors import ContractError
 from registry.errors import RegistryError
@@ -35,7 +35,7 @@ def told(hint: str) -> Iterator[None]:
 
 def promote_at_once(settings: PlatformSettings, model: str, version: int, why: str) -> None:
     """Makes the version champion through the control API, with its record."""
-    from deploy.control_client import ControlClient, model_path
+    from deploy.control.client import ControlClient, model_path
 
     with ControlClient.local(settings, who()) as control:
         control.post(model_path(model, "promote"), {"version": version, "why": why})

@@ -15,7 +15,7 @@ from deploy.commands.promote import AsJson, IfRevision, Model, OnceKey, Why
 from deploy.commands.rank_diff import diff
 from deploy.commands.rollout_gates import aa, explain, newest_rollout, replay, rollout_body, show_plan
 from deploy.commands.rollout_view import live_rollout, rollout_table
-from deploy.control_client import ControlClient, model_path
+from deploy.control.client import ControlClient, model_path
 from deploy.errors import SluiceError
 
 rollout = typer.Typer(

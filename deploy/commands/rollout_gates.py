@@ -13,9 +13,9 @@ from rich.table import Table
 
 from deploy import wiring
 from deploy.commands.promote import AsJson, IfRevision, Model, OnceKey
-from deploy.control_client import ControlClient, model_path
+from deploy.control.client import ControlClient, model_path
 from deploy.errors import SluiceError
-from deploy.lifecycle import running
+from deploy.machine.lifecycle import running
 from deploy.settings import PlatformSettings
 from registry.errors import RegistryError
 
@@ -95,11 +95,11 @@ def replay(
     as_json: AsJson = False,
 ) -> None:
     """Read the archive again: 0 the same verdict byte for byte, 1 another (and why), 2 it cannot be replayed."""
-    from pipelines.archive import Archive
+    from pipelines.archive.files import Archive
     from pipelines.errors import PipelineError
-    from pipelines.gate_data import GateData
-    from pipelines.gate_judge import replay as replayed
-    from pipelines.gate_judge import what_differs
+    from pipelines.gates.data import GateData
+    from pipelines.gates.judge import replay as replayed
+    from pipelines.gates.judge import what_differs
 
     settings = running(PlatformSettings.from_environment(os.environ))[0]
     try:

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from deploy.commands.promote import AsJson, Model, OnceKey, Why
 from deploy.commands.run_view import live_run, run_table, window_of
-from deploy.control_client import ControlClient, model_path
+from deploy.control.client import ControlClient, model_path
 from deploy.errors import SluiceError
 
 runs = typer.Typer(help="Runs of pipelines: list, show, retry, cancel.", no_args_is_help=True)

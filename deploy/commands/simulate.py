@@ -82,7 +82,7 @@ def _wanted(only: str, runs: int | None, quick: bool) -> "list[Wanted]":
 
 
 def _world(path: Path | None, queries: int, seed: int, bars: Progress) -> "World":
-    from deploy.datasets import load_data
+    from deploy.demo.datasets import load_data
     from deploy.simulation.world import World
     from pipelines.errors import DataRefused
 

@@ -8,11 +8,11 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from deploy import lifecycle
 from deploy.commands.table import duration, process_table
 from deploy.errors import NotReady, NotRunning
+from deploy.machine import lifecycle
+from deploy.machine.state import PlatformState
 from deploy.settings import PlatformSettings
-from deploy.state import PlatformState
 
 
 def status(
@@ -38,7 +38,7 @@ def status(
 def _report(settings: PlatformSettings, state: PlatformState) -> dict[str, Any]:
     import msgspec
 
-    from deploy.status import features_status, gateway_status, redis_status
+    from deploy.machine.status import features_status, gateway_status, redis_status
 
     has_mlflow = any(process.name == "mlflow" for process in state.processes)
     return {

@@ -8,8 +8,8 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from deploy.state import PlatformState
-from deploy.supervision import Phase
+from deploy.machine.state import PlatformState
+from deploy.machine.supervision import Phase
 
 _COLOURS = {
     Phase.READY: "green",

@@ -10,9 +10,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from deploy import lifecycle
 from deploy.commands.table import StateView
-from deploy.home import as_running
+from deploy.machine import lifecycle
+from deploy.machine.home import as_running
 from deploy.settings import PlatformSettings
 
 

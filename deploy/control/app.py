@@ -1,4 +1,4 @@
-"""The control API as a FastAPI application: HTTP in, desk, HTTP out."""
+"""The control API as a FastAPI application: HTTP in, a handler, HTTP out."""
 
 import functools
 import logging
@@ -12,9 +12,11 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
 from deploy.control.access import authenticate, authorize
+from deploy.control.asks import Ask, Reply
 from deploy.control.conditions import IfMatch, digest_of, idempotency_key
-from deploy.control.desk import Ask, Desk, Reply
+from deploy.control.desk import Desk
 from deploy.control.errors import Contradiction, ControlRefused, NoKey, NotNow, as_refusal
+from deploy.control.handlers import HANDLERS
 from deploy.control.metrics import CONTROL_REQUESTS
 from registry.contracts.errors import ContractError, InvalidName
 from registry.contracts.ids import model_name
@@ -161,8 +163,7 @@ def _repeated(desk: Desk, ask: Ask, receipt: Receipt) -> Reply:
 
 
 def _reply(desk: Desk, ask: Ask) -> Reply:
-    reply: Reply = getattr(desk, ask.route.name)(ask)
-    return reply
+    return HANDLERS[ask.route.name](desk, ask)
 
 
 def _refused(status: int, message: str, challenge: bool = False) -> Reply:

@@ -6,7 +6,7 @@ import os
 import secrets
 from pathlib import Path
 
-from deploy.admin_key import read_admin_key
+from deploy.control.admin_key import read_admin_key
 from registry.api_keys import SECRET_BYTES, KeyRing, key_text, make_key
 
 log = logging.getLogger(__name__)

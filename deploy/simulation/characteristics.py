@@ -7,7 +7,7 @@ from deploy.simulation.rollbacks import RolledBack
 from deploy.simulation.sample_ratios import SampleRatio
 from deploy.simulation.shifts import Confidence, FeatureDrift
 from deploy.simulation.whole_rollouts import WholeRollouts
-from drift.simulated_days import DayWorld
+from drift.days.simulated import DayWorld
 
 MILD, STRONG = DayWorld(weekly_sd=0.05), DayWorld(weekly_sd=0.2)
 

@@ -9,8 +9,20 @@ import numpy as np
 from deploy.simulation.challengers import random_order
 from deploy.simulation.characteristic import Figure, Outcome, Stage, column, mean, quantile, share
 from deploy.simulation.world import NOBODY, SHOWN, Floats, Ints, Ranking, true_lift
-from pipelines.counterfactual import ClickLists, CounterfactualReport, CounterfactualRules, counterfactual, shown_chance
-from pipelines.position_bias import counts_of, harvest, harvest_without_each, ranks_before_exploration, smoothed
+from pipelines.feedback.counterfactual import (
+    ClickLists,
+    CounterfactualReport,
+    CounterfactualRules,
+    counterfactual,
+    shown_chance,
+)
+from pipelines.feedback.position_bias import (
+    counts_of,
+    harvest,
+    harvest_without_each,
+    ranks_before_exploration,
+    smoothed,
+)
 from registry.contracts.traffic import EXPLORE_DEPTH, WEIGHT_STEPS
 from serving.exploration import Exploration
 

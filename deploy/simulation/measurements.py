@@ -1,7 +1,7 @@
 """What visits leave behind for the online gate: lists of an A/B split, or drafted lists with credited clicks.
 
-The gate stands on sums by unit and look (`online_gate.GateSums`), which it makes of lists itself. The simulation
-makes them of the same sessions without naming units by text: the same procedure on the same numbers, which a test
+The gate stands on sums by unit and look (`gates.online.GateSums`), which it makes of lists itself. The simulation makes
+them of the same sessions without naming units by text: the same procedure on the same numbers, which a test
 holds against `judge` on the lists.
 """
 
@@ -22,9 +22,9 @@ from deploy.simulation.world import (
     click_ndcg_of_patterns,
     clicked,
 )
-from pipelines.clustered import sums_by_look
-from pipelines.online_gate import AbLists, GatePlan, GateSums, InterleavedLists
-from pipelines.preference import list_scores
+from pipelines.gates.clustered import sums_by_look
+from pipelines.gates.online import AbLists, GatePlan, GateSums, InterleavedLists
+from pipelines.gates.preference import list_scores
 from registry.contracts.manifest import CLICK_NDCG
 from serving.interleaving import team_draft
 

@@ -9,13 +9,13 @@ from scipy.optimize import brentq
 from deploy.simulation.characteristic import Figure, Outcome, Stage, column, mean, share
 from deploy.simulation.crowd import Crowd, in_arm
 from deploy.simulation.measurements import AbSeen
-from pipelines.clustered import ArmSums, compare
 from pipelines.errors import PlanRefused
+from pipelines.gates.clustered import ArmSums, compare
+from pipelines.gates.offline import OfflinePlan, lift_interval, required_queries
+from pipelines.gates.online import GatePlan, course
+from pipelines.gates.planner import Design, Measured, accept, measured_ab, measured_interleaving, power, size
+from pipelines.gates.preference import Preference, mean_score
 from pipelines.ndcg import PairedNdcg
-from pipelines.offline_gate import OfflinePlan, lift_interval, required_queries
-from pipelines.online_gate import GatePlan, course
-from pipelines.planner import Design, Measured, accept, measured_ab, measured_interleaving, power, size
-from pipelines.preference import Preference, mean_score
 from registry.contracts.manifest import CLICK_NDCG, JUDGED_NDCG
 
 LOOKS = 14

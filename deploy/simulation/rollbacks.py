@@ -10,7 +10,7 @@ from deploy.simulation.characteristic import Figure, Outcome, Stage, quantile, s
 from deploy.simulation.crowd import People, Visits
 from deploy.simulation.measurements import AbSeen
 from deploy.simulation.world import Ranking, World
-from pipelines.online_gate import GatePlan, first_failure
+from pipelines.gates.online import GatePlan, first_failure
 from registry.contracts.manifest import CLICK_NDCG
 
 SESSIONS_A_LOOK = 200  # of the challenger

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from deploy.simulation.characteristic import Figure, Outcome, Stage, quantile, share
-from pipelines.online_gate import GatePlan
-from pipelines.sample_ratio import sample_ratio
+from pipelines.gates.online import GatePlan
+from pipelines.gates.sample_ratio import sample_ratio
 from registry.contracts.manifest import CLICK_NDCG
 
 LOOKS = 14

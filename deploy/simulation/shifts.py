@@ -1,6 +1,6 @@
 """D6, D7 and D11: the drift and confidence watches of `drift`, on its made-up days.
 
-A run of the table is a season of days for each question; `drift.characteristics` plays it, on the watch that runs.
+A run of the table is a season of days for each question; `drift.days.characteristics` plays it, on the watch that runs.
 """
 
 from collections.abc import Sequence
@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from deploy.simulation.characteristic import Figure, Outcome, Stage, column, mean, share
-from drift.characteristics import confidence_alarms, false_alarms, time_to_find
+from drift.days.characteristics import confidence_alarms, false_alarms, time_to_find
+from drift.days.simulated import DayWorld
+from drift.days.simulated_lists import ListWorld
 from drift.settings import ShiftSettings
-from drift.simulated_days import DayWorld
-from drift.simulated_lists import ListWorld
 
 WEEK = 7
 FOUND_BY = 14

@@ -15,8 +15,8 @@ from deploy.simulation.challengers import Kind
 from deploy.simulation.characteristic import Figure, Outcome, Stage, column, mean, share
 from deploy.simulation.crowd import Crowd, Mask, unit_names
 from deploy.simulation.measurements import AbSeen
-from pipelines.online_gate import GatePlan, course
-from pipelines.rollout_engine import RolloutEngine
+from pipelines.gates.online import GatePlan, course
+from pipelines.rollouts.engine import RolloutEngine
 from registry.board import MemoryBoard
 from registry.contracts.counters import LATENCY_BUCKETS, ArmCounters, CounterSnapshot, latency_bucket
 from registry.contracts.manifest import CLICK_NDCG, JUDGED_NDCG, Lineage, ModelManifest, TensorSpec

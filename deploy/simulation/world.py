@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import gamma
 
-from pipelines.clicks import ClickModel
-from pipelines.counterfactual import expected_ndcg
 from pipelines.dataset import RankingDataset
 from pipelines.errors import DataRefused
+from pipelines.feedback.clicks import ClickModel
+from pipelines.feedback.counterfactual import expected_ndcg
 from pipelines.ndcg import mean_ndcg
 from registry.contracts.manifest import CLICK_NDCG, JUDGED_NDCG
 

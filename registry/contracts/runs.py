@@ -26,7 +26,7 @@ class RunStep(msgspec.Struct, frozen=True):
 
     progress: in [0, 1], saying: the same in words. reached: the furthest progress of attempts that ended;
     attempts: since a step last got further than that, this one included. output: plain JSON, what the step
-    found out. digest: of what it left on disk, see `pipelines.steps`. error: of the last attempt that failed.
+    found out. digest: of what it left on disk, see `pipelines.runs.steps`. error: of the last attempt that failed.
     redone: how often it was to be done again although it was done.
     """
 

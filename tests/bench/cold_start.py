@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from deploy.state import read_state
+from deploy.machine.state import read_state
 from tests.bench.load import hardware, versions
 from tests.bench.platform_under_test import COLUMNS, data_plane, ltr_package
 

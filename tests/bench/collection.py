@@ -18,11 +18,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.archive import Archive
-from pipelines.archive_batch import HOUR_MS, hour_of
-from pipelines.archive_tables import FEEDBACK, RANKINGS, packed
-from pipelines.collection import CollectionRules, collect
-from pipelines.training_set import TrainingRules, training_splits
+from pipelines.archive.batch import HOUR_MS, hour_of
+from pipelines.archive.files import Archive
+from pipelines.archive.tables import FEEDBACK, RANKINGS, packed
+from pipelines.feedback.collection import CollectionRules, collect
+from pipelines.training.splits import TrainingRules, training_splits
 from registry.contracts.features import Column, FeatureView
 from tests.bench.load import hardware
 from tests.builders import NOW_MS

@@ -1,6 +1,6 @@
 """`python -m tests.bench.drift_detectors`: what the drift and confidence detectors reach (D6, D7, D11), and cost.
 
-Made-up traffic (`drift.simulated_days`, `drift.simulated_lists`), the real watch. Each figure with its standard
+Made-up traffic (`drift.days.simulated`, `drift.days.simulated_lists`), the real watch. Each figure with its standard
 error over the runs. Beside the required worlds stand harder ones: days that remember each other, heavy
 tails, features that move together, days that lie as far apart as the floor.
 """
@@ -11,13 +11,13 @@ from pathlib import Path
 
 import numpy as np
 
-from drift.characteristics import confidence_alarms, false_alarms, time_to_find, time_to_find_decay
-from drift.resampled_days import ResampledWorld
+from drift.days.characteristics import confidence_alarms, false_alarms, time_to_find, time_to_find_decay
+from drift.days.resampled import ResampledWorld
+from drift.days.shift_watch import ShiftWatch
+from drift.days.simulated import DayWorld
+from drift.days.simulated_lists import ListWorld
 from drift.settings import ShiftSettings
-from drift.shift_watch import ShiftWatch
-from drift.simulated_days import DayWorld
-from drift.simulated_lists import ListWorld
-from pipelines.letor import load
+from pipelines.sources.letor import load
 from tests.bench.load import hardware, versions
 
 SETTINGS = ShiftSettings()

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.guardrails import ArmSample, Sample, judge
+from pipelines.rollouts.guardrails import ArmSample, Sample, judge
 from registry.contracts.counters import LATENCY_BOUNDS_MS, LATENCY_BUCKETS
 from registry.contracts.rollouts import GuardrailLimits
 from tests.bench.load import hardware

@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deploy import lifecycle, wiring
+from deploy import wiring
 from deploy.client import GatewayClient
+from deploy.machine import lifecycle
+from deploy.machine.state import PlatformState
 from deploy.settings import PlatformSettings
-from deploy.state import PlatformState
 from registry.artefacts import strip_sample_inputs, write
 from registry.board import RedisBoard
 from registry.contracts.features import Column, FeatureView

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from drift.mirror_monitor import GROUP, MirrorMonitor
+from drift.mirrors.monitor import GROUP, MirrorMonitor
+from drift.mirrors.rank_summary import Gauge, RankSummary
 from drift.rank_agreement import (
     Pairs,
     first_agrees,
@@ -23,7 +24,6 @@ from drift.rank_agreement import (
     rank_biased_overlap,
     top_distance,
 )
-from drift.rank_summary import Gauge, RankSummary
 from drift.settings import RankDiffSettings
 from registry.contracts.events import MirrorEvent, decode_events, encode_event, join_events, split_mirrors
 from registry.stream import MemoryStream

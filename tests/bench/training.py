@@ -16,11 +16,11 @@ import lightgbm
 import numpy as np
 
 from pipelines.dataset import DatasetSplits, RankingDataset
-from pipelines.export import export_program, load_scorer
-from pipelines.letor import load
 from pipelines.ndcg import mean_ndcg
 from pipelines.settings import TrainSettings
-from pipelines.train import train
+from pipelines.sources.letor import load
+from pipelines.training.export import export_program, load_scorer
+from pipelines.training.train import train
 from registry.contracts.manifest import JUDGED_NDCG
 from tests.bench.load import hardware, versions
 

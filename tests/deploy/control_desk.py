@@ -14,10 +14,10 @@ from deploy.control.app import build_control_app
 from deploy.control.desk import Desk
 from deploy.control.local_key import local_key
 from deploy.control.server import ControlServer
-from pipelines.archive import Archive
-from pipelines.canary import outlook
-from pipelines.gate_planning import GatePlanner
-from pipelines.rollout_engine import RolloutEngine
+from pipelines.archive.files import Archive
+from pipelines.gates.planning import GatePlanner
+from pipelines.rollouts.canary import outlook
+from pipelines.rollouts.engine import RolloutEngine
 from registry.api_keys import SqlKeyRing
 from registry.board import MemoryBoard
 from registry.contracts.rollouts import Rollout

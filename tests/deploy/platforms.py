@@ -11,10 +11,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
 
-from deploy.identity import identify
+from deploy.machine.identity import identify
+from deploy.machine.state import PlatformState, ProcessState, read_state
+from deploy.machine.supervision import Phase
 from deploy.settings import PlatformSettings
-from deploy.state import PlatformState, ProcessState, read_state
-from deploy.supervision import Phase
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE_S = 60.0

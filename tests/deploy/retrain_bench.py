@@ -15,19 +15,19 @@ from pathlib import Path
 
 import torch
 
-from deploy.retraining import start_once
-from deploy.run_log import MlflowRunLog
-from pipelines.archive import Archive
-from pipelines.bias_evidence import BiasRules
-from pipelines.cleaning import CleaningRules
-from pipelines.collection import CollectionRules
-from pipelines.gate_planning import GatePlanner
-from pipelines.offline_gate import OfflinePlan
-from pipelines.retraining import Retraining, Started, retraining_steps
-from pipelines.run_log import MemoryRunLog, RunLog
-from pipelines.runner import Runner
+from deploy.training.retraining import start_once
+from deploy.training.run_log import MlflowRunLog
+from pipelines.archive.files import Archive
+from pipelines.feedback.bias_evidence import BiasRules
+from pipelines.feedback.cleaning import CleaningRules
+from pipelines.feedback.collection import CollectionRules
+from pipelines.gates.offline import OfflinePlan
+from pipelines.gates.planning import GatePlanner
+from pipelines.runs.retraining import Retraining, Started, retraining_steps
+from pipelines.runs.runner import Runner
+from pipelines.runs.steps import Step, StepContext, StepResult
 from pipelines.settings import RunSettings, TrainSettings
-from pipelines.steps import Step, StepContext, StepResult
+from pipelines.training.run_log import MemoryRunLog, RunLog
 from registry.artefacts import read, write
 from registry.contracts.manifest import ATTRACTION_NDCG, MetricDefinition, ModelPackage
 from registry.contracts.rollouts import default_spec

@@ -4,10 +4,10 @@ import os
 import sys
 from pathlib import Path
 
-from deploy.processes import platform_processes
+from deploy.machine.processes import platform_processes
+from deploy.machine.supervision import ProcessSpec
+from deploy.machine.supervisor import supervise
 from deploy.settings import PlatformSettings
-from deploy.supervision import ProcessSpec
-from deploy.supervisor import supervise
 
 TINY = str(Path(__file__).with_name("tiny_process.py"))
 

@@ -9,7 +9,7 @@ import torch
 from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, Schema, TensorSpec
 
-from deploy.adoption import adopted_package
+from deploy.models.adoption import adopted_package
 from registry.contracts.features import Column, FeatureView
 from registry.errors import RefusedVersion, UnknownVersion
 from registry.mlflow_foreign import fetch_foreign

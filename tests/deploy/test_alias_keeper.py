@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from deploy.alias_keeper import AliasKeeper
+from deploy.control.alias_keeper import AliasKeeper
 from pipelines.settings import RolloutSettings
 from registry.board import MemoryBoard
 from registry.errors import StoreUnavailable

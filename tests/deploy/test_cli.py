@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from deploy.cli import COMMANDS
-from deploy.supervision import Phase
+from deploy.machine.supervision import Phase
 from tests.deploy.platforms import PATIENCE_S, ROOT, Platforms
 
 

@@ -4,8 +4,8 @@ import threading
 import time
 from pathlib import Path
 
-from deploy.controller import Controller, now_ms
-from pipelines.rollout_engine import RolloutEngine
+from deploy.control.controller import Controller, now_ms
+from pipelines.rollouts.engine import RolloutEngine
 from pipelines.settings import RolloutSettings
 from registry.board import MemoryBoard
 from registry.counters import MemoryCounterBoard

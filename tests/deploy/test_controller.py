@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from deploy import wiring
-from deploy.controller import Controller, control, make_controller, now_ms
-from deploy.home import as_running
+from deploy.control.controller import Controller, control, make_controller, now_ms
+from deploy.machine.home import as_running
 from deploy.settings import PlatformSettings
 from registry.board import RedisBoard
 from registry.errors import StoreUnavailable
@@ -152,9 +152,8 @@ def test_mlflow_s_aliases_follow_what_is_decided_also_after_kill_9(platforms: Pl
 
 
 def test_the_controller_does_not_wait_for_mlflow_s_import() -> None:
-    program = (
-        "import sys, deploy.controller; print(*sorted({'mlflow', 'torch', 'pandas', 'celery'} & set(sys.modules)))"
-    )
+    heavy = {"mlflow", "torch", "pandas", "celery"}
+    program = f"import sys, deploy.control.controller; print(*sorted({heavy} & set(sys.modules)))"
     loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
 
     assert loaded.stdout.split() == []

@@ -1,6 +1,6 @@
 """What the online gate hears of drift: failed days of the version, open or closed just before, and nothing else."""
 
-from deploy.drift_alarms import STILL_OPEN_MS, open_alarms
+from deploy.verdicts.drift_alarms import STILL_OPEN_MS, open_alarms
 from registry.drift_board import MemoryDriftBoard
 from tests.builders import NOW_MS, a_shift_alarm, a_shift_record
 

@@ -7,10 +7,10 @@ import pytest
 from rich.console import Console
 
 from deploy.commands.drift import heat_map, print_records
-from deploy.drift_evidence import KIND, DriftEvidence
-from drift.day_reports import DayReport, QuantityDay
-from pipelines.canary import RollBack, decide
-from pipelines.guardrails import Sample
+from deploy.verdicts.drift_evidence import KIND, DriftEvidence
+from drift.days.reports import DayReport, QuantityDay
+from pipelines.rollouts.canary import RollBack, decide
+from pipelines.rollouts.guardrails import Sample
 from registry.contracts.drift import ShiftRecord
 from registry.contracts.rollouts import Evidence, Verdict
 from registry.drift_board import MemoryDriftBoard

@@ -11,10 +11,10 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from deploy.feature_load import LoadReport, load_file
-from deploy.load_ledger import LoadLedger
+from deploy.features.ledger import LoadLedger
+from deploy.features.load import LoadReport, load_file
 from pipelines.errors import DataRefused
-from pipelines.feature_files import MAX_PART_ROWS, FeatureFile
+from pipelines.sources.feature_files import MAX_PART_ROWS, FeatureFile
 from registry.contracts.features import Column, FeatureView, row_key, unpack_rows
 from tests.redis_cluster import running_cluster
 

@@ -4,7 +4,7 @@ import numpy as np
 import redis
 from prometheus_client import CollectorRegistry, Counter, generate_latest
 
-from deploy.feature_stats import SAMPLE_ROWS, serving_stats, store_stats
+from deploy.features.stats import SAMPLE_ROWS, serving_stats, store_stats
 from registry.contracts.features import Column, FeatureView
 from serving.features.materialiser import write_rows
 

@@ -8,10 +8,10 @@ import pytest
 import redis
 
 from deploy.errors import SettingsError
-from deploy.feature_store import feature_client, feature_store
-from deploy.features_url import FeaturesUrl, without_password
+from deploy.features.store import feature_client, feature_store
+from deploy.features.url import FeaturesUrl, without_password
+from deploy.machine.status import features_status
 from deploy.settings import PlatformSettings, log_effective
-from deploy.status import features_status
 from registry.contracts.features import row_key
 from registry.contracts.ids import hash64
 from tests.conftest import RedisServer

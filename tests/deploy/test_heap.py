@@ -4,7 +4,7 @@ import sys
 BLOCKS, BLOCK_BYTES, PAGE_BYTES = 100, 1 << 20, 4096
 COUNT_FAULTS = f"""
 import resource, sys
-from deploy import heap
+from deploy.machine import heap
 if sys.argv[1] == "kept":
     heap.keep()
 faulted = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from deploy.errors import AlreadyRunning, SettingsError, SluiceError
-from deploy.home import as_running, claim_ports, held, holder, prepare
+from deploy.machine.home import as_running, claim_ports, held, holder, prepare
 from deploy.settings import PlatformSettings
 
 

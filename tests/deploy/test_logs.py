@@ -12,8 +12,8 @@ import pytest
 
 from deploy.commands.logs import last_lines, new_lines, wanted_lines
 from deploy.logs import JsonFormatter, adopt, configure_logging
+from deploy.machine.pump import LogPump
 from deploy.process import stop_on_signals
-from deploy.pump import LogPump
 from tests.deploy.platforms import PATIENCE_S
 
 

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from deploy.commands.models import models
 from deploy.errors import SluiceError
-from deploy.home import as_running
+from deploy.machine.home import as_running
 from deploy.settings import PlatformSettings
 from registry.artefacts import write
 from registry.contracts.manifest import CLICK_NDCG, JUDGED_NDCG, Lineage

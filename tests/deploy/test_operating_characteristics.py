@@ -21,8 +21,8 @@ from deploy.simulation.rollbacks import rolled_back_at
 from deploy.simulation.running import Wanted, encode, simulate, wanted
 from deploy.simulation.shifts import FeatureDrift
 from deploy.simulation.whole_rollouts import Platform
-from drift.simulated_days import DayWorld
-from pipelines.online_gate import course, judge
+from drift.days.simulated import DayWorld
+from pipelines.gates.online import course, judge
 from registry.contracts.rollouts import Verdict
 from tests.deploy.judged_world import a_rng, a_stage
 

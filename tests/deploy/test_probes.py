@@ -6,7 +6,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from deploy.probes import PROCESS_HEADER, HttpAnswers
+from deploy.machine.probes import PROCESS_HEADER, HttpAnswers
 
 
 class _Gateway0(BaseHTTPRequestHandler):

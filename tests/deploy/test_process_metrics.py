@@ -4,11 +4,11 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry, generate_latest
 
-from deploy.home import prepare
-from deploy.metrics import ProcessCollector
+from deploy.machine.home import prepare
+from deploy.machine.metrics import ProcessCollector
+from deploy.machine.state import PlatformState, ProcessState, read_state, state_file, write_state
+from deploy.machine.supervision import Phase
 from deploy.settings import PlatformSettings
-from deploy.state import PlatformState, ProcessState, read_state, state_file, write_state
-from deploy.supervision import Phase
 
 
 def a_platform(tmp_path: Path) -> tuple[PlatformSettings, CollectorRegistry]:

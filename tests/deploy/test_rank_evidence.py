@@ -10,9 +10,9 @@ import pytest
 from rich.console import Console
 
 from deploy.commands.rank_diff import show
-from deploy.rank_evidence import DAY_MS, RankEvidence, newest_diff
-from drift.rank_diff import RankDiff, as_evidence, compare, together
-from drift.rank_summary import Gauge, RankSummary
+from deploy.verdicts.rank_evidence import DAY_MS, RankEvidence, newest_diff
+from drift.mirrors.rank_diff import RankDiff, as_evidence, compare, together
+from drift.mirrors.rank_summary import Gauge, RankSummary
 from drift.settings import RankLimits
 from registry.contracts.rollouts import Rollout, RolloutSpec, Step
 from registry.decisions import Decision, Move

@@ -4,11 +4,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from deploy.remote_package import remote_package
-from drift.judge import judge
-from drift.reference import Reference
+from deploy.models.remote_package import remote_package
 from drift.settings import Rule
-from drift.windows import Window, WindowKey
+from drift.windows.judge import judge
+from drift.windows.reference import Reference
+from drift.windows.window import Window, WindowKey
 from registry.artefacts import verify
 from registry.contracts.features import Column, FeatureView
 from registry.contracts.manifest import RemoteModel, TensorSpec

@@ -11,10 +11,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from deploy.retraining import start_once
-from pipelines.archive import Archive
-from pipelines.gate_planning import GatePlanner
-from pipelines.schedule import STEPS
+from deploy.training.retraining import start_once
+from pipelines.archive.files import Archive
+from pipelines.gates.planning import GatePlanner
+from pipelines.runs.schedule import STEPS
 from registry import run_moves
 from registry.artefacts import read
 from registry.contracts.manifest import ATTRACTION_NDCG, JUDGED_NDCG

@@ -8,9 +8,9 @@ from msgspec.structs import replace
 
 from deploy import wiring
 from deploy.errors import SettingsError
-from deploy.retraining import Served, of_simulated_clicks, run_settings, run_wiring, schedule
 from deploy.settings import PlatformSettings
-from pipelines.schedule import STEPS, RunWindow, due_windows
+from deploy.training.retraining import Served, of_simulated_clicks, run_settings, run_wiring, schedule
+from pipelines.runs.schedule import STEPS, RunWindow, due_windows
 from pipelines.settings import parse_retraining, parse_train
 from registry.artefacts import write
 from registry.contracts.manifest import ModelPackage

@@ -14,8 +14,8 @@ import pytest
 from rich.console import Console
 
 from deploy.commands.rollout_gates import show_plan
-from pipelines.gate_data import GateData
-from pipelines.gate_judge import GateJudge
+from pipelines.gates.data import GateData
+from pipelines.gates.judge import GateJudge
 from pipelines.settings import GateSettings
 from registry.contracts.gates import GateTerms
 from registry.contracts.rollouts import Need, Step

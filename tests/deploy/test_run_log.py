@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from deploy.run_log import MlflowRunLog
-from pipelines.export import export_package
-from pipelines.run_log import MemoryRunLog, RunLog, epochs_to
+from deploy.training.run_log import MlflowRunLog
 from pipelines.settings import TrainSettings
-from pipelines.train import train
+from pipelines.training.export import export_package
+from pipelines.training.run_log import MemoryRunLog, RunLog, epochs_to
+from pipelines.training.train import train
 from registry.contracts.manifest import JUDGED_NDCG, Lineage
 from registry.errors import StoreUnavailable
 from registry.mlflow_store import MlflowStore

@@ -8,9 +8,9 @@ from deploy.simulation.challengers import WITHIN, Kind, Metric, with_lift
 from deploy.simulation.crowd import Crowd, in_arm, unit_names
 from deploy.simulation.measurements import Drafts
 from deploy.simulation.world import CHANCES, SHOWN, World, click_ndcg_of_patterns, clicked, true_lift
-from pipelines.clicks import ClickModel
-from pipelines.clustered import ArmUnits, compare
 from pipelines.errors import DataRefused
+from pipelines.feedback.clicks import ClickModel
+from pipelines.gates.clustered import ArmUnits, compare
 from pipelines.ndcg import mean_ndcg
 from registry.contracts.manifest import CLICK_NDCG
 from registry.contracts.traffic import Experiment, Layer, TrafficPlan

@@ -1,6 +1,6 @@
 import redis
 
-from deploy.status import EVENTS, event_lag
+from deploy.machine.status import EVENTS, event_lag
 
 GROUP = "archiver"
 

@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 
-from deploy.supervision import Action, Phase, Process, ProcessSpec, RestartPolicy, decide
+from deploy.machine.supervision import Action, Phase, Process, ProcessSpec, RestartPolicy, decide
 
 REDIS = ProcessSpec("redis", ("redis-server",))
 WORKER = ProcessSpec("worker", ("worker",), needs=("redis",), start_timeout_s=60, stop_grace_s=10)

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import redis
 
-from deploy.identity import boot_id, identify
+from deploy.machine.identity import boot_id, identify
+from deploy.machine.state import PlatformState, ProcessState, end_leftovers, read_state, write_state
+from deploy.machine.supervision import Phase
 from deploy.settings import PlatformSettings
-from deploy.state import PlatformState, ProcessState, end_leftovers, read_state, write_state
-from deploy.supervision import Phase
 from tests.deploy.platforms import PATIENCE_S, Platforms, gone, pid_of, process_of, until
 
 

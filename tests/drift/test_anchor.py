@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drift.anchor import Anchor
+from drift.days.anchor import Anchor
 
 WEEKS = 4
 WEEKDAYS = np.arange(7 * WEEKS) % 7

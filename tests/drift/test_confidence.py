@@ -6,10 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import kendalltau
 
-from drift.characteristics import confidence_alarms, raised, time_to_find_decay
-from drift.confidence import DISAGREEMENT, ENTROPY, MARGIN, TOGETHER, day_of, level_of, of_lists
+from drift.days.characteristics import confidence_alarms, raised, time_to_find_decay
+from drift.days.confidence import DISAGREEMENT, ENTROPY, MARGIN, TOGETHER, day_of, level_of, of_lists
+from drift.days.simulated_lists import ListWorld
 from drift.settings import ShiftSettings
-from drift.simulated_lists import ListWorld
 
 SETTINGS = ShiftSettings()
 RNG = np.random.default_rng(5)

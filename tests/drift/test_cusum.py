@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import norm
 
-from drift.cusum import MONTH_DAYS, Sums, false_alarms_a_day, raised_by_importance, threshold
+from drift.days.cusum import MONTH_DAYS, Sums, false_alarms_a_day, raised_by_importance, threshold
 
 # Montgomery, Introduction to Statistical Quality Control, example 9.1: 20 values around 10, then 10 around 11
 VALUES = """9.45 7.99 9.29 11.66 12.16 10.18 8.04 11.46 9.20 10.34 9.03 11.47 10.51 9.40 10.08 9.37 10.62 10.31 8.52

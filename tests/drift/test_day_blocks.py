@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drift.day_blocks import DayBlocks, level_of, means_of, places_of, watched
-from drift.reference import Reference
-from drift.windows import Window, WindowKey
+from drift.days.blocks import DayBlocks, level_of, means_of, places_of, watched
+from drift.windows.reference import Reference
+from drift.windows.window import Window, WindowKey
 from tests.builders import NOW_MS
 from tests.drift.traffic import COLUMNS, PROFILE, rankings
 

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from drift.day_reports import DayReport, DayReports, QuantityDay
-from drift.judge import Shape
+from drift.days.reports import DayReport, DayReports, QuantityDay
+from drift.windows.judge import Shape
 from tests.builders import NOW_MS, a_shift_record
 
 DAY_MS = 86_400_000

@@ -2,7 +2,7 @@
 
 import pytest
 
-from drift.day_verdict import verdict_of
+from drift.days.verdict import verdict_of
 from tests.builders import a_shift_alarm
 
 ENOUGH = {"lists": 200, "min_lists": 200, "days": 7, "min_days": 7}

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from prometheus_client import REGISTRY
 
-from drift.confidence import DISAGREEMENT
-from drift.day_reports import DayReports
-from drift.day_watch import DayWatches, load
+from drift.days.confidence import DISAGREEMENT
+from drift.days.reports import DayReports
+from drift.days.watch import DayWatches, load
 from drift.errors import UnreadableSnapshot
-from drift.mirror_monitor import GROUP, MirrorMonitor
+from drift.mirrors.monitor import GROUP, MirrorMonitor
 from drift.moments import Moments
 from drift.monitor import Monitor
 from drift.settings import MonitorSettings, RankDiffSettings, RankLimits, Rule, ShiftSettings

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from drift.characteristics import Found, Rate, false_alarms, time_to_find
-from drift.resampled_days import ResampledWorld
+from drift.days.characteristics import Found, Rate, false_alarms, time_to_find
+from drift.days.resampled import ResampledWorld
+from drift.days.simulated import DayWorld, ramp
 from drift.settings import ShiftSettings
-from drift.simulated_days import DayWorld, ramp
 
 SETTINGS = ShiftSettings()
 MILD, STRONG = DayWorld(weekly_sd=0.05), DayWorld(weekly_sd=0.2)

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from drift.judge import DriftVerdict
-from drift.reports import VerdictReports
 from drift.settings import Rule
+from drift.windows.judge import DriftVerdict
+from drift.windows.reports import VerdictReports
 from tests.builders import NOW_MS
 
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drift.reference import OF_LISTS, Reference
-from drift.windows import Window, WindowKey
+from drift.windows.reference import OF_LISTS, Reference
+from drift.windows.window import Window, WindowKey
 from registry.contracts.events import RankingEvent
 from tests.builders import NOW_MS
 from tests.drift.traffic import COLUMNS, PROFILE, REFERENCE_TRAFFIC, SHOWN, in_parts, rankings

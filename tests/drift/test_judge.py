@@ -6,10 +6,10 @@ import msgspec
 import numpy as np
 import pytest
 
-from drift.judge import DriftVerdict, judge
-from drift.reference import Reference
 from drift.settings import Rule
-from drift.windows import Window, WindowKey
+from drift.windows.judge import DriftVerdict, judge
+from drift.windows.reference import Reference
+from drift.windows.window import Window, WindowKey
 from registry.contracts.events import RankingEvent
 from registry.contracts.profile import ReferenceProfile
 from tests.builders import NOW_MS

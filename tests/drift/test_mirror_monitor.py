@@ -11,9 +11,9 @@ import redis
 from prometheus_client import REGISTRY
 
 from drift import metrics
-from drift.mirror_monitor import GROUP, MirrorMonitor, Sink, load
-from drift.rank_diff import RankDiff
-from drift.rank_summary import Standard
+from drift.mirrors.monitor import GROUP, MirrorMonitor, Sink, load
+from drift.mirrors.rank_diff import RankDiff
+from drift.mirrors.rank_summary import Standard
 from drift.settings import RankDiffSettings, RankLimits
 from registry.contracts.events import Event, MirrorEvent, encode_event, join_events
 from registry.errors import StoreUnavailable

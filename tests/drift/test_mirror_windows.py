@@ -2,8 +2,8 @@
 
 import pytest
 
-from drift.mirror_windows import MOST_LATE_MS, MirrorWindows, Shadow
-from drift.rank_summary import NAMES, Standard
+from drift.mirrors.rank_summary import NAMES, Standard
+from drift.mirrors.windows import MOST_LATE_MS, MirrorWindows, Shadow
 from drift.settings import RankDiffSettings
 from tests.builders import NOW_MS, a_mirror
 from tests.drift.mirrored import mirrors

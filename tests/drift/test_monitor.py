@@ -12,9 +12,9 @@ import redis
 from prometheus_client import REGISTRY
 
 from drift import snapshot
-from drift.judge import DriftVerdict
 from drift.monitor import Monitor, ProfileOf
 from drift.settings import MonitorSettings, Rule
+from drift.windows.judge import DriftVerdict
 from registry.contracts.events import Event, RankingEvent, encode_event, join_events
 from registry.errors import StoreUnavailable, UnknownVersion
 from registry.stream import MemoryStream, RedisStream, StreamEntry, StreamReader

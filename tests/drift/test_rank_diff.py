@@ -6,8 +6,8 @@ import msgspec
 import numpy as np
 import pytest
 
-from drift.rank_diff import Comparison, RankDiff, compare, together
-from drift.rank_summary import UNKNOWN, Gauge, RankSummary
+from drift.mirrors.rank_diff import Comparison, RankDiff, compare, together
+from drift.mirrors.rank_summary import UNKNOWN, Gauge, RankSummary
 from drift.settings import RankLimits
 from tests.builders import a_mirror
 from tests.drift.mirrored import mirrors

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drift.rank_summary import (
+from drift.mirrors.rank_summary import (
     BINS,
     EXAMPLES,
     LATENCY_BOUNDS_MS,

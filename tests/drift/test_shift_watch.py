@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drift.characteristics import raised
-from drift.day_means import DayMeans, Level
+from drift.days.characteristics import raised
+from drift.days.means import DayMeans, Level
+from drift.days.shift_watch import ShiftWatch, Watched, WatchState
+from drift.days.simulated import DayWorld, ramp
 from drift.settings import ShiftSettings
-from drift.shift_watch import ShiftWatch, Watched, WatchState
-from drift.simulated_days import DayWorld, ramp
 from registry.contracts.drift import ShiftAlarm
 
 SETTINGS = ShiftSettings()

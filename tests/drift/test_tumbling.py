@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from drift.reference import Reference
-from drift.tumbling import OpenWindows
+from drift.windows.reference import Reference
+from drift.windows.tumbling import OpenWindows
 from tests.builders import NOW_MS, a_ranking
 from tests.drift.traffic import PROFILE
 

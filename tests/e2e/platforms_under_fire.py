@@ -12,13 +12,14 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from deploy import lifecycle, wiring
+from deploy import wiring
 from deploy.client import GatewayClient
 from deploy.errors import SluiceError
-from deploy.feature_store import feature_client
+from deploy.features.store import feature_client
+from deploy.machine import lifecycle
+from deploy.machine.state import read_state
 from deploy.settings import PlatformSettings
-from deploy.state import read_state
-from pipelines.archive import Archive
+from pipelines.archive.files import Archive
 from registry.artefacts import write
 from registry.board import RedisBoard
 from registry.contracts.traffic import TrafficPlan

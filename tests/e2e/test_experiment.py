@@ -9,7 +9,7 @@ import pytest
 
 from deploy import wiring
 from deploy.client import GatewayClient
-from pipelines.archive import Archive
+from pipelines.archive.files import Archive
 from registry.artefacts import write
 from registry.board import RedisBoard
 from registry.contracts.traffic import Experiment, Layer, TrafficPlan

@@ -18,10 +18,10 @@ import pytest
 
 from deploy import wiring
 from deploy.client import GatewayClient
-from deploy.control_client import ControlClient, model_path
+from deploy.control.client import ControlClient, model_path
 from deploy.errors import SluiceError
-from deploy.feature_store import feature_client
-from pipelines.clicks import ClickModel
+from deploy.features.store import feature_client
+from pipelines.feedback.clicks import ClickModel
 from registry.artefacts import write
 from registry.board import RedisBoard
 from registry.contracts.gates import GateTerms

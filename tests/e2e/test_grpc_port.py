@@ -10,7 +10,7 @@ import tritonclient.grpc as triton
 
 from deploy.client import GatewayClient
 from deploy.errors import SluiceError
-from deploy.state import read_state
+from deploy.machine.state import read_state
 from serving.gateway.protos import ranking_pb2 as pb
 from serving.gateway.protos.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from tests.e2e.platforms_under_fire import ITEMS, MODEL, PATIENCE_S, Platform, until

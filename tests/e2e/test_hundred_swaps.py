@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from deploy import wiring
-from deploy.feature_store import feature_client
+from deploy.features.store import feature_client
 from registry.board import RedisBoard
 from registry.contracts.traffic import TrafficPlan
 from serving.features.materialiser import write_rows

@@ -11,9 +11,9 @@ import pytest
 
 from deploy import wiring
 from deploy.client import GatewayClient
-from deploy.identity import identify
-from deploy.lifecycle import running
-from deploy.state import read_state
+from deploy.machine.identity import identify
+from deploy.machine.lifecycle import running
+from deploy.machine.state import read_state
 from serving.features.materialiser import write_rows
 from tests.builders import a_view
 from tests.e2e.platforms_under_fire import Load, Platform, until

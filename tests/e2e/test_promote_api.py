@@ -18,7 +18,7 @@ import pytest
 
 from deploy import wiring
 from deploy.client import GatewayClient
-from deploy.feature_store import feature_client
+from deploy.features.store import feature_client
 from registry.artefacts import write
 from registry.contracts.traffic import TrafficPlan
 from serving.features.materialiser import write_rows

@@ -14,10 +14,10 @@ import msgspec
 import pytest
 
 from deploy import wiring
-from deploy.rank_evidence import RankEvidence
 from deploy.settings import PlatformSettings
-from drift.mirror_monitor import GROUP, MirrorMonitor
-from drift.rank_diff import RankDiff
+from deploy.verdicts.rank_evidence import RankEvidence
+from drift.mirrors.monitor import GROUP, MirrorMonitor
+from drift.mirrors.rank_diff import RankDiff
 from drift.settings import RankDiffSettings
 from registry.artefacts import write
 from registry.contracts.events import MirrorEvent, encode_event, join_events

@@ -9,7 +9,7 @@ import pytest
 from deploy import wiring
 from deploy.client import GatewayClient
 from deploy.errors import SluiceError
-from deploy.remote_package import remote_package
+from deploy.models.remote_package import remote_package
 from registry.artefacts import write
 from registry.board import RedisBoard
 from registry.contracts.manifest import ModelPackage, RemoteModel

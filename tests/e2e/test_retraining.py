@@ -16,9 +16,9 @@ import pytest
 
 from deploy import wiring
 from deploy.client import GatewayClient
-from deploy.control_client import ControlClient, model_path
-from deploy.feature_store import feature_client
-from pipelines.clicks import ClickModel, simulate_clicks
+from deploy.control.client import ControlClient, model_path
+from deploy.features.store import feature_client
+from pipelines.feedback.clicks import ClickModel, simulate_clicks
 from registry.artefacts import write
 from serving.features.materialiser import write_rows
 from tests.builders import a_view

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from deploy.client import GatewayClient
-from deploy.feature_store import feature_client
+from deploy.features.store import feature_client
 from registry.contracts.features import row_key
 from serving.features.materialiser import write_rows
 from tests.builders import a_package

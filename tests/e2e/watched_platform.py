@@ -16,9 +16,9 @@ import httpx
 import numpy as np
 
 from deploy import wiring
-from deploy.feature_store import feature_client
-from pipelines.archive import Archive
-from pipelines.click_ndcg import WINDOW_MS
+from deploy.features.store import feature_client
+from pipelines.archive.files import Archive
+from pipelines.feedback.click_ndcg import WINDOW_MS
 from pipelines.tasks import PipelineWiring, make_celery
 from registry.artefacts import write
 from registry.contracts.features import Column, FeatureView

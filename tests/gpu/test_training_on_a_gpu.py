@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from pipelines.export import export_package
-from pipelines.fit import EpochReport
 from pipelines.ndcg import mean_ndcg
 from pipelines.settings import TrainSettings
-from pipelines.train import TrainedRanker, score, train
+from pipelines.training.export import export_package
+from pipelines.training.fit import EpochReport
+from pipelines.training.train import TrainedRanker, score, train
 from registry.contracts.manifest import JUDGED_NDCG, Lineage
 from serving.device.graphs import BucketedForward, row_buckets
 from serving.device.opening import open_program

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.archive import Archive
+from pipelines.archive.files import Archive
 from registry.contracts.events import Event, encode_event, join_events
 from registry.contracts.features import FeatureView
 from registry.stream import StreamEntry

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.clicks import ClickModel
+from pipelines.feedback.clicks import ClickModel
 
 
 @dataclass(frozen=True)

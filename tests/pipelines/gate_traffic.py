@@ -5,8 +5,8 @@ from itertools import count
 
 import numpy as np
 
-from pipelines.archive import Archive
-from pipelines.clicks import ClickModel
+from pipelines.archive.files import Archive
+from pipelines.feedback.clicks import ClickModel
 from registry.contracts.events import SCHEMA, Click, Event, encode_event, join_events
 from registry.contracts.traffic import TrafficPlan
 from registry.stream import StreamEntry

@@ -3,7 +3,7 @@
 from collections import Counter
 from typing import Any
 
-from pipelines.rollout_engine import RolloutEngine
+from pipelines.rollouts.engine import RolloutEngine
 from registry.board import MemoryBoard
 from registry.contracts.counters import LATENCY_BUCKETS, ArmCounters, CounterSnapshot, latency_bucket
 from registry.contracts.rollouts import Rollout, Verdict

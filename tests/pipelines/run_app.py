@@ -14,12 +14,12 @@ from pathlib import Path
 import numpy as np
 from celery.exceptions import SoftTimeLimitExceeded
 
-from pipelines.archive import Archive
-from pipelines.run_tasks import RunWiring
-from pipelines.run_tick import Schedule
-from pipelines.runner import Steps
+from pipelines.archive.files import Archive
+from pipelines.runs.runner import Steps
+from pipelines.runs.steps import StepContext, StepResult
+from pipelines.runs.tasks import RunWiring
+from pipelines.runs.tick import Schedule
 from pipelines.settings import RunSettings
-from pipelines.steps import StepContext, StepResult
 from pipelines.tasks import PipelineWiring, make_celery
 from registry.contracts.runs import RunKind
 from registry.receipts import Receipt

@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.archive import Archive, WriteReport
-from pipelines.archive_batch import HOUR_MS
-from pipelines.archive_tables import MIRRORS, RANKINGS, rankings_table
+from pipelines.archive.batch import HOUR_MS
+from pipelines.archive.files import Archive, WriteReport
+from pipelines.archive.tables import MIRRORS, RANKINGS, rankings_table
 from pipelines.errors import DataRefused
 from registry.contracts.events import Event, encode_event, join_events
 from registry.stream import StreamEntry
@@ -309,7 +309,7 @@ def test_only_hours_that_have_ended_wait_for_compaction(archive: Archive) -> Non
 KILLED_BEFORE_DELETING = """
 import os, sys
 from pathlib import Path
-from pipelines.archive import Archive
+from pipelines.archive.files import Archive
 
 archive = Archive(Path(sys.argv[1]))
 sys.addaudithook(lambda event, _: os._exit(9) if event == "os.remove" else None)

@@ -13,8 +13,8 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from pipelines.archive import Archive, WriteReport
-from pipelines.archiver import Archiver, should_flush
+from pipelines.archive.archiver import Archiver, should_flush
+from pipelines.archive.files import Archive, WriteReport
 from pipelines.settings import ArchiverSettings
 from registry.contracts.events import Event, encode_event, join_events
 from registry.errors import StoreUnavailable
@@ -188,8 +188,8 @@ from pathlib import Path
 from typing import Any
 
 import redis
-from pipelines.archive import Archive
-from pipelines.archiver import Archiver
+from pipelines.archive.files import Archive
+from pipelines.archive.archiver import Archiver
 from pipelines.settings import ArchiverSettings
 from registry.stream import RedisStream
 

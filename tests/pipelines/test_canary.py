@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from pipelines.canary import Advance, Hold, Outcome, RollBack, decide
-from pipelines.guardrails import ArmSample, Sample
+from pipelines.rollouts.canary import Advance, Hold, Outcome, RollBack, decide
+from pipelines.rollouts.guardrails import ArmSample, Sample
 from registry.contracts.counters import LATENCY_BUCKETS
 from registry.contracts.rollouts import Evidence, Need, Rollout, RolloutSpec, Step, default_spec
 from registry.rollout_moves import start

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from pipelines.checkpoint import UNREADABLE, Checkpoint
 from pipelines.dataset import DatasetSplits
-from pipelines.fit import EpochReport
 from pipelines.settings import TrainSettings
-from pipelines.train import TrainedRanker, train
+from pipelines.training.checkpoint import UNREADABLE, Checkpoint
+from pipelines.training.fit import EpochReport
+from pipelines.training.train import TrainedRanker, train
 from registry.contracts.manifest import CLICK_NDCG
 from tests.pipelines.judged_data import judged, splits
 from tests.pipelines.trainings import begun, epochs_in, finished, killed_after, saved

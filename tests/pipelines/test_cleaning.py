@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.archive_tables import feedback_table, rankings_table
-from pipelines.cleaning import CleaningRules, DroppedFeedback, DroppedRanking, Impressions, clean
+from pipelines.archive.tables import feedback_table, rankings_table
+from pipelines.feedback.cleaning import CleaningRules, DroppedFeedback, DroppedRanking, Impressions, clean
 from registry.contracts.events import Click, Exposure, RankingEvent
 from tests.builders import NOW_MS, a_click, a_ranking, an_exposure
 

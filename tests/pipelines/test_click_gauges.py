@@ -4,8 +4,8 @@ from math import isnan
 
 from prometheus_client import REGISTRY
 
-from pipelines.click_gauges import ClickGauges
-from pipelines.click_ndcg import ArmEvidence, EvidenceReport
+from pipelines.feedback.click_gauges import ClickGauges
+from pipelines.feedback.click_ndcg import ArmEvidence, EvidenceReport
 
 
 def a_report(*versions: tuple[int, str, float], model: str = "gauged") -> EvidenceReport:

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipelines.archive import Archive
-from pipelines.archive_tables import feedback_table, rankings_table
-from pipelines.click_ndcg import (
+from pipelines.archive.files import Archive
+from pipelines.archive.tables import feedback_table, rankings_table
+from pipelines.feedback.click_ndcg import (
     CLICKS_WITHIN_MS,
     WINDOW_MS,
     ArmEvidence,

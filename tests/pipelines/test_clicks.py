@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from pipelines.clicks import ClickModel, simulate_clicks
+from pipelines.feedback.clicks import ClickModel, simulate_clicks
 
 SESSIONS = 20_000
 

@@ -7,8 +7,8 @@ import pytest
 from scipy.optimize import minimize
 from scipy.stats import norm, ttest_ind
 
-from pipelines.click_ndcg import clustered_error
-from pipelines.clustered import ArmSums, ArmUnits, Comparison, Estimate, compare, sums_by_look
+from pipelines.feedback.click_ndcg import clustered_error
+from pipelines.gates.clustered import ArmSums, ArmUnits, Comparison, Estimate, compare, sums_by_look
 
 
 def an_arm(rng: np.random.Generator, units: int, mean: float = 0.4, covariate: float = 0.0) -> ArmUnits:

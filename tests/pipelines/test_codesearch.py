@@ -5,12 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipelines.bm25 import K1, B, bm25_weights, count_tokens, vocabulary
-from pipelines.code_lists import CodeSearchData, build
-from pipelines.codesearch import VIEW, CodeSearchIndex
+from pipelines.codesearch.bm25 import K1, B, bm25_weights, count_tokens, vocabulary
+from pipelines.codesearch.index import VIEW, CodeSearchIndex
+from pipelines.codesearch.lists import CodeSearchData, build
+from pipelines.codesearch.stdlib_source import Symbol, library_root, module_files, read_symbols, split_docstring
+from pipelines.codesearch.tokens import tokenise
 from pipelines.errors import DataRefused
-from pipelines.stdlib_source import Symbol, library_root, module_files, read_symbols, split_docstring
-from pipelines.tokens import tokenise
 
 PACKAGES = ("json/", "gzip.py", "csv.py", "zipfile", "bz2.py", "lzma.py", "textwrap.py", "shutil.py", "queue.py")
 

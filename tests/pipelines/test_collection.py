@@ -17,12 +17,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipelines.archive import Archive
-from pipelines.bias_evidence import BiasRules
-from pipelines.cleaning import CleaningRules, QualityReport, clean
-from pipelines.collection import Collected, CollectionRules, collect, sweep, window_folder
+from pipelines.archive.files import Archive
 from pipelines.errors import DataRefused
-from pipelines.position_bias import debiased_labels
+from pipelines.feedback.bias_evidence import BiasRules
+from pipelines.feedback.cleaning import CleaningRules, QualityReport, clean
+from pipelines.feedback.collection import Collected, CollectionRules, collect, sweep, window_folder
+from pipelines.feedback.position_bias import debiased_labels
 from registry.contracts.events import Event
 from tests.builders import NOW_MS, a_click, a_ranking, an_exposure
 from tests.pipelines.archived_log import HOUR_MS, MINUTE_MS, write_events, write_log
@@ -352,8 +352,8 @@ def test_interleaved_lists_are_refused_as_judgements() -> None:
 COLLECTING = """
 import os, sys
 from pathlib import Path
-from pipelines.archive import Archive
-from pipelines.collection import collect
+from pipelines.archive.files import Archive
+from pipelines.feedback.collection import collect
 from tests.builders import NOW_MS
 from tests.pipelines.test_collection import RULES, UNTIL_MS, WITHIN_MS
 for _ in sys.stdin:

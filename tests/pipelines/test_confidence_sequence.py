@@ -7,7 +7,7 @@ import pytest
 from scipy.integrate import quad
 from scipy.stats import norm
 
-from pipelines.confidence_sequence import ConfidenceSequence
+from pipelines.gates.confidence_sequence import ConfidenceSequence
 
 
 def mixture(z: float, information: float, prior: float, sides: int) -> float:

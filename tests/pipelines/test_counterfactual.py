@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from pipelines.counterfactual import (
+from pipelines.feedback.counterfactual import (
     NONE,
     ClickLists,
     CounterfactualReport,
@@ -20,8 +20,8 @@ from pipelines.counterfactual import (
     explored_depth,
     shown_chance,
 )
+from pipelines.feedback.position_bias import counts_of, harvest, harvest_without_each
 from pipelines.ndcg import mean_ndcg
-from pipelines.position_bias import counts_of, harvest, harvest_without_each
 from registry.contracts.manifest import CLICK_NDCG, JUDGED_NDCG, MetricDefinition
 from serving.exploration import Exploration
 from tests.pipelines.click_log import ClickLog, click_log

@@ -6,11 +6,11 @@ import torch
 
 from pipelines.dataset import DatasetSplits
 from pipelines.errors import ExportRefused
-from pipelines.export import export_package, load_scorer, offline_scores
 from pipelines.ndcg import mean_ndcg
-from pipelines.ranker import AttentionRanker, MlpRanker
 from pipelines.settings import TrainSettings
-from pipelines.train import TrainedRanker, score, train
+from pipelines.training.export import export_package, load_scorer, offline_scores
+from pipelines.training.ranker import AttentionRanker, MlpRanker
+from pipelines.training.train import TrainedRanker, score, train
 from registry.artefacts import verify
 from registry.contracts.features import Column, FeatureView
 from registry.contracts.manifest import JUDGED_NDCG, Lineage, ModelPackage

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.errors import DataRefused
-from pipelines.feature_files import MAX_PART_ROWS, FeatureFile
+from pipelines.sources.feature_files import MAX_PART_ROWS, FeatureFile
 from registry.contracts.features import Column, FeatureView
 
 VIEW = FeatureView("articles", "article", (Column("age"), Column("match", "query"), Column("clicks", dtype="int16")))

@@ -12,10 +12,10 @@ import pytest
 from msgspec.structs import replace
 from prometheus_client import REGISTRY
 
-from pipelines.archive import Archive
-from pipelines.gate_data import GateData
-from pipelines.gate_judge import GateJudge
-from pipelines.online_gate import AbLists, GatePlan, InterleavedLists, judge
+from pipelines.archive.files import Archive
+from pipelines.gates.data import GateData
+from pipelines.gates.judge import GateJudge
+from pipelines.gates.online import AbLists, GatePlan, InterleavedLists, judge
 from pipelines.settings import GateSettings
 from registry.contracts.gates import GateTerms
 from registry.contracts.manifest import CLICK_NDCG

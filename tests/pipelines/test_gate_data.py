@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
-from pipelines.archive import Archive
-from pipelines.cleaning import CleaningRules
-from pipelines.gate_data import GateData, GateScope, cleaned_lists
-from pipelines.gate_evidence import inputs_of
-from pipelines.online_gate import AbLists, InterleavedLists
+from pipelines.archive.files import Archive
+from pipelines.feedback.cleaning import CleaningRules
+from pipelines.gates.data import GateData, GateScope, cleaned_lists
+from pipelines.gates.evidence import inputs_of
+from pipelines.gates.online import AbLists, InterleavedLists
 from registry.contracts.gates import GateTerms
 from registry.contracts.ids import hash64
 from registry.contracts.rollouts import Need, Step

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from prometheus_client import REGISTRY
 
-from pipelines.archive import Archive
-from pipelines.gate_data import GateData
-from pipelines.gate_evidence import inputs_in, verdict_in
-from pipelines.gate_judge import GateJudge, replay, what_differs
+from pipelines.archive.files import Archive
+from pipelines.gates.data import GateData
+from pipelines.gates.evidence import inputs_in, verdict_in
+from pipelines.gates.judge import GateJudge, replay, what_differs
 from pipelines.settings import GateSettings
 from registry.contracts.gates import GateTerms
 from registry.contracts.rollouts import Evidence, Need, Rollout, Step

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
-from pipelines.archive import Archive
-from pipelines.cleaning import CleaningRules
-from pipelines.clicks import ClickModel
-from pipelines.gate_data import GateData, GateScope, cleaned_lists
-from pipelines.gate_planning import GatePlanner, PlannedGates, budget_of
+from pipelines.archive.files import Archive
+from pipelines.feedback.cleaning import CleaningRules
+from pipelines.feedback.clicks import ClickModel
+from pipelines.gates.data import GateData, GateScope, cleaned_lists
+from pipelines.gates.online import GatePlan, InterleavedLists, judge
+from pipelines.gates.planner import alpha_a_decision
+from pipelines.gates.planning import GatePlanner, PlannedGates, budget_of
 from pipelines.ndcg import mean_ndcg
-from pipelines.online_gate import GatePlan, InterleavedLists, judge
-from pipelines.planner import alpha_a_decision
 from pipelines.settings import GateSettings
 from registry.contracts.gates import GateTerms
 from registry.contracts.manifest import CLICK_NDCG

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pipelines.guardrails import ArmSample, Sample, judge, sample_of
+from pipelines.rollouts.guardrails import ArmSample, Sample, judge, sample_of
 from registry.contracts.counters import LATENCY_BUCKETS, ArmCounters, CounterSnapshot, latency_bucket
 from registry.contracts.rollouts import GuardrailLimits, Rollout
 from registry.contracts.traffic import Arm

@@ -13,11 +13,11 @@ import torch
 
 from pipelines.dataset import DatasetSplits, RankingDataset
 from pipelines.errors import TrainingRefused
-from pipelines.export import export_package, weights_of
 from pipelines.ndcg import mean_ndcg
 from pipelines.settings import TrainSettings
-from pipelines.train import TrainedRanker, score, train
-from pipelines.training_lists import TrainingLists
+from pipelines.training.export import export_package, weights_of
+from pipelines.training.lists import TrainingLists
+from pipelines.training.train import TrainedRanker, score, train
 from registry.contracts.features import Column, FeatureView
 from registry.contracts.manifest import JUDGED_NDCG, Lineage
 from tests.builders import a_package

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from sklearn.datasets import load_svmlight_file
 
 from pipelines.errors import DataRefused
-from pipelines.letor import load
-from pipelines.svmlight import read_svmlight
+from pipelines.sources.letor import load
+from pipelines.sources.svmlight import read_svmlight
 
 LIGHTGBM = Path(__file__).parents[3] / "shared" / "data" / "lightgbm-lambdarank"
 

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from pipelines.archive import Archive
-from pipelines.bias_evidence import BiasRules
-from pipelines.cleaning import CleaningRules
-from pipelines.collection import Collected, CollectionRules, collect
-from pipelines.log_evaluation import ScoredVersion, counterfactual_report, held_out_set, offline_evidence
-from pipelines.offline_gate import OfflinePlan
-from pipelines.training_set import ClickSplits, TrainingRules, training_splits
+from pipelines.archive.files import Archive
+from pipelines.feedback.bias_evidence import BiasRules
+from pipelines.feedback.cleaning import CleaningRules
+from pipelines.feedback.collection import Collected, CollectionRules, collect
+from pipelines.gates.log_evaluation import ScoredVersion, counterfactual_report, held_out_set, offline_evidence
+from pipelines.gates.offline import OfflinePlan
+from pipelines.training.splits import ClickSplits, TrainingRules, training_splits
 from registry.contracts.features import FeatureView
 from registry.contracts.manifest import ATTRACTION_NDCG, JUDGED_NDCG, ModelPackage
 from registry.store import StoredVersion

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from pipelines.losses import LOSSES, MU, TEMPERATURE, approx_ndcg, lambdaloss, listnet
 from pipelines.ndcg import gain, mean_ndcg
+from pipelines.training.losses import LOSSES, MU, TEMPERATURE, approx_ndcg, lambdaloss, listnet
 from registry.contracts.manifest import CLICK_NDCG, JUDGED_NDCG
 
 K = 3

@@ -7,11 +7,8 @@ import numpy as np
 import pytest
 from scipy.stats import bootstrap
 
-from pipelines.canary import Advance, decide
-from pipelines.counterfactual import CounterfactualReport, CounterfactualRules, PolicyEstimate
-from pipelines.guardrails import Sample
-from pipelines.ndcg import PairedNdcg
-from pipelines.offline_gate import (
+from pipelines.feedback.counterfactual import CounterfactualReport, CounterfactualRules, PolicyEstimate
+from pipelines.gates.offline import (
     JudgedSet,
     OfflinePlan,
     judge_clicks,
@@ -19,6 +16,9 @@ from pipelines.offline_gate import (
     offline_gate,
     required_queries,
 )
+from pipelines.ndcg import PairedNdcg
+from pipelines.rollouts.canary import Advance, decide
+from pipelines.rollouts.guardrails import Sample
 from registry.compare import define
 from registry.contracts.manifest import ATTRACTION_NDCG, CLICK_NDCG, JUDGED_NDCG, MetricDefinition
 from registry.contracts.rollouts import Evidence, Verdict

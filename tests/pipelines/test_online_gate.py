@@ -7,7 +7,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from pipelines.online_gate import AbLists, GatePlan, GateSums, InterleavedLists, course, judge, replays
+from pipelines.gates.online import AbLists, GatePlan, GateSums, InterleavedLists, course, judge, replays
 from registry.contracts.manifest import CLICK_NDCG
 from registry.contracts.rollouts import Evidence
 

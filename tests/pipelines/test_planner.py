@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from pipelines.clustered import ArmUnits, compare
 from pipelines.errors import PlanRefused
-from pipelines.planner import (
+from pipelines.gates.clustered import ArmUnits, compare
+from pipelines.gates.planner import (
     Design,
     Measured,
     accept,
@@ -19,8 +19,8 @@ from pipelines.planner import (
     required_information,
     size,
 )
-from pipelines.preference import preference
-from pipelines.spending import boundaries, spent
+from pipelines.gates.preference import preference
+from pipelines.gates.spending import boundaries, spent
 
 
 def units_of(rng: np.random.Generator, units: int, mean: float) -> tuple[np.ndarray, np.ndarray]:

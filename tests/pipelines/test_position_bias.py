@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.position_bias import (
+from pipelines.feedback.position_bias import (
     BEYOND,
     ClickCounts,
     counts_of,

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from scipy.stats import wilcoxon
 
-from pipelines.clicks import ClickModel, simulate_clicks
-from pipelines.preference import Scoring, preference
-from pipelines.spending import boundaries, spent
+from pipelines.feedback.clicks import ClickModel, simulate_clicks
+from pipelines.gates.preference import Scoring, preference
+from pipelines.gates.spending import boundaries, spent
 from serving.interleaving import team_draft
 
 LOOKS = 14

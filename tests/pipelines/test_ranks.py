@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from deploy.train_ranks import main
-from pipelines.ranks import Ranks
+from deploy.training.train_ranks import main
 from pipelines.settings import TrainSettings
-from pipelines.train import TrainedRanker, score, train
+from pipelines.training.ranks import Ranks
+from pipelines.training.train import TrainedRanker, score, train
 from tests.pipelines.judged_data import splits
 from tests.pipelines.trainings import TORCHRUN, begun, epochs_in, finished, saved
 

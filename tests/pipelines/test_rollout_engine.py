@@ -9,7 +9,7 @@ from threading import Barrier
 import pytest
 from prometheus_client import REGISTRY
 
-from pipelines.canary import Hold
+from pipelines.rollouts.canary import Hold
 from registry.board import MemoryBoard
 from registry.contracts.rollouts import Rollout
 from registry.contracts.traffic import Experiment, TrafficPlan

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 import pytest
 from prometheus_client import REGISTRY
 
-from pipelines.drift_trigger import DriftRule, drift_reason
-from pipelines.run_tick import LOOKED_AT, Schedule, tick
-from pipelines.schedule import DAY_MS, HOUR_MS, Period
+from pipelines.runs.drift_trigger import DriftRule, drift_reason
+from pipelines.runs.schedule import DAY_MS, HOUR_MS, Period
+from pipelines.runs.tick import LOOKED_AT, Schedule, tick
 from pipelines.settings import RunSettings
 from registry import run_moves
 from registry.contracts.drift import ShiftRecord

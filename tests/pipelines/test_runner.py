@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from pipelines.errors import DataRefused, NotYet
-from pipelines.runner import Runner, sweep
+from pipelines.runs.runner import Runner, sweep
+from pipelines.runs.steps import Step, StepContext, StepResult, find_done
 from pipelines.settings import RunSettings, parse_limits
-from pipelines.steps import Step, StepContext, StepResult, find_done
 from registry import run_moves
 from registry.contracts.runs import Run
 from registry.runs import MemoryRuns, edit

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import betabinom, binom, dirichlet_multinomial, multinomial
 
-from pipelines.sample_ratio import sample_ratio
+from pipelines.gates.sample_ratio import sample_ratio
 
 LOOKS = 14
 

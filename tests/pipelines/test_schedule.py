@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.schedule import (
+from pipelines.runs.schedule import (
     DAY_MS,
     HOUR_MS,
     Period,
@@ -114,7 +114,7 @@ def test_daylight_saving_time_moves_no_window() -> None:
     windows = [FORTNIGHTLY.window(index) for index in range(26)]
     assert {window.until_ms % DAY_MS for window in windows} == {0}
     program = (
-        "import time; from pipelines.schedule import *;"
+        "import time; from pipelines.runs.schedule import *;"
         f"print(time.localtime({at(2026, 7, 1) // 1000}).tm_hour, "
         f"due_windows({FORTNIGHTLY!r}, {at(2026, 7, 1)}, [], 0)[0].until_ms)"
     )

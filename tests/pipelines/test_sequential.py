@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.sequential import share_bounds
+from pipelines.rollouts.sequential import share_bounds
 
 
 def mixture_over_likelihood(hits: int, trials: int, share: float) -> float:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pipelines.shrinkage import DEFAULT_SD, LEAST_DECISIONS, Prior, prior_of, shrink
+from pipelines.gates.shrinkage import DEFAULT_SD, LEAST_DECISIONS, Prior, prior_of, shrink
 
 
 def some_past(decisions: int, mean: float, sd: float, error: float, seed: int) -> list[tuple[float, float]]:

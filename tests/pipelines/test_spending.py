@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import multivariate_normal, norm
 
-from pipelines.spending import Sides, Spending, boundaries, crossing, repeated_interval, spent
+from pipelines.gates.spending import Sides, Spending, boundaries, crossing, repeated_interval, spent
 
 LOOKS = 14
 

@@ -11,8 +11,8 @@ from celery import Celery
 from celery.contrib.testing.worker import start_worker
 from prometheus_client import REGISTRY
 
-from pipelines.archive import Archive
-from pipelines.click_ndcg import CLICKS_WITHIN_MS, WINDOW_MS
+from pipelines.archive.files import Archive
+from pipelines.feedback.click_ndcg import CLICKS_WITHIN_MS, WINDOW_MS
 from pipelines.tasks import COMPACT_AFTER_S, PipelineWiring, make_celery
 from registry.contracts.events import Event, encode_event, join_events
 from registry.stream import StreamEntry

@@ -7,13 +7,13 @@ import torch
 
 from pipelines.dataset import DatasetSplits, RankingDataset
 from pipelines.errors import TrainingDiverged, TrainingRefused
-from pipelines.fit import EpochReport, learning_rate
-from pipelines.letor import load
-from pipelines.losses import LOSSES
 from pipelines.ndcg import mean_ndcg
-from pipelines.ranker import MlpRanker, Ranker
 from pipelines.settings import TrainSettings
-from pipelines.train import TrainedRanker, fresh_ranker, score, train
+from pipelines.sources.letor import load
+from pipelines.training.fit import EpochReport, learning_rate
+from pipelines.training.losses import LOSSES
+from pipelines.training.ranker import MlpRanker, Ranker
+from pipelines.training.train import TrainedRanker, fresh_ranker, score, train
 from registry.contracts.manifest import JUDGED_NDCG
 from tests.pipelines.judged_data import judged, splits
 

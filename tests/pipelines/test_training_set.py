@@ -9,14 +9,14 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipelines.archive import Archive
-from pipelines.bias_evidence import BiasRules
-from pipelines.cleaning import CleaningRules
-from pipelines.collection import Collected, CollectionRules, collect
+from pipelines.archive.files import Archive
 from pipelines.dataset import RankingDataset
 from pipelines.errors import DataRefused
-from pipelines.logged_lists import VARIANT
-from pipelines.training_set import TrainingRules, is_validation, replay_of, training_splits
+from pipelines.feedback.bias_evidence import BiasRules
+from pipelines.feedback.cleaning import CleaningRules
+from pipelines.feedback.collection import Collected, CollectionRules, collect
+from pipelines.feedback.logged_lists import VARIANT
+from pipelines.training.splits import TrainingRules, is_validation, replay_of, training_splits
 from registry.contracts.events import Event
 from registry.contracts.manifest import ATTRACTION_NDCG, CLICK_NDCG, JUDGED_NDCG
 from tests.builders import NOW_MS, a_click, a_ranking, a_view

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import msgspec
 
-from pipelines.checkpoint import UNREADABLE, Checkpoint
 from pipelines.dataset import DatasetSplits
 from pipelines.settings import TrainSettings
+from pipelines.training.checkpoint import UNREADABLE, Checkpoint
 
 ROOT = Path(__file__).parents[2]
 DEADLINE_S = 120.0
@@ -21,9 +21,18 @@ TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
 def begun(
     folder: Path, settings: TrainSettings, checkpoint: Path, starter: tuple[str, ...] = ()
 ) -> subprocess.Popen[bytes]:
-    """`deploy.train_ranks` on splits saved in the folder. starter: what runs it instead of Python itself."""
+    """`deploy.training.train_ranks` on splits saved in the folder. starter: what runs it instead of Python itself."""
     how = msgspec.json.encode(settings).decode()
-    argv = [sys.executable, *starter, "-m", "deploy.train_ranks", str(folder), str(checkpoint), "--settings", how]
+    argv = [
+        sys.executable,
+        *starter,
+        "-m",
+        "deploy.training.train_ranks",
+        str(folder),
+        str(checkpoint),
+        "--settings",
+        how,
+    ]
     return subprocess.Popen(argv, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
 

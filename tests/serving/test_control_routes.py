@@ -201,10 +201,10 @@ def test_no_two_control_routes_are_alike() -> None:
 
 
 def test_the_gateway_imports_nothing_of_the_control_plane() -> None:
-    program = "import sys, deploy.gateway_process; print(*sorted(sys.modules))"
+    program = "import sys, deploy.gateway.process; print(*sorted(sys.modules))"
     shown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
 
     loaded = shown.stdout.split()
     assert "serving.gateway.control_routes" in loaded
-    heavy = ("sqlalchemy", "alembic", "pipelines", "deploy.control", "deploy.controller", "registry.rollouts")
+    heavy = ("sqlalchemy", "alembic", "pipelines", "deploy.control", "deploy.control.controller", "registry.rollouts")
     assert [name for name in loaded if name.startswith(heavy)] == []

@@ -7,9 +7,9 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from pipelines.export import export_package, offline_scores
 from pipelines.settings import TrainSettings
-from pipelines.train import TrainedRanker, fresh_ranker
+from pipelines.training.export import export_package, offline_scores
+from pipelines.training.train import TrainedRanker, fresh_ranker
 from registry.artefacts import verify
 from registry.contracts.manifest import Lineage, ModelPackage
 from serving.device.opening import open_program

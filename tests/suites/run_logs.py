@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from pipelines.fit import EpochReport
-from pipelines.run_log import RunLog, epochs_to
+from pipelines.training.fit import EpochReport
+from pipelines.training.run_log import RunLog, epochs_to
 from registry.contracts.manifest import JUDGED_NDCG
 
 

@@ -1,0 +1,171 @@
+"""The controller process: the rollout engine each second, MLflow's aliases behind it, the control API.
+
+It needs the control database and Redis, and waits for them when they are away; MLflow it only needs for
+aliases and for versions that are new. Several controllers may run: each change is a compare-and-set.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from deploy import wiring
+from deploy.control.alias_keeper import AliasKeeper
+from deploy.control.app import build_control_app
+from deploy.control.desk import Desk
+from deploy.control.local_key import local_key
+from deploy.control.server import ControlServer
+from deploy.settings import PlatformSettings
+from pipelines.archive.files import Archive
+from pipelines.gates.planning import GatePlanner
+from pipelines.rollouts.canary import outlook
+from pipelines.rollouts.engine import RolloutEngine
+from pipelines.settings import RolloutSettings, parse_gates, parse_retraining
+from registry.api_keys import SqlKeyRing
+from registry.board import PlanBoard, RedisBoard
+from registry.contracts.errors import ContractError
+from registry.contracts.rollouts import Rollout
+from registry.counters import RedisCounterBoard
+from registry.drift_board import RedisDriftBoard
+from registry.errors import RegistryError, StoreUnavailable
+from registry.promotion import Promoter
+from registry.receipts import KEPT_MS
+from registry.retirement import ServableVersions
+from registry.rollouts import RolloutControl
+from registry.runs import SqlRuns
+from registry.store import ModelStore
+from registry.traffic_control import SqlControl
+from serving.addresses import parse_address
+
+log = logging.getLogger(__name__)
+
+REDIS_TIMEOUT_S = 1.0
+FORGET_EVERY_MS = 3_600_000
+
+
+@dataclass
+class Controller:
+    """The parts of the process, for the engine's loop and whoever else works on rollouts in here.
+
+    aliases: None where MLflow is left out.
+    """
+
+    control: SqlControl
+    board: PlanBoard
+    engine: RolloutEngine
+    aliases: AliasKeeper | None
+    settings: RolloutSettings
+    _failures: int = field(default=0, init=False)
+    _forgot_ms: int = field(default=0, init=False)
+
+    def store(self) -> ModelStore:
+        """The registry of versions that may have traffic. Raises StoreUnavailable while it is not open."""
+        if self.aliases is None:
+            raise StoreUnavailable("this platform runs without a model registry: SLUICE_WITH_MLFLOW=1 starts it")
+        return ServableVersions(self.aliases.store())
+
+    def publish(self, model: str) -> None:
+        """Shows the model's plan, and has its aliases follow. Raises StoreUnavailable if the board is away."""
+        if plan := self.control.plan(model):
+            self.board.publish(plan)
+        if self.aliases is not None:
+            self.aliases.decided(model)
+
+    def outlook(self, rollout: Rollout) -> Mapping[str, object]:
+        """What the engine thinks of an active rollout right now. Raises StoreUnavailable."""
+        return outlook(self.engine.look(rollout, now_ms()))
+
+    def run(self, stop: threading.Event) -> None:
+        """The engine's turns, until told to stop; what does not answer is asked again in the next."""
+        due_s = time.monotonic()
+        while not stop.wait(max(0.0, due_s - time.monotonic())):
+            due_s = max(due_s, time.monotonic() - self.settings.period_s) + self.settings.period_s
+            try:
+                self.engine.turn(now_ms())
+                self._forget_receipts(now_ms())
+            except (RegistryError, ContractError) as error:
+                self._failures += 1
+                if self._failures == 1:  # each second: say it once
+                    log.warning("rollouts stand still until this is over: %s", error)
+                continue
+            if self._failures:
+                log.info("rollouts go on after %d turns that failed", self._failures)
+                self._failures = 0
+
+    def _forget_receipts(self, at_ms: int) -> None:
+        if not 0 <= at_ms - self._forgot_ms < FORGET_EVERY_MS:
+            self.control.forget_receipts(at_ms - KEPT_MS)
+            self._forgot_ms = at_ms
+
+
+def control(settings: PlatformSettings, stop: threading.Event) -> None:
+    """The whole process. What else is to run in it is a thread started here."""
+    database = _open_control(settings, stop)
+    if database is None:
+        return
+    controller = make_controller(settings, database)
+    if controller.aliases is not None:
+        controller.aliases.start()
+    api = control_api(settings, controller)
+    api.start()
+    try:
+        controller.run(stop)
+    finally:
+        api.stop()
+        if controller.aliases is not None:
+            controller.aliases.stop()
+        database.close()
+
+
+def make_controller(settings: PlatformSettings, database: SqlControl) -> Controller:
+    """Over the platform's Redis; nothing runs yet."""
+    mine = RolloutSettings()
+    redis = wiring.redis_client(settings, REDIS_TIMEOUT_S)
+    board = RedisBoard(redis)
+    aliases = None
+    if settings.with_mlflow:
+        aliases = AliasKeeper(
+            lambda: wiring.model_store(settings), lambda store: Promoter(store, database, board), mine
+        )
+    decided = _nobody if aliases is None else aliases.decided
+    tables: RolloutControl = database
+    engine = RolloutEngine(tables, board, RedisCounterBoard(redis), decided)
+    return Controller(database, board, engine, aliases, mine)
+
+
+def control_api(settings: PlatformSettings, controller: Controller) -> ControlServer:
+    """The API over the controller's parts, and the key of commands on this machine. Raises StoreUnavailable."""
+    ring = SqlKeyRing(controller.control.engine)
+    local_key(settings.admin_key_file, ring, now_ms())
+    planner = GatePlanner(Archive(settings.archive_folder), parse_gates(settings.gates))
+    desk = Desk(
+        *(controller.control, ring, controller.store, controller.publish, controller.outlook, planner),
+        *(SqlRuns(controller.control.engine), now_ms),
+        retrain_ms=parse_retraining(settings.retraining, settings.retrain_anchor).window_ms,
+        closed_days=RedisDriftBoard(wiring.redis_client(settings, REDIS_TIMEOUT_S)).latest,
+    )
+    return ControlServer(build_control_app(desk), parse_address(settings.controller_address))
+
+
+def now_ms() -> int:
+    """Since the epoch."""
+    return time.time_ns() // 1_000_000
+
+
+def _open_control(settings: PlatformSettings, stop: threading.Event) -> SqlControl | None:
+    """The tables, as soon as the database answers; None if told to stop before."""
+    said = False
+    while not stop.is_set():
+        try:
+            return wiring.traffic_control(settings)
+        except StoreUnavailable as error:
+            if not said:
+                log.warning("waiting for the control database: %s", error)
+            said = True
+            stop.wait(1.0)
+    return None
+
+
+def _nobody(_model: str) -> None:
+    """No aliases are kept."""

@@ -1,0 +1,1 @@
+"""The gateway process: both front doors, HTTP and gRPC, in one server."""

@@ -1,0 +1,217 @@
+"""The gateway process: the hot routes and the FastAPI application in one uvicorn server."""
+
+import asyncio
+import contextlib
+import os
+import random
+import socket
+import threading
+import time
+from collections.abc import AsyncIterator
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+import uvicorn
+import uvloop
+from fastapi import FastAPI
+from prometheus_client import REGISTRY, CollectorRegistry
+from prometheus_client.multiprocess import MultiProcessCollector
+
+from deploy.machine import collector, heap
+from deploy.machine.metrics import ProcessCollector
+from deploy.machine.probes import PROCESS_HEADER
+from deploy.machine.state import read_state
+from deploy.settings import PlatformSettings
+from deploy.wiring import ranking_secret, redis_client
+from registry.board import RedisBoard
+from registry.contracts.counters import process_name
+from registry.contracts.ids import RankingIds
+from registry.counters import RedisCounterBoard
+from registry.errors import RegistryError
+from registry.replica_board import RedisReplicaBoard
+from registry.stream import RedisStream
+from serving import tally
+from serving.arm_counts import ArmCounts, CounterPublisher
+from serving.discovery import ReplicaWatcher
+from serving.errors import ReplicaUnhealthy
+from serving.event_log import EventLog
+from serving.gateway.app import build_app
+from serving.gateway.control_routes import control_router
+from serving.gateway.controller import Controller
+from serving.gateway.http import HotRoutes
+from serving.gateway.oip import oip_routes
+from serving.gateway.oip_infer import OipInfer
+from serving.gateway.protocol import protocol_with
+from serving.infer import InferService
+from serving.journal import Journal
+from serving.mirror import Mirror
+from serving.permits import Permits
+from serving.plans import Plans, PlanWatcher
+from serving.rank import Ranker
+from serving.regions import Regions
+from serving.replicas import ReplicaPool
+from serving.settings import ControlSettings, GatewaySettings
+
+if TYPE_CHECKING:
+    from serving.gateway.grpc.server import GrpcServer
+
+DRAIN_S = 10
+FIRST_LOOK_S = 10.0  # longer than a board that hangs keeps the watcher waiting
+
+
+def metrics_registry(settings: PlatformSettings) -> CollectorRegistry:
+    """All processes' metrics where the platform runs them together, else this one's."""
+    folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+    if not folder:
+        return REGISTRY
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry, path=folder)  # type: ignore[no-untyped-call]
+    registry.register(ProcessCollector(lambda: read_state(settings)))
+    return registry
+
+
+def serve_gateway(settings: PlatformSettings, stop: threading.Event) -> None:
+    """Runs until `stop` is set and the requests under way are answered."""
+    heap.keep()
+    mine = GatewaySettings(
+        journal=settings.journal_folder / f"gateway-{settings.replica}.journal",
+        plan_copy=settings.versions_folder / f"plans-gateway-{settings.replica}.json",
+        workers=settings.worker_addresses,
+        version_header=settings.version_header,
+    )
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_serve(settings, mine, stop))
+
+
+async def _serve(settings: PlatformSettings, mine: GatewaySettings, stop: threading.Event) -> None:
+    loop = asyncio.get_running_loop()
+    source = random.SystemRandom()
+    ids = RankingIds(ranking_secret(settings), random.Random(source.getrandbits(256)))
+    event_log = EventLog(Journal(mine.journal, mine.journal_bytes), RedisStream(redis_client(settings)))
+    pool = ReplicaPool(mine.workers, arena_bytes=mine.arena_bytes)
+    permits = Permits(mine.max_in_flight)
+    mirror = Mirror(
+        pool, event_log, permits, random.Random(source.getrandbits(256)), mine.max_mirrored, mine.mirror_deadline_ms
+    )
+    counts, coins = ArmCounts(), random.Random(source.getrandbits(256))
+    ranker = Ranker(pool, event_log, ids, permits, mine.log_every, counts=counts, coins=coins, mirror=mirror.offer)
+    process = process_name(f"gateway-{settings.replica}", os.getpid(), time.time_ns() // 1_000_000)
+
+    def follow(plans: Plans) -> None:
+        loop.call_soon_threadsafe(ranker.follow, plans)
+
+    def hold_back(models: frozenset[str]) -> None:
+        loop.call_soon_threadsafe(setattr, ranker, "held_back", models)
+
+    def follow_replicas(addresses: tuple[str, ...]) -> None:
+        loop.call_soon_threadsafe(pool.set_addresses, addresses)
+
+    board = RedisBoard(redis_client(settings, 1.0))
+    plans = PlanWatcher(board, mine.plan_copy, follow, hold_back=hold_back)
+    watchers = (
+        plans,
+        ReplicaWatcher(
+            RedisReplicaBoard(redis_client(settings, 1.0)),
+            mine.workers,
+            pool.connected,
+            follow_replicas,
+        ),
+        CounterPublisher(counts, RedisCounterBoard(redis_client(settings, 1.0)), process),
+    )
+
+    async def hold(model: str, wanted: bool) -> None:
+        try:
+            await asyncio.to_thread(board.hold, model, wanted)
+        except RegistryError as error:
+            raise ReplicaUnhealthy(f"the plan board is away, try again: {error}") from error
+
+    service = InferService(
+        ranker, pool, permits, mine.max_candidates, control=hold if settings.repository_control else None
+    )
+    control = ControlSettings(address=settings.controller_address)
+    regions = Regions(settings.run_folder / "regions") if settings.shared_memory_regions else None
+    app = build_app(
+        ranker,
+        pool,
+        permits,
+        event_log,
+        lambda: metrics_registry(settings),
+        version("sluice"),
+        routers=[oip_routes(service, regions, version("sluice"))],
+        control=control_router(Controller(control).ask, control),
+        process={PROCESS_HEADER: f"gateway-{settings.replica}"},
+    )
+
+    async def grpc_server() -> "GrpcServer | None":
+        if not settings.with_grpc:
+            return None
+        from deploy.gateway.grpc_server import start_grpc  # protobuf and HPACK: only where they are wanted
+
+        listener = _listen(settings.gateway_host, settings.grpc_port)
+        trace_ids = random.Random(source.getrandbits(256))
+        return await start_grpc(listener, ranker, service, event_log, ids, mine, regions, trace_ids)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        await pool.start()
+        event_log.start()
+        for watcher in watchers:
+            watcher.start()
+        # nobody is let in before: who shares a port with others would answer 404 for a model that they serve
+        await asyncio.to_thread(plans.looked.wait, FIRST_LOOK_S)
+        grpc = await grpc_server()
+        collector.calm()
+        yield
+        if grpc is not None:
+            await grpc.stop(DRAIN_S)
+        for watcher in watchers:
+            watcher.stop()
+        await pool.stop()
+        await asyncio.to_thread(event_log.stop)
+
+    app.router.lifespan_context = lifespan
+    routes = HotRoutes(
+        app,
+        ranker,
+        event_log,
+        ids,
+        mine,
+        random.Random(source.getrandbits(256)),
+        infer=OipInfer(service, mine, regions),
+        prefetch=pool.prefetch,
+    )
+    server = uvicorn.Server(
+        uvicorn.Config(
+            routes,
+            loop="uvloop",
+            http=protocol_with(routes),
+            proxy_headers=False,
+            ws="none",
+            lifespan="on",
+            access_log=False,
+            log_config=None,
+            server_header=False,
+            timeout_graceful_shutdown=DRAIN_S,
+        )
+    )
+    ender = loop.create_task(_end_when(stop, server, permits))
+    await server.serve(sockets=[_listen(settings.gateway_host, settings.gateway_port)])
+    ender.cancel()
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """A socket that all gateways of this machine share; the kernel deals connections out."""
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    listener.bind((host, port))
+    listener.setblocking(False)
+    return listener
+
+
+async def _end_when(stop: threading.Event, server: uvicorn.Server, permits: Permits) -> None:
+    while not stop.is_set():
+        permits.publish()
+        tally.flush()
+        await asyncio.sleep(tally.FLUSH_EVERY_S)
+    server.should_exit = True

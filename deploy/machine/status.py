@@ -1,0 +1,105 @@
+"""What `sluice status` asks of a running platform, beyond what the supervisor wrote down."""
+
+import http.client
+import json
+from typing import Any
+
+import msgspec
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from deploy.features.store import feature_client
+from deploy.features.url import without_password
+from deploy.settings import PlatformSettings, url_host
+from registry.contracts.errors import ContractError
+from registry.contracts.traffic import TrafficPlan
+
+EVENTS = "sluice:events"
+TRAFFIC = "sluice:traffic"
+TIMEOUT_S = 2.0
+
+
+def redis_status(settings: PlatformSettings, now_ms: int) -> dict[str, Any]:
+    """Keys `redis` (memory and keys; None if it does not answer), `traffic`, `events` by group."""
+    try:
+        with redis.Redis(
+            unix_socket_path=str(settings.redis_socket), socket_timeout=TIMEOUT_S, retry=Retry(NoBackoff(), 0)
+        ) as client:
+            return {
+                "redis": {"used_memory_bytes": client.info("memory")["used_memory"], "keys": client.dbsize()},
+                "traffic": _traffic(client),
+                "events": event_lag(client, now_ms),
+            }
+    except redis.RedisError:
+        return {"redis": None, "traffic": [], "events": {}}
+
+
+def features_status(settings: PlatformSettings) -> dict[str, Any] | None:
+    """Where the rows are, without a password, and how many `nodes` answer of how many (`of`); None
+    if they are in the embedded Redis. A cluster that does not answer has no nodes."""
+    if not settings.features_url:
+        return None
+    where = {"url": without_password(settings.features_url)}
+    try:
+        client = feature_client(settings, TIMEOUT_S)
+    except redis.RedisError:
+        return where | {"nodes": 0, "of": 0}
+    with client:
+        if not isinstance(client, redis.RedisCluster):
+            return where | {"nodes": int(_answers(client)), "of": 1}
+        primaries = client.get_primaries()  # type: ignore[no-untyped-call]
+        return where | {
+            "nodes": sum(_answers(client.get_redis_connection(node)) for node in primaries),
+            "of": len(primaries),
+        }
+
+
+def _answers(client: redis.Redis) -> bool:
+    try:
+        return bool(client.ping())
+    except redis.RedisError:
+        return False
+
+
+def event_lag(client: Any, now_ms: int) -> dict[str, dict[str, float]]:
+    """For each group of readers: entries it took but did not acknowledge, and `lag_s`, the age of
+    the oldest entry that it has not acknowledged (0 if there is none).
+
+    Redis 6.2 does not count what a group has yet to read, so the age says more than a number.
+    """
+    if not client.exists(EVENTS):
+        return {}
+    return {group["name"].decode(): _lag(client, group, now_ms) for group in client.xinfo_groups(EVENTS)}
+
+
+def _lag(client: Any, group: dict[str, Any], now_ms: int) -> dict[str, float]:
+    waiting = [entry for entry, _ in client.xrange(EVENTS, b"(" + group["last-delivered-id"], "+", 1)]
+    if group["pending"]:
+        waiting.append(client.xpending(EVENTS, group["name"])["min"])
+    written_ms = [int(entry.partition(b"-")[0]) for entry in waiting]
+    return {"pending": group["pending"], "lag_s": max(0.0, (now_ms - min(written_ms)) / 1000) if written_ms else 0.0}
+
+
+def _traffic(client: Any) -> list[dict[str, Any]]:
+    plans = []
+    for raw in client.hvals(TRAFFIC):
+        try:
+            plans.append(msgspec.to_builtins(TrafficPlan.decode(raw)))
+        except ContractError:
+            continue  # of a newer version: the gateways say what they think of it
+    return sorted(plans, key=lambda plan: str(plan["model"]))
+
+
+def gateway_status(settings: PlatformSettings) -> Any:
+    """What the gateway says of itself at /v1/status; None if it does not answer."""
+    host = url_host(settings.gateway_host).strip("[]")
+    connection = http.client.HTTPConnection(host, settings.gateway_port, timeout=TIMEOUT_S)
+    try:
+        connection.request("GET", "/v1/status")
+        answer = connection.getresponse()
+        return json.loads(answer.read()) if answer.status == 200 else None
+    except (OSError, http.client.HTTPException, ValueError):
+        return None
+    finally:
+        connection.close()

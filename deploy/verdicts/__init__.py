@@ -1,0 +1,1 @@
+"""What monitors find, as evidence that rollouts are decided on, and as alarms that gates ask for."""

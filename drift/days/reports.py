@@ -1,0 +1,59 @@
+"""Closed days as files, `<folder>/<model>/days/<arm>/<family>-<day>.json`: what every quantity did, day by day."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+import msgspec
+
+from drift.atomic_file import replace_file
+from drift.windows.judge import Shape
+from drift.windows.reports import stamp
+from registry.contracts.drift import Family, ShiftKind, ShiftRecord
+
+KEPT = 400
+FOLDER = "days"
+
+
+class QuantityDay(msgspec.Struct, frozen=True):
+    """A quantity's shift from the anchor, from the profile before there is one, as `ShiftAlarm.effect`; None if the
+    day said nothing of it. cusum: the largest sum over its threshold."""
+
+    quantity: str
+    kind: ShiftKind
+    shift: float | None
+    cusum: float
+
+
+class DayReport(msgspec.Struct, frozen=True):
+    """shapes: how bins differ from the profile's, PSI and the like: shown, never decided on."""
+
+    record: ShiftRecord
+    quantities: tuple[QuantityDay, ...]
+    shapes: tuple[Shape, ...] = ()
+    schema: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class DayReports:
+    """kept: how many days of an arm and family stay; the oldest go first."""
+
+    folder: Path
+    kept: int = KEPT
+
+    def write(self, report: DayReport) -> None:
+        """Keeps the day; the same day again replaces itself. Raises OSError."""
+        record = report.record
+        home = self._home(record.model, record.arm if record.arm == "champion" else f"{record.arm}-{record.version}")
+        path = home / f"{record.family}-{stamp(record.since_ms)}.json"
+        replace_file(path, msgspec.json.format(msgspec.json.encode(report), indent=1))
+        for old in sorted(home.glob(f"{record.family}-*.json"))[: -self.kept]:  # the times in their names sort
+            old.unlink(missing_ok=True)
+
+    def read(self, model: str, arm: str = "champion", family: Family = "features", newest: int = 14) -> list[DayReport]:
+        """Days, oldest first; arm: of a challenger with its version, `challenger-2`. Raises OSError."""
+        files = sorted(self._home(model, arm).glob(f"{family}-*.json"))[-newest:]
+        return [msgspec.json.decode(file.read_bytes(), type=DayReport) for file in files]
+
+    def _home(self, model: str, arm: str) -> Path:
+        return self.folder / model / FOLDER / quote(arm, safe="")

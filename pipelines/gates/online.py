@@ -1,0 +1,547 @@
+"""The online gate: what live traffic says of a challenger, by a plan fixed beforehand, as one of four verdicts.
+
+In this order, the first that holds decides:
+
+- errored: the measurement is broken: another metric, values that are no numbers, units in both arms, or a
+  sample ratio that cannot be chance. Says nothing about the model.
+- failed: an anytime-valid confidence sequence leaves no doubt that the challenger is worse than allowed.
+- passed: at a planned look the group-sequential boundary was crossed, and the estimate reached what it must. The
+  first crossing stands.
+- inconclusive: anything else, also when the last look is over: not proven is not refuted. What a rollout does
+  with it then is its step's `max_s`.
+
+Pure: the same plan and data give the same verdict, byte for byte, and both are named by digests in it.
+"""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import inf, isfinite
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from pipelines.gates.clustered import ArmSums, Floats, compare, sums_by_look
+from pipelines.gates.confidence_sequence import ConfidenceSequence
+from pipelines.gates.preference import Scoring, list_scores, mean_score
+from pipelines.gates.sample_ratio import CONCENTRATIONS, sample_ratio
+from pipelines.gates.spending import SMALLEST_STEP, Spending, boundaries, spent
+from registry.contracts.rollouts import Verdict
+
+
+class GatePlan(msgspec.Struct, frozen=True, kw_only=True):
+    """What was decided before the first look.
+
+    kind: `ab`, the estimate is the relative lift of click-NDCG; `interleaving`, it is `preference`'s score.
+    metric: digest of the metric's definition. alpha: one-sided, of all looks together, to pass one that is
+    at `margin`: 0 asks for better, -0.002 for not worse by 0.2 %. least: the estimate must reach it as well.
+    looks: planned, at equal distances of time. rollback_alpha: to fail one that is no worse than
+    `rollback_margin` (None: the margin, or 0 if that is less), at any number of looks. rollback_at: information
+    (1 / variance of the estimate) at which that is to be soonest. weights: planned shares of units of champion
+    and challenger, any scale. ratio_alpha: to call a right sample ratio wrong. ratio_concentrations: see
+    `sample_ratio`. min_units: of each arm, before anything is concluded.
+    """
+
+    kind: Literal["ab", "interleaving"]
+    metric: str
+    alpha: float = 0.05
+    looks: int = 14
+    spending: Spending = "obrien_fleming"
+    margin: float = 0.0
+    least: float = -1.0
+    scoring: Scoring = "clicks"
+    rollback_alpha: float = 0.05
+    rollback_margin: float | None = None
+    rollback_at: float = 2000.0
+    weights: tuple[float, float] = (1.0, 1.0)
+    ratio_alpha: float = 0.01
+    ratio_concentrations: tuple[float, ...] = CONCENTRATIONS
+    min_units: int = 100
+
+    def __post_init__(self) -> None:
+        for holds, rule in (
+            (bool(self.metric), "metric: expected the digest of its definition"),
+            (0 < self.alpha < 0.5, f"alpha={self.alpha:g}: expected 0 < alpha < 0.5"),
+            (self.looks >= 1, f"looks={self.looks}: expected >= 1"),
+            (-1 < self.margin < 1, f"margin={self.margin:g}: expected -1 < margin < 1"),
+            (self.kind == "ab" or self.margin == 0, f"margin={self.margin:g}: interleaving has none, expected 0"),
+            (
+                self.kind == "ab" or self.fails_under == 0,
+                f"rollback_margin={self.fails_under:g}: interleaving has none, expected 0",
+            ),
+            (
+                -1 < self.fails_under <= self.margin,
+                f"rollback_margin={self.fails_under:g}: expected over -1 and not over margin, {self.margin:g}",
+            ),
+            (0 < self.rollback_alpha < 0.5, f"rollback_alpha={self.rollback_alpha:g}: expected 0 < alpha < 0.5"),
+            (self.rollback_at > 0, f"rollback_at={self.rollback_at:g}: expected > 0"),
+            (min(self.weights) > 0, f"weights={self.weights}: expected > 0"),
+            (0 < self.ratio_alpha < 1, f"ratio_alpha={self.ratio_alpha:g}: expected 0 < alpha < 1"),
+            (
+                bool(self.ratio_concentrations) and min(self.ratio_concentrations) > 0,
+                f"ratio_concentrations={self.ratio_concentrations}: expected some, all > 0",
+            ),
+            (self.min_units >= 2, f"min_units={self.min_units}: expected >= 2"),
+        ):
+            if not holds:
+                raise ValueError(rule)
+
+    @property
+    def fails_under(self) -> float:
+        """The lift that the challenger is rolled back for being surely under."""
+        return min(self.margin, 0.0) if self.rollback_margin is None else self.rollback_margin
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of its canonical JSON."""
+        return hashlib.sha256(msgspec.json.encode(self, order="deterministic")).hexdigest()
+
+    @property
+    def rule(self) -> str:
+        """What passes, in words."""
+        what = f"lift over {self.margin:+.2%}" if self.kind == "ab" else "preference over 0"
+        least = f", estimate at least {self.least:+.4g}" if self.least > -1 else ""
+        return f"{what}, one-sided {self.alpha:.3g} over {self.looks} looks ({self.spending}){least}"
+
+
+Units = NDArray[np.str_] | NDArray[np.int64]
+"""Ids, or numbers that stand for them."""
+
+
+@dataclass(frozen=True, slots=True)
+class AbLists:
+    """All lists of both arms since the plan began, each of shape (lists,).
+
+    look: the planned look, from 1, that a list came in time for. closed: looks that are over; lists of later
+    ones count for rollback already. in_challenger: which arm. values: click-NDCG, 0 without a click.
+    covariates: (lists, covariates), for CUPED, or None. metric: digest of the definition they were made by.
+    counts: where a row stands for several lists of one unit, arm and look, how many; values and covariates are
+    then their sums. None: for one each.
+    """
+
+    look: NDArray[np.int64]
+    units: Units
+    in_challenger: NDArray[np.bool_]
+    values: NDArray[np.float64]
+    closed: int
+    metric: str
+    covariates: NDArray[np.float64] | None = None
+    counts: NDArray[np.int64] | None = None
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all of it."""
+        beside = [one for one in (self.covariates, self.counts) if one is not None]
+        return _digest("ab", self.closed, self.metric, self.units, self.look, self.in_challenger, self.values, *beside)
+
+    def __post_init__(self) -> None:
+        _same_length(self.look, self.units, self.in_challenger, self.values)
+        _check_counts(self.look, self.counts)
+        if self.covariates is not None and (self.covariates.ndim != 2 or len(self.covariates) != len(self.look)):
+            raise ValueError(f"covariates {self.covariates.shape}: expected ({len(self.look)}, covariates)")
+
+
+@dataclass(frozen=True, slots=True)
+class InterleavedLists:
+    """All interleaved lists since the plan began: as `AbLists`, with the clicks credited to each team; where a
+    row stands for several lists and `wins` are scored, the lists that each team won."""
+
+    look: NDArray[np.int64]
+    units: Units
+    challenger: NDArray[np.int64]
+    champion: NDArray[np.int64]
+    closed: int
+    metric: str
+    counts: NDArray[np.int64] | None = None
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all of it."""
+        beside = [] if self.counts is None else [self.counts]
+        numbers = (self.look, self.challenger, self.champion, *beside)
+        return _digest("interleaving", self.closed, self.metric, self.units, *numbers)
+
+    def __post_init__(self) -> None:
+        _same_length(self.look, self.units, self.challenger, self.champion)
+        _check_counts(self.look, self.counts)
+
+
+@dataclass(frozen=True, slots=True)
+class GateSums:
+    """All that a verdict needs of the lists, summed by unit and look.
+
+    arms: champion's and challenger's of A/B, of interleaving that of the drafted lists, whose values are the scores;
+    each as `clustered.sums_by_look` gives it, for all looks of the plan. closed, metric: as of the lists.
+    """
+
+    arms: tuple[Floats, ...]
+    closed: int
+    metric: str
+
+    @staticmethod
+    def of(plan: GatePlan, seen: AbLists | InterleavedLists) -> "GateSums":
+        """From lists."""
+        if isinstance(seen, InterleavedLists):
+            # who won is counted list by list, so in rows of several it stands there already
+            scoring = plan.scoring if seen.counts is None else "clicks"
+            scores = list_scores(seen.challenger, seen.champion, scoring)
+            drafted = sums_by_look(seen.look, seen.units, scores, None, plan.looks, seen.counts)
+            return GateSums((drafted,), seen.closed, seen.metric)
+        arms = tuple(
+            sums_by_look(
+                seen.look[mask],
+                seen.units[mask],
+                seen.values[mask],
+                None if seen.covariates is None else seen.covariates[mask],
+                plan.looks,
+                None if seen.counts is None else seen.counts[mask],
+            )
+            for mask in (~seen.in_challenger, seen.in_challenger)
+        )
+        return GateSums(arms, seen.closed, seen.metric)
+
+    def lists(self, look: int | None = None) -> int:
+        """Until the look, of all arms; None for all there are."""
+        return sum(arm.lists for arm in self.at(look))
+
+    def at(self, look: int | None) -> tuple[ArmSums, ...]:
+        """Each arm until the look; None for all there is."""
+        return tuple(ArmSums(arm[-1 if look is None else look - 1]) for arm in self.arms)
+
+
+class LookLine(msgspec.Struct, frozen=True):
+    """One look that counted. boundary: critical z, None where nothing could be crossed. information: 1 / variance."""
+
+    look: int
+    estimate: float
+    z: float
+    boundary: float | None
+    information: float
+
+
+class GateVerdict(msgspec.Struct, frozen=True):
+    """What the gate says, with all that is needed to understand it on one screen. JSON-able.
+
+    estimate, z, boundary, interval: at the look that decided, else the last that counted; None before it.
+    interval: adjusted for looking, each end holds with chance `1 - alpha`; None is no bound. anytime: the
+    confidence sequence over everything until now. expected_lists: that are to come until the last look.
+    ratio_p: of the sample ratio, None for interleaving. plan, data: digests.
+    """
+
+    verdict: Verdict
+    why: str
+    rule: str
+    kind: str
+    look: int
+    looks: int
+    estimate: float | None
+    low: float | None
+    high: float | None
+    level: float
+    z: float | None
+    boundary: float | None
+    anytime_low: float | None
+    anytime_high: float | None
+    lists: int
+    champion_units: int
+    challenger_units: int
+    expected_lists: int | None
+    ratio_p: float | None
+    lines: tuple[LookLine, ...]
+    plan: str
+    data: str
+
+    def body(self, plan: GatePlan) -> dict[str, Any]:
+        """As evidence carries it: plain JSON, the plan with it."""
+        found: dict[str, Any] = msgspec.json.decode(msgspec.json.encode({"verdict": self, "plan": plan}))
+        return found
+
+    def explain(self) -> str:
+        """One screen of text."""
+        show = f"{self.estimate:+.4f}" if self.estimate is not None else "none yet"
+        expected = "unknown" if self.expected_lists is None else str(self.expected_lists)
+        return "\n".join(
+            (
+                f"verdict   {self.verdict}: {self.why}",
+                f"rule      {self.rule}",
+                f"estimate  {show}, interval {_ends(self.low, self.high)}, adjusted for looking",
+                f"boundary  z {_number(self.z)} of {_number(self.boundary)} at look {self.look} of {self.looks}",
+                f"anytime   {_ends(self.anytime_low, self.anytime_high)}",
+                f"sample    {self.lists} lists, {self.champion_units} and {self.challenger_units} units;"
+                f" {expected} lists still expected",
+            )
+        )
+
+
+def judge(plan: GatePlan, seen: AbLists | InterleavedLists) -> GateVerdict:
+    """The verdict as of now. Raises ValueError if the data are not of the plan's kind."""
+    if isinstance(seen, AbLists) != (plan.kind == "ab"):
+        raise ValueError(f"data of {type(seen).__name__} for a plan of {plan.kind!r}: expected the plan's kind")
+    flaw = _flaw(plan, seen)
+    if flaw is not None:
+        return _verdict(plan, seen, _Decided("errored", flaw, None, [], [], None))
+    sums = GateSums.of(plan, seen)
+    return _verdict(plan, seen, _decide(plan, _Course.of(plan, sums), min(sums.closed, plan.looks), None))
+
+
+def course(plan: GatePlan, sums: GateSums) -> tuple[Verdict, ...]:
+    """What `judge` said at each look in turn, when the look was just over and nothing after it had come.
+
+    One verdict for each look that is over. Costs little more than the last of them alone.
+    """
+    seen = _Course.of(plan, sums)
+    return tuple(_decide(plan, seen, look, look).verdict for look in range(1, min(sums.closed, plan.looks) + 1))
+
+
+def replays(plan: GatePlan, seen: AbLists | InterleavedLists, verdict: GateVerdict) -> bool:
+    """Whether plan and data give this very verdict again. Raises ValueError if they are not those it names."""
+    for name, wanted, given in (("plan", verdict.plan, plan.digest), ("data", verdict.data, seen.digest)):
+        if wanted != given:
+            raise ValueError(f"{name} {given[:12]}: the verdict was made of {wanted[:12]}; give it that one")
+    return judge(plan, seen) == verdict
+
+
+def first_failure(plan: GatePlan, sums: GateSums) -> int | None:
+    """The first of the plan's looks at which the confidence sequence left no doubt, as `judge` says failed.
+
+    Nothing else is looked at, no boundary and no sample ratio, so there may be thousands of looks.
+    """
+    looks = range(1, plan.looks + 1)
+    return next((look for look in looks if _Stand.of(plan, sums.at(look)).surely_worse(plan)), None)
+
+
+@dataclass(frozen=True, slots=True)
+class _Decided:
+    """A verdict and what it was made of. now: everything until now, None if the measurement is broken."""
+
+    verdict: Verdict
+    why: str
+    now: "_Stand | None"
+    looks: "list[tuple[int, _Stand]]"
+    bounds: list[float]
+    ratio_p: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Course:
+    """How it stood after each look that is over, and with all there is.
+
+    counted: the looks that told something new; what others may spend is left to the next. bounds: theirs.
+    ratio_p: the sample ratio's p-value after each look and with all there is, none for interleaving.
+    """
+
+    stands: "list[_Stand]"
+    whole: "_Stand"
+    counted: list[int]
+    bounds: list[float]
+    ratio_p: list[float]
+
+    @staticmethod
+    def of(plan: GatePlan, sums: GateSums) -> "_Course":
+        over = range(1, min(sums.closed, plan.looks) + 1)
+        stands = [_Stand.of(plan, sums.at(look)) for look in over]
+        whole = _Stand.of(plan, sums.at(None))
+        counted: list[int] = []
+        before = 0.0
+        for look, stand in zip(over, stands, strict=True):
+            if stand.enough(plan) and stand.information >= before * (1 + SMALLEST_STEP):
+                counted.append(look)
+                before = stand.information
+        used = [spent(plan.spending, plan.alpha, look / plan.looks) for look in counted]
+        bounds = list(boundaries([stands[look - 1].information for look in counted], used)) if counted else []
+        ratio_p = [_ratio_p(plan, one) for one in (*stands, whole)] if plan.kind == "ab" else []
+        return _Course(stands, whole, counted, bounds, ratio_p)
+
+
+def _decide(plan: GatePlan, seen: _Course, closed: int, until: int | None) -> _Decided:
+    """closed: looks that are over. until: the look whose lists are the last there are, None for all there are."""
+    now = seen.whole if until is None else seen.stands[until - 1]
+    counted = [look for look in seen.counted if look <= closed]
+    looks, bounds = [(look, seen.stands[look - 1]) for look in counted], seen.bounds[: len(counted)]
+    ratio_p = None
+    if seen.ratio_p:  # of all looks and of now, the smallest counts
+        ratio_p = min([*seen.ratio_p[:closed], seen.ratio_p[-1 if until is None else until - 1]])
+    if ratio_p is not None and ratio_p <= plan.ratio_alpha:
+        why = (
+            f"{now.champion_units} and {now.challenger_units} units are not {plan.weights[0]:g} to"
+            f" {plan.weights[1]:g} (p = {ratio_p:.2g}): find what loses or doubles units"
+        )
+        return _Decided("errored", why, now, looks, bounds, ratio_p)
+    if now.surely_worse(plan):
+        why = f"surely worse than {plan.fails_under:+.2%}, however often one looked"
+        return _Decided("failed", why, now, looks, bounds, ratio_p)
+    for count, ((look, stand), bound) in enumerate(zip(looks, bounds, strict=True), start=1):
+        if stand.z >= bound and stand.estimate >= plan.least:
+            why = f"crossed the boundary at look {look} of {plan.looks}"
+            return _Decided("passed", why, now, looks[:count], bounds[:count], ratio_p)
+    return _Decided("inconclusive", _not_yet(plan, closed, now, looks), now, looks, bounds, ratio_p)
+
+
+@dataclass(frozen=True, slots=True)
+class _Stand:
+    """What some of the data say. z: against the plan's margin; worse_z: against that of rollback. interval: by z."""
+
+    estimate: float
+    z: float
+    worse_z: float
+    information: float
+    champion_units: int
+    challenger_units: int
+    lists: int
+    ends: "_Ends"
+
+    @staticmethod
+    def of(plan: GatePlan, arms: tuple[ArmSums, ...]) -> "_Stand":
+        lists = sum(arm.lists for arm in arms)
+        if len(arms) == 1:
+            liked, units = mean_score(arms[0]), arms[0].units
+            error = liked.standard_error
+            z, information = (liked.mean / error, error**-2) if error > 0 else (0.0, 0.0)
+            return _Stand(liked.mean, z, z, information, units, units, lists, _Ends(liked.mean, error))
+        old, new = arms
+        found = compare(old, new)
+        lift = found.lift
+        error = lift.standard_error
+        information = error**-2 if error > 0 else 0.0
+        ends = _Ends(lift.mean, error, found.lift_interval)
+        z, worse = (found.z(margin) for margin in (plan.margin, plan.fails_under))
+        return _Stand(lift.mean, z, worse, information, old.units, new.units, lists, ends)
+
+    def enough(self, plan: GatePlan) -> bool:
+        return min(self.champion_units, self.challenger_units) >= plan.min_units and self.information > 0
+
+    def surely_worse(self, plan: GatePlan) -> bool:
+        return self.worse_z <= -self.anytime_z(plan)
+
+    def anytime_z(self, plan: GatePlan) -> float:
+        if not self.enough(plan):
+            return inf
+        return ConfidenceSequence(plan.rollback_alpha, plan.rollback_at, 1).z(self.information)
+
+
+class _Ends:
+    """The interval of an estimate for any z."""
+
+    def __init__(
+        self, estimate: float, error: float, quotient: Callable[[float], tuple[float, float]] | None = None
+    ) -> None:
+        self._estimate, self._error, self._quotient = estimate, error, quotient
+
+    def at(self, z: float) -> tuple[float, float]:
+        if not (isfinite(z) and isfinite(self._estimate) and self._error > 0):
+            return -inf, inf
+        if self._quotient is None:
+            return self._estimate - z * self._error, self._estimate + z * self._error
+        return self._quotient(z)
+
+
+def _flaw(plan: GatePlan, seen: AbLists | InterleavedLists) -> str | None:
+    if seen.metric != plan.metric:
+        return f"measured by metric {seen.metric[:12]}, planned with {plan.metric[:12]}: measure by the plan's"
+    if isinstance(seen, InterleavedLists):
+        negative = int(((seen.challenger < 0) | (seen.champion < 0)).sum())
+        return f"{negative} lists have negative credits" if negative else None
+    wrong = int((~np.isfinite(seen.values)).sum())
+    if wrong:
+        return f"{wrong} values are no numbers: a list without a click is 0, never missing"
+    if seen.covariates is not None and not np.isfinite(seen.covariates).all():
+        return "some covariates are no numbers: give what is not known the mean of the others"
+    both = len(np.intersect1d(seen.units[seen.in_challenger], seen.units[~seen.in_challenger]))
+    return f"{both} units are in both arms: arms must be sticky" if both else None
+
+
+def _ratio_p(plan: GatePlan, stand: _Stand) -> float:
+    counts = (stand.champion_units, stand.challenger_units)
+    return sample_ratio(counts, plan.weights, plan.ratio_concentrations).p_value
+
+
+def _not_yet(plan: GatePlan, closed: int, now: _Stand, looks: list[tuple[int, _Stand]]) -> str:
+    if not now.enough(plan):
+        units = min(now.champion_units, now.challenger_units)
+        if units < plan.min_units:
+            return f"{units} of {plan.min_units} units in the smaller arm"
+        return "nothing was clicked, so nothing can be compared"
+    if closed >= plan.looks:
+        return f"the last of {plan.looks} looks is over and the boundary was not crossed: not proven, not refuted"
+    return f"look {closed} of {plan.looks}: {'the boundary is not crossed' if looks else 'none has counted'}"
+
+
+def _verdict(plan: GatePlan, seen: AbLists | InterleavedLists, decided: _Decided) -> GateVerdict:
+    now, looks, bounds = decided.now, decided.looks, decided.bounds
+    look, stand = looks[-1] if looks else (0, None)
+    low, high = stand.ends.at(bounds[-1]) if stand is not None else (-inf, inf)
+    anytime = now.ends.at(now.anytime_z(plan)) if now is not None else (-inf, inf)
+    done = min(seen.closed, plan.looks)
+    until_done = _lists(seen, seen.look <= done)
+    return GateVerdict(
+        verdict=decided.verdict,
+        why=decided.why,
+        rule=plan.rule,
+        kind=plan.kind,
+        look=look,
+        looks=plan.looks,
+        estimate=None if stand is None else _finite(stand.estimate),
+        low=_finite(low),
+        high=_finite(high),
+        level=1 - 2 * plan.alpha,
+        z=None if stand is None else _finite(stand.z),
+        boundary=_finite(bounds[-1]) if bounds else None,
+        anytime_low=_finite(anytime[0]),
+        anytime_high=_finite(anytime[1]),
+        lists=_lists(seen, seen.look > 0),
+        champion_units=0 if now is None else now.champion_units,
+        challenger_units=0 if now is None else now.challenger_units,
+        expected_lists=round(until_done / done * (plan.looks - done)) if done else None,
+        ratio_p=decided.ratio_p,
+        lines=tuple(
+            LookLine(at, one.estimate, one.z, _finite(bound), one.information)
+            for (at, one), bound in zip(looks, bounds, strict=True)
+        ),
+        plan=plan.digest,
+        data=seen.digest,
+    )
+
+
+def _lists(seen: AbLists | InterleavedLists, rows: NDArray[np.bool_]) -> int:
+    """How many lists these rows stand for."""
+    return int(rows.sum()) if seen.counts is None else int(seen.counts[rows].sum())
+
+
+def _digest(kind: str, closed: int, metric: str, units: Units, *numbers: NDArray[Any]) -> str:
+    numbered = np.issubdtype(units.dtype, np.integer)
+    arrays = (units, *numbers) if numbered else numbers
+    shapes = [[one.dtype.str, list(one.shape)] for one in arrays]
+    names = [] if numbered else [str(unit) for unit in units]
+    found = hashlib.sha256(msgspec.json.encode([kind, closed, metric, names, shapes]))
+    for one in arrays:
+        found.update(np.ascontiguousarray(one).tobytes())
+    return found.hexdigest()
+
+
+def _same_length(look: NDArray[np.int64], *others: ArrayLike) -> None:
+    if look.ndim != 1 or any(np.shape(other) != look.shape for other in others):
+        raise ValueError(f"look {look.shape} and {[np.shape(other) for other in others]}: expected (lists,) each")
+    if len(look) and look.min() < 1:
+        raise ValueError(f"look={look.min()}: expected >= 1, the first look")
+
+
+def _check_counts(look: NDArray[np.int64], counts: NDArray[np.int64] | None) -> None:
+    if counts is None:
+        return
+    _same_length(look, counts)
+    if len(counts) and counts.min() < 1:
+        raise ValueError(f"counts={counts.min()}: expected >= 1, a row stands for a list at least")
+
+
+def _finite(number: float) -> float | None:
+    return float(number) if isfinite(number) else None
+
+
+def _number(number: float | None) -> str:
+    return "none" if number is None else f"{number:.3f}"
+
+
+def _ends(low: float | None, high: float | None) -> str:
+    return f"{'-inf' if low is None else f'{low:+.4f}'} to {'inf' if high is None else f'{high:+.4f}'}"
