@@ -87,7 +87,7 @@ class KeySet:
         changed: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._settings, self._copy, self._changed, self._clock = settings, copy, changed, clock
+        self._settings, self._copy, self.changed, self._clock = settings, copy, changed, clock
         self._fetching = threading.Lock()
         self._keys: dict[str, PublicKey] = {}
         self._raw = b""
@@ -167,7 +167,7 @@ class KeySet:
             return False
         self._keys, self._raw = keys, raw
         log.info("the issuer's key set has %d keys", len(keys))
-        self._changed()
+        self.changed()
         return True
 
     def _write_copy(self, raw: bytes) -> None:
@@ -193,15 +193,15 @@ class KeySetWatcher(threading.Thread):
 
     def __init__(self, key_set: KeySet, look_s: float = 1.0) -> None:
         super().__init__(name="key-set", daemon=True)
-        self._key_set, self._look_s = key_set, look_s
+        self.key_set, self._look_s = key_set, look_s
         self._stop_asked = threading.Event()
 
     def run(self) -> None:
         """Until stopped."""
-        self._key_set.read_copy()
+        self.key_set.read_copy()
         while not self._stop_asked.is_set():
-            if self._key_set.due:
-                self._key_set.refresh()
+            if self.key_set.due:
+                self.key_set.refresh()
             self._stop_asked.wait(self._look_s)
 
     def stop(self) -> None:

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from registry.audit import AuditRecord, SqlAuditLog
+from registry.audit import SqlAuditLog
+from registry.audit_record import AuditRecord
 from registry.database import open_database
 from registry.errors import StoreUnavailable
 from tests.builders import NOW_MS
