@@ -175,7 +175,7 @@ class _Kept:
             key,
             prefix=text[:PREFIX_LETTERS],
             rotated_ms=now_ms,
-            old_prefix=key.prefix if grace_ms else "",
+            old_prefix=key.prefix,
             old_until_ms=now_ms + grace_ms if grace_ms else None,
             revision=key.revision + 1,
         )
