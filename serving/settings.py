@@ -276,7 +276,7 @@ class QuotaSettings:
     gateways: int = 1
 
     def __post_init__(self) -> None:
-        _require(0 < self.burst_s <= 3600, "quotas.burst_s", self.burst_s, "0 < s <= 3600")
+        _require(0 < self.burst_s <= 604_800, "quotas.burst_s", self.burst_s, "0 < s <= 604800, a week")
         _require(0 < self.lease_s <= self.keep_s <= 60, "quotas.lease_s", self.lease_s, "0 < s <= keep_s <= 60")
         _require(0 < self.timeout_s <= 5, "quotas.timeout_s", self.timeout_s, "0 < s <= 5")
         _require(self.gateways >= 1, "quotas.gateways", self.gateways, "at least 1")
@@ -311,7 +311,7 @@ def parse_quotas(text: str) -> QuotaSettings:
     lines: dict[str, Rates] = {}
     burst_s = QuotaSettings().burst_s
     for part in filter(None, (part.strip() for part in text.split(","))):
-        if found := re.fullmatch(r"burst_s=(\d{1,4}(\.\d{1,3})?)", part):
+        if found := re.fullmatch(r"burst_s=(\d{1,6}(\.\d{1,3})?)", part):
             burst_s = float(found[1])
         elif found := re.fullmatch(rf"({LINE})=(\d{{1,9}}(?:\.\d{{1,3}})?)/(\d{{1,9}}(?:\.\d{{1,3}})?)", part):
             if found[1] in lines:
