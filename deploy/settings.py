@@ -22,6 +22,7 @@ from deploy.features.url import FeaturesUrl, without_password
 from drift.settings import parse_monitor, parse_rank_diff
 from serving.addresses import TcpAddress, UnixAddress, parse_address
 from serving.budget import parse_budgets, parse_bytes
+from serving.flow.settings import parse_flow
 from serving.settings import TokenSettings, device_rules, parse_quotas, parse_token_claims
 from serving.shares import parse_weights
 
@@ -70,6 +71,8 @@ class PlatformSettings:
     device: where workers compute, `cpu`, `cuda:1`, or `cuda`, which gives the workers the machine's
     GPUs in turn. precision: fp32, tf32 (GPU only), bf16 or fp16, kept by versions that rank alike in
     it; compile: none, compile (torch.compile) or aoti (ahead of time), at load.
+    flow: what gateways let in, send again or answer by less, `given_order=1,retry_share=0.2`, see
+    `serving.flow.settings.parse_flow`.
     rank_diff: what mirrored lists are held against, `min_overlap=0.5,window_s=30`, see
     `drift.settings.parse_rank_diff`. drift: windows and days of the drift monitor, `window_s=60,day_s=3600`, see
     `drift.settings.parse_monitor`. gates: how online gates are judged and what a model's year may spend,
@@ -120,6 +123,7 @@ class PlatformSettings:
     device: str = "cpu"
     precision: str = "fp32"
     compile: str = "none"
+    flow: str = ""
     rank_diff: str = ""
     drift: str = ""
     gates: str = ""
@@ -150,6 +154,7 @@ class PlatformSettings:
             ("device_memory", parse_bytes),
             ("model_weights", parse_weights),
             ("features_url", FeaturesUrl.parse),
+            ("flow", parse_flow),
             ("rank_diff", parse_rank_diff),
             ("drift", parse_monitor),
             ("gates", _parse_gates),

@@ -2,6 +2,7 @@
 
 ```
 RankingError              500  INTERNAL
+  ReplicaFailed           500  INTERNAL            it, or the model, broke; tried once more on another replica
   QueryRefused            400  INVALID_ARGUMENT    names the field and the rule
     UnknownModel          404  NOT_FOUND
     WrongMethod           405  UNIMPLEMENTED
@@ -15,6 +16,7 @@ RankingError              500  INTERNAL
   ReplicaUnhealthy        503  UNAVAILABLE         no replica holds the version
     PlansUnknown          503                      just started, and Redis is away
     ReplicaLost           503                      it died with the query; retried, rarely seen
+    BelowStandard         503                      could only be answered by less than the settings allow
     EventLogFull          503                      feedback cannot be kept safe now
     IdentityUnknown       503                      just started, and nobody says which keys are good
   ControlAway             503  UNAVAILABLE         the controller does not answer; queries go on
@@ -28,6 +30,14 @@ class RankingError(Exception):
 
     status = 500
     retry_after_s: float | None = None
+
+
+class ReplicaFailed(RankingError):
+    """The replica could not answer the query, by its own or the model's fault. process: see `ReplicaLost`."""
+
+    def __init__(self, message: str, process: tuple[str, int] = ("", 0)) -> None:
+        super().__init__(message)
+        self.process = process
 
 
 class QueryRefused(RankingError):
@@ -116,11 +126,19 @@ class PlansUnknown(ReplicaUnhealthy):
 
 
 class ReplicaLost(ReplicaUnhealthy):
-    """The connection to the replica broke while it held the query."""
+    """The connection to the replica broke while it held the query. process: its address and process id, if known."""
+
+    def __init__(self, message: str, process: tuple[str, int] = ("", 0)) -> None:
+        super().__init__(message)
+        self.process = process
 
 
 class RemoteUnfit(ReplicaUnhealthy):
     """The model on the remote server is gone, or is not what was registered."""
+
+
+class BelowStandard(ReplicaUnhealthy):
+    """The answer would have done without more than the settings allow."""
 
 
 class EventLogFull(ReplicaUnhealthy):

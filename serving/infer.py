@@ -11,7 +11,8 @@ from registry.contracts.manifest import TensorSpec
 from registry.contracts.traffic import TrafficPlan
 from serving import metrics, statistics
 from serving.begun import Begun
-from serving.errors import QueryRefused, RankingError, ReplicaUnhealthy, UnknownModel
+from serving.errors import Overloaded, QueryRefused, RankingError, ReplicaUnhealthy, UnknownModel
+from serving.flow.retries import Attempts
 from serving.frames import LoadedVersion
 from serving.permits import Permits
 from serving.rank import Ranker
@@ -108,15 +109,15 @@ class InferService:
         self._queue = HistogramTally(metrics.STAGE_SECONDS.labels("queue")).observe
         self._device = HistogramTally(metrics.STAGE_SECONDS.labels("device")).observe
 
-    async def infer(self, query: InferQuery) -> InferAnswer:
-        """One answer. Raises RankingError."""
+    async def infer(self, query: InferQuery, attempts: Attempts | None = None) -> InferAnswer:
+        """One answer. attempts: what the query has behind it. Raises RankingError."""
         plan, route = self._ranker.plans.get(query.model), None
         try:
-            with self._permits.one():
-                plan = self._plan(query.model)
+            plan = self._plan(query.model)
+            with self._permits.one(query.model, query.deadline_ms / 1000, self._clock):
                 if query.version is None:
                     route = self._ranker.router.of_tensors(plan, query.unit)
-                    return await self._answer(query, plan, route, route.version)
+                    return await self._answer(query, plan, route, route.version, attempts)
                 self._check_version(query.version, plan)
                 return await self._answer(query, plan, None, query.version)
         except RankingError as error:
@@ -133,19 +134,20 @@ class InferService:
         if plan is None or query.version is not None or not self.may_begin(query.model):
             return None
         route, began_s = self._ranker.router.of_tensors(plan, query.unit), self._clock()
-        deadline_s = began_s + query.deadline_ms / 1000
+        allowed_s = query.deadline_ms / 1000
+        deadline_s = began_s + allowed_s
 
         def settle(reply: InferredReply, loaded: LoadedVersion) -> InferAnswer:
             return self._settle(query, plan, route, route.version, loaded, reply, began_s)
 
-        def again(left_ms: int) -> Awaitable[InferAnswer]:
+        def again(left_ms: int, attempts: Attempts) -> Awaitable[InferAnswer]:
             query.deadline_ms = left_ms
-            return self.infer(query)
+            return self.infer(query, attempts)
 
         def refused(error: RankingError) -> None:
             self._ranker.count_refused(query.model, plan, route, error)
 
-        begun = Begun(self._permits, self._clock, deadline_s, settle, again, refused, done)
+        begun = Begun(self._permits, query.model, self._clock, allowed_s, deadline_s, settle, again, refused, done)
 
         def build(loaded: LoadedVersion) -> InferRequest:
             begun.loaded = loaded
@@ -160,7 +162,11 @@ class InferService:
     def may_begin(self, model: str) -> bool:
         """Whether a query for the model may be begun now, as far as that can be told without the query."""
         ranker = self._ranker
-        return model in ranker.plans and model not in ranker.held_back and self._permits.free
+        return model in ranker.plans and model not in ranker.held_back and self._permits.free(model)
+
+    def refused_now(self, model: str) -> Overloaded | None:
+        """See `Ranker.refused_now`."""
+        return self._ranker.refused_now(model)
 
     def _count_named(self, model: str) -> None:
         """An answer by the version in the path: of no arm."""
@@ -260,11 +266,18 @@ class InferService:
         if version not in plan.versions() and not self._pool.has(plan.model, version):
             raise _not_loaded(plan.model, version, self._held(plan.model))
 
-    async def _answer(self, query: InferQuery, plan: TrafficPlan, route: Route | None, version: int) -> InferAnswer:
+    async def _answer(
+        self,
+        query: InferQuery,
+        plan: TrafficPlan,
+        route: Route | None,
+        version: int,
+        attempts: Attempts | None = None,
+    ) -> InferAnswer:
         began_s = self._clock()
         deadline_s = began_s + query.deadline_ms / 1000
         reply, loaded = await self._pool.infer(
-            query.model, version, deadline_s, functools.partial(build_infer, query, max_rows=self._max_rows)
+            query.model, version, deadline_s, functools.partial(build_infer, query, max_rows=self._max_rows), attempts
         )
         return self._settle(query, plan, route, version, loaded, reply, began_s)
 

@@ -18,6 +18,7 @@ from registry.contracts.features import FeatureView
 from registry.contracts.profile import confidences
 from serving import metrics
 from serving.features.tier import RowKeys, Rows, RowTier
+from serving.flow.deadlines import patience_s
 from serving.frames import FailedReply, LoadedVersion, RankedReply, ScoreRequest
 from serving.loaded import LoadedProgram
 
@@ -92,12 +93,15 @@ def score_batch(
     """Ranks every query of a batch. requests: checked, all for this version. timeout_s: see `Program.score`.
 
     Returns replies in the order of the requests. A query whose scores are not finite is ranked once
-    more by itself, and fails alone.
+    more by itself, and fails alone. Who is past the deadline once the rows are there is not ranked.
     """
     began = clock()
     counts = np.array([request.candidates for request in requests])
-    assembled = assemble(loaded, requests, counts, now_ms)
+    patient_s = patience_s([request.deadline_us for request in requests], queue_us)
+    assembled = assemble(loaded, requests, counts, now_ms, patient_s)
     gathered = clock()
+    if gathered - began > patient_s and len(in_time := _in_time(requests, queue_us, gathered - began)) < len(requests):
+        return _without_the_late(loaded, requests, queue_us, now_ms, clock, timeout_s, in_time)
     query_index = np.repeat(np.arange(len(requests)), counts)
     scores = loaded.program.score(assembled.matrix, query_index, timeout_s)
     computed = clock()
@@ -113,12 +117,53 @@ def score_batch(
     ]
 
 
+def _in_time(requests: Sequence[ScoreRequest], queue_us: Sequence[float], took_s: float) -> list[int]:
+    """The places of the requests whose deadline has not passed, so long after their batch was begun."""
+    return [
+        place
+        for place, (request, waited_us) in enumerate(zip(requests, queue_us, strict=True))
+        if request.deadline_us - waited_us > took_s * 1e6
+    ]
+
+
+def _without_the_late(
+    loaded: LoadedModel,
+    requests: Sequence[ScoreRequest],
+    queue_us: Sequence[float],
+    now_ms: int,
+    clock: Callable[[], float],
+    timeout_s: float | None,
+    in_time: Sequence[int],
+) -> list[RankedReply | FailedReply]:
+    """The replies if only the requests in these places are ranked: their rows are in memory now."""
+    late = "the deadline passed while the features were fetched"
+    replies: list[RankedReply | FailedReply] = [FailedReply(request.number, 504, late) for request in requests]
+    metrics.DEADLINES.labels("features").inc(len(requests) - len(in_time))
+    if in_time:
+        ranked = score_batch(
+            loaded,
+            [requests[place] for place in in_time],
+            [queue_us[place] for place in in_time],
+            now_ms,
+            clock,
+            timeout_s,
+        )
+        for place, reply in zip(in_time, ranked, strict=True):
+            replies[place] = reply
+    return replies
+
+
 def assemble(
-    loaded: LoadedModel, requests: Sequence[ScoreRequest], counts: NDArray[np.int64], now_ms: int
+    loaded: LoadedModel,
+    requests: Sequence[ScoreRequest],
+    counts: NDArray[np.int64],
+    now_ms: int,
+    patient_s: float = float("inf"),
 ) -> Assembled:
-    """The model's input for a batch: stored rows, then what came with each query over them."""
+    """The model's input for a batch: stored rows, then what came with each query over them. patient_s: how long
+    they are waited for."""
     total = int(counts.sum())
-    rows = _stored(loaded, requests, total)
+    rows = _stored(loaded, requests, total, patient_s)
     if len(loaded.row_columns) == len(loaded.view.columns):
         matrix = rows.values
     else:
@@ -142,7 +187,7 @@ def assemble(
     return Assembled(matrix, missing, stale, rows.away)
 
 
-def _stored(loaded: LoadedModel, requests: Sequence[ScoreRequest], total: int) -> Rows:
+def _stored(loaded: LoadedModel, requests: Sequence[ScoreRequest], total: int, patient_s: float) -> Rows:
     """The batch's stored rows, the caller's to write on; none are fetched for a query that brought
     all their columns."""
     width = len(loaded.row_columns)
@@ -153,14 +198,16 @@ def _stored(loaded: LoadedModel, requests: Sequence[ScoreRequest], total: int) -
         for request in requests
     ]
     if not any(self_contained):
-        return loaded.tier.fetch(RowKeys.join([RowKeys(request.hashes, request.ids) for request in requests]))
+        keys = RowKeys.join([RowKeys(request.hashes, request.ids) for request in requests])
+        keys.patience_s = patient_s
+        return loaded.tier.fetch(keys)
     values = np.zeros((total, width), dtype=np.float32)
     rows = Rows(values, np.full(total, NEVER_STALE_MS))
     start = 0
     for request, complete in zip(requests, self_contained, strict=True):
         stop = start + request.candidates
         if not complete:
-            fetched = loaded.tier.fetch(RowKeys(request.hashes, request.ids))
+            fetched = loaded.tier.fetch(RowKeys(request.hashes, request.ids, None, patient_s))
             rows.values[start:stop], rows.updated_ms[start:stop] = fetched.values, fetched.updated_ms
             rows.away |= fetched.away
             if fetched.unchecked is not None:

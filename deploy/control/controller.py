@@ -17,7 +17,7 @@ from deploy.control.desk import Desk
 from deploy.control.key_publisher import KeyPublisher
 from deploy.control.local_key import local_key
 from deploy.control.server import ControlServer
-from deploy.gateway.admission import token_key_set, token_verifier
+from deploy.gateway.door import token_key_set, token_verifier
 from deploy.settings import PlatformSettings
 from pipelines.archive.files import Archive
 from pipelines.gates.planning import GatePlanner

@@ -17,7 +17,7 @@ from fastapi import FastAPI
 from prometheus_client import REGISTRY, CollectorRegistry
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from deploy.gateway.admission import Stoppable, gateway_admission
+from deploy.gateway.door import Stoppable, gateway_door
 from deploy.machine import collector, heap
 from deploy.machine.metrics import ProcessCollector
 from deploy.machine.probes import PROCESS_HEADER
@@ -36,6 +36,7 @@ from serving.arm_counts import ArmCounts, CounterPublisher
 from serving.discovery import ReplicaWatcher
 from serving.errors import ReplicaUnhealthy
 from serving.event_log import EventLog
+from serving.flow.settings import parse_flow
 from serving.gateway.access import GuardedApp
 from serving.gateway.app import build_app
 from serving.gateway.control_routes import control_router
@@ -80,6 +81,7 @@ def serve_gateway(settings: PlatformSettings, stop: threading.Event) -> None:
         plan_copy=settings.versions_folder / f"plans-gateway-{settings.replica}.json",
         workers=settings.worker_addresses,
         version_header=settings.version_header,
+        flow=parse_flow(settings.flow),
     )
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_serve(settings, mine, stop))
@@ -90,13 +92,31 @@ async def _serve(settings: PlatformSettings, mine: GatewaySettings, stop: thread
     source = random.SystemRandom()
     ids = RankingIds(ranking_secret(settings), random.Random(source.getrandbits(256)))
     event_log = EventLog(Journal(mine.journal, mine.journal_bytes), RedisStream(redis_client(settings)))
-    pool = ReplicaPool(mine.workers, arena_bytes=mine.arena_bytes)
-    permits = Permits(mine.max_in_flight)
+    flow = mine.flow
+    permits = Permits(mine.max_in_flight, rule=flow.admission)
+    pool = ReplicaPool(
+        mine.workers,
+        arena_bytes=mine.arena_bytes,
+        retry=flow.retry,
+        hedge=flow.hedge,
+        calm=lambda model: not permits.busy(model),
+        coins=random.Random(source.getrandbits(256)),
+    )
     mirror = Mirror(
         pool, event_log, permits, random.Random(source.getrandbits(256)), mine.max_mirrored, mine.mirror_deadline_ms
     )
     counts, coins = ArmCounts(), random.Random(source.getrandbits(256))
-    ranker = Ranker(pool, event_log, ids, permits, mine.log_every, counts=counts, coins=coins, mirror=mirror.offer)
+    ranker = Ranker(
+        pool,
+        event_log,
+        ids,
+        permits,
+        mine.log_every,
+        counts=counts,
+        coins=coins,
+        mirror=mirror.offer,
+        ladder=flow.ladder,
+    )
     process = process_name(f"gateway-{settings.replica}", os.getpid(), time.time_ns() // 1_000_000)
 
     def follow(plans: Plans) -> None:
@@ -130,8 +150,8 @@ async def _serve(settings: PlatformSettings, mine: GatewaySettings, stop: thread
     service = InferService(
         ranker, pool, permits, mine.max_candidates, control=hold if settings.repository_control else None
     )
-    guard = gateway_admission(settings, process)
-    admission = guard.admission if guard is not None else None
+    guard = gateway_door(settings, process)
+    door = guard.door if guard is not None else None
     threads: list[Stoppable] = [*watchers, *(guard.threads if guard is not None else ())]
     control = ControlSettings(address=settings.controller_address)
     regions = Regions(settings.run_folder / "regions") if settings.shared_memory_regions else None
@@ -154,9 +174,7 @@ async def _serve(settings: PlatformSettings, mine: GatewaySettings, stop: thread
 
         listener = _listen(settings.gateway_host, settings.grpc_port)
         trace_ids = random.Random(source.getrandbits(256))
-        return await start_grpc(
-            *(listener, ranker, service, event_log, ids, mine, regions, trace_ids), admission=admission
-        )
+        return await start_grpc(*(listener, ranker, service, event_log, ids, mine, regions, trace_ids), door=door)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -180,15 +198,15 @@ async def _serve(settings: PlatformSettings, mine: GatewaySettings, stop: thread
 
     app.router.lifespan_context = lifespan
     routes = HotRoutes(
-        app if admission is None else GuardedApp(app, admission),
+        app if door is None else GuardedApp(app, door),
         ranker,
         event_log,
         ids,
         mine,
         random.Random(source.getrandbits(256)),
-        infer=OipInfer(service, mine, regions, admission),
+        infer=OipInfer(service, mine, regions, door),
         prefetch=pool.prefetch,
-        admission=admission,
+        door=door,
     )
     server = uvicorn.Server(
         uvicorn.Config(

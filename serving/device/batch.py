@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from serving.features.device import DeviceTier, Located
 from serving.features.tier import RowKeys
+from serving.flow.deadlines import patience_s
 from serving.frames import ScoreRequest
 from serving.scoring import NEVER_STALE_MS, LoadedModel
 
@@ -47,12 +48,12 @@ class BatchPreparer:
         self._sent_place = np.full(self._columns, -1)
         self._sent_place[self.sent_columns] = np.arange(len(self.sent_columns))
 
-    def prepare(self, requests: Sequence[ScoreRequest], now_ms: int) -> PreparedBatch:
+    def prepare(self, requests: Sequence[ScoreRequest], queue_us: Sequence[float], now_ms: int) -> PreparedBatch:
         """requests: checked, all for this version. Looks rows up, and fetches those that are missed."""
         counts = np.array([request.candidates for request in requests], dtype=np.int64)
         ends = np.cumsum(counts)
         staged: dict[str, NDArray[Any]] = {"ends": ends}
-        updated_ms, unchecked, located = self._locate(requests, counts, staged)
+        updated_ms, unchecked, located = self._locate(requests, queue_us, counts, staged)
         try:
             self._send(requests, staged, int(ends[-1]))
         except BaseException:
@@ -74,7 +75,11 @@ class BatchPreparer:
         )
 
     def _locate(
-        self, requests: Sequence[ScoreRequest], counts: NDArray[np.int64], staged: dict[str, NDArray[Any]]
+        self,
+        requests: Sequence[ScoreRequest],
+        queue_us: Sequence[float],
+        counts: NDArray[np.int64],
+        staged: dict[str, NDArray[Any]],
     ) -> tuple[NDArray[np.uint64], NDArray[np.bool_], Located | None]:
         """Stages where the rows are; when they were written, and which may have changed since, both
         (rows,). Queries that bring all of theirs need none."""
@@ -93,6 +98,7 @@ class BatchPreparer:
         keys = RowKeys.join(
             [RowKeys(request.hashes, request.ids) for request, asks in zip(requests, asking, strict=True) if asks]
         )
+        keys.patience_s = patience_s([request.deadline_us for request in requests], queue_us)
         located = self._tier.locate(keys)
         rows = np.flatnonzero(np.repeat(asking, counts))
         cells[rows], updated_ms[rows] = located.cells, located.updated_ms

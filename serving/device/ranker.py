@@ -63,7 +63,7 @@ class DeviceRanker:
         """See `BatchRanker`."""
         began_s = self.clock()
         slot = self._ring.take()
-        prepared = self._preparer.prepare(requests, now_ms)
+        prepared = self._preparer.prepare(requests, queue_us, now_ms)
         batch = DeviceBatch(self, slot, requests, queue_us, now_ms, prepared)
         try:
             batch.enqueue(self._lane)

@@ -29,6 +29,7 @@ from registry.contracts.ids import RankingIds, model_tag
 from serving import metrics
 from serving.errors import (
     BodyTooLarge,
+    DeadlineExceeded,
     NotAuthenticated,
     QueryRefused,
     RankingError,
@@ -37,8 +38,9 @@ from serving.errors import (
     WrongMethod,
 )
 from serving.event_log import EventLog
+from serving.flow.deadlines import DEADLINE_HEADER, within
 from serving.gateway.schema import VERSION_HEADER, asked_version, read_feedback, read_prefetch, read_rank, write_ranking
-from serving.identity.admission import Admission, Visit
+from serving.identity.door import Door, Visit
 from serving.rank import Ranker, Ranking, RankQuery
 from serving.settings import GatewaySettings
 
@@ -48,7 +50,7 @@ log = logging.getLogger(__name__)
 MODELS_PREFIX, RANK_SUFFIX = "/v1/models/", "/rank"
 FEEDBACK_PATH, PREFETCH_PATH = "/v1/feedback", "/v1/prefetch"
 _INFER_PATH = re.compile(r"/v2/models/(?P<model>[^/]+)(?:/versions/(?P<version>[^/]+))?/infer")
-_VERSION_HEADER = VERSION_HEADER.encode()
+_VERSION_HEADER, _DEADLINE_HEADER = VERSION_HEADER.encode(), DEADLINE_HEADER.encode()
 _TRACEPARENT = re.compile(rb"00-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 
 
@@ -119,10 +121,10 @@ class HotRoutes:
         wall_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
         infer: InferRoute | None = None,
         prefetch: Prefetch | None = None,
-        admission: Admission | None = None,
+        door: Door | None = None,
     ) -> None:
-        """admission: None where queries are open to everybody, and have no quotas."""
-        self._infer, self._prefetch, self._admission = infer, prefetch, admission
+        """door: None where queries are open to everybody, and have no quotas."""
+        self._infer, self._prefetch, self._door = infer, prefetch, door
         self._rest, self._ranker, self._event_log, self._ids = rest, ranker, event_log, ids
         self._settings, self._random, self._wall_ms = settings, random, wall_ms
 
@@ -171,8 +173,8 @@ class HotRoutes:
             if isinstance(body, bytes | memoryview):
                 given = body
             else:
-                if self._admission is not None:  # before a byte of the body is read
-                    (await self._admission.welcome(headers, route.model)).check()
+                if self._door is not None:  # before a byte of the body is read
+                    (await self._door.welcome(headers, route.model)).check()
                 given = await body()
             return await route.handle(given, headers, trace_id)
         except RankingError as error:
@@ -187,10 +189,10 @@ class HotRoutes:
 
     def lets_in(self, route: HotRoute, headers: Headers) -> bool:
         """Whether the body of a request with these headers is worth waiting for; the long way says why not."""
-        if self._admission is None:
+        if self._door is None:
             return True
         try:
-            self._admission.enter(headers, route.model)
+            self._door.enter(headers, route.model)
         except RankingError:
             return False
         return True
@@ -199,8 +201,10 @@ class HotRoutes:
         visit = await self._visit(headers, model)
         try:
             query = self._read_rank(model, body, headers, trace_id)
-        except QueryRefused:
-            metrics.ANSWERS.labels(model if model in self._ranker.plans else "", "", 400).inc()
+        except (QueryRefused, DeadlineExceeded) as error:
+            metrics.ANSWERS.labels(model if model in self._ranker.plans else "", "", error.status).inc()
+            if isinstance(error, DeadlineExceeded):
+                metrics.DEADLINES.labels("gateway").inc()
             raise
         if visit is not None:
             await visit.admitted(len(query.item_ids))
@@ -208,15 +212,16 @@ class HotRoutes:
 
     async def _visit(self, headers: Headers, model: str | None) -> Visit | None:
         """Raises NotAuthenticated, NotAllowed, or QuotaExceeded if that is known already."""
-        if self._admission is None:
+        if self._door is None:
             return None
-        visit = await self._admission.welcome(headers, model)
+        visit = await self._door.welcome(headers, model)
         visit.check()
         return visit
 
     def _read_rank(self, model: str, body: Body, headers: Headers, trace_id: str) -> RankQuery:
         query = read_rank(model, body, self._settings, trace_id)
         query.version = asked_version(headers.get(_VERSION_HEADER), self._settings)
+        query.deadline_ms = within(headers.get(_DEADLINE_HEADER), query.deadline_ms)
         return query
 
     def _begin_rank(
@@ -225,8 +230,11 @@ class HotRoutes:
         """See `Begin`."""
         visit = None
         try:
-            if self._admission is not None:
-                visit = self._admission.enter(headers, model)
+            if self._door is not None:
+                visit = self._door.enter(headers, model)
+            if (refused := self._ranker.refused_now(model)) is not None:
+                answered(answer_of(refused))
+                return told_already
             query = self._read_rank(model, body, headers, self._trace_id(headers.get(b"traceparent", b"")))
         except RankingError:
             return None  # read once more on the long way, which says why
@@ -314,6 +322,10 @@ async def send_answer(answer: Answer, send: Send) -> None:
     ]
     await send({"type": "http.response.start", "status": answer.status, "headers": sent})
     await send({"type": "http.response.body", "body": answer.body})
+
+
+def told_already() -> None:
+    """Takes back a request that was answered before it was begun."""
 
 
 def answer_of(error: RankingError) -> Answer:

@@ -5,23 +5,25 @@ from collections.abc import Callable
 
 from serving import metrics
 from serving.compression import WORTH_A_THREAD_BYTES, compressed, decompressed, wanted_encoding
-from serving.errors import QueryRefused, RankingError, UnknownModel
-from serving.gateway.http import Answer, Headers, answer_of
+from serving.errors import DeadlineExceeded, QueryRefused, RankingError, UnknownModel
+from serving.flow.deadlines import DEADLINE_HEADER, within
+from serving.gateway.http import Answer, Headers, answer_of, told_already
 from serving.gateway.oip_request import ParsedInfer, read_binary, read_infer
 from serving.gateway.oip_response import write_infer
-from serving.identity.admission import Admission
+from serving.identity.door import Door
 from serving.infer import InferAnswer, InferService, rows_of
 from serving.regions import Regions
 from serving.settings import GatewaySettings
 
 _BINARY, _JSON = b"application/octet-stream", b"application/json"
+_DEADLINE = DEADLINE_HEADER.encode()
 _HEADER_LENGTH = b"inference-header-content-length"
 
 
 class OipInfer:
     """`POST /v2/models/{model}[/versions/{version}]/infer`, as `HotRoutes` mounts it.
 
-    regions: None where shared memory is off. admission: None where queries are open to everybody.
+    regions: None where shared memory is off. door: None where queries are open to everybody.
     """
 
     def __init__(
@@ -29,17 +31,17 @@ class OipInfer:
         service: InferService,
         settings: GatewaySettings,
         regions: Regions | None = None,
-        admission: Admission | None = None,
+        door: Door | None = None,
     ) -> None:
-        self._service, self._settings, self._regions, self._admission = service, settings, regions, admission
+        self._service, self._settings, self._regions, self._door = service, settings, regions, door
 
     async def __call__(
         self, model: str, version: str, body: bytes | memoryview, headers: Headers, trace_id: str
     ) -> Answer:
         """The answer. version: empty leaves it to the traffic plan. Raises RankingError."""
         visit = None
-        if self._admission is not None:
-            visit = await self._admission.welcome(headers, model)
+        if self._door is not None:
+            visit = await self._door.welcome(headers, model)
             visit.check()
         try:
             if (encoding := headers.get(b"content-encoding")) is not None:
@@ -47,8 +49,11 @@ class OipInfer:
             number = version_of(version) if version else None
             length = header_length_of(headers[_HEADER_LENGTH]) if _HEADER_LENGTH in headers else None
             parsed = read_infer(model, number, body, length, self._settings, self._regions)
-        except QueryRefused as error:
+            parsed.query.deadline_ms = within(headers.get(_DEADLINE), parsed.query.deadline_ms)
+        except (QueryRefused, DeadlineExceeded) as error:
             metrics.ANSWERS.labels(self._known(model), "", error.status).inc()
+            if isinstance(error, DeadlineExceeded):
+                metrics.DEADLINES.labels("gateway").inc()
             raise
         parsed.query.trace_id = trace_id
         if visit is not None:
@@ -68,17 +73,24 @@ class OipInfer:
     ) -> Callable[[], None] | None:
         """See `http.Begin`. For requests that are not compressed: binary both ways in a layout that is
         known, or all JSON."""
+        if (refused := self._service.refused_now(model)) is not None:
+            answered(answer_of(refused))
+            return told_already
         if b"content-encoding" in headers or b"accept-encoding" in headers:
             return None
         visit = None
-        if self._admission is not None:
+        if self._door is not None:
             try:
-                visit = self._admission.enter(headers, model)
+                visit = self._door.enter(headers, model)
             except RankingError:
                 return None
         parsed = self._read(model, body, headers.get(_HEADER_LENGTH))
         if parsed is None:
             return None
+        try:
+            parsed.query.deadline_ms = within(headers.get(_DEADLINE), parsed.query.deadline_ms)
+        except (QueryRefused, DeadlineExceeded):
+            return None  # said on the long way
 
         def done(result: InferAnswer | RankingError) -> None:
             try:

@@ -1,209 +1,159 @@
-"""Who is let in, by key, role, model and line; and that it is forgotten at once when keys change."""
+"""The number of queries in flight: held against a simulated device, in simulated time."""
 
-import asyncio
-from collections.abc import Iterator
+import heapq
+import random
+from dataclasses import dataclass
 
+import numpy as np
 import pytest
-from prometheus_client import REGISTRY
+from hypothesis import given
+from hypothesis import strategies as st
 
-from serving.errors import IdentityUnknown, NotAllowed, NotAuthenticated, QueryRefused, QuotaExceeded
-from serving.identity.key_sets import KeySet
-from serving.identity.tokens import TokenVerifier
-from serving.settings import QuotaSettings, Rates, parse_quotas
-from tests.builders import NOW_MS
-from tests.serving.admissions import Keys, a_text, an_admission, bearer, running_leases
-from tests.serving.issuers import Issuer, an_issuer, rsa_key
+from serving.errors import Overloaded
+from serving.flow.admission import Admission, AdmissionRule
+from serving.flow.settings import parse_flow
+from serving.permits import Permits
 
 
-@pytest.fixture
-def keys() -> Keys:
-    return Keys()
+@given(st.lists(st.tuples(st.booleans(), st.one_of(st.none(), st.floats(0, 3))), max_size=400), st.integers(4, 600))
+def test_the_limit_stays_between_its_bounds_whatever_happens(steps: list[tuple[bool, float | None]], most: int) -> None:
+    bound = Admission(AdmissionRule(), most)
+    for comes, used in steps:
+        if comes and bound.free:
+            bound.taken += 1
+        elif bound.taken:
+            bound.ended(used)
+        assert AdmissionRule().least <= bound.limit <= most
 
 
-@pytest.fixture
-def issuer() -> Iterator[Issuer]:
-    with an_issuer() as issuer:
-        yield issuer
+@dataclass
+class Served:
+    """What a simulated device did. times_s: of those who were in time, from arrival to answer. late: those who were
+    not, and cost as much."""
+
+    times_s: list[float]
+    late: int
+    refused: int
 
 
-def test_a_known_key_is_let_in_for_its_models(keys: Keys) -> None:
-    key_id = keys.make(models=("one", "two"))
-    admission = an_admission(keys)
+def simulate(
+    bound: Admission, rate: float, seconds: float, deadline_s: float, seed: int, capacity: float = 200.0
+) -> Served:
+    """A device that does one query after another, each in 1 / capacity s on average, the oldest first. Those who
+    are past their deadline when their turn comes are dropped, as the worker does."""
+    source, served = random.Random(seed), Served([], 0, 0)
+    arrivals, now_s, free_at_s = [], 0.0, 0.0
+    while now_s < seconds:
+        now_s += source.expovariate(rate)
+        arrivals.append(now_s)
+    ends: list[tuple[float, float, float]] = []  # when, waited, took in all
 
-    visit = admission.enter(bearer(a_text()), "one")
-    assert visit.principal is not None and visit.principal.id == key_id
-    assert admission.enter(bearer(a_text()), "one") is visit
-    with pytest.raises(NotAllowed, match="is for one, two: 'three' is not one of them"):
-        admission.enter(bearer(a_text()), "three")
-    visit = admission.enter(bearer(a_text()), None)
-    with pytest.raises(NotAllowed):
-        visit.check_model("three")
+    def end_until(until_s: float) -> None:
+        while ends and ends[0][0] <= until_s:
+            _, waited_s, total_s = heapq.heappop(ends)
+            bound.ended(waited_s / deadline_s)
+            if total_s <= deadline_s:
+                served.times_s.append(total_s)
+            else:
+                served.late += 1
+
+    for arrived_s in arrivals:
+        end_until(arrived_s)
+        if not bound.free:
+            served.refused += 1
+            continue
+        bound.taken += 1
+        begins_s = max(arrived_s, free_at_s)
+        if begins_s - arrived_s >= deadline_s:
+            heapq.heappush(ends, (arrived_s + deadline_s, deadline_s, 2 * deadline_s))
+            continue
+        free_at_s = begins_s + source.expovariate(capacity)
+        heapq.heappush(ends, (free_at_s, begins_s - arrived_s, free_at_s - arrived_s))
+    end_until(float("inf"))
+    return served
 
 
-def test_a_role_reaches_as_far_as_it_says(keys: Keys) -> None:
-    keys.make(0, "caller")
-    keys.make(1, "operator")
-    admission = an_admission(keys)
+@pytest.mark.parametrize("seed", range(5))
+def test_at_three_times_its_capacity_a_device_does_as_much_as_at_one_and_in_time(seed: int) -> None:
+    bound = Admission(AdmissionRule(), most=512)
+    simulate(bound, rate=600.0, seconds=10.0, deadline_s=0.5, seed=seed)  # until the limit is found
+    served = simulate(bound, rate=600.0, seconds=60.0, deadline_s=0.5, seed=100 + seed)
 
-    admission.enter(bearer(a_text(0)), "m", "caller")
-    admission.enter(bearer(a_text(1)), "m", "operator")
-    with pytest.raises(NotAllowed, match="has the role caller: this needs operator"):
-        admission.enter(bearer(a_text(0)), "m", "operator")
+    assert len(served.times_s) >= 0.9 * 200 * 60
+    assert np.quantile(served.times_s, 0.99) < 0.5
+    assert served.late <= 0.01 * len(served.times_s)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_without_the_rule_the_same_device_works_for_those_who_are_too_late(seed: int) -> None:
+    """What the rule is for: the bound that fits another model lets everybody wait until it is too late."""
+    bound = Admission(AdmissionRule(on=False), most=512)
+    served = simulate(bound, rate=600.0, seconds=60.0, deadline_s=0.5, seed=seed)
+
+    assert np.quantile(served.times_s, 0.5) > 0.45
+
+
+def test_after_the_overload_everybody_is_let_in_again() -> None:
+    bound = Admission(AdmissionRule(), most=512)
+    simulate(bound, rate=600.0, seconds=20.0, deadline_s=0.5, seed=1)
+    assert bound.limit < 200
+
+    served = simulate(bound, rate=100.0, seconds=20.0, deadline_s=0.5, seed=2)
+    assert served.refused == 0
+    assert len(served.times_s) >= 0.999 * 2000 * 0.9
+
+
+def test_a_deadline_that_is_short_for_the_model_is_not_held_against_the_number_in_flight() -> None:
+    bound = Admission(AdmissionRule(), most=512)
+    for _ in range(10_000):  # answered in 90 % of their time, without having waited
+        bound.taken += 1
+        bound.ended(used=0.0)
+
+    assert bound.limit == 512
+
+
+def test_outcomes_of_who_was_let_in_before_the_limit_fell_do_not_let_it_fall_again() -> None:
+    bound = Admission(AdmissionRule(round=10), most=100)
+    bound.taken = 100
+    for _ in range(10):
+        bound.ended(1.0)
+    assert bound.limit == 50.0
+
+    for _ in range(90):  # they were in flight then
+        bound.ended(1.0)
+    assert bound.limit == 50.0
+
+
+def test_one_model_that_is_slow_takes_no_permits_from_another() -> None:
+    permits = Permits(64, rule=AdmissionRule(round=8))
+    for _ in range(20):
+        for one in [permits.take("slow") for _ in range(permits.limits.get("slow", 8))]:
+            permits.give(one, used=1.0)
+    held = [permits.take("slow") for _ in range(permits.limits["slow"])]
+
+    assert len(held) == AdmissionRule().least
+    with pytest.raises(Overloaded):
+        permits.take("slow")
+    assert len([permits.take("quick") for _ in range(60)]) == 60
 
 
 @pytest.mark.parametrize(
-    "headers",
+    ("told", "rule"),
     [
-        {},
-        {b"authorization": b""},
-        {b"authorization": b"Bearer"},
-        {b"authorization": b"Bearer "},
-        {b"authorization": b"Basic " + a_text().encode()},
-        {b"authorization": a_text().encode()},
-        bearer(a_text(1)),
-        bearer(a_text()[:-1]),
-        bearer(a_text() + "A"),
-        {b"authorization": b"Bearer \xff\xfe"},
+        ("retry_share=2", "0 <= retry_share <= 1"),
+        ("hedge=yes", "expected hedge=1 or hedge=0"),
+        ("hegde=1", "expected one of stale_features"),
+        ("cached_s=soon", "0 <= cached_s"),
     ],
 )
-def test_who_has_no_good_key_is_refused_and_told_how_to_get_one(keys: Keys, headers: dict[bytes, bytes]) -> None:
-    keys.make()
-
-    with pytest.raises(NotAuthenticated, match="sluice keys create") as caught:
-        an_admission(keys).enter(headers, "m")
-    assert a_text()[15:] not in str(caught.value)
+def test_a_setting_that_is_wrong_is_refused_with_its_rule(told: str, rule: str) -> None:
+    with pytest.raises(ValueError, match=rule):
+        parse_flow(told)
 
 
-def test_a_key_ends_at_its_moment_also_for_who_was_let_in_before(keys: Keys) -> None:
-    keys.make(expires_ms=NOW_MS + 1000)
-    now_ms = [NOW_MS]
-    admission = an_admission(keys)
-    admission._wall_ms = lambda: now_ms[0]
+def test_settings_change_what_they_name_and_nothing_else() -> None:
+    flow = parse_flow("retry_share=0.3, hedge=0, cached_bytes=1000, adaptive=0, deadline_share=0.25, given_order=1")
 
-    admission.enter(bearer(a_text()), "m")
-    now_ms[0] = NOW_MS + 999
-    admission.enter(bearer(a_text()), "m")
-    now_ms[0] = NOW_MS + 1000
-    with pytest.raises(NotAuthenticated, match="has expired"):
-        admission.enter(bearer(a_text()), "m")
-
-
-def test_a_revoked_key_is_refused_as_soon_as_the_sheet_says_so(keys: Keys) -> None:
-    key_id = keys.make()
-    admission = an_admission(keys)
-    admission.enter(bearer(a_text()), "m")
-    keys.ring.revoke(key_id, NOW_MS)
-    admission.enter(bearer(a_text()), "m")  # the sheet is on its way
-    keys.follow()
-
-    with pytest.raises(NotAuthenticated, match="revoked"):
-        admission.enter(bearer(a_text()), "m")
-
-
-def test_a_rotated_key_is_let_in_by_both_texts_until_the_old_one_ends(keys: Keys) -> None:
-    key_id = keys.make()
-    keys.ring.rotate(key_id, a_text(1), NOW_MS, grace_ms=1000)
-    keys.follow()
-
-    for number in (0, 1):
-        visit = an_admission(keys).enter(bearer(a_text(number)), "m")
-        assert visit.principal is not None and visit.principal.id == key_id
-    later = an_admission(keys, wall_ms=NOW_MS + 1000)
-    later.enter(bearer(a_text(1)), "m")
-    with pytest.raises(NotAuthenticated):
-        later.enter(bearer(a_text(0)), "m")
-
-
-def test_before_the_first_sheet_nobody_is_said_to_be_unknown(keys: Keys) -> None:
-    with pytest.raises(IdentityUnknown, match="not known yet"):
-        an_admission(keys).enter(bearer(a_text()), "m")
-    with pytest.raises(NotAuthenticated):
-        an_admission(keys).enter({}, "m")
-
-
-def test_which_keys_were_used_is_told_once(keys: Keys) -> None:
-    key_id = keys.make()
-    keys.make(1)
-    admission = an_admission(keys)
-    admission.enter(bearer(a_text()), "m")
-
-    assert admission.drain_used() == {key_id: NOW_MS}
-    assert admission.drain_used() == {}
-
-
-def test_refusals_are_counted_by_reason(keys: Keys) -> None:
-    keys.make(models=("one",))
-    admission = an_admission(keys)
-
-    def count(reason: str) -> float:
-        return REGISTRY.get_sample_value("serving_admission_refusals_total", {"reason": reason}) or 0.0
-
-    before = {reason: count(reason) for reason in ("none", "key", "reach")}
-
-    async def scenario() -> None:
-        for headers, model in (({}, "one"), (bearer(a_text(1)), "one"), (bearer(a_text()), "two")):
-            with pytest.raises((NotAuthenticated, NotAllowed)):
-                await admission.welcome(headers, model)
-
-    asyncio.run(scenario())
-    assert {reason: count(reason) - before[reason] for reason in before} == {"none": 1, "key": 1, "reach": 1}
-
-
-def test_a_token_is_let_in_and_one_of_a_new_key_after_a_look_at_the_issuer(keys: Keys, issuer: Issuer) -> None:
-    settings = issuer.settings(models_claim="models")
-    key_set = KeySet(settings, clock=lambda: clock[0])
-    clock = [0.0]
-    key_set.refresh()
-    admission = an_admission(keys, tokens=TokenVerifier(settings, key_set))
-    issuer.keys["r2"] = rsa_key(2)
-    clock[0] = 20.0
-
-    async def scenario() -> None:
-        told = [await admission.welcome(bearer(issuer.token(key, models="m")), "m") for key in ("r1", "r2")]
-        assert [visit.principal is not None and visit.principal.name for visit in told] == ["ann", "ann"]
-        with pytest.raises(NotAllowed, match="token of 'ann' is for m: 'other' is not one of them"):
-            await admission.welcome(bearer(issuer.token("r1", models="m")), "other")
-
-    asyncio.run(scenario())
-    assert issuer.asked == 2
-
-
-def test_a_query_draws_on_the_line_of_its_key_else_on_the_one_it_names_else_on_its_models(keys: Keys) -> None:
-    keys.make(0)
-    keys.make(1, line="ads")
-    quotas = parse_quotas("search=1/0,ads=1/0,shop=1/0")
-    admission = an_admission(keys, quotas=quotas)
-
-    def lines(number: int, model: str, **more: str) -> list[str]:
-        charges = admission.enter(bearer(a_text(number), **more), model)._charges
-        return [meter.quota.name for meter, _ in charges]
-
-    assert lines(0, "search") == ["line:search:requests"]
-    assert lines(0, "search", x_sluice_line="shop") == ["line:shop:requests"]
-    assert lines(0, "unlimited") == []
-    assert lines(1, "search", x_sluice_line="shop") == ["line:ads:requests"]
-    with pytest.raises(QueryRefused, match="expected one of ads, search, shop"):
-        lines(0, "search", x_sluice_line="made-up")
-
-
-def test_where_queries_are_open_lines_still_have_their_quotas(keys: Keys) -> None:
-    async def scenario() -> None:
-        quotas = QuotaSettings(lines={"search": Rates(0.001, 0)}, burst_s=2000.0)
-        async with running_leases(quotas) as leases:
-            admission = an_admission(keys, closed=False, quotas=quotas, leases=leases)
-            for _ in range(2):
-                await admission.enter({}, "search").admitted(1)
-            await admission.enter({}, "other").admitted(1)
-            with pytest.raises(QuotaExceeded, match=r"line 'search' has a quota of 0\.001 requests/s"):
-                await admission.enter({}, "search").admitted(1)
-
-    asyncio.run(scenario())
-
-
-def test_what_is_remembered_is_bounded(keys: Keys) -> None:
-    keys.make()
-    admission = an_admission(keys)
-    for number in range(10_000):
-        admission.enter(bearer(a_text()), f"model-{number}")
-
-    assert len(admission._visits) <= 4096
+    assert (flow.retry.share, flow.hedge.on, flow.admission.on, flow.admission.aim) == (0.3, False, False, 0.25)
+    assert (flow.ladder.cached_bytes, flow.ladder.given_order, flow.ladder.cached_order) == (1000, True, True)
+    assert parse_flow("") == parse_flow("hedge=1,retry_share=0.1")

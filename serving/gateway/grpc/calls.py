@@ -11,6 +11,7 @@ from enum import IntEnum
 from typing import Protocol
 from urllib.parse import quote
 
+from serving import metrics
 from serving.errors import DeadlineExceeded, RankingError
 
 MAX_STATUS_BYTES = 4096
@@ -127,6 +128,7 @@ class Call:
             return default_ms if asked_ms is None else asked_ms
         left_ms = int((self.deadline_s - self.clock()) * 1000)
         if left_ms < 1:
+            metrics.DEADLINES.labels("gateway").inc()
             raise DeadlineExceeded("the call's deadline passed before it was begun")
         return min(left_ms, limit_ms if asked_ms is None else asked_ms)
 

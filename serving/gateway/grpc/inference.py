@@ -16,7 +16,7 @@ from serving.gateway.protos.open_inference_pb2 import (
     ModelInferResponse,
     ModelStreamInferResponse,
 )
-from serving.identity.admission import Admission
+from serving.identity.door import Door
 from serving.infer import InferAnswer, InferService, rows_of
 from serving.regions import Regions
 from serving.settings import GatewaySettings
@@ -36,16 +36,16 @@ def decode(kind: type[Request], message: bytes | memoryview) -> Request:
 
 
 class Inference:
-    """regions: None where shared memory is off. admission: None where queries are open to everybody."""
+    """regions: None where shared memory is off. door: None where queries are open to everybody."""
 
     def __init__(
         self,
         service: InferService,
         settings: GatewaySettings,
         regions: Regions | None = None,
-        admission: Admission | None = None,
+        door: Door | None = None,
     ) -> None:
-        self._service, self._settings, self._regions, self._admission = service, settings, regions, admission
+        self._service, self._settings, self._regions, self._door = service, settings, regions, door
 
     async def infer(self, call: Call, message: bytes | memoryview) -> bytes:
         """One answer. Raises RankingError."""
@@ -69,9 +69,9 @@ class Inference:
         if query is None:
             return None
         visit = None
-        if self._admission is not None:
+        if self._door is not None:
             try:
-                visit = self._admission.enter(call.fields, query.model)
+                visit = self._door.enter(call.fields, query.model)
             except RankingError:
                 return None
 
@@ -114,8 +114,8 @@ class Inference:
 
     async def _answer(self, call: Call, request: ModelInferRequest) -> ModelInferResponse:
         settings, visit = self._settings, None
-        if self._admission is not None:
-            visit = await self._admission.welcome(call.fields, request.model_name)
+        if self._door is not None:
+            visit = await self._door.welcome(call.fields, request.model_name)
             visit.check()
         try:
             parsed = read_infer(request, settings, self._regions)

@@ -21,7 +21,7 @@ from serving.gateway.schema import (
     feedback_events,
     rank_query,
 )
-from serving.identity.admission import Admission, Visit
+from serving.identity.door import Door, Visit
 from serving.rank import Ranker, Ranking
 from serving.settings import GatewaySettings
 
@@ -39,10 +39,10 @@ class RankingService:
         ids: RankingIds,
         settings: GatewaySettings,
         wall_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
-        admission: Admission | None = None,
+        door: Door | None = None,
     ) -> None:
-        """admission: None where queries are open to everybody."""
-        self._admission = admission
+        """door: None where queries are open to everybody."""
+        self._door = door
         self._ranker, self._event_log, self._ids = ranker, event_log, ids
         self._settings, self._wall_ms = settings, wall_ms
 
@@ -71,9 +71,9 @@ class RankingService:
 
     async def _visit(self, call: Call, model: str | None) -> Visit | None:
         """Raises NotAuthenticated, NotAllowed, or QuotaExceeded if that is known already."""
-        if self._admission is None:
+        if self._door is None:
             return None
-        visit = await self._admission.welcome(call.fields, model)
+        visit = await self._door.welcome(call.fields, model)
         visit.check()
         return visit
 

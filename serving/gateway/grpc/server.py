@@ -9,7 +9,7 @@ from serving.errors import RankingError
 from serving.gateway.grpc.calls import Code, Methods, Status
 from serving.gateway.grpc.connection import Connection, Service
 from serving.gateway.grpc.heads import RequestHead, understand
-from serving.identity.admission import Admission
+from serving.identity.door import Door
 from serving.settings import GrpcSettings
 from serving.tally import CounterTally
 
@@ -17,13 +17,13 @@ from serving.tally import CounterTally
 class GrpcServer:
     """Serves the methods to everybody who connects.
 
-    random: makes trace ids for calls that bring none. admission: None where methods are open to everybody.
+    random: makes trace ids for calls that bring none. door: None where methods are open to everybody.
     """
 
     def __init__(
-        self, methods: Methods, settings: GrpcSettings, random: random.Random, admission: Admission | None = None
+        self, methods: Methods, settings: GrpcSettings, random: random.Random, door: Door | None = None
     ) -> None:
-        self._random, self._admission = random, admission
+        self._random, self._door = random, door
         self._connections: set[Connection] = set()
         self._counts: dict[tuple[str, Code], CounterTally] = {}
         self._listening: asyncio.Server | None = None
@@ -77,12 +77,12 @@ class GrpcServer:
 
     def _refusal(self, head: RequestHead) -> RankingError | None:
         """Of whoever is not known or not let in, whatever the call is about: secure for every method in the table."""
-        admission = self._admission
-        if admission is None or not admission.closed or head.method is None or head.method.open:
+        door = self._door
+        if door is None or not door.closed or head.method is None or head.method.open:
             return None
-        error = admission.early_refusal(head.fields)
+        error = door.early_refusal(head.fields)
         if error is not None:
-            admission.count(error)
+            door.count(error)
         return error
 
     def _count(self, head: RequestHead, status: Status) -> None:

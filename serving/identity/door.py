@@ -1,4 +1,4 @@
-"""Admission: who may ask, about which models, and how much. In front of everything that a request costs.
+"""The door: who may ask, about which models, and how much. In front of everything that a request costs.
 
 A query draws on the quota of its key or token, and on that of its line: the one that its key or token is bound to,
 else the one that it names (`X-Sluice-Line`), else the one with its model's name, if there is such a quota.
@@ -96,7 +96,7 @@ class Visit:
             raise error
 
 
-class Admission:
+class Door:
     """Lets requests in. One thread uses it.
 
     tokens: None where only keys count. leases: None without any quota.
@@ -172,7 +172,7 @@ class Admission:
 
     def count(self, error: RankingError) -> None:
         """Notes a refusal, by its reason."""
-        metrics.ADMISSION_REFUSALS.labels(_reason(error)).inc()
+        metrics.DOOR_REFUSALS.labels(_reason(error)).inc()
 
     def _visit(self, authorization: bytes, model: str | None, role: Role, line: bytes | None, now_ms: int) -> Visit:
         principal, until_ms = None, _FOR_EVER_MS
