@@ -19,7 +19,9 @@ from typing import Any
 from deploy.database_url import database_url
 from deploy.errors import SettingsError
 from deploy.features.url import FeaturesUrl, without_password
+from deploy.telemetry.settings import parse_traces
 from drift.settings import parse_monitor, parse_rank_diff
+from drift.windows.segments import parse_segments
 from serving.addresses import TcpAddress, UnixAddress, parse_address
 from serving.budget import parse_budgets, parse_bytes
 from serving.flow.settings import parse_flow
@@ -75,8 +77,9 @@ class PlatformSettings:
     `serving.flow.settings.parse_flow`.
     rank_diff: what mirrored lists are held against, `min_overlap=0.5,window_s=30`, see
     `drift.settings.parse_rank_diff`. drift: windows and days of the drift monitor, `window_s=60,day_s=3600`, see
-    `drift.settings.parse_monitor`. gates: how online gates are judged and what a model's year may spend,
-    `period_s=30,yearly_alpha=0.3`, see `pipelines.settings.GateSettings`.
+    `drift.settings.parse_monitor`; drift_segments: parts of a model's rankings that are watched apart,
+    `search:query_terms<2<5`, see `drift.windows.segments.parse_segments`. gates: how online gates are judged and
+    what a model's year may spend, `period_s=30,yearly_alpha=0.3`, see `pipelines.settings.GateSettings`.
     retrain_anchor: a day on which a window of retraining begins, in UTC. retraining: when models learn anew and from
     what, `days=14,collect_days=7,cool_down_days=3`, see `pipelines.settings.RetrainSettings`; train: how,
     `loss=lambdaloss,hidden=64:32`, see `TrainSettings`; run_limits: how long a step of a run may take, in s,
@@ -90,6 +93,8 @@ class PlatformSettings:
     audit_days: how long the audit log of control calls is kept.
     What may hold a secret (control_url, mlflow_backend, features_url, jwt_secret) may be in a file instead, which
     `SLUICE_CONTROL_URL_FILE` and so on names.
+    traces: where traces go and which, `endpoint=http://host:4318,ratio=0.01`, see `deploy.telemetry.settings`; empty:
+    nowhere.
     Raises SettingsError, naming key, value and rule.
     """
 
@@ -126,6 +131,7 @@ class PlatformSettings:
     flow: str = ""
     rank_diff: str = ""
     drift: str = ""
+    drift_segments: str = ""
     gates: str = ""
     retrain_anchor: str = "2026-01-05"
     retraining: str = ""
@@ -140,6 +146,7 @@ class PlatformSettings:
     jwt_secret: str = field(default="", repr=False)
     development: bool = False
     audit_days: int = 400
+    traces: str = ""
     log_level: str = "INFO"
     replica: int = 0
 
@@ -157,11 +164,13 @@ class PlatformSettings:
             ("flow", parse_flow),
             ("rank_diff", parse_rank_diff),
             ("drift", parse_monitor),
+            ("drift_segments", parse_segments),
             ("gates", _parse_gates),
             ("retrain_anchor", lambda anchor: _parse_retraining("", anchor)),
             ("retraining", _parse_retraining),
             ("train", _parse_train),
             ("run_limits", _parse_limits),
+            ("traces", parse_traces),
             ("control_url", database_url),
             ("mlflow_backend", database_url),
             ("control_address", parse_address),

@@ -10,7 +10,7 @@ class Principal(msgspec.Struct, frozen=True):
 
     id: of the key, or made of a token's issuer and subject; at most 64 characters. models: that it may ask about;
     empty: all. until_ms: when the proof ends, None: when it is taken back. requests_per_s, candidates_per_s: its
-    quota, 0: the platform's default. line: whose quota its queries draw on, empty: see `door`.
+    quota, 0: the platform's default. line: whose quota its queries draw on, empty: see `doorkeeper`.
     """
 
     id: str

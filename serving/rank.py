@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import math
 import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from registry.contracts.events import SCHEMA, RankingEvent
 from registry.contracts.ids import RankingIds, model_tag
+from registry.contracts.traces import UNTRACED, Trace
 from registry.contracts.traffic import Arm, Experiment, TrafficPlan
 from serving import metrics
 from serving.arm_counts import ArmCounts
@@ -47,6 +49,9 @@ from serving.replicas import ReplicaPool
 from serving.router import BREAKING, EXPLORING, Route, Router
 from serving.shown import Shown, as_ranked, certain, explored, interleaved, left_alone
 from serving.tally import CounterTally, HistogramTally
+from serving.tracing.doors import HTTP_RANK, Door
+from serving.tracing.spans import Stages
+from serving.tracing.tracer import Tracer, of_model
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +82,8 @@ class RankQuery:
     query_id: str = ""
     query_features: dict[str, float] | None = None
     candidate_features: dict[str, NDArray[np.float32]] | None = None
-    trace_id: str = ""
+    trace: Trace = UNTRACED
+    door: Door = HTTP_RANK
     priority: int = 0
     version: int = 0
 
@@ -103,6 +109,7 @@ class Ranker:
 
     counts: answers by arm. coins: for exploration and drafts. mirror: offered the champion's answers, see
     `mirror.Mirror.offer`. ladder: by how much less a query may be answered.
+    tracer: told of answers and failures, for who follows single queries; None: nobody does.
     """
 
     def __init__(
@@ -118,6 +125,7 @@ class Ranker:
         coins: random.Random | None = None,
         mirror: Callable[[RankQuery, TrafficPlan, "Ranking"], None] | None = None,
         ladder: LadderRules | None = None,
+        tracer: Tracer | None = None,
     ) -> None:
         self._pool, self._event_log, self._ids, self._permits = pool, event_log, ids, permits
         self._log_every, self._clock, self._wall_ms = log_every, clock, wall_ms
@@ -125,7 +133,7 @@ class Ranker:
         self._degraded_noted_s = float("-inf")
         self._tags: dict[str, int] = {}
         self._coins = coins or random.Random()
-        self._mirror = mirror
+        self._mirror, self._tracer = mirror, tracer
         self._ladder = ladder or LadderRules()
         self._orders = RecentOrders(self._ladder.cached_bytes, self._ladder.cached_s, clock)
         self.counts = counts or ArmCounts()
@@ -207,6 +215,7 @@ class Ranker:
                         self.router.served(query.model, route.version, failed=True)
                     return lower
             self.count_refused(query.model, plan, route, error)
+            self._trace_failed(query, error, began_s)
             raise
 
     def refused_now(self, model: str) -> Overloaded | None:
@@ -250,6 +259,7 @@ class Ranker:
 
         def refused(error: RankingError) -> None:
             self.count_refused(query.model, plan, route, error)
+            self._trace_failed(query, error, began_s)
 
         begun = Begun(self._permits, query.model, self._clock, allowed_s, deadline_s, settle, again, refused, done)
 
@@ -336,7 +346,9 @@ class Ranker:
         total_s = self._clock() - began_s
         confidence = (reply.score_mean, reply.score_std, reply.margin, reply.entropy)
         stages_ms = self._observe(reply, total_s)
-        ranking = self._log(query, plan, route, shown, loaded.fingerprint, confidence, degraded, stages_ms, total_s)
+        ranking = self._log(
+            query, plan, route, shown, loaded.fingerprint, confidence, degraded, stages_ms, total_s, reply.row_age_s
+        )
         if route.arm in BREAKING:
             self.router.served(query.model, route.version, failed=False)
         if route.arm == "champion" and not shown.explored:
@@ -357,6 +369,7 @@ class Ranker:
         degraded: tuple[str, ...],
         stages_ms: dict[str, float],
         total_s: float,
+        row_age_s: float = math.nan,
     ) -> Ranking:
         """The answer, in the event log and counted. confidence: mean and standard deviation of the scores, margin and
         entropy, over all candidates."""
@@ -386,18 +399,19 @@ class Ranker:
                 entropy=confidence[3],
                 degraded=degraded,
                 latency_ms=total_s * 1000,
-                trace_id=query.trace_id,
+                trace_id=query.trace.trace_id,
                 experiment=route.experiment,
                 teams=shown.teams,
                 team_version=shown.team_version,
                 explored=shown.explored,
+                row_age_s=None if math.isnan(row_age_s) else row_age_s,
             )
         )
         self._note(query, ranking_id, route.version, degraded, stages_ms)
         self.counts.of(query.model, plan.revision, route.experiment, route.assigned, route.arm).answered(
             total_s, bool(degraded)
         )
-        return Ranking(
+        ranking = Ranking(
             ranking_id=ranking_id,
             model=query.model,
             version=route.version,
@@ -409,6 +423,31 @@ class Ranker:
             stages_ms=stages_ms,
             experiment=route.experiment,
         )
+        if self._tracer is not None:
+            self._trace(self._tracer, query, ranking, total_s)
+        return ranking
+
+    def _trace(self, tracer: Tracer, query: RankQuery, ranking: Ranking, total_s: float) -> None:
+        """Tells of the answer, if it is one that is told of."""
+        tracer.answered(
+            query.trace,
+            query.door,
+            total_s,
+            lambda: {
+                **of_model(query.model, ranking.version),
+                "sluice.ranking_id": ranking.ranking_id,
+                "sluice.arm": ranking.arm,
+                "sluice.plan_revision": ranking.plan_revision,
+                "sluice.candidates": len(query.item_ids),
+                "sluice.degraded": ",".join(ranking.degraded),
+            },
+            lambda: Stages.of(ranking.stages_ms),
+            f"rank {query.model}@{ranking.version}",
+        )
+
+    def _trace_failed(self, query: RankQuery, error: RankingError, began_s: float) -> None:
+        if self._tracer is not None:
+            self._tracer.failed(query.trace, query.door, self._clock() - began_s, of_model(query.model), error)
 
     def _rests(self, query: RankQuery, plan: TrafficPlan, route: Route) -> bool:
         """Whether the champion fails so often that a query which has a cached order is not sent to it."""
@@ -500,7 +539,7 @@ class Ranker:
                 query.model,
                 version,
                 f", degraded: {', '.join(degraded)}" if degraded else "",
-                extra={"ranking_id": ranking_id, "trace_id": query.trace_id, "total_ms": stages_ms["total"]},
+                extra={"ranking_id": ranking_id, "trace_id": query.trace.trace_id, "total_ms": stages_ms["total"]},
             )
 
 

@@ -12,13 +12,14 @@ from dataclasses import dataclass, field
 
 from deploy import wiring
 from deploy.control.alias_keeper import AliasKeeper
-from deploy.control.app import build_control_app
+from deploy.control.app import Tell, build_control_app
 from deploy.control.desk import Desk
 from deploy.control.key_publisher import KeyPublisher
 from deploy.control.local_key import local_key
 from deploy.control.server import ControlServer
-from deploy.gateway.door import token_key_set, token_verifier
+from deploy.gateway.doorkeeper import token_key_set, token_verifier
 from deploy.settings import PlatformSettings
+from deploy.telemetry.open import exporter_of
 from pipelines.archive.files import Archive
 from pipelines.gates.planning import GatePlanner
 from pipelines.rollouts.canary import outlook
@@ -120,17 +121,18 @@ def control(settings: PlatformSettings, stop: threading.Event) -> None:
     controller = make_controller(settings, database)
     if controller.aliases is not None:
         controller.aliases.start()
-    token_keys = token_key_set(settings, "controller")
-    api = control_api(settings, controller, token_keys)
-    if token_keys is not None:
-        token_keys.start()
+    token_keys, exporter = token_key_set(settings, "controller"), exporter_of(settings)
+    threads = [thread for thread in (token_keys, exporter) if thread is not None]
+    for thread in threads:
+        thread.start()
+    api = control_api(settings, controller, token_keys, exporter.tell if exporter else None)
     api.start()
     try:
         controller.run(stop)
     finally:
         api.stop()
-        if token_keys is not None:
-            token_keys.stop()
+        for thread in threads:
+            thread.stop()
         if controller.aliases is not None:
             controller.aliases.stop()
         database.close()
@@ -154,10 +156,16 @@ def make_controller(settings: PlatformSettings, database: SqlControl) -> Control
 
 
 def control_api(
-    settings: PlatformSettings, controller: Controller, token_keys: KeySetWatcher | None = None
+    settings: PlatformSettings,
+    controller: Controller,
+    token_keys: KeySetWatcher | None = None,
+    tell: Tell | None = None,
 ) -> ControlServer:
     """The API over the controller's parts, and the key of commands on this machine. token_keys: of the issuer whose
-    tokens are good. Raises StoreUnavailable."""
+    tokens are good. tell: see `build_control_app`.
+
+    Raises StoreUnavailable.
+    """
     engine = controller.control.engine
     ring, publisher = SqlKeyRing(engine), controller.keys
     local_key(settings.admin_key_file, ring, now_ms())
@@ -171,7 +179,7 @@ def control_api(
         tokens=token_verifier(settings, token_keys),
         used_ms=RedisKeyBoard(wiring.redis_client(settings, REDIS_TIMEOUT_S)).used_ms,
     )
-    return ControlServer(build_control_app(desk), parse_address(settings.controller_address))
+    return ControlServer(build_control_app(desk, tell), parse_address(settings.controller_address))
 
 
 def now_ms() -> int:

@@ -12,7 +12,7 @@ from serving.gateway.grpc.methods import SERVICES, method_table
 from serving.gateway.grpc.models import Models, SharedMemory
 from serving.gateway.grpc.ranking import RankingService
 from serving.gateway.grpc.server import GrpcServer
-from serving.identity.door import Door
+from serving.identity.doorkeeper import Doorkeeper
 from serving.infer import InferService
 from serving.rank import Ranker
 from serving.regions import Regions
@@ -29,12 +29,12 @@ async def start_grpc(
     regions: Regions | None,
     random: random.Random,
     limits: GrpcSettings | None = None,
-    door: Door | None = None,
+    doorkeeper: Doorkeeper | None = None,
 ) -> GrpcServer:
     """A server on the running loop that accepts calls; the caller stops it, before the pool.
 
     listener: bound, with SO_REUSEPORT where several gateways share the port; becomes the server's.
-    regions: None where shared memory is off. random: makes trace ids. door: None where queries are open to
+    regions: None where shared memory is off. random: makes trace ids. doorkeeper: None where queries are open to
     everybody.
     """
 
@@ -42,13 +42,13 @@ async def start_grpc(
         return ranker.ready
 
     methods = method_table(
-        Inference(service, settings, regions, door),
-        Models(service, ready, version("sluice"), door),
+        Inference(service, settings, regions, doorkeeper),
+        Models(service, ready, version("sluice"), doorkeeper),
         SharedMemory(regions),
-        RankingService(ranker, event_log, ids, settings, door=door),
+        RankingService(ranker, event_log, ids, settings, doorkeeper=doorkeeper),
         Health(SERVICES, ready),
         settings,
     )
-    server = GrpcServer(methods, limits or GrpcSettings(), random, door)
+    server = GrpcServer(methods, limits or GrpcSettings(), random, doorkeeper)
     await server.start(listener)
     return server

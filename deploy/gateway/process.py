@@ -17,12 +17,14 @@ from fastapi import FastAPI
 from prometheus_client import REGISTRY, CollectorRegistry
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from deploy.gateway.door import Stoppable, gateway_door
+from deploy.gateway.doorkeeper import Stoppable, gateway_doorkeeper
 from deploy.machine import collector, heap
 from deploy.machine.metrics import ProcessCollector
 from deploy.machine.probes import PROCESS_HEADER
 from deploy.machine.state import read_state
 from deploy.settings import PlatformSettings
+from deploy.telemetry.open import exporter_of
+from deploy.telemetry.settings import parse_traces
 from deploy.wiring import ranking_secret, redis_client
 from registry.board import RedisBoard
 from registry.contracts.counters import process_name
@@ -54,6 +56,7 @@ from serving.rank import Ranker
 from serving.regions import Regions
 from serving.replicas import ReplicaPool
 from serving.settings import ControlSettings, GatewaySettings
+from serving.tracing.tracer import Tracer
 
 if TYPE_CHECKING:
     from serving.gateway.grpc.server import GrpcServer
@@ -105,6 +108,10 @@ async def _serve(settings: PlatformSettings, mine: GatewaySettings, stop: thread
     mirror = Mirror(
         pool, event_log, permits, random.Random(source.getrandbits(256)), mine.max_mirrored, mine.mirror_deadline_ms
     )
+    exporter, tracer = exporter_of(settings), None
+    if exporter is not None:
+        rules = parse_traces(settings.traces).rules
+        tracer = Tracer(rules, exporter.tell, random.Random(source.getrandbits(256)))
     counts, coins = ArmCounts(), random.Random(source.getrandbits(256))
     ranker = Ranker(
         pool,
@@ -116,6 +123,7 @@ async def _serve(settings: PlatformSettings, mine: GatewaySettings, stop: thread
         coins=coins,
         mirror=mirror.offer,
         ladder=flow.ladder,
+        tracer=tracer,
     )
     process = process_name(f"gateway-{settings.replica}", os.getpid(), time.time_ns() // 1_000_000)
 
@@ -148,10 +156,15 @@ async def _serve(settings: PlatformSettings, mine: GatewaySettings, stop: thread
             raise ReplicaUnhealthy(f"the plan board is away, try again: {error}") from error
 
     service = InferService(
-        ranker, pool, permits, mine.max_candidates, control=hold if settings.repository_control else None
+        ranker,
+        pool,
+        permits,
+        mine.max_candidates,
+        control=hold if settings.repository_control else None,
+        tracer=tracer,
     )
-    guard = gateway_door(settings, process)
-    door = guard.door if guard is not None else None
+    guard = gateway_doorkeeper(settings, process)
+    doorkeeper = guard.doorkeeper if guard is not None else None
     threads: list[Stoppable] = [*watchers, *(guard.threads if guard is not None else ())]
     control = ControlSettings(address=settings.controller_address)
     regions = Regions(settings.run_folder / "regions") if settings.shared_memory_regions else None
@@ -174,12 +187,16 @@ async def _serve(settings: PlatformSettings, mine: GatewaySettings, stop: thread
 
         listener = _listen(settings.gateway_host, settings.grpc_port)
         trace_ids = random.Random(source.getrandbits(256))
-        return await start_grpc(*(listener, ranker, service, event_log, ids, mine, regions, trace_ids), door=door)
+        return await start_grpc(
+            *(listener, ranker, service, event_log, ids, mine, regions, trace_ids), doorkeeper=doorkeeper
+        )
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await pool.start()
         event_log.start()
+        if exporter is not None:
+            exporter.start()
         for thread in threads:
             thread.start()
         # nobody is let in before: who shares a port with others would answer 404 for a model that they serve
@@ -195,18 +212,22 @@ async def _serve(settings: PlatformSettings, mine: GatewaySettings, stop: thread
             thread.stop()
         await pool.stop()
         await asyncio.to_thread(event_log.stop)
+        if exporter is not None:
+            await asyncio.to_thread(exporter.stop)
 
     app.router.lifespan_context = lifespan
     routes = HotRoutes(
-        app if door is None else GuardedApp(app, door),
+        app if doorkeeper is None else GuardedApp(app, doorkeeper),
         ranker,
         event_log,
         ids,
         mine,
         random.Random(source.getrandbits(256)),
-        infer=OipInfer(service, mine, regions, door),
+        infer=OipInfer(
+            *(service, mine, regions, doorkeeper), traces=random.Random(source.getrandbits(256)) if tracer else None
+        ),
         prefetch=pool.prefetch,
-        door=door,
+        doorkeeper=doorkeeper,
     )
     server = uvicorn.Server(
         uvicorn.Config(

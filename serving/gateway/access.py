@@ -9,7 +9,7 @@ from registry.roles import Role
 from serving.errors import NotAllowed, RankingError
 from serving.gateway.control_routes import CONTROL_ROUTES
 from serving.gateway.http import answer_of, send_answer
-from serving.identity.door import Door, Headers
+from serving.identity.doorkeeper import Doorkeeper, Headers
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,27 +67,27 @@ def needs(method: str, path: str) -> Needs:
 class GuardedApp:
     """An application whose routes are for those who may, by `needs`."""
 
-    def __init__(self, app: ASGIApp, door: Door) -> None:
-        self._app, self._door = app, door
+    def __init__(self, app: ASGIApp, doorkeeper: Doorkeeper) -> None:
+        self._app, self._doorkeeper = app, doorkeeper
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and self._door.closed:
+        if scope["type"] == "http" and self._doorkeeper.closed:
             try:
-                await check(self._door, needs(scope["method"], scope["path"]), dict(scope["headers"]))
+                await check(self._doorkeeper, needs(scope["method"], scope["path"]), dict(scope["headers"]))
             except RankingError as error:
                 await send_answer(answer_of(error), send)
                 return
         await self._app(scope, receive, send)
 
 
-async def check(door: Door, needed: Needs, headers: Headers) -> None:
+async def check(doorkeeper: Doorkeeper, needed: Needs, headers: Headers) -> None:
     """Raises NotAuthenticated, NotAllowed, IdentityUnknown."""
     if needed.role is None:
         return
-    principal = (await door.welcome(headers, needed.model, needed.role)).principal
+    principal = (await doorkeeper.welcome(headers, needed.model, needed.role)).principal
     if needed.every_model and principal is not None and principal.models:
         error = NotAllowed(
             f"{principal.name!r} is for {', '.join(principal.models)} alone: this needs one for all models"
         )
-        door.count(error)
+        doorkeeper.count(error)
         raise error

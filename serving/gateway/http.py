@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from registry.contracts.ids import RankingIds, model_tag
+from registry.contracts.traces import Trace, new_trace, parse_traceparent
 from serving import metrics
 from serving.errors import (
     BodyTooLarge,
@@ -40,7 +41,7 @@ from serving.errors import (
 from serving.event_log import EventLog
 from serving.flow.deadlines import DEADLINE_HEADER, within
 from serving.gateway.schema import VERSION_HEADER, asked_version, read_feedback, read_prefetch, read_rank, write_ranking
-from serving.identity.door import Door, Visit
+from serving.identity.doorkeeper import Doorkeeper, Visit
 from serving.rank import Ranker, Ranking, RankQuery
 from serving.settings import GatewaySettings
 
@@ -51,7 +52,6 @@ MODELS_PREFIX, RANK_SUFFIX = "/v1/models/", "/rank"
 FEEDBACK_PATH, PREFETCH_PATH = "/v1/feedback", "/v1/prefetch"
 _INFER_PATH = re.compile(r"/v2/models/(?P<model>[^/]+)(?:/versions/(?P<version>[^/]+))?/infer")
 _VERSION_HEADER, _DEADLINE_HEADER = VERSION_HEADER.encode(), DEADLINE_HEADER.encode()
-_TRACEPARENT = re.compile(rb"00-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 
 
 BUG = b'{"error":"internal error, see the gateway\'s log"}'
@@ -87,16 +87,16 @@ class InferRoute(Protocol):
         """See `Begin`."""
         ...
 
-    def __call__(self, model: str, version: str, body: Body, headers: Headers, trace_id: str) -> Awaitable[Answer]: ...
+    def __call__(self, model: str, version: str, body: Body, headers: Headers, trace: Trace) -> Awaitable[Answer]: ...
 
 
 @dataclass(frozen=True, slots=True)
 class HotRoute:
-    """handle: from body, headers and trace id to an answer; raises RankingError. json_only: other
+    """handle: from body, headers and trace to an answer; raises RankingError. json_only: other
     content types are refused. max_bytes: of a body as it comes over the wire. begin: a shorter way,
     if there is one. model: of the path, None if there is none."""
 
-    handle: Callable[[Body, Headers, str], Awaitable[Answer]]
+    handle: Callable[[Body, Headers, Trace], Awaitable[Answer]]
     json_only: bool
     max_bytes: int
     begin: Begin | None = None
@@ -121,10 +121,10 @@ class HotRoutes:
         wall_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
         infer: InferRoute | None = None,
         prefetch: Prefetch | None = None,
-        door: Door | None = None,
+        doorkeeper: Doorkeeper | None = None,
     ) -> None:
-        """door: None where queries are open to everybody, and have no quotas."""
-        self._infer, self._prefetch, self._door = infer, prefetch, door
+        """doorkeeper: None where queries are open to everybody, and have no quotas."""
+        self._infer, self._prefetch, self._doorkeeper = infer, prefetch, doorkeeper
         self._rest, self._ranker, self._event_log, self._ids = rest, ranker, event_log, ids
         self._settings, self._random, self._wall_ms = settings, random, wall_ms
 
@@ -166,41 +166,41 @@ class HotRoutes:
 
         Raises ClientLeft if nobody waits.
         """
-        trace_id = self._trace_id(headers.get(b"traceparent", b""))
+        trace = trace_of(headers, self._random)
         try:
             if method != "POST":
                 raise WrongMethod(f"{method} {path}: expected POST")
             if isinstance(body, bytes | memoryview):
                 given = body
             else:
-                if self._door is not None:  # before a byte of the body is read
-                    (await self._door.welcome(headers, route.model)).check()
+                if self._doorkeeper is not None:  # before a byte of the body is read
+                    (await self._doorkeeper.welcome(headers, route.model)).check()
                 given = await body()
-            return await route.handle(given, headers, trace_id)
+            return await route.handle(given, headers, trace)
         except RankingError as error:
             if error.status >= 500:
-                log.warning("%d: %s", error.status, error, extra={"trace_id": trace_id, "path": path})
+                log.warning("%d: %s", error.status, error, extra={"trace_id": trace.trace_id, "path": path})
             return answer_of(error)
         except (ClientLeft, asyncio.CancelledError):
             raise
         except Exception:
-            log.exception("a bug answered with 500", extra={"trace_id": trace_id, "path": path})
+            log.exception("a bug answered with 500", extra={"trace_id": trace.trace_id, "path": path})
             return Answer(500, BUG)
 
     def lets_in(self, route: HotRoute, headers: Headers) -> bool:
         """Whether the body of a request with these headers is worth waiting for; the long way says why not."""
-        if self._door is None:
+        if self._doorkeeper is None:
             return True
         try:
-            self._door.enter(headers, route.model)
+            self._doorkeeper.enter(headers, route.model)
         except RankingError:
             return False
         return True
 
-    async def _rank(self, model: str, body: Body, headers: Headers, trace_id: str) -> Answer:
+    async def _rank(self, model: str, body: Body, headers: Headers, trace: Trace) -> Answer:
         visit = await self._visit(headers, model)
         try:
-            query = self._read_rank(model, body, headers, trace_id)
+            query = self._read_rank(model, body, headers, trace)
         except (QueryRefused, DeadlineExceeded) as error:
             metrics.ANSWERS.labels(model if model in self._ranker.plans else "", "", error.status).inc()
             if isinstance(error, DeadlineExceeded):
@@ -212,14 +212,14 @@ class HotRoutes:
 
     async def _visit(self, headers: Headers, model: str | None) -> Visit | None:
         """Raises NotAuthenticated, NotAllowed, or QuotaExceeded if that is known already."""
-        if self._door is None:
+        if self._doorkeeper is None:
             return None
-        visit = await self._door.welcome(headers, model)
+        visit = await self._doorkeeper.welcome(headers, model)
         visit.check()
         return visit
 
-    def _read_rank(self, model: str, body: Body, headers: Headers, trace_id: str) -> RankQuery:
-        query = read_rank(model, body, self._settings, trace_id)
+    def _read_rank(self, model: str, body: Body, headers: Headers, trace: Trace) -> RankQuery:
+        query = read_rank(model, body, self._settings, trace)
         query.version = asked_version(headers.get(_VERSION_HEADER), self._settings)
         query.deadline_ms = within(headers.get(_DEADLINE_HEADER), query.deadline_ms)
         return query
@@ -230,12 +230,12 @@ class HotRoutes:
         """See `Begin`."""
         visit = None
         try:
-            if self._door is not None:
-                visit = self._door.enter(headers, model)
+            if self._doorkeeper is not None:
+                visit = self._doorkeeper.enter(headers, model)
             if (refused := self._ranker.refused_now(model)) is not None:
                 answered(answer_of(refused))
                 return told_already
-            query = self._read_rank(model, body, headers, self._trace_id(headers.get(b"traceparent", b"")))
+            query = self._read_rank(model, body, headers, trace_of(headers, self._random))
         except RankingError:
             return None  # read once more on the long way, which says why
 
@@ -246,7 +246,7 @@ class HotRoutes:
             return self._ranker.begin(query, done)
         return visit.begin(len(query.item_ids), lambda: self._ranker.begin(query, done))
 
-    async def _feedback(self, body: Body, headers: Headers, trace_id: str) -> Answer:
+    async def _feedback(self, body: Body, headers: Headers, trace: Trace) -> Answer:
         visit = await self._visit(headers, None)
         self._ranker.check_informed()
         models = {model_tag(model): model for model in self._ranker.plans}
@@ -264,7 +264,7 @@ class HotRoutes:
             metrics.FEEDBACK.labels(type(event).__name__.lower(), "accepted").inc()
         return Answer(202, msgspec.json.encode({"accepted": len(events)}))
 
-    async def _warm(self, prefetch: Prefetch, body: Body, headers: Headers, trace_id: str) -> Answer:
+    async def _warm(self, prefetch: Prefetch, body: Body, headers: Headers, trace: Trace) -> Answer:
         visit = await self._visit(headers, None)
         model, hashes, ids = read_prefetch(body, self._settings)
         if visit is not None:
@@ -306,11 +306,11 @@ class HotRoutes:
             more = message.get("more_body", False)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
-    def _trace_id(self, traceparent: bytes) -> str:
-        """The caller's trace id (W3C traceparent), or a new one."""
-        if found := _TRACEPARENT.fullmatch(traceparent):
-            return found[1].decode()
-        return f"{self._random.getrandbits(128):032x}"
+
+def trace_of(headers: Headers, source: random.Random) -> Trace:
+    """The caller's trace (W3C traceparent), or a new one."""
+    header = headers.get(b"traceparent")
+    return (header is not None and parse_traceparent(header)) or new_trace(source)
 
 
 async def send_answer(answer: Answer, send: Send) -> None:

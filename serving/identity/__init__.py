@@ -2,7 +2,7 @@
 
 Decisions
 
-- A query costs a SHA-256 and two look-ups (`door`): whoever was let in is remembered for some seconds, and
+- A query costs a SHA-256 and two look-ups (`doorkeeper`): whoever was let in is remembered for some seconds, and
   forgotten at once when the key sheet or the issuer's keys change. No query asks SQL, Redis or an issuer, so all of
   it goes on when the control plane is gone.
 - Keys come as a whole sheet from a board in Redis, four looks a second, with a copy on disk (`keys`): who is not on the

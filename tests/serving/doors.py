@@ -8,7 +8,7 @@ from typing import Any
 from registry.api_keys import MemoryKeyRing, key_text, make_key
 from registry.quotas import MemoryLedger, QuotaLedger
 from registry.roles import Role
-from serving.identity.door import Door
+from serving.identity.doorkeeper import Doorkeeper
 from serving.identity.keys import KeyTable
 from serving.identity.leases import Leases
 from serving.identity.tokens import TokenVerifier
@@ -32,7 +32,7 @@ class Keys:
 
     def __init__(self) -> None:
         self.ring, self.table = MemoryKeyRing(), KeyTable()
-        self.door: Door | None = None
+        self.doorkeeper: Doorkeeper | None = None
 
     def make(self, number: int = 0, role: Role = "caller", models: Sequence[str] = (), **more: Any) -> str:
         """A key's id; its text is `a_text(number)`."""
@@ -44,23 +44,23 @@ class Keys:
     def follow(self) -> None:
         """As when the watcher has seen a new sheet."""
         self.table.follow(self.ring.sheet())
-        if self.door is not None:
-            self.door.forget()
+        if self.doorkeeper is not None:
+            self.doorkeeper.forget()
 
 
-def a_door(
+def a_doorkeeper(
     keys: Keys,
     closed: bool = True,
     quotas: QuotaSettings | None = None,
     leases: Leases | None = None,
     tokens: TokenVerifier | None = None,
     wall_ms: int = NOW_MS,
-) -> Door:
+) -> Doorkeeper:
     """It remembers for five seconds, at a moment that does not pass."""
     settings = IdentitySettings(closed, Path("unused"))
-    door = Door(settings, quotas or QuotaSettings(), keys.table, tokens, leases, lambda: wall_ms)
-    keys.door = door
-    return door
+    doorkeeper = Doorkeeper(settings, quotas or QuotaSettings(), keys.table, tokens, leases, lambda: wall_ms)
+    keys.doorkeeper = doorkeeper
+    return doorkeeper
 
 
 @asynccontextmanager

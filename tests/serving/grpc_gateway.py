@@ -38,7 +38,7 @@ from serving.gateway.grpc.ranking import RankingService
 from serving.gateway.grpc.server import GrpcServer
 from serving.gateway.http import HotRoutes
 from serving.gateway.oip import oip_routes
-from serving.identity.door import Door
+from serving.identity.doorkeeper import Doorkeeper
 from serving.infer import InferService
 from serving.journal import Journal
 from serving.loaded import LoadedProgram
@@ -174,11 +174,11 @@ async def a_gateway(
     worker: Replica,
     regions: Regions | None = None,
     limits: GrpcSettings | None = None,
-    door: Callable[[], Door] | None = None,
+    doorkeeper: Callable[[], Doorkeeper] | None = None,
     **changes: Any,
 ) -> AsyncIterator[Gateway]:
-    """A gateway in front of the worker; changes are the gateway settings'. door: makes one."""
-    guard = door() if door is not None else None
+    """A gateway in front of the worker; changes are the gateway settings'. doorkeeper: makes one."""
+    guard = doorkeeper() if doorkeeper is not None else None
     with tempfile.TemporaryDirectory() as folder, Journal(Path(folder) / "events", 1 << 20) as journal:
         settings = GatewaySettings(Path(folder) / "events", Path(folder) / "plans.json", (worker.address,), **changes)
         stream = MemoryStream()
@@ -199,7 +199,7 @@ async def a_gateway(
             Inference(service, settings, regions, guard),
             Models(service, lambda: ranker.ready, "0.0", guard),
             SharedMemory(regions),
-            RankingService(ranker, event_log, ids, settings, wall_ms=lambda: NOW_MS, door=guard),
+            RankingService(ranker, event_log, ids, settings, wall_ms=lambda: NOW_MS, doorkeeper=guard),
             Health(SERVICES, lambda: ranker.ready),
             settings,
         )

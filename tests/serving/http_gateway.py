@@ -26,7 +26,7 @@ from serving.gateway.http import HotRoutes
 from serving.gateway.oip import oip_routes
 from serving.gateway.oip_infer import OipInfer
 from serving.gateway.protocol import protocol_with
-from serving.identity.door import Door
+from serving.identity.doorkeeper import Doorkeeper
 from serving.infer import InferService
 from serving.journal import Journal
 from serving.mirror import Mirror
@@ -94,12 +94,12 @@ def a_running_gateway(
     regions: Regions | None = None,
     control: Callable[[str, bool], Awaitable[None]] | None = None,
     keep_alive_s: int = 5,
-    door: Callable[[], Door] | None = None,
+    doorkeeper: Callable[[], Doorkeeper] | None = None,
     **changes: Any,
 ) -> Iterator[RunningGateway]:
     """A gateway in front of the workers at the addresses that hold all versions of the plan.
 
-    regions: None for shared memory off. control: see `InferService`. door: makes one on the gateway's loop.
+    regions: None for shared memory off. control: see `InferService`. doorkeeper: makes one on the gateway's loop.
     changes: of the settings.
     """
     followed = plan or a_plan()
@@ -126,10 +126,10 @@ def a_running_gateway(
         service = InferService(ranker, pool, permits, settings.max_candidates, control)
         routers = [oip_routes(service, regions, version="0.0")]
         app = build_app(ranker, pool, permits, event_log, lambda: REGISTRY, version="0.0", routers=routers)
-        guard = door() if door is not None else None
+        guard = doorkeeper() if doorkeeper is not None else None
         infer = OipInfer(service, settings, regions, guard)
         behind = app if guard is None else GuardedApp(app, guard)
-        routes = HotRoutes(behind, ranker, event_log, ids, settings, random.Random(2), infer=infer, door=guard)
+        routes = HotRoutes(behind, ranker, event_log, ids, settings, random.Random(2), infer=infer, doorkeeper=guard)
         await pool.start()
         for version in followed.versions():
             await pool.wait_for_holder(followed.model, version, time.monotonic() + PATIENCE_S)

@@ -20,7 +20,7 @@ from registry.contracts.manifest import ModelPackage, TensorSpec
 from registry.contracts.profile import no_profile
 from registry.contracts.traffic import TrafficPlan
 from serving.batching import BatchWindow
-from serving.identity.door import Door
+from serving.identity.doorkeeper import Doorkeeper
 from serving.loaded import LoadedProgram
 from serving.program import TorchProgram
 from serving.regions import Regions
@@ -78,9 +78,9 @@ def serve(
     version: LoadedProgram,
     plan: TrafficPlan,
     regions: Regions | None = None,
-    door: Callable[[], Door] | None = None,
+    doorkeeper: Callable[[], Doorkeeper] | None = None,
 ) -> Iterator[Served]:
-    """A gateway and a worker that holds the version. regions: None for shared memory off. door: makes one."""
+    """A gateway and a worker that holds the version. regions: None for shared memory off. doorkeeper: makes one."""
     running: list[RunningGateway] = []
 
     async def control(model: str, wanted: bool) -> None:
@@ -92,7 +92,7 @@ def serve(
     with tempfile.TemporaryDirectory(prefix="sluice-", dir="/tmp") as folder:
         replica = Replica(str(Path(folder) / "worker.sock"), lambda *_: version, plan, BatchWindow(4096), lambda: 0.0)
         try:
-            with a_running_gateway(replica.address, plan, regions, control, door=door) as gateway:
+            with a_running_gateway(replica.address, plan, regions, control, doorkeeper=doorkeeper) as gateway:
                 running.append(gateway)
                 yield Served(gateway)
         finally:

@@ -21,12 +21,12 @@ from tritonclient.utils import InferenceServerException
 
 from registry.quotas import MemoryLedger
 from serving.gateway.protos import ranking_pb2 as pb
-from serving.identity.door import Door
+from serving.identity.doorkeeper import Doorkeeper
 from serving.identity.key_sets import KeySet
 from serving.identity.leases import Leases
 from serving.identity.tokens import TokenVerifier
 from serving.settings import QuotaSettings, parse_quotas
-from tests.serving.doors import Keys, a_door, a_text
+from tests.serving.doors import Keys, a_doorkeeper, a_text
 from tests.serving.grpc_gateway import Gateway, a_worker, served
 from tests.serving.http_gateway import RunningGateway, a_running_gateway
 from tests.serving.issuers import Issuer, an_issuer
@@ -56,15 +56,15 @@ class Closed:
         self.keys.make(OPERATOR, "operator")
         self.keys.make(SMALL, requests_per_s=0.0002, candidates_per_s=0.0015)  # bursts of 2 and 15
 
-    def door(self) -> Door:
+    def doorkeeper(self) -> Doorkeeper:
         settings = self.issuer.settings()
         key_set = KeySet(settings)
         key_set.refresh()
         leases = Leases(MemoryLedger(), self.quotas, "g1")
         leases.start()
-        door = a_door(self.keys, quotas=self.quotas, leases=leases, tokens=TokenVerifier(settings, key_set))
-        door._wall_ms = lambda: time.time_ns() // 1_000_000
-        return door
+        doorkeeper = a_doorkeeper(self.keys, quotas=self.quotas, leases=leases, tokens=TokenVerifier(settings, key_set))
+        doorkeeper._wall_ms = lambda: time.time_ns() // 1_000_000
+        return doorkeeper
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,7 @@ def closed() -> Iterator[Closed]:
 
 @pytest.fixture(scope="module")
 def gateway(closed: Closed) -> Iterator[RunningGateway]:
-    with a_replica() as replica, a_running_gateway(replica.address, door=closed.door) as gateway:
+    with a_replica() as replica, a_running_gateway(replica.address, doorkeeper=closed.doorkeeper) as gateway:
         yield gateway
 
 
@@ -223,7 +223,7 @@ def test_neither_keys_nor_tokens_are_in_the_log(
 
 
 def test_tritonclient_over_http_sends_a_key_as_a_header(closed: Closed) -> None:
-    with serve(two_inputs(), PLAN, door=closed.door) as served_model, served_model.client() as client:
+    with serve(two_inputs(), PLAN, doorkeeper=closed.doorkeeper) as served_model, served_model.client() as client:
         for binary in (True, False):
             check(client.infer("tensors", inputs_of(3, binary=binary), headers=bearer(CALLER)), 3)
         assert client.is_server_ready() and client.is_model_ready("tensors", headers=bearer(CALLER))
@@ -264,7 +264,7 @@ def test_tritonclient_over_grpc_sends_a_key_as_metadata(worker: Replica, closed:
         keys = (bearer(CALLER), bearer(ELSEWHERE), bearer(OPERATOR), bearer(UNKNOWN), {})
         return {name: [grpc_code(call, client, key) for key in keys] for name, call in calls.items()}
 
-    told = served(lambda gateway: gateway.client(use), worker, door=closed.door)
+    told = served(lambda gateway: gateway.client(use), worker, doorkeeper=closed.doorkeeper)
 
     denied, unknown = "PERMISSION_DENIED", "UNAUTHENTICATED"
     assert told == {
@@ -296,7 +296,7 @@ def test_a_stream_is_for_who_has_a_key_and_says_which_model_is_not_theirs(worker
             client.stop_stream(cancel_requests=True)
         return errors
 
-    answered, elsewhere, stranger = served(lambda gateway: gateway.client(use), worker, door=closed.door)
+    answered, elsewhere, stranger = served(lambda gateway: gateway.client(use), worker, doorkeeper=closed.doorkeeper)
 
     assert answered is None
     assert "is for another" in str(elsewhere)
@@ -323,7 +323,7 @@ def test_rankings_and_feedback_over_grpc_need_a_key_and_have_its_quota(worker: R
                     told.append(error.code().name)
         return told
 
-    told = served(scenario, worker, door=closed.door)
+    told = served(scenario, worker, doorkeeper=closed.doorkeeper)
 
     assert told[:4] == ["OK", "PERMISSION_DENIED", "UNAUTHENTICATED", "UNAUTHENTICATED"]
     assert told[4:] == ["OK", "OK", "RESOURCE_EXHAUSTED"]

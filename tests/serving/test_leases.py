@@ -10,10 +10,10 @@ import redis
 
 from registry.quotas import LeaseAsk, MemoryLedger, Quota, QuotaLedger, RedisLedger
 from serving.errors import QueryRefused, QuotaExceeded
-from serving.identity.door import Door, Visit
+from serving.identity.doorkeeper import Doorkeeper, Visit
 from serving.identity.leases import Leases, Meter
 from serving.settings import QuotaSettings
-from tests.serving.doors import Keys, a_door, a_text, bearer, running_leases
+from tests.serving.doors import Keys, a_doorkeeper, a_text, bearer, running_leases
 
 
 class CountingLedger:
@@ -29,11 +29,11 @@ class CountingLedger:
 
 async def visits_of(
     leases: Leases, quotas: QuotaSettings | None = None, **key: float
-) -> tuple[Door, Callable[[], Visit]]:
+) -> tuple[Doorkeeper, Callable[[], Visit]]:
     keys = Keys()
     keys.make(**key)
-    door = a_door(keys, quotas=quotas, leases=leases)
-    return door, lambda: door.enter(bearer(a_text()), "m")
+    doorkeeper = a_doorkeeper(keys, quotas=quotas, leases=leases)
+    return doorkeeper, lambda: doorkeeper.enter(bearer(a_text()), "m")
 
 
 def run(scenario: Callable[[], Awaitable[None]]) -> None:

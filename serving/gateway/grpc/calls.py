@@ -11,6 +11,7 @@ from enum import IntEnum
 from typing import Protocol
 from urllib.parse import quote
 
+from registry.contracts.traces import Trace
 from serving import metrics
 from serving.errors import DeadlineExceeded, RankingError
 
@@ -94,10 +95,10 @@ def percent_encoded(message: str) -> bytes:
 class Call:
     """One call. fields: its metadata. deadline_s: by `clock`, None if the client set none.
 
-    trace_id: the caller's, or made when somebody asks.
+    trace: the caller's, or begun when somebody asks.
     """
 
-    __slots__ = ("_make_trace_id", "_trace_id", "clock", "deadline_s", "fields", "path")
+    __slots__ = ("_begin_trace", "_trace", "clock", "deadline_s", "fields", "path")
 
     def __init__(
         self,
@@ -105,18 +106,18 @@ class Call:
         fields: Mapping[bytes, bytes],
         deadline_s: float | None,
         clock: Callable[[], float],
-        trace_id: str,
-        make_trace_id: Callable[[], str],
+        trace: Trace | None,
+        begin_trace: Callable[[], Trace],
     ) -> None:
         self.path, self.fields, self.deadline_s, self.clock = path, fields, deadline_s, clock
-        self._trace_id, self._make_trace_id = trace_id, make_trace_id
+        self._trace, self._begin_trace = trace, begin_trace
 
     @property
-    def trace_id(self) -> str:
-        """32 hex characters."""
-        if not self._trace_id:
-            self._trace_id = self._make_trace_id()
-        return self._trace_id
+    def trace(self) -> Trace:
+        """The one it belongs to."""
+        if self._trace is None:
+            self._trace = self._begin_trace()
+        return self._trace
 
     def deadline_ms(self, asked_ms: int | None, default_ms: int, limit_ms: int) -> int:
         """How long the answer may take: what the request asks for and the call's deadline allow, at

@@ -16,10 +16,11 @@ from serving.gateway.protos.open_inference_pb2 import (
     ModelInferResponse,
     ModelStreamInferResponse,
 )
-from serving.identity.door import Door
+from serving.identity.doorkeeper import Doorkeeper
 from serving.infer import InferAnswer, InferService, rows_of
 from serving.regions import Regions
 from serving.settings import GatewaySettings
+from serving.tracing.doors import GRPC_INFER
 
 IN_FLIGHT_OF_STREAM = 64
 """Requests of one stream at once: enough for full batches, and a bound on what waits for the slowest."""
@@ -36,16 +37,16 @@ def decode(kind: type[Request], message: bytes | memoryview) -> Request:
 
 
 class Inference:
-    """regions: None where shared memory is off. door: None where queries are open to everybody."""
+    """regions: None where shared memory is off. doorkeeper: None where queries are open to everybody."""
 
     def __init__(
         self,
         service: InferService,
         settings: GatewaySettings,
         regions: Regions | None = None,
-        door: Door | None = None,
+        doorkeeper: Doorkeeper | None = None,
     ) -> None:
-        self._service, self._settings, self._regions, self._door = service, settings, regions, door
+        self._service, self._settings, self._regions, self._doorkeeper = service, settings, regions, doorkeeper
 
     async def infer(self, call: Call, message: bytes | memoryview) -> bytes:
         """One answer. Raises RankingError."""
@@ -69,9 +70,9 @@ class Inference:
         if query is None:
             return None
         visit = None
-        if self._door is not None:
+        if self._doorkeeper is not None:
             try:
-                visit = self._door.enter(call.fields, query.model)
+                visit = self._doorkeeper.enter(call.fields, query.model)
             except RankingError:
                 return None
 
@@ -114,8 +115,8 @@ class Inference:
 
     async def _answer(self, call: Call, request: ModelInferRequest) -> ModelInferResponse:
         settings, visit = self._settings, None
-        if self._door is not None:
-            visit = await self._door.welcome(call.fields, request.model_name)
+        if self._doorkeeper is not None:
+            visit = await self._doorkeeper.welcome(call.fields, request.model_name)
             visit.check()
         try:
             parsed = read_infer(request, settings, self._regions)
@@ -123,7 +124,7 @@ class Inference:
             metrics.ANSWERS.labels(self._known(request.model_name), "", error.status).inc()
             raise
         query = parsed.query
-        query.trace_id = call.trace_id
+        query.trace, query.door = call.trace, GRPC_INFER
         if call.deadline_s is not None:
             asked_ms = query.deadline_ms if request.parameters and "timeout" in request.parameters else None
             query.deadline_ms = call.deadline_ms(asked_ms, settings.default_deadline_ms, settings.max_deadline_ms)

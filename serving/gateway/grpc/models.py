@@ -17,7 +17,7 @@ from serving.gateway.grpc.inference import decode
 from serving.gateway.grpc.tensors import version_of
 from serving.gateway.oip import CUDA, LOGGING, OVERRIDES, TRACING
 from serving.gateway.protos import open_inference_pb2 as pb
-from serving.identity.door import Door
+from serving.identity.doorkeeper import Doorkeeper
 from serving.infer import InferService
 from serving.regions import REGIONS_OFF, Regions, UnknownRegion
 
@@ -53,13 +53,13 @@ def refuse(why: str) -> Answer:
 
 
 class Models:
-    """ready: whether the server as a whole can answer. version: the platform's. door: None where queries are
+    """ready: whether the server as a whole can answer. version: the platform's. doorkeeper: None where queries are
     open to everybody."""
 
     def __init__(
-        self, service: InferService, ready: Callable[[], bool], version: str, door: Door | None = None
+        self, service: InferService, ready: Callable[[], bool], version: str, doorkeeper: Doorkeeper | None = None
     ) -> None:
-        self._service, self._ready, self._version, self._door = service, ready, version, door
+        self._service, self._ready, self._version, self._doorkeeper = service, ready, version, doorkeeper
 
     def methods(self) -> dict[str, Answer]:
         """By name in the service."""
@@ -87,8 +87,8 @@ class Models:
 
     async def _check(self, call: Call, model: str, role: Role) -> None:
         """model: empty: all of them."""
-        if self._door is not None and self._door.closed:
-            await check(self._door, Needs(role, model or None, every_model=not model), call.fields)
+        if self._doorkeeper is not None and self._doorkeeper.closed:
+            await check(self._doorkeeper, Needs(role, model or None, every_model=not model), call.fields)
 
     async def _live(self, request: pb.ServerLiveRequest) -> Message:
         return pb.ServerLiveResponse(live=True)

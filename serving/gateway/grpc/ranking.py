@@ -21,9 +21,10 @@ from serving.gateway.schema import (
     feedback_events,
     rank_query,
 )
-from serving.identity.door import Door, Visit
+from serving.identity.doorkeeper import Doorkeeper, Visit
 from serving.rank import Ranker, Ranking
 from serving.settings import GatewaySettings
+from serving.tracing.doors import GRPC_RANK
 
 _VERSION_HEADER = VERSION_HEADER.encode()
 _TYPES: dict[int, Literal["click", "exposure"]] = {pb.EVENT_TYPE_CLICK: "click", pb.EVENT_TYPE_EXPOSURE: "exposure"}
@@ -39,10 +40,10 @@ class RankingService:
         ids: RankingIds,
         settings: GatewaySettings,
         wall_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
-        door: Door | None = None,
+        doorkeeper: Doorkeeper | None = None,
     ) -> None:
-        """door: None where queries are open to everybody."""
-        self._door = door
+        """doorkeeper: None where queries are open to everybody."""
+        self._doorkeeper = doorkeeper
         self._ranker, self._event_log, self._ids = ranker, event_log, ids
         self._settings, self._wall_ms = settings, wall_ms
 
@@ -56,7 +57,8 @@ class RankingService:
             request = decode(pb.RankRequest, message)
             model = request.model
             visit = await self._visit(call, model)
-            query = rank_query(model, rank_body(request), self._settings, call.trace_id)
+            query = rank_query(model, rank_body(request), self._settings, call.trace)
+            query.door = GRPC_RANK
             query.version = asked_version(call.fields.get(_VERSION_HEADER), self._settings)
         except QueryRefused as error:
             metrics.ANSWERS.labels(model if model in self._ranker.plans else "", "", error.status).inc()
@@ -71,9 +73,9 @@ class RankingService:
 
     async def _visit(self, call: Call, model: str | None) -> Visit | None:
         """Raises NotAuthenticated, NotAllowed, or QuotaExceeded if that is known already."""
-        if self._door is None:
+        if self._doorkeeper is None:
             return None
-        visit = await self._door.welcome(call.fields, model)
+        visit = await self._doorkeeper.welcome(call.fields, model)
         visit.check()
         return visit
 

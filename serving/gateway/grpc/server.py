@@ -4,12 +4,13 @@ import asyncio
 import random
 import socket
 
+from registry.contracts.traces import new_trace
 from serving import metrics
 from serving.errors import RankingError
 from serving.gateway.grpc.calls import Code, Methods, Status
 from serving.gateway.grpc.connection import Connection, Service
 from serving.gateway.grpc.heads import RequestHead, understand
-from serving.identity.door import Door
+from serving.identity.doorkeeper import Doorkeeper
 from serving.settings import GrpcSettings
 from serving.tally import CounterTally
 
@@ -17,13 +18,13 @@ from serving.tally import CounterTally
 class GrpcServer:
     """Serves the methods to everybody who connects.
 
-    random: makes trace ids for calls that bring none. door: None where methods are open to everybody.
+    random: of the traces of calls that bring none. doorkeeper: None where methods are open to everybody.
     """
 
     def __init__(
-        self, methods: Methods, settings: GrpcSettings, random: random.Random, door: Door | None = None
+        self, methods: Methods, settings: GrpcSettings, random: random.Random, doorkeeper: Doorkeeper | None = None
     ) -> None:
-        self._random, self._door = random, door
+        self._random, self._doorkeeper = random, doorkeeper
         self._connections: set[Connection] = set()
         self._counts: dict[tuple[str, Code], CounterTally] = {}
         self._listening: asyncio.Server | None = None
@@ -31,7 +32,7 @@ class GrpcServer:
         self._service = Service(
             settings=settings,
             understand=lambda fields: understand(fields, methods),
-            trace_id=lambda: f"{self._random.getrandbits(128):032x}",
+            begin_trace=lambda: new_trace(self._random),
             count=self._count,
             lost=self._lost,
             refusal=self._refusal,
@@ -77,12 +78,12 @@ class GrpcServer:
 
     def _refusal(self, head: RequestHead) -> RankingError | None:
         """Of whoever is not known or not let in, whatever the call is about: secure for every method in the table."""
-        door = self._door
-        if door is None or not door.closed or head.method is None or head.method.open:
+        doorkeeper = self._doorkeeper
+        if doorkeeper is None or not doorkeeper.closed or head.method is None or head.method.open:
             return None
-        error = door.early_refusal(head.fields)
+        error = doorkeeper.early_refusal(head.fields)
         if error is not None:
-            door.count(error)
+            doorkeeper.count(error)
         return error
 
     def _count(self, head: RequestHead, status: Status) -> None:

@@ -1,4 +1,4 @@
-"""What door is built from: in a gateway whole, in the controller tokens alone."""
+"""What doorkeeper is built from: in a gateway whole, in the controller tokens alone."""
 
 import asyncio
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from deploy.settings import PlatformSettings
 from deploy.wiring import redis_client
 from registry.key_sheet import KeySheet, RedisKeyBoard
 from registry.quotas import RedisLedger
-from serving.identity.door import Door
+from serving.identity.doorkeeper import Doorkeeper
 from serving.identity.key_sets import KeySet, KeySetWatcher
 from serving.identity.keys import KeyTable, KeyWatcher
 from serving.identity.leases import Leases
@@ -29,11 +29,11 @@ class Stoppable(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class GatewayDoor:
+class GatewayDoorkeeper:
     """threads: to be started before the gateway serves, and stopped after. looked: set when it is known which keys are
     good, as far as that can be known at a start."""
 
-    door: Door
+    doorkeeper: Doorkeeper
     threads: Sequence[Stoppable]
     looked: Event
 
@@ -57,7 +57,7 @@ def quota_settings(settings: PlatformSettings) -> QuotaSettings:
     return replace(parse_quotas(settings.quotas), gateways=settings.gateways)
 
 
-def gateway_door(settings: PlatformSettings, process: str) -> GatewayDoor | None:
+def gateway_doorkeeper(settings: PlatformSettings, process: str) -> GatewayDoorkeeper | None:
     """On the running loop; None where queries are open to everybody and have no quotas. process: this gateway's name
     among all."""
     quotas = quota_settings(settings)
@@ -71,17 +71,17 @@ def gateway_door(settings: PlatformSettings, process: str) -> GatewayDoor | None
     table, looked = KeyTable(), Event()
     threads: list[Stoppable] = [leases]
     key_set = token_key_set(settings, name) if closed else None
-    door = Door(mine, quotas, table, token_verifier(settings, key_set) if closed else None, leases)
+    doorkeeper = Doorkeeper(mine, quotas, table, token_verifier(settings, key_set) if closed else None, leases)
 
     def follow(sheet: KeySheet) -> None:
         table.follow(sheet)
-        door.forget()
+        doorkeeper.forget()
 
     def follow_soon(sheet: KeySheet) -> None:
         loop.call_soon_threadsafe(follow, sheet)
 
     def forget_soon() -> None:
-        loop.call_soon_threadsafe(door.forget)
+        loop.call_soon_threadsafe(doorkeeper.forget)
 
     if key_set is not None:
         key_set.key_set.changed = forget_soon
@@ -91,11 +91,11 @@ def gateway_door(settings: PlatformSettings, process: str) -> GatewayDoor | None
             RedisKeyBoard(redis_client(settings, REDIS_TIMEOUT_S)),
             mine.sheet_copy,
             follow_soon,
-            door.drain_used,
+            doorkeeper.drain_used,
             used_every_s=mine.used_every_s,
         )
         threads.append(watcher)
         looked = watcher.looked
     else:
         looked.set()
-    return GatewayDoor(door, threads, looked)
+    return GatewayDoorkeeper(doorkeeper, threads, looked)

@@ -11,7 +11,7 @@ from serving.identity.key_sets import KeySet
 from serving.identity.tokens import TokenVerifier
 from serving.settings import QuotaSettings, Rates, parse_quotas
 from tests.builders import NOW_MS
-from tests.serving.doors import Keys, a_door, a_text, bearer, running_leases
+from tests.serving.doors import Keys, a_doorkeeper, a_text, bearer, running_leases
 from tests.serving.issuers import Issuer, an_issuer, rsa_key
 
 
@@ -28,14 +28,14 @@ def issuer() -> Iterator[Issuer]:
 
 def test_a_known_key_is_let_in_for_its_models(keys: Keys) -> None:
     key_id = keys.make(models=("one", "two"))
-    door = a_door(keys)
+    doorkeeper = a_doorkeeper(keys)
 
-    visit = door.enter(bearer(a_text()), "one")
+    visit = doorkeeper.enter(bearer(a_text()), "one")
     assert visit.principal is not None and visit.principal.id == key_id
-    assert door.enter(bearer(a_text()), "one") is visit
+    assert doorkeeper.enter(bearer(a_text()), "one") is visit
     with pytest.raises(NotAllowed, match="is for one, two: 'three' is not one of them"):
-        door.enter(bearer(a_text()), "three")
-    visit = door.enter(bearer(a_text()), None)
+        doorkeeper.enter(bearer(a_text()), "three")
+    visit = doorkeeper.enter(bearer(a_text()), None)
     with pytest.raises(NotAllowed):
         visit.check_model("three")
 
@@ -43,12 +43,12 @@ def test_a_known_key_is_let_in_for_its_models(keys: Keys) -> None:
 def test_a_role_reaches_as_far_as_it_says(keys: Keys) -> None:
     keys.make(0, "caller")
     keys.make(1, "operator")
-    door = a_door(keys)
+    doorkeeper = a_doorkeeper(keys)
 
-    door.enter(bearer(a_text(0)), "m", "caller")
-    door.enter(bearer(a_text(1)), "m", "operator")
+    doorkeeper.enter(bearer(a_text(0)), "m", "caller")
+    doorkeeper.enter(bearer(a_text(1)), "m", "operator")
     with pytest.raises(NotAllowed, match="has the role caller: this needs operator"):
-        door.enter(bearer(a_text(0)), "m", "operator")
+        doorkeeper.enter(bearer(a_text(0)), "m", "operator")
 
 
 @pytest.mark.parametrize(
@@ -70,34 +70,34 @@ def test_who_has_no_good_key_is_refused_and_told_how_to_get_one(keys: Keys, head
     keys.make()
 
     with pytest.raises(NotAuthenticated, match="sluice keys create") as caught:
-        a_door(keys).enter(headers, "m")
+        a_doorkeeper(keys).enter(headers, "m")
     assert a_text()[15:] not in str(caught.value)
 
 
 def test_a_key_ends_at_its_moment_also_for_who_was_let_in_before(keys: Keys) -> None:
     keys.make(expires_ms=NOW_MS + 1000)
     now_ms = [NOW_MS]
-    door = a_door(keys)
-    door._wall_ms = lambda: now_ms[0]
+    doorkeeper = a_doorkeeper(keys)
+    doorkeeper._wall_ms = lambda: now_ms[0]
 
-    door.enter(bearer(a_text()), "m")
+    doorkeeper.enter(bearer(a_text()), "m")
     now_ms[0] = NOW_MS + 999
-    door.enter(bearer(a_text()), "m")
+    doorkeeper.enter(bearer(a_text()), "m")
     now_ms[0] = NOW_MS + 1000
     with pytest.raises(NotAuthenticated, match="has expired"):
-        door.enter(bearer(a_text()), "m")
+        doorkeeper.enter(bearer(a_text()), "m")
 
 
 def test_a_revoked_key_is_refused_as_soon_as_the_sheet_says_so(keys: Keys) -> None:
     key_id = keys.make()
-    door = a_door(keys)
-    door.enter(bearer(a_text()), "m")
+    doorkeeper = a_doorkeeper(keys)
+    doorkeeper.enter(bearer(a_text()), "m")
     keys.ring.revoke(key_id, NOW_MS)
-    door.enter(bearer(a_text()), "m")  # the sheet is on its way
+    doorkeeper.enter(bearer(a_text()), "m")  # the sheet is on its way
     keys.follow()
 
     with pytest.raises(NotAuthenticated, match="revoked"):
-        door.enter(bearer(a_text()), "m")
+        doorkeeper.enter(bearer(a_text()), "m")
 
 
 def test_a_rotated_key_is_let_in_by_both_texts_until_the_old_one_ends(keys: Keys) -> None:
@@ -106,9 +106,9 @@ def test_a_rotated_key_is_let_in_by_both_texts_until_the_old_one_ends(keys: Keys
     keys.follow()
 
     for number in (0, 1):
-        visit = a_door(keys).enter(bearer(a_text(number)), "m")
+        visit = a_doorkeeper(keys).enter(bearer(a_text(number)), "m")
         assert visit.principal is not None and visit.principal.id == key_id
-    later = a_door(keys, wall_ms=NOW_MS + 1000)
+    later = a_doorkeeper(keys, wall_ms=NOW_MS + 1000)
     later.enter(bearer(a_text(1)), "m")
     with pytest.raises(NotAuthenticated):
         later.enter(bearer(a_text(0)), "m")
@@ -116,24 +116,24 @@ def test_a_rotated_key_is_let_in_by_both_texts_until_the_old_one_ends(keys: Keys
 
 def test_before_the_first_sheet_nobody_is_said_to_be_unknown(keys: Keys) -> None:
     with pytest.raises(IdentityUnknown, match="not known yet"):
-        a_door(keys).enter(bearer(a_text()), "m")
+        a_doorkeeper(keys).enter(bearer(a_text()), "m")
     with pytest.raises(NotAuthenticated):
-        a_door(keys).enter({}, "m")
+        a_doorkeeper(keys).enter({}, "m")
 
 
 def test_which_keys_were_used_is_told_once(keys: Keys) -> None:
     key_id = keys.make()
     keys.make(1)
-    door = a_door(keys)
-    door.enter(bearer(a_text()), "m")
+    doorkeeper = a_doorkeeper(keys)
+    doorkeeper.enter(bearer(a_text()), "m")
 
-    assert door.drain_used() == {key_id: NOW_MS}
-    assert door.drain_used() == {}
+    assert doorkeeper.drain_used() == {key_id: NOW_MS}
+    assert doorkeeper.drain_used() == {}
 
 
 def test_refusals_are_counted_by_reason(keys: Keys) -> None:
     keys.make(models=("one",))
-    door = a_door(keys)
+    doorkeeper = a_doorkeeper(keys)
 
     def count(reason: str) -> float:
         return REGISTRY.get_sample_value("serving_door_refusals_total", {"reason": reason}) or 0.0
@@ -143,7 +143,7 @@ def test_refusals_are_counted_by_reason(keys: Keys) -> None:
     async def scenario() -> None:
         for headers, model in (({}, "one"), (bearer(a_text(1)), "one"), (bearer(a_text()), "two")):
             with pytest.raises((NotAuthenticated, NotAllowed)):
-                await door.welcome(headers, model)
+                await doorkeeper.welcome(headers, model)
 
     asyncio.run(scenario())
     assert {reason: count(reason) - before[reason] for reason in before} == {"none": 1, "key": 1, "reach": 1}
@@ -154,15 +154,15 @@ def test_a_token_is_let_in_and_one_of_a_new_key_after_a_look_at_the_issuer(keys:
     key_set = KeySet(settings, clock=lambda: clock[0])
     clock = [0.0]
     key_set.refresh()
-    door = a_door(keys, tokens=TokenVerifier(settings, key_set))
+    doorkeeper = a_doorkeeper(keys, tokens=TokenVerifier(settings, key_set))
     issuer.keys["r2"] = rsa_key(2)
     clock[0] = 20.0
 
     async def scenario() -> None:
-        told = [await door.welcome(bearer(issuer.token(key, models="m")), "m") for key in ("r1", "r2")]
+        told = [await doorkeeper.welcome(bearer(issuer.token(key, models="m")), "m") for key in ("r1", "r2")]
         assert [visit.principal is not None and visit.principal.name for visit in told] == ["ann", "ann"]
         with pytest.raises(NotAllowed, match="token of 'ann' is for m: 'other' is not one of them"):
-            await door.welcome(bearer(issuer.token("r1", models="m")), "other")
+            await doorkeeper.welcome(bearer(issuer.token("r1", models="m")), "other")
 
     asyncio.run(scenario())
     assert issuer.asked == 2
@@ -172,10 +172,10 @@ def test_a_query_draws_on_the_line_of_its_key_else_on_the_one_it_names_else_on_i
     keys.make(0)
     keys.make(1, line="ads")
     quotas = parse_quotas("search=1/0,ads=1/0,shop=1/0")
-    door = a_door(keys, quotas=quotas)
+    doorkeeper = a_doorkeeper(keys, quotas=quotas)
 
     def lines(number: int, model: str, **more: str) -> list[str]:
-        charges = door.enter(bearer(a_text(number), **more), model)._charges
+        charges = doorkeeper.enter(bearer(a_text(number), **more), model)._charges
         return [meter.quota.name for meter, _ in charges]
 
     assert lines(0, "search") == ["line:search:requests"]
@@ -190,20 +190,20 @@ def test_where_queries_are_open_lines_still_have_their_quotas(keys: Keys) -> Non
     async def scenario() -> None:
         quotas = QuotaSettings(lines={"search": Rates(0.001, 0)}, burst_s=2000.0)
         async with running_leases(quotas) as leases:
-            door = a_door(keys, closed=False, quotas=quotas, leases=leases)
+            doorkeeper = a_doorkeeper(keys, closed=False, quotas=quotas, leases=leases)
             for _ in range(2):
-                await door.enter({}, "search").admitted(1)
-            await door.enter({}, "other").admitted(1)
+                await doorkeeper.enter({}, "search").admitted(1)
+            await doorkeeper.enter({}, "other").admitted(1)
             with pytest.raises(QuotaExceeded, match=r"line 'search' has a quota of 0\.001 requests/s"):
-                await door.enter({}, "search").admitted(1)
+                await doorkeeper.enter({}, "search").admitted(1)
 
     asyncio.run(scenario())
 
 
 def test_what_is_remembered_is_bounded(keys: Keys) -> None:
     keys.make()
-    door = a_door(keys)
+    doorkeeper = a_doorkeeper(keys)
     for number in range(10_000):
-        door.enter(bearer(a_text()), f"model-{number}")
+        doorkeeper.enter(bearer(a_text()), f"model-{number}")
 
-    assert len(door._visits) <= 4096
+    assert len(doorkeeper._visits) <= 4096

@@ -1,4 +1,4 @@
-"""The door: who may ask, about which models, and how much. In front of everything that a request costs.
+"""The doorkeeper: who may ask, about which models, and how much. In front of everything that a request costs.
 
 A query draws on the quota of its key or token, and on that of its line: the one that its key or token is bound to,
 else the one that it names (`X-Sluice-Line`), else the one with its model's name, if there is such a quota.
@@ -96,7 +96,7 @@ class Visit:
             raise error
 
 
-class Door:
+class Doorkeeper:
     """Lets requests in. One thread uses it.
 
     tokens: None where only keys count. leases: None without any quota.
