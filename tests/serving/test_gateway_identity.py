@@ -284,17 +284,17 @@ def test_a_stream_is_for_who_has_a_key_and_says_which_model_is_not_theirs(worker
         for name in ("left", "right")
     ]
 
-    told: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    def first_error(client: triton_grpc.InferenceServerClient, key: dict[str, str]) -> Any:
+        told: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        client.start_stream(lambda result, error: told.put(error), headers=key)
+        with contextlib.suppress(InferenceServerException):  # a stranger's stream may be over by now
+            client.async_stream_infer("tensors", inputs)
+        error = told.get(timeout=30)
+        client.stop_stream(cancel_requests=True)
+        return error
 
     def use(client: triton_grpc.InferenceServerClient) -> list[Any]:
-        errors = []
-        for key in (bearer(CALLER), bearer(ELSEWHERE), {}):
-            client.start_stream(lambda result, error: told.put(error), headers=key)
-            with contextlib.suppress(InferenceServerException):  # a stranger's stream may be over by now
-                client.async_stream_infer("tensors", inputs)
-            errors.append(told.get(timeout=30))
-            client.stop_stream(cancel_requests=True)
-        return errors
+        return [first_error(client, key) for key in (bearer(CALLER), bearer(ELSEWHERE), {})]
 
     answered, elsewhere, stranger = served(lambda gateway: gateway.client(use), worker, doorkeeper=closed.doorkeeper)
 
