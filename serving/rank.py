@@ -107,6 +107,24 @@ class Ranking:
     experiment: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class ListFigures:
+    """What is known of a list beside its items, over all candidates: of their scores, and how old their rows were on
+    average; None if there are no rows. All 0 of an order that no version gave now."""
+
+    score_mean: float = 0.0
+    score_std: float = 0.0
+    margin: float = 0.0
+    entropy: float = 0.0
+    row_age_s: float | None = None
+
+    @staticmethod
+    def of(reply: RankedReply) -> "ListFigures":
+        """As the worker measured them."""
+        age_s = None if math.isnan(reply.row_age_s) else reply.row_age_s
+        return ListFigures(reply.score_mean, reply.score_std, reply.margin, reply.entropy, age_s)
+
+
 class Ranker:
     """Ranks queries against the plans it was last told to follow.
 
@@ -350,10 +368,9 @@ class Ranker:
         if degraded and (rung := self._ladder.refusal(degraded)):
             raise BelowStandard(f"{', '.join(degraded)}: such an answer is switched off, {rung}=0 in SLUICE_FLOW")
         total_s = self._clock() - began_s
-        confidence = (reply.score_mean, reply.score_std, reply.margin, reply.entropy)
         stages_ms = self._observe(query.model, reply, total_s)
         ranking = self._log(
-            query, plan, route, shown, loaded.fingerprint, confidence, degraded, stages_ms, total_s, reply.row_age_s
+            query, plan, route, shown, loaded.fingerprint, ListFigures.of(reply), degraded, stages_ms, total_s
         )
         if route.arm in BREAKING:
             self.router.served(query.model, route.version, failed=False)
@@ -371,14 +388,12 @@ class Ranker:
         route: Route,
         shown: Shown,
         fingerprint: str,
-        confidence: tuple[float, float, float, float],
+        figures: ListFigures,
         degraded: tuple[str, ...],
         stages_ms: dict[str, float],
         total_s: float,
-        row_age_s: float = math.nan,
     ) -> Ranking:
-        """The answer, in the event log and counted. confidence: mean and standard deviation of the scores, margin and
-        entropy, over all candidates."""
+        """The answer, in the event log and counted."""
         now_ms = self._wall_ms()
         ranking_id = self._ids.issue(self._tags[query.model], now_ms)
         items = [query.item_ids[place] for place in shown.places]
@@ -399,10 +414,10 @@ class Ranker:
                 propensities=shown.propensities,
                 fingerprint=fingerprint,
                 features=shown.features,
-                score_mean=confidence[0],
-                score_std=confidence[1],
-                margin=confidence[2],
-                entropy=confidence[3],
+                score_mean=figures.score_mean,
+                score_std=figures.score_std,
+                margin=figures.margin,
+                entropy=figures.entropy,
                 degraded=degraded,
                 latency_ms=total_s * 1000,
                 trace_id=query.trace.trace_id,
@@ -410,7 +425,7 @@ class Ranker:
                 teams=shown.teams,
                 team_version=shown.team_version,
                 explored=shown.explored,
-                row_age_s=None if math.isnan(row_age_s) else row_age_s,
+                row_age_s=figures.row_age_s,
             )
         )
         self._note(query, ranking_id, route.version, degraded, stages_ms)
@@ -490,7 +505,7 @@ class Ranker:
         total_s = self._clock() - began_s
         stages_ms = dict.fromkeys(STAGES, 0.0) | {"total": int(total_s * 1e6) / 1000}
         degraded = (*route.without, reason)
-        return self._log(query, plan, outside, shown, "", (0.0, 0.0, 0.0, 0.0), degraded, stages_ms, total_s)
+        return self._log(query, plan, outside, shown, "", ListFigures(), degraded, stages_ms, total_s)
 
     def count_answer(self, model: str, plan: TrafficPlan, route: Route, total_s: float, degraded: bool) -> None:
         """One more answer, so long after its permit."""

@@ -158,6 +158,7 @@ def control_api(
     ring = SqlKeyRing(controller.control.engine)
     local_key(settings.admin_key_file, ring, now_ms())
     planner = GatePlanner(Archive(settings.archive_folder), parse_gates(settings.gates))
+    board = RedisDriftBoard(wiring.redis_client(settings, REDIS_TIMEOUT_S))
     shift = parse_monitor(settings.drift).shift
     sources = Sources(
         meter,
@@ -169,7 +170,8 @@ def control_api(
         *(controller.control, ring, controller.store, controller.publish, controller.outlook, planner),
         *(SqlRuns(controller.control.engine), now_ms),
         retrain_ms=parse_retraining(settings.retraining, settings.retrain_anchor).window_ms,
-        closed_days=RedisDriftBoard(wiring.redis_client(settings, REDIS_TIMEOUT_S)).latest,
+        closed_days=board.latest,
+        calibration=lambda model: board.calibrations().get(model),
         sources=sources,
     )
     return ControlServer(build_control_app(desk, tell), parse_address(settings.controller_address))

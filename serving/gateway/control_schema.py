@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from registry.contracts.drift import Family, ShiftAlarm, ShiftKind, ShiftRecord
+from registry.contracts.drift import CalibrationRecord, Family, ShiftAlarm, ShiftKind, ShiftRecord
 from registry.contracts.gates import GateTerms
 from registry.contracts.glimpses import Glimpse
 from registry.contracts.rollouts import Evidence, GuardrailLimits, Rollout, Step, Verdict, What
@@ -349,11 +349,13 @@ class RunsAnswer(msgspec.Struct, frozen=True):
 
 
 class DriftAnswer(msgspec.Struct, frozen=True):
-    """The newest closed day of each arm and family, the newest first; empty before a day was closed."""
+    """The newest closed day of each arm, family and segment, the newest first; empty before a day was closed.
+    calibration: of the newest collected window; null before one."""
 
     model: str
     plan_revision: int
     records: tuple[ShiftRecord, ...]
+    calibration: CalibrationRecord | None = None
 
 
 class ModelLine(msgspec.Struct, frozen=True):
