@@ -22,6 +22,7 @@ from registry.stream import MemoryStream
 from serving.event_log import EventLog
 from serving.gateway.access import GuardedApp
 from serving.gateway.app import build_app
+from serving.gateway.console.files import console_router
 from serving.gateway.http import HotRoutes
 from serving.gateway.oip import oip_routes
 from serving.gateway.oip_infer import OipInfer
@@ -124,7 +125,7 @@ def a_running_gateway(
         )
         ranker.follow({followed.model: followed})
         service = InferService(ranker, pool, permits, settings.max_candidates, control)
-        routers = [oip_routes(service, regions, version="0.0")]
+        routers = [oip_routes(service, regions, version="0.0"), console_router()]
         app = build_app(ranker, pool, permits, event_log, lambda: REGISTRY, version="0.0", routers=routers)
         guard = doorkeeper() if doorkeeper is not None else None
         infer = OipInfer(service, settings, regions, guard)
