@@ -34,6 +34,7 @@ _ALL = {
     "/v2/models/stats": Needs("caller", every_model=True),
     "/v2/repository/index": Needs("caller", every_model=True),
 }
+_CONSOLE = re.compile(r"/console(?:/[^/]*)?")  # files; what the page asks for goes with a key
 _LOADING = re.compile(r"/v2/repository/models/([^/]+)/(?:load|unload)")
 _OF_MODEL = re.compile(r"/v[12]/models/([^/]+)(?:/.*)?")
 _CONTROL = tuple(
@@ -46,12 +47,14 @@ def needs(method: str, path: str) -> Needs:
 
     >>> needs("GET", "/health").role, needs("GET", "/metrics").role, needs("GET", "/what/is/this").role
     (None, 'viewer', 'caller')
+    >>> needs("GET", "/console/api.js").role, needs("GET", "/console/x/y").role
+    (None, 'caller')
     >>> needs("GET", "/v2/models/search/config")
     Needs(role='caller', model='search', every_model=False)
     >>> needs("POST", "/v1/models/search/promote").role is None  # the controller asks for an admin's key
     True
     """
-    if path in _OPEN_PATHS:
+    if path in _OPEN_PATHS or _CONSOLE.fullmatch(path):
         return OPEN
     if (found := _ALL.get(path)) is not None:
         return found
