@@ -306,6 +306,7 @@ def run_monitor(settings: PlatformSettings, stop: threading.Event) -> None:
     """
     from deploy.verdicts.drift_evidence import DriftEvidence
     from deploy.verdicts.rank_evidence import RankEvidence
+    from drift.calibration import show
     from drift.days.reports import DayReports
     from drift.days.watch import DayWatches
     from drift.mirrors.monitor import GROUP, MirrorMonitor
@@ -353,6 +354,11 @@ def run_monitor(settings: PlatformSettings, stop: threading.Event) -> None:
     reports, kept_in = VerdictReports(reports_folder), settings.journal_folder / "monitor.windows"
     hours = Hours(reports_folder, watched.shift.day_ms, round(watched.window_s * 1000))
     monitor = Monitor(reader, profile_of, reports.write, watched, kept_in, watches=watches, hours=hours)
+    try:
+        for calibration in board.calibrations().values():  # who found it told its gauges, and may be long gone
+            show(calibration)
+    except RegistryError as error:
+        log.warning("calibrations are shown with the next collected window: %s", error)
     collector.calm()
     run_together(stop, monitor.run, mirrors.run)
 

@@ -134,6 +134,31 @@ SEGMENT_CUSUM = Gauge(
     _SEGMENT,
     multiprocess_mode="mostrecent",
 )
+_CLICKS = ["model", "simulated"]
+CALIBRATION_ERROR = Gauge(
+    "drift_calibration_error_ratio",
+    "How far clicks of the newest collected window lie from what scores said, noise taken off, over the mean expected.",
+    _CLICKS,
+    multiprocess_mode="mostrecent",
+)
+CALIBRATION_CLICKS = Gauge(
+    "drift_calibration_clicks_ratio",
+    "Clicks of the newest collected window over those that scores said, by a mapping fitted before it.",
+    _CLICKS,
+    multiprocess_mode="mostrecent",
+)
+CALIBRATION_CLICKS_ERROR = Gauge(
+    "drift_calibration_clicks_standard_error",
+    "Standard error of drift_calibration_clicks_ratio.",
+    _CLICKS,
+    multiprocess_mode="mostrecent",
+)
+CALIBRATION_END = Gauge(
+    "drift_calibration_end_timestamp_seconds",
+    "When the newest window ended of which calibration is known, since the epoch.",
+    _CLICKS,
+    multiprocess_mode="mostrecent",
+)
 OPEN_WINDOWS = Gauge("drift_open_windows", "Windows that still take events.", multiprocess_mode="livesum")
 LAG = Gauge("drift_lag_entries", "Stream entries the monitor has not acknowledged.", multiprocess_mode="livemax")
 

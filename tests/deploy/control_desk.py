@@ -14,6 +14,8 @@ from deploy.control.app import build_control_app
 from deploy.control.desk import Desk
 from deploy.control.local_key import local_key
 from deploy.control.server import ControlServer
+from deploy.control.sources import Sources
+from drift.days.reports import DayReports
 from pipelines.archive.files import Archive
 from pipelines.gates.planning import GatePlanner
 from pipelines.rollouts.canary import outlook
@@ -49,6 +51,7 @@ class ControlBench:
     archive: Archive
     away: set[str] = field(default_factory=set)
     drift: MemoryDriftBoard = field(default_factory=MemoryDriftBoard)
+    sources: Sources = field(default_factory=Sources)
 
     def request(self, method: str, path: str, key: str | None = None, **options: Any) -> httpx.Response:
         """key: the admin's by default, empty for none. The body is `json`."""
@@ -85,7 +88,9 @@ def a_control_bench(folder: Path, database: str = "") -> Iterator[ControlBench]:
     promoter = Promoter(store, control, board)
     ring = SqlKeyRing(control.engine)
     archive = Archive(folder / "archive")
-    bench = ControlBench("", local_key(folder / "admin.key", ring, NOW_MS), control, store, board, archive)
+    sources = Sources(days=DayReports(folder / "drift"))
+    key = local_key(folder / "admin.key", ring, NOW_MS)
+    bench = ControlBench("", key, control, store, board, archive, sources=sources)
 
     def there() -> ModelStore:
         if "store" in bench.away:
@@ -110,6 +115,7 @@ def a_control_bench(folder: Path, database: str = "") -> Iterator[ControlBench]:
             Desk(
                 *(control, ring, there, publish, engine_outlook, GatePlanner(archive), runs),
                 closed_days=bench.drift.latest,
+                sources=bench.sources,
             )
         ),
         TcpAddress("127.0.0.1", port),
