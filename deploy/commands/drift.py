@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from deploy import wiring
+from deploy.commands.drift_figures import print_figures
 from deploy.commands.promote import AsJson, Model, Why
 from deploy.errors import SluiceError
 from deploy.machine.lifecycle import running
@@ -167,6 +168,7 @@ def print_records(console: Console, records: "Sequence[ShiftRecord]") -> None:
             console.print(_alarms(record.alarms))
         elif record.why:
             console.print(f"  {escape(record.why)}", highlight=False)
+        print_figures(console, record)
 
 
 def _part(record: "ShiftRecord") -> str:
