@@ -12,6 +12,7 @@ import httpx
 
 from deploy.control.app import build_control_app
 from deploy.control.desk import Desk
+from deploy.control.key_publisher import KeyPublisher
 from deploy.control.local_key import local_key
 from deploy.control.server import ControlServer
 from deploy.control.sources import Sources
@@ -21,17 +22,20 @@ from pipelines.gates.planning import GatePlanner
 from pipelines.rollouts.canary import outlook
 from pipelines.rollouts.engine import RolloutEngine
 from registry.api_keys import SqlKeyRing
+from registry.audit import SqlAuditLog
 from registry.board import MemoryBoard
 from registry.contracts.rollouts import Rollout
 from registry.counters import MemoryCounterBoard
 from registry.drift_board import MemoryDriftBoard
 from registry.errors import StoreUnavailable
+from registry.key_sheet import MemoryKeyBoard
 from registry.promotion import Promoter
 from registry.roles import Role
 from registry.runs import SqlRuns
 from registry.store import MemoryStore, ModelStore
 from registry.traffic_control import SqlControl
 from serving.addresses import TcpAddress
+from serving.identity.tokens import TokenVerifier
 from tests.builders import NOW_MS, a_package
 
 MODEL = "codesearch"
@@ -52,6 +56,7 @@ class ControlBench:
     away: set[str] = field(default_factory=set)
     drift: MemoryDriftBoard = field(default_factory=MemoryDriftBoard)
     sources: Sources = field(default_factory=Sources)
+    keys: MemoryKeyBoard = field(default_factory=MemoryKeyBoard)
 
     def request(self, method: str, path: str, key: str | None = None, **options: Any) -> httpx.Response:
         """key: the admin's by default, empty for none. The body is `json`."""
@@ -79,8 +84,9 @@ class ControlBench:
 
 
 @contextmanager
-def a_control_bench(folder: Path, database: str = "") -> Iterator[ControlBench]:
-    """Four versions registered, none promoted. database: SQLAlchemy's URL; SQLite in the folder by default."""
+def a_control_bench(folder: Path, database: str = "", tokens: TokenVerifier | None = None) -> Iterator[ControlBench]:
+    """Four versions registered, none promoted. database: SQLAlchemy's URL; SQLite in the folder by default. tokens:
+    whose are good, by default nobody's."""
     control = SqlControl(database or f"sqlite:///{folder / 'control.db'}")
     store, board = MemoryStore(), MemoryBoard()
     for version in range(VERSIONS):
@@ -107,15 +113,23 @@ def a_control_bench(folder: Path, database: str = "") -> Iterator[ControlBench]:
     def engine_outlook(rollout: Rollout) -> dict[str, object]:
         return outlook(engine.look(rollout, time.time_ns() // 1_000_000))
 
-    runs = SqlRuns(control.engine)
+    def publish_keys() -> None:
+        if "board" in bench.away:
+            raise StoreUnavailable("Redis does not answer")
+        KeyPublisher(ring, bench.keys).publish()
+
+    runs, audit = SqlRuns(control.engine), SqlAuditLog(control.engine)
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     server = ControlServer(
         build_control_app(
             Desk(
-                *(control, ring, there, publish, engine_outlook, GatePlanner(archive), runs),
+                *(control, ring, there, publish, engine_outlook, GatePlanner(archive), runs, audit),
                 closed_days=bench.drift.latest,
                 sources=bench.sources,
+                publish_keys=publish_keys,
+                tokens=tokens,
+                used_ms=bench.keys.used_ms,
             )
         ),
         TcpAddress("127.0.0.1", port),
