@@ -17,8 +17,8 @@ Folders, each with a door sign:
 Decisions
 
 - Nothing raw is kept: exact moments, bin counts and sketches, a few kB a feature whatever the traffic.
-- Of a day and a window, means, missing and zero shares decide. PSI beyond chance, spread, categories, quantiles, ages of
-  rows and the same hours of earlier weeks stand beside them: they say what it looks like, not whether it is drift.
+- Of days and windows, means, missing and zero shares decide. PSI beyond chance, spread, categories, quantiles, ages
+  of rows and the same hours of earlier weeks stand beside them: they say what it looks like, not whether it is drift.
 - State and place in the stream are one file (`snapshot`): entries are acknowledged after a
   snapshot that holds them is on disk, and a snapshot names those it holds that may come again.
   A crash anywhere neither loses an event nor counts one twice; a verdict can be told twice, in

@@ -45,9 +45,10 @@ PATIENCE_S = 30.0
 
 @dataclass
 class ControlBench:
-    """url: of the API. admin: the local key. away: names of what does not answer, `store` or `board`."""
+    """url: of the API. desk: behind it. admin: the local key. away: of what does not answer, `store` or `board`."""
 
     url: str
+    desk: Desk
     admin: str
     control: SqlControl
     store: MemoryStore
@@ -94,17 +95,18 @@ def a_control_bench(folder: Path, database: str = "", tokens: TokenVerifier | No
     promoter = Promoter(store, control, board)
     ring = SqlKeyRing(control.engine)
     archive = Archive(folder / "archive")
+    away: set[str] = set()
+    drift = MemoryDriftBoard()
     sources = Sources(days=DayReports(folder / "drift"))
-    key = local_key(folder / "admin.key", ring, NOW_MS)
-    bench = ControlBench("", key, control, store, board, archive, sources=sources)
+    keys = MemoryKeyBoard()
 
     def there() -> ModelStore:
-        if "store" in bench.away:
+        if "store" in away:
             raise StoreUnavailable("MLflow is being loaded: try again in some seconds")
         return store
 
     def publish(model: str) -> None:
-        if "board" in bench.away:
+        if "board" in away:
             raise StoreUnavailable("Redis does not answer")
         promoter.publish([model])
 
@@ -114,28 +116,26 @@ def a_control_bench(folder: Path, database: str = "", tokens: TokenVerifier | No
         return outlook(engine.look(rollout, time.time_ns() // 1_000_000))
 
     def publish_keys() -> None:
-        if "board" in bench.away:
+        if "board" in away:
             raise StoreUnavailable("Redis does not answer")
-        KeyPublisher(ring, bench.keys).publish()
+        KeyPublisher(ring, keys).publish()
 
     runs, audit = SqlRuns(control.engine), SqlAuditLog(control.engine)
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    server = ControlServer(
-        build_control_app(
-            Desk(
-                *(control, ring, there, publish, engine_outlook, GatePlanner(archive), runs, audit),
-                closed_days=bench.drift.latest,
-                sources=bench.sources,
-                publish_keys=publish_keys,
-                tokens=tokens,
-                used_ms=bench.keys.used_ms,
-            )
-        ),
-        TcpAddress("127.0.0.1", port),
+    desk = Desk(
+        *(control, ring, there, publish, engine_outlook, GatePlanner(archive), runs, audit),
+        closed_days=drift.latest,
+        sources=sources,
+        publish_keys=publish_keys,
+        tokens=tokens,
+        used_ms=keys.used_ms,
     )
+    admin = local_key(folder / "admin.key", ring, NOW_MS)
+    url = f"http://127.0.0.1:{port}"
+    bench = ControlBench(url, desk, admin, control, store, board, archive, away, drift, sources, keys)
+    server = ControlServer(build_control_app(desk), TcpAddress("127.0.0.1", port))
     server.start()
-    bench.url = f"http://127.0.0.1:{port}"
     try:
         yield bench
     finally:
