@@ -14,6 +14,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from deploy import wiring
+from deploy.commands.drift_explain import explain
+from deploy.commands.drift_figures import print_figures
 from deploy.commands.promote import AsJson, Model, Why
 from deploy.errors import SluiceError
 from deploy.machine.lifecycle import running
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from registry.drift_board import DriftBoard
 
 drift = typer.Typer(help="Closed days: show what they came to, rebaseline after a change of features.")
+drift.command()(explain)
 _FLOORS = {"mean": 0.1, "missing_share": 0.05, "zero_share": 0.05}
 _COLOURS = {"passed": "green", "failed": "bold red", "inconclusive": "yellow", "errored": "red"}
 
@@ -167,6 +170,7 @@ def print_records(console: Console, records: "Sequence[ShiftRecord]") -> None:
             console.print(_alarms(record.alarms))
         elif record.why:
             console.print(f"  {escape(record.why)}", highlight=False)
+        print_figures(console, record)
 
 
 def _part(record: "ShiftRecord") -> str:
