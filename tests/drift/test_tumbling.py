@@ -133,7 +133,7 @@ def test_rankings_that_would_open_too_many_windows_are_left_out() -> None:
 
     assert absorb(windows, [0, 1000, 2000, 2001], now_ms=2001) == {"absorbed": 2, "crowded": 2}
     assert (len(windows), len(asked)) == (2, 2)  # of versions without room nothing is read
-    assert absorb(windows, [1], now_ms=2001) == {"absorbed": 1}
+    assert absorb(windows, [1001], now_ms=2001) == {"absorbed": 1}
 
 
 def test_segments_are_counted_apart_and_together() -> None:
