@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import msgspec
 
@@ -63,6 +63,12 @@ class DayReports:
         """Days, oldest first; arm: of a challenger with its version, `challenger-2`. Raises OSError."""
         files = sorted(self._home(model, arm).glob(f"{family}-*.json"))[-newest:]
         return [msgspec.json.decode(file.read_bytes(), type=DayReport) for file in files]
+
+    def arms(self, model: str) -> list[str]:
+        """Those that have days, as `read` takes them; the champion's first. Raises OSError."""
+        home = self.folder / model / FOLDER
+        found = [unquote(one.name) for one in home.iterdir()] if home.exists() else []
+        return sorted(found, key=lambda arm: (arm != "champion", arm))
 
     def _home(self, model: str, arm: str) -> Path:
         return self.folder / model / FOLDER / quote(arm, safe="")

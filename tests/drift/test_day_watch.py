@@ -465,7 +465,11 @@ def test_the_whole_is_counted_with_segments_as_without(tmp_path: Path) -> None:
     for platform in (plain, divided):
         platform.see(season(3), 3)
 
-    whole, united = plain.latest(), divided.latest()
-    assert msgspec.structs.replace(whole, figures=()) == msgspec.structs.replace(united, figures=())
-    psi = [{one.quantity: one.psi for one in record.figures} for record in (whole, united)]
-    assert psi[0] == pytest.approx(psi[1])
+    whole, together = plain.latest(), divided.latest()
+    assert msgspec.structs.replace(whole, figures=()) == msgspec.structs.replace(together, figures=())
+    for one, other in zip(whole.figures, together.figures, strict=True):  # sums of sums, in another order
+        assert (other.quantity, other.psi, other.spread) == (
+            one.quantity,
+            pytest.approx(one.psi),
+            pytest.approx(one.spread),
+        )
