@@ -149,9 +149,8 @@ def counterfactual(
     if replicates.ndim != 2 or len(replicates) == 1 or replicates.shape[1] < longest or not (replicates > 0).all():
         raise ValueError(f"without_each: expected 2 groups at least, > 0 for {longest} positions, {replicates.shape}")
     work = _Work(log, looked, rules)
-    slots = work.slots(theirs[log.queries, :k])
-    support = reachable * (float(slots.known[slots.filled].mean()) if slots.filled.any() else 0.0)
-    base, other = (work.policy(of[log.queries, :k]) for of in (ours, theirs))
+    base, other = (work.policy(of[:, :k]) for of in (ours, theirs))
+    support = reachable * (float(other.known[other.filled].mean()) if other.filled.any() else 0.0)
     effective = effective_size(other.weights[other.clicks > 0])
     refused = ""
     if support < rules.least_support:
@@ -193,7 +192,7 @@ def _doubly_robust(
     log: ClickLists, ours: Ints, theirs: Ints, looked: Floats, replicates: Floats, rules: CounterfactualRules
 ) -> tuple[PolicyEstimate, float]:
     """With its interval, and how much of its lift is correction."""
-    found = PairedPolicies(log, ours, theirs, rules.metric, rules.most_weight).lift(looked, rules.alpha)
+    found = PairedPolicies(log, ours, theirs, rules.metric, rules.most_weight).lift(looked)
     whole = found.whole
     if len(replicates):
         group_of = log.units % len(replicates)
@@ -212,21 +211,13 @@ def _doubly_robust(
 
 
 @dataclass(frozen=True, slots=True)
-class _Slots:
-    """A policy's lists against the log, all of shape (lists, width). row: of the log, of the same list, where the
-    item was shown in it, else -1. known: the item was shown for the query. filled: there is an item."""
-
-    row: Ints
-    known: NDArray[np.bool_]
-    filled: NDArray[np.bool_]
-
-
-@dataclass(frozen=True, slots=True)
 class _Policy:
-    """All of shape (lists, width). weights: of the log's click for this position, 0 where the item was not shown.
+    """A policy's list for each of the log's, all of shape (lists, width). filled: there is an item. known: it was
+    shown for the query. weights: of the log's click for this position, 0 where the item was not shown in the list.
     plain: the same for its exposure alone."""
 
     filled: NDArray[np.bool_]
+    known: NDArray[np.bool_]
     weights: Floats
     plain: Floats
     clicks: Floats
@@ -248,24 +239,23 @@ class _Work:
         self.pairs = np.unique(log.queries[self.list_of] * self.width + log.items)
         self.unit_of = np.unique(log.units, return_inverse=True)[1]
 
-    def slots(self, policy: Ints) -> _Slots:
-        filled = (policy >= 0) & (policy < self.width)
-        lists = np.arange(len(policy))[:, None]
-        row = _find(self.rows, self.order, np.where(filled, lists * self.width + policy, -1))
-        wanted = np.where(filled, self.log.queries[:, None] * self.width + policy, -1)
-        pair = _find(self.pairs, np.arange(len(self.pairs)), wanted)
-        return _Slots(row, pair >= 0, policy >= 0)
-
     def policy(self, policy: Ints) -> _Policy:
-        slots = self.slots(policy)
+        """policy: (queries, width)."""
         here = self.examination[: policy.shape[1]][None, :]
-        shown = slots.row >= 0
-        row = np.where(shown, slots.row, 0)
+        there_is = (policy >= 0) & (policy < self.width)
+        wanted = np.where(there_is, np.arange(len(policy))[:, None] * self.width + policy, -1)
+        known = _find(self.pairs, np.arange(len(self.pairs)), wanted) >= 0
+        queries = self.log.queries
+        of_list = np.arange(len(queries))[:, None] * self.width + policy[queries]
+        found = _find(self.rows, self.order, np.where(there_is[queries], of_list, -1))
+        shown = found >= 0
+        row = np.where(shown, found, 0)
         there = self.looked[row]
         whole = np.where(shown, here / (there * self.log.shown_chance[row]), 0.0)
         weights = np.minimum(whole, self.rules.most_weight)
         return _Policy(
-            filled=slots.filled,
+            filled=(policy >= 0)[queries],
+            known=known[queries],
             weights=weights,
             plain=weights * there / here,
             clicks=np.where(shown, self.log.clicks[row], 0.0),

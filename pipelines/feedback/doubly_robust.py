@@ -8,10 +8,10 @@ says more of each item than any one of its lists does. Both policies' lists are 
 - The correction: how far off the model was where chance showed an item, by the inverse of that chance. It is right
   whatever the model, and scatters.
 
-Of the correction counts as much as is more than chance: where the log does not contradict the model, the model stands;
-where it does, the correction takes its place. Clicks of one list hang together, as some users click more than others,
-and a click is worth less beside others: how much they do is estimated from pairs of clicks, and the expectation is
-taken over users so unequal.
+Of the correction counts as much as is more than chance makes it in one of a hundred logs: where the log does not
+contradict the model, the model stands; where it does, the correction takes its place. Clicks of one list hang together,
+as some users click more than others, and a click is worth less beside others: how much they do is estimated from pairs
+of clicks, and the expectation is taken over users so unequal.
 
 The error is that of the whole estimate made again without each group of units (delete-a-group jackknife), for
 examination and attraction are of the same clicks as the lift. The click-NDCG of the groups is taken as if users were
@@ -38,6 +38,7 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 
+_BY_CHANCE = 0.01  # how often a correction counts that is none
 _LEVELS = 8  # of keenness
 _MOST_UNEQUAL = 4.0  # variance of keenness
 _STEPS = 2001  # of a chance, of which those between are taken linearly
@@ -95,15 +96,15 @@ class PairedPolicies:
         ranks = [_ranks(of, len(pairs)) for of in of_each]
         self._kinds = Kinds(pairs // width, ranks[0], ranks[1], self._chance < 0.5, metric.k)
 
-    def lift(self, examination: Floats, alpha: float) -> "Estimated":
-        """By all lists. alpha: chance that a correction counts which is none. examination: as long as the lists are."""
+    def lift(self, examination: Floats) -> "Estimated":
+        """By all lists. examination: as long as the lists are."""
         sums = self._sums(np.ones(len(self._log.queries), dtype=bool), examination)
         found = self._attraction(sums)
         levels = _levels(self._unequal(sums, found))
         champion, challenger = (self._value(slots, sums, found, levels) for slots in self._slots)
         lift = challenger / champion - 1 if champion > 0 else float("nan")
         correction, error = self._correction(sums, found)
-        bound = float(chi2.ppf(1 - alpha, 1)) * error**2
+        bound = float(chi2.ppf(1 - _BY_CHANCE, 1)) * error**2
         counts = max(0.0, 1 - bound / correction**2) if correction**2 > bound else 0.0
         whole = lift + counts * correction
         return Estimated(self, Lift(champion, (1 + whole) * champion, whole, counts * correction), counts)
