@@ -234,7 +234,8 @@ def _unbounded(chances: Floats, levels: Floats) -> Floats:
     if len(levels) == 1:
         return chances
     wanted = np.linspace(0.0, 1.0, _STEPS) / levels.min()
-    return np.interp(chances, np.minimum(levels[:, None] * wanted, 1.0).mean(axis=0), wanted)
+    of_all = np.minimum(levels[:, None] * wanted, 1.0).mean(axis=0)
+    return np.asarray(np.interp(chances, of_all, wanted), dtype=np.float64)
 
 
 def _levels(unequal: float) -> Floats:

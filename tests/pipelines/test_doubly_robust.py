@@ -28,15 +28,15 @@ def lift_of_unequal(log: ClickLog, order: np.ndarray, unequal: float) -> float:
     return quality(order) / quality(log.base) - 1
 
 
-def test_a_model_that_the_log_bears_out_is_not_corrected() -> None:
-    """Chance corrects one in twenty, by little; of these logs none."""
+def test_a_model_that_the_log_bears_out_stands() -> None:
+    """Chance corrects one in a hundred, by little."""
     for seed in (51, 52, 53):
         log = click_log(20_000, seed=seed, queries=100, noise=1.2, share=0.2)
         order = reordered(log, 0.5)
 
         found = estimated(log, order).whole
 
-        assert found.corrected == 0.0
+        assert abs(found.corrected) < 0.001
         assert abs(found.lift - true_lift(log, order)) < 0.02
 
 
