@@ -2,6 +2,7 @@
 
 ```
 DriftError
+  UnreadableSketch      its window or day goes on without the sketch
   UnreadableSnapshot    the monitor says so and starts with empty windows
 ```
 """
@@ -13,3 +14,7 @@ class DriftError(Exception):
 
 class UnreadableSnapshot(DriftError):
     """The file is no snapshot, or one of another version of Sluice."""
+
+
+class UnreadableSketch(DriftError):
+    """The bytes are no sketch, or are damaged."""

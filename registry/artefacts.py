@@ -99,7 +99,7 @@ def strip_sample_inputs(program: bytes) -> bytes:
             for entry in given.infolist():
                 empty = entry.filename.partition("/")[2] == _SAMPLE_INPUTS
                 made.writestr(_aligned(entry.filename, made), b"" if empty else given.read(entry))
-    except zipfile.BadZipFile as error:
+    except Exception as error:  # whatever zipfile makes of garbage
         raise RefusedVersion(f"the program is no torch.export archive: {EXPORT_HINT}") from error
     return stripped.getvalue()
 
