@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -305,12 +306,15 @@ def run_monitor(settings: PlatformSettings, stop: threading.Event) -> None:
     """
     from deploy.verdicts.drift_evidence import DriftEvidence
     from deploy.verdicts.rank_evidence import RankEvidence
+    from drift.calibration import show
     from drift.days.reports import DayReports
     from drift.days.watch import DayWatches
     from drift.mirrors.monitor import GROUP, MirrorMonitor
     from drift.monitor import Monitor
     from drift.settings import parse_monitor, parse_rank_diff
+    from drift.windows.hours import Hours
     from drift.windows.reports import VerdictReports
+    from drift.windows.segments import parse_segments
     from registry.artefacts import read
     from registry.contracts.errors import ContractError
     from registry.contracts.profile import ReferenceProfile
@@ -330,12 +334,13 @@ def run_monitor(settings: PlatformSettings, stop: threading.Event) -> None:
             return None
         return (profile.scores.mean, profile.scores.std) if profile else None
 
-    watched = parse_monitor(settings.drift)
+    heap.keep()
+    watched = replace(parse_monitor(settings.drift), segments=parse_segments(settings.drift_segments))
     board = RedisDriftBoard(redis_client(settings))
     evidence = DriftEvidence(lambda: traffic_control(settings), board)
     reports_folder = settings.reports_folder / "drift"
     kept_in = settings.journal_folder / "days.watches"
-    watches = DayWatches(kept_in, board, watched.shift, evidence.keep, DayReports(reports_folder))
+    watches = DayWatches(kept_in, board, watched.shift, evidence.keep, DayReports(reports_folder), watched.segments)
     mirrors = MirrorMonitor(
         RedisStream(redis_client(settings)).reader(GROUP, "monitor-0"),
         standard_of,
@@ -347,7 +352,14 @@ def run_monitor(settings: PlatformSettings, stop: threading.Event) -> None:
     )
     reader = RedisStream(redis_client(settings)).reader("monitor", "monitor-0")
     reports, kept_in = VerdictReports(reports_folder), settings.journal_folder / "monitor.windows"
-    monitor = Monitor(reader, profile_of, reports.write, watched, kept_in, watches=watches)
+    hours = Hours(reports_folder, watched.shift.day_ms, round(watched.window_s * 1000))
+    monitor = Monitor(reader, profile_of, reports.write, watched, kept_in, watches=watches, hours=hours)
+    try:
+        for calibration in board.calibrations().values():  # who found it told its gauges, and may be long gone
+            show(calibration)
+    except RegistryError as error:
+        log.warning("calibrations are shown with the next collected window: %s", error)
+    collector.calm()
     run_together(stop, monitor.run, mirrors.run)
 
 

@@ -12,7 +12,8 @@ _QUANTITY = [*_ARM, "quantity"]
 
 EVENTS = Counter(
     "drift_events",
-    "Rankings read, by what became of them: absorbed, repeated, late, misdated, outside; or unreadable events.",
+    "Rankings read, by what became of them: absorbed, repeated, late, misdated, crowded (too many windows are open), "
+    "outside; or unreadable events.",
     ["outcome"],
 )
 VERDICTS = Counter("drift_verdicts", "Windows judged, by verdict.", [*_ARM, "verdict"])
@@ -29,6 +30,54 @@ ZERO_SHARE = Gauge(
     "drift_zero_ratio", "Share of a feature's values that were zero.", _QUANTITY, multiprocess_mode="mostrecent"
 )
 PSI = Gauge("drift_psi_nats", "Population stability index, not to alarm on.", _QUANTITY, multiprocess_mode="mostrecent")
+PSI_EXCESS = Gauge(
+    "drift_psi_excess_nats",
+    "Population stability index less what chance makes of it: about 0 on quiet traffic, whatever its amount.",
+    _QUANTITY,
+    multiprocess_mode="mostrecent",
+)
+KS = Gauge(
+    "drift_ks_distance",
+    "Kolmogorov-Smirnov distance from the profile, over its bins.",
+    _QUANTITY,
+    multiprocess_mode="mostrecent",
+)
+WASSERSTEIN = Gauge(
+    "drift_wasserstein_deviations",
+    "Wasserstein distance from the profile, in reference standard deviations.",
+    _QUANTITY,
+    multiprocess_mode="mostrecent",
+)
+SPREAD = Gauge(
+    "drift_spread_log_ratio",
+    "Natural logarithm of a quantity's standard deviation over the profile's.",
+    _QUANTITY,
+    multiprocess_mode="mostrecent",
+)
+SEASON_SHIFT = Gauge(
+    "drift_season_shift_deviations",
+    "Shift of a quantity's mean from the same hour of earlier weeks, in reference standard deviations.",
+    _QUANTITY,
+    multiprocess_mode="mostrecent",
+)
+JENSEN_SHANNON = Gauge(
+    "drift_jensen_shannon_distance",
+    "Jensen-Shannon distance of a feature's categories from the profile's.",
+    _QUANTITY,
+    multiprocess_mode="mostrecent",
+)
+NEW_CATEGORIES = Gauge(
+    "drift_new_category_ratio",
+    "Share of a feature's values that are a category the version was not made on.",
+    _QUANTITY,
+    multiprocess_mode="mostrecent",
+)
+ROW_AGE = Gauge(
+    "drift_row_age_seconds",
+    "How long ago the stored rows of a list were written, on average, by quantile over lists.",
+    [*_ARM, "quantile"],
+    multiprocess_mode="mostrecent",
+)
 MOVED = Gauge(
     "drift_moved_quantities", "Quantities that moved, in the newest window.", _ARM, multiprocess_mode="mostrecent"
 )
@@ -70,6 +119,44 @@ ALARMS_OPEN = Gauge(
     "drift_alarms_open",
     "Alarms that are open and not answered by a retraining.",
     [*_ARM, "family"],
+    multiprocess_mode="mostrecent",
+)
+_SEGMENT = [*_ARM, "segment", "family"]
+SEGMENT_ALARMS_OPEN = Gauge(
+    "drift_segment_alarms_open",
+    "Alarms that are open in a declared segment of the arm's rankings.",
+    _SEGMENT,
+    multiprocess_mode="mostrecent",
+)
+SEGMENT_CUSUM = Gauge(
+    "drift_segment_cusum_ratio",
+    "The largest sum of daily shifts of a segment over its threshold, of all its quantities.",
+    _SEGMENT,
+    multiprocess_mode="mostrecent",
+)
+_CLICKS = ["model", "simulated"]
+CALIBRATION_ERROR = Gauge(
+    "drift_calibration_error_ratio",
+    "How far clicks of the newest collected window lie from what scores said, noise taken off, over the mean expected.",
+    _CLICKS,
+    multiprocess_mode="mostrecent",
+)
+CALIBRATION_CLICKS = Gauge(
+    "drift_calibration_clicks_ratio",
+    "Clicks of the newest collected window over those that scores said, by a mapping fitted before it.",
+    _CLICKS,
+    multiprocess_mode="mostrecent",
+)
+CALIBRATION_CLICKS_ERROR = Gauge(
+    "drift_calibration_clicks_standard_error",
+    "Standard error of drift_calibration_clicks_ratio.",
+    _CLICKS,
+    multiprocess_mode="mostrecent",
+)
+CALIBRATION_END = Gauge(
+    "drift_calibration_end_timestamp_seconds",
+    "When the newest window ended of which calibration is known, since the epoch.",
+    _CLICKS,
     multiprocess_mode="mostrecent",
 )
 OPEN_WINDOWS = Gauge("drift_open_windows", "Windows that still take events.", multiprocess_mode="livesum")

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from registry.contracts.manifest import TensorSpec
+from registry.contracts.traces import UNTRACED, Trace
 from registry.contracts.traffic import TrafficPlan
 from serving import metrics, statistics
 from serving.begun import Begun
@@ -22,6 +23,9 @@ from serving.statistics import VersionStatistics
 from serving.tally import CounterTally, HistogramTally
 from serving.tensor_frames import ALL_OUTPUTS, MAX_OUTPUTS, InferredReply, InferRequest
 from serving.tensors import Tensor
+from serving.tracing.doors import HTTP_INFER, Door
+from serving.tracing.spans import Stages
+from serving.tracing.tracer import Tracer, of_model
 
 CONTROL_WAIT_S = 60.0
 CONTROL_LOOK_S = 0.02
@@ -44,7 +48,8 @@ class InferQuery:
     unit: str = ""
     priority: int = 0
     deadline_ms: int = 1000
-    trace_id: str = ""
+    trace: Trace = UNTRACED
+    door: Door = HTTP_INFER
 
 
 @dataclass(slots=True)
@@ -88,7 +93,7 @@ class IndexEntry:
 class InferService:
     """Answers tensor requests by the plans that the ranker follows.
 
-    max_rows: of one request. control: makes the platform hold a model or not (name, wanted); None
+    max_rows: of one request. tracer: see `Ranker`. control: makes the platform hold a model or not (name, wanted); None
     where that is not allowed.
     """
 
@@ -100,7 +105,9 @@ class InferService:
         max_rows: int,
         control: Callable[[str, bool], Awaitable[None]] | None = None,
         clock: Callable[[], float] = time.monotonic,
+        tracer: Tracer | None = None,
     ) -> None:
+        self._tracer = tracer
         self._ranker, self._pool, self._permits = ranker, pool, permits
         self._max_rows, self._control, self._clock = max_rows, control, clock
         self._named: dict[str, CounterTally] = {}
@@ -112,6 +119,7 @@ class InferService:
     async def infer(self, query: InferQuery, attempts: Attempts | None = None) -> InferAnswer:
         """One answer. attempts: what the query has behind it. Raises RankingError."""
         plan, route = self._ranker.plans.get(query.model), None
+        began_s = self._clock()
         try:
             plan = self._plan(query.model)
             with self._permits.one(query.model, query.deadline_ms / 1000, self._clock):
@@ -122,6 +130,7 @@ class InferService:
                 return await self._answer(query, plan, None, query.version)
         except RankingError as error:
             self._ranker.count_refused(query.model, plan, route, error)
+            self._trace_failed(query, error, began_s)
             raise
 
     def begin(self, query: InferQuery, done: Callable[[InferAnswer | RankingError], None]) -> Callable[[], None] | None:
@@ -146,6 +155,7 @@ class InferService:
 
         def refused(error: RankingError) -> None:
             self._ranker.count_refused(query.model, plan, route, error)
+            self._trace_failed(query, error, began_s)
 
         begun = Begun(self._permits, query.model, self._clock, allowed_s, deadline_s, settle, again, refused, done)
 
@@ -308,7 +318,30 @@ class InferService:
             self._count_named(query.model)
         else:
             self._ranker.count_answer(query.model, plan, route, total_s, bool(route.without))
+        if self._tracer is not None:
+            self._trace(self._tracer, query, version, reply, total_s)
         return InferAnswer(query.model, version, query.id, tensors)
+
+    def _trace(self, tracer: Tracer, query: InferQuery, version: int, reply: InferredReply, total_s: float) -> None:
+        """Tells of the answer, if it is one that is told of."""
+        tracer.answered(
+            query.trace,
+            query.door,
+            total_s,
+            lambda: of_model(query.model, version),
+            lambda: Stages(reply.queue_us, reply.gather_us, reply.device_us),
+            f"infer {query.model}@{version}",
+        )
+
+    def _trace_failed(self, query: InferQuery, error: RankingError, began_s: float) -> None:
+        if self._tracer is not None:
+            self._tracer.failed(query.trace, query.door, self._clock() - began_s, of_model(query.model), error)
+
+
+def rows_of(query: InferQuery) -> int:
+    """How many candidates it counts for in quotas: dimension 0 of its first input, 1 of a scalar."""
+    shape = query.inputs[0].shape if query.inputs else ()
+    return shape[0] if shape else 1
 
 
 def build_infer(query: InferQuery, loaded: LoadedVersion, max_rows: int) -> InferRequest:

@@ -66,11 +66,12 @@ class ScoreRefused(Exception):
 
 @dataclass(slots=True)
 class Assembled:
-    """matrix: float32 (rows, columns). missing, stale: bool (rows,)."""
+    """matrix: float32 (rows, columns). missing, stale: bool (rows,). age_s: float64 (lists,), see `mean_age_s`."""
 
     matrix: NDArray[np.float32]
     missing: NDArray[np.bool_]
     stale: NDArray[np.bool_]
+    age_s: NDArray[np.float64]
     away: bool
 
 
@@ -184,7 +185,22 @@ def assemble(
         stale = ~missing & (rows.updated_ms.astype(np.float64) < now_ms - loaded.freshness_ms)
     if rows.unchecked is not None:  # changes of theirs may have been missed
         stale |= rows.unchecked
-    return Assembled(matrix, missing, stale, rows.away)
+    return Assembled(matrix, missing, stale, mean_age_s(rows.updated_ms, counts, now_ms), rows.away)
+
+
+def mean_age_s(updated_ms: NDArray[np.uint64], counts: NDArray[np.int64], now_ms: int) -> NDArray[np.float64]:
+    """How long ago each list's stored rows were written, on average, (lists,); nan where it has none.
+
+    updated_ms: uint64 (rows,), 0 where there is no row, NEVER_STALE_MS where it came with the query. counts: rows by
+    list. Rows that are dated ahead of the clock are as good as new.
+    """
+    starts = np.cumsum(counts) - counts
+    stored = (updated_ms != 0) & (updated_ms != NEVER_STALE_MS)
+    ages_ms = np.where(stored, np.maximum(now_ms - updated_ms.astype(np.float64), 0.0), 0.0)
+    rows = np.add.reduceat(stored, starts, dtype=np.int64)
+    total_ms = np.add.reduceat(ages_ms, starts)
+    mean: NDArray[np.float64] = np.where(rows > 0, total_ms / np.maximum(rows, 1) / 1000.0, np.nan)
+    return mean
 
 
 def _stored(loaded: LoadedModel, requests: Sequence[ScoreRequest], total: int, patient_s: float) -> Rows:
@@ -296,11 +312,11 @@ def rank(
         broken,
         _marked(assembled.missing, starts, metrics.MISSING_ROWS, loaded.model),
         _marked(assembled.stale, starts, metrics.STALE_ROWS, loaded.model),
-        *(column.tolist() for column in (means, stds, sure.margin, sure.entropy)),
+        *(column.tolist() for column in (means, stds, sure.margin, sure.entropy, assembled.age_s)),
         strict=True,
     )
     replies: list[RankedReply | FailedReply] = []
-    for i, (request, waited_us, wrong, missing, stale, mean, std, margin, entropy) in enumerate(of_each):
+    for i, (request, waited_us, wrong, missing, stale, mean, std, margin, entropy, age_s) in enumerate(of_each):
         shown = min(request.top_k, request.candidates)
         if wrong:
             message = f"{loaded.model}@{loaded.version} gave {wrong} scores that are not finite for these features"
@@ -322,6 +338,7 @@ def rank(
                     score_std=std,
                     margin=margin,
                     entropy=entropy,
+                    row_age_s=age_s,
                 )
             )
     return replies

@@ -14,6 +14,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from deploy import wiring
+from deploy.commands.drift_explain import explain
+from deploy.commands.drift_figures import print_figures
 from deploy.commands.promote import AsJson, Model, Why
 from deploy.errors import SluiceError
 from deploy.machine.lifecycle import running
@@ -22,10 +24,11 @@ from registry.errors import RegistryError
 
 if TYPE_CHECKING:
     from drift.days.reports import DayReport
-    from registry.contracts.drift import Family, ShiftAlarm, ShiftRecord
+    from registry.contracts.drift import CalibrationRecord, Family, ShiftAlarm, ShiftRecord
     from registry.drift_board import DriftBoard
 
 drift = typer.Typer(help="Closed days: show what they came to, rebaseline after a change of features.")
+drift.command()(explain)
 _FLOORS = {"mean": 0.1, "missing_share": 0.05, "zero_share": 0.05}
 _COLOURS = {"passed": "green", "failed": "bold red", "inconclusive": "yellow", "errored": "red"}
 
@@ -43,7 +46,51 @@ def show(model: Model, as_json: AsJson = False) -> None:
         typer.echo(msgspec.json.encode(records).decode())
     else:
         print_records(Console(), records)
+        if (calibration := _board().calibrations().get(model)) is not None:
+            Console().print(calibration_line(calibration), highlight=False)
     raise typer.Exit(1 if any(record.open_alarms for record in records) else 0)
+
+
+@drift.command()
+def calibration(model: Model, as_json: AsJson = False) -> None:
+    """Whether clicks of the newest collected window came as often as scores said: nothing on how good they rank."""
+    try:
+        record = _board().calibrations().get(model)
+    except RegistryError as error:
+        raise SluiceError(str(error), "sluice status") from error
+    if record is None:
+        raise SluiceError(f"no window of {model!r} was collected yet", "`sluice runs list`, or wait for the week's end")
+    if as_json:
+        typer.echo(record.encode().decode())
+        return
+    console = Console()
+    console.print(calibration_line(record), highlight=False)
+    console.print(
+        f"  mapping of scores fitted on {_time(record.fitted_since_ms)} to {_time(record.fitted_until_ms)}, held "
+        f"against {record.lists} lists with {record.clicks} {'simulated ' if record.simulated else ''}clicks until "
+        f"{_time(record.until_ms)}",
+        highlight=False,
+    )
+    if record.bins:
+        console.print(
+            f"  calibration error {record.error:.4f} clicks an examined item beyond noise; plain {record.plain:.4f}, "
+            f"of which chance alone makes {record.by_chance:.4f}",
+            highlight=False,
+        )
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for title in ("expected", "came", "+-", "share of looks"):
+            table.add_column(title, justify="right")
+        for one in record.bins:
+            table.add_row(f"{one.predicted:.4f}", f"{one.observed:.4f}", f"{one.error:.4f}", f"{one.share:.0%}")
+        console.print(table)
+
+
+def calibration_line(record: "CalibrationRecord") -> str:
+    """In one line, with its verdict."""
+    colour = _COLOURS[record.verdict]
+    told = f"{record.ratio:.2f} +- {record.ratio_error:.2f} clicks for each that scores said" if record.bins else ""
+    words = "; ".join(filter(None, (told, escape(record.why))))
+    return f"{escape(record.model)}@{record.version} calibration: [{colour}]{record.verdict}[/]  {words}"
 
 
 @drift.command()
@@ -114,7 +161,8 @@ def print_records(console: Console, records: "Sequence[ShiftRecord]") -> None:
     for record in records:
         colour = _COLOURS[record.verdict]
         console.print(
-            f"{escape(record.model)}@{record.version} {record.arm}, {record.family}: [{colour}]{record.verdict}[/]  "
+            f"{escape(record.model)}@{record.version} {record.arm}{_part(record)}, {record.family}: "
+            f"[{colour}]{record.verdict}[/]  "
             f"day to {_time(record.until_ms)}, {record.lists} lists, {record.days} days known",
             highlight=False,
         )
@@ -122,6 +170,11 @@ def print_records(console: Console, records: "Sequence[ShiftRecord]") -> None:
             console.print(_alarms(record.alarms))
         elif record.why:
             console.print(f"  {escape(record.why)}", highlight=False)
+        print_figures(console, record)
+
+
+def _part(record: "ShiftRecord") -> str:
+    return f" where {escape(record.segment)}" if record.segment else ""
 
 
 def _alarms(alarms: "Sequence[ShiftAlarm]") -> Table:

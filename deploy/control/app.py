@@ -2,7 +2,11 @@
 
 import functools
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+import random
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import fastapi
@@ -11,15 +15,18 @@ from fastapi.responses import JSONResponse, Response
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
-from deploy.control.access import authenticate, authorize
+from deploy.control.access import Caller, authenticate, authorize
 from deploy.control.asks import Ask, Reply
 from deploy.control.conditions import IfMatch, digest_of, idempotency_key
 from deploy.control.desk import Desk
 from deploy.control.errors import Contradiction, ControlRefused, NoKey, NotNow, as_refusal
 from deploy.control.handlers import HANDLERS
 from deploy.control.metrics import CONTROL_REQUESTS
+from deploy.control.spans import control_span
+from deploy.control.trail import Trail
 from registry.contracts.errors import ContractError, InvalidName
 from registry.contracts.ids import model_name
+from registry.contracts.traces import Span
 from registry.errors import RegistryError
 from registry.receipts import Receipt
 from serving.gateway.control_routes import CONTROL_ROUTES, ControlRoute
@@ -31,8 +38,13 @@ MAX_BODY_BYTES = 1 << 20
 _KEPT = (404, 409, 422)
 
 
-def build_control_app(desk: Desk) -> fastapi.FastAPI:
-    """Answers every route of the table, on threads: databases and MLflow take their time."""
+Tell = Callable[[Sequence[Span]], None]
+
+
+def build_control_app(desk: Desk, tell: Tell | None = None) -> fastapi.FastAPI:
+    """Answers every route of the table, on threads: databases and MLflow take their time. tell: of each request, as a
+    span; None: nobody follows them."""
+    source = random.Random(secrets.randbits(256))
     app = fastapi.FastAPI(title="Sluice control", docs_url=None, redoc_url=None, openapi_url=None)
 
     @app.exception_handler(HTTPException)
@@ -44,22 +56,28 @@ def build_control_app(desk: Desk) -> fastapi.FastAPI:
         return {"live": True}
 
     for route in CONTROL_ROUTES:
-        app.add_api_route(route.path, _endpoint(desk, route), methods=[route.method], name=route.name)
+        app.add_api_route(route.path, _endpoint(desk, route, tell, source), methods=[route.method], name=route.name)
     return app
 
 
-def _endpoint(desk: Desk, route: ControlRoute) -> Callable[[fastapi.Request], Awaitable[Response]]:
+def _endpoint(
+    desk: Desk, route: ControlRoute, tell: Tell | None, source: random.Random
+) -> Callable[[fastapi.Request], Awaitable[Response]]:
     async def endpoint(request: fastapi.Request) -> Response:
-        raw = bytearray()
+        began_ns, raw = time.time_ns(), bytearray()
         async for part in request.stream():
             raw += part
             if len(raw) > MAX_BODY_BYTES:
                 return _response(_refused(413, f"body: more than {MAX_BODY_BYTES} bytes"))
+        headers = dict(request.headers)
         asked = functools.partial(
-            answer, desk, route, request.path_params, dict(request.query_params), dict(request.headers), bytes(raw)
+            answer, desk, route, request.path_params, dict(request.query_params), headers, bytes(raw)
         )
         reply = await run_in_threadpool(asked)
         CONTROL_REQUESTS.labels(route.name, reply.status).inc()
+        if tell is not None:
+            span = control_span(route, headers, request.path_params, reply, began_ns, time.time_ns(), source)
+            tell([span] if span else [])
         return _response(reply)
 
     return endpoint
@@ -73,29 +91,69 @@ def answer(
     headers: Mapping[str, str],
     raw: bytes,
 ) -> Reply:
-    """What the request gets, whatever happens. path: its parameters; headers: lower case."""
+    """What the request gets, whatever happens. path: its parameters; headers: lower case.
+
+    A change is written to the audit log before it is done, and what came of it before it is answered.
+    """
+    trail = Trail(desk.audit, desk.strangers, desk.wall_ms, route, path, headers)
+    told = {"x-request-id": trail.request_id}
+    caller, ask = None, None
     try:
-        ask = _ask(desk, route, path, query, headers, raw)
-        return _once(desk, ask)
-    except (RegistryError, ContractError, ControlRefused) as error:
+        caller = _caller(desk, headers)
+        ask = _ask(desk, caller, route, path, query, headers, raw)
+        if route.method != "GET":
+            trail.asked(ask)
+    except Exception as error:
+        reply = _of_error(route, error, "nothing was done" if ask is not None else "")
+        if ask is None and (route.method != "GET" or reply.status in (401, 403)):
+            trail.refused(caller, reply, _words(reply))
+        return replace(reply, headers={**reply.headers, **told})
+    try:
+        reply = _once(desk, ask)
+    except Exception as error:
+        reply = _of_error(route, error)
+    if route.method != "GET":
+        try:
+            trail.answered(reply, _words(reply))
+        except RegistryError as error:
+            done = "it was done" if reply.status < 400 else f"it was answered with {reply.status}"
+            reply = _of_error(route, error, f"{done}; repeat the request with the same Idempotency-Key for its answer")
+    return replace(reply, headers={**reply.headers, **told})
+
+
+def _of_error(route: ControlRoute, error: Exception, also: str = "") -> Reply:
+    """What the caller is told. also: what is to be said beside the error's words."""
+    if isinstance(error, RegistryError | ContractError | ControlRefused):
         if (refusal := as_refusal(error)) is not None:
-            return _refused(refusal.status, str(refusal), isinstance(refusal, NoKey))
-        log.exception("%s failed", route.name)
-    except Exception:
-        log.exception("a bug answered %s with 500", route.name)
+            words = f"{refusal} ({also})" if also else str(refusal)
+            return _refused(refusal.status, words, isinstance(refusal, NoKey))
+        log.error("%s failed", route.name, exc_info=error)
+    else:
+        log.error("a bug answered %s with 500", route.name, exc_info=error)
     return _refused(500, "internal error, see the controller's log (`sluice logs controller`)")
+
+
+def _words(reply: Reply) -> str:
+    """Of a refusal; empty of an answer."""
+    return str(msgspec.json.decode(reply.body)["error"]) if reply.status >= 400 else ""
+
+
+def _caller(desk: Desk, headers: Mapping[str, str]) -> Caller:
+    """First of all, so that a stranger learns nothing, not even what a body should look like."""
+    told = (headers.get("authorization", ""), headers.get("x-on-behalf-of", ""))
+    return authenticate(desk.ring, desk.tokens, *told, desk.wall_ms())
 
 
 def _ask(
     desk: Desk,
+    caller: Caller,
     route: ControlRoute,
     path: Mapping[str, str],
     query: Mapping[str, str],
     headers: Mapping[str, str],
     raw: bytes,
 ) -> Ask:
-    """Authenticated first, so that a stranger learns nothing, not even what a body should look like."""
-    caller = authenticate(desk.ring, headers.get("authorization", ""), headers.get("x-on-behalf-of", ""))
+    """Who may not gets no further than that."""
     try:
         model = model_name(path["model"]) if "model" in path else None
     except InvalidName as error:

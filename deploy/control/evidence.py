@@ -62,7 +62,8 @@ def evidence(desk: Desk, ask: Ask) -> Reply:
 def drift(desk: Desk, ask: Ask) -> Reply:
     """What the newest closed days came to."""
     plan = desk.control.plan(ask.model)
-    return ask.reply(DriftAnswer(ask.model, plan.revision if plan else 0, desk.closed_days(ask.model)))
+    records, calibration = desk.closed_days(ask.model), desk.calibration(ask.model)
+    return ask.reply(DriftAnswer(ask.model, plan.revision if plan else 0, records, calibration))
 
 
 def evidence_answers(plan_revision: int, found: Iterable[Evidence]) -> tuple[EvidenceAnswer, ...]:

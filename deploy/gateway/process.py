@@ -17,17 +17,21 @@ from fastapi import FastAPI
 from prometheus_client import REGISTRY, CollectorRegistry
 from prometheus_client.multiprocess import MultiProcessCollector
 
+from deploy.gateway.doorkeeper import Stoppable, gateway_doorkeeper
 from deploy.machine import collector, heap
 from deploy.machine.metrics import ProcessCollector
 from deploy.machine.probes import PROCESS_HEADER
 from deploy.machine.state import read_state
 from deploy.settings import PlatformSettings
+from deploy.telemetry.open import exporter_of
+from deploy.telemetry.settings import parse_traces
 from deploy.wiring import ranking_secret, redis_client
 from registry.board import RedisBoard
 from registry.contracts.counters import process_name
 from registry.contracts.ids import RankingIds
 from registry.counters import RedisCounterBoard
 from registry.errors import RegistryError
+from registry.glimpse_board import RedisGlimpseBoard
 from registry.replica_board import RedisReplicaBoard
 from registry.stream import RedisStream
 from serving import tally
@@ -36,13 +40,16 @@ from serving.discovery import ReplicaWatcher
 from serving.errors import ReplicaUnhealthy
 from serving.event_log import EventLog
 from serving.flow.settings import parse_flow
+from serving.gateway.access import GuardedApp
 from serving.gateway.app import build_app
+from serving.gateway.console.files import console_router
 from serving.gateway.control_routes import control_router
 from serving.gateway.controller import Controller
 from serving.gateway.http import HotRoutes
 from serving.gateway.oip import oip_routes
 from serving.gateway.oip_infer import OipInfer
 from serving.gateway.protocol import protocol_with
+from serving.glimpses import GlimpsePublisher
 from serving.infer import InferService
 from serving.journal import Journal
 from serving.mirror import Mirror
@@ -52,6 +59,7 @@ from serving.rank import Ranker
 from serving.regions import Regions
 from serving.replicas import ReplicaPool
 from serving.settings import ControlSettings, GatewaySettings
+from serving.tracing.tracer import Tracer
 
 if TYPE_CHECKING:
     from serving.gateway.grpc.server import GrpcServer
@@ -103,6 +111,10 @@ async def _serve(settings: PlatformSettings, mine: GatewaySettings, stop: thread
     mirror = Mirror(
         pool, event_log, permits, random.Random(source.getrandbits(256)), mine.max_mirrored, mine.mirror_deadline_ms
     )
+    exporter, tracer = exporter_of(settings), None
+    if exporter is not None:
+        rules = parse_traces(settings.traces).rules
+        tracer = Tracer(rules, exporter.tell, random.Random(source.getrandbits(256)))
     counts, coins = ArmCounts(), random.Random(source.getrandbits(256))
     ranker = Ranker(
         pool,
@@ -114,6 +126,7 @@ async def _serve(settings: PlatformSettings, mine: GatewaySettings, stop: thread
         coins=coins,
         mirror=mirror.offer,
         ladder=flow.ladder,
+        tracer=tracer,
     )
     process = process_name(f"gateway-{settings.replica}", os.getpid(), time.time_ns() // 1_000_000)
 
@@ -137,6 +150,7 @@ async def _serve(settings: PlatformSettings, mine: GatewaySettings, stop: thread
             follow_replicas,
         ),
         CounterPublisher(counts, RedisCounterBoard(redis_client(settings, 1.0)), process),
+        GlimpsePublisher(ranker.glimpses, RedisGlimpseBoard(redis_client(settings, 1.0))),
     )
 
     async def hold(model: str, wanted: bool) -> None:
@@ -146,8 +160,16 @@ async def _serve(settings: PlatformSettings, mine: GatewaySettings, stop: thread
             raise ReplicaUnhealthy(f"the plan board is away, try again: {error}") from error
 
     service = InferService(
-        ranker, pool, permits, mine.max_candidates, control=hold if settings.repository_control else None
+        ranker,
+        pool,
+        permits,
+        mine.max_candidates,
+        control=hold if settings.repository_control else None,
+        tracer=tracer,
     )
+    guard = gateway_doorkeeper(settings, process)
+    doorkeeper = guard.doorkeeper if guard is not None else None
+    threads: list[Stoppable] = [*watchers, *(guard.threads if guard is not None else ())]
     control = ControlSettings(address=settings.controller_address)
     regions = Regions(settings.run_folder / "regions") if settings.shared_memory_regions else None
     app = build_app(
@@ -157,7 +179,7 @@ async def _serve(settings: PlatformSettings, mine: GatewaySettings, stop: thread
         event_log,
         lambda: metrics_registry(settings),
         version("sluice"),
-        routers=[oip_routes(service, regions, version("sluice"))],
+        routers=[oip_routes(service, regions, version("sluice")), console_router()],
         control=control_router(Controller(control).ask, control),
         process={PROCESS_HEADER: f"gateway-{settings.replica}"},
     )
@@ -169,36 +191,47 @@ async def _serve(settings: PlatformSettings, mine: GatewaySettings, stop: thread
 
         listener = _listen(settings.gateway_host, settings.grpc_port)
         trace_ids = random.Random(source.getrandbits(256))
-        return await start_grpc(listener, ranker, service, event_log, ids, mine, regions, trace_ids)
+        return await start_grpc(
+            *(listener, ranker, service, event_log, ids, mine, regions, trace_ids), doorkeeper=doorkeeper
+        )
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await pool.start()
         event_log.start()
-        for watcher in watchers:
-            watcher.start()
+        if exporter is not None:
+            exporter.start()
+        for thread in threads:
+            thread.start()
         # nobody is let in before: who shares a port with others would answer 404 for a model that they serve
         await asyncio.to_thread(plans.looked.wait, FIRST_LOOK_S)
+        if guard is not None:
+            await asyncio.to_thread(guard.looked.wait, FIRST_LOOK_S)
         grpc = await grpc_server()
         collector.calm()
         yield
         if grpc is not None:
             await grpc.stop(DRAIN_S)
-        for watcher in watchers:
-            watcher.stop()
+        for thread in threads:
+            thread.stop()
         await pool.stop()
         await asyncio.to_thread(event_log.stop)
+        if exporter is not None:
+            await asyncio.to_thread(exporter.stop)
 
     app.router.lifespan_context = lifespan
     routes = HotRoutes(
-        app,
+        app if doorkeeper is None else GuardedApp(app, doorkeeper),
         ranker,
         event_log,
         ids,
         mine,
         random.Random(source.getrandbits(256)),
-        infer=OipInfer(service, mine, regions),
+        infer=OipInfer(
+            *(service, mine, regions, doorkeeper), traces=random.Random(source.getrandbits(256)) if tracer else None
+        ),
         prefetch=pool.prefetch,
+        doorkeeper=doorkeeper,
     )
     server = uvicorn.Server(
         uvicorn.Config(

@@ -2,14 +2,15 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import msgspec
 
 from drift.atomic_file import replace_file
-from drift.windows.judge import Shape
+from drift.days.figures import DayFigures
 from drift.windows.reports import stamp
-from registry.contracts.drift import Family, ShiftKind, ShiftRecord
+from drift.windows.shapes import CategoryShift, Shape
+from registry.contracts.drift import Family, RowAges, ShiftKind, ShiftRecord
 
 KEPT = 400
 FOLDER = "days"
@@ -26,12 +27,20 @@ class QuantityDay(msgspec.Struct, frozen=True):
 
 
 class DayReport(msgspec.Struct, frozen=True):
-    """shapes: how bins differ from the profile's, PSI and the like: shown, never decided on."""
+    """shapes: how bins differ from the profile's, PSI and the like; categories, row_ages: of the family
+    `features`. Shown, never decided on."""
 
     record: ShiftRecord
     quantities: tuple[QuantityDay, ...]
     shapes: tuple[Shape, ...] = ()
     schema: int = 1
+    categories: tuple[CategoryShift, ...] = ()
+    row_ages: RowAges | None = None
+
+    @staticmethod
+    def of(record: ShiftRecord, quantities: tuple[QuantityDay, ...], figures: DayFigures) -> "DayReport":
+        """Of a day that was watched."""
+        return DayReport(record, quantities, figures.shapes, categories=figures.categories, row_ages=figures.row_ages)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +63,12 @@ class DayReports:
         """Days, oldest first; arm: of a challenger with its version, `challenger-2`. Raises OSError."""
         files = sorted(self._home(model, arm).glob(f"{family}-*.json"))[-newest:]
         return [msgspec.json.decode(file.read_bytes(), type=DayReport) for file in files]
+
+    def arms(self, model: str) -> list[str]:
+        """Those that have days, as `read` takes them; the champion's first. Raises OSError."""
+        home = self.folder / model / FOLDER
+        found = [unquote(one.name) for one in home.iterdir()] if home.exists() else []
+        return sorted(found, key=lambda arm: (arm != "champion", arm))
 
     def _home(self, model: str, arm: str) -> Path:
         return self.folder / model / FOLDER / quote(arm, safe="")

@@ -20,9 +20,10 @@ from drift.errors import UnreadableSnapshot
 from drift.loop import run_steps
 from drift.mirrors.days import MirrorDay, MirrorDays
 from drift.mirrors.rank_diff import RankDiff, compare, together
+from drift.mirrors.recent import Recent
 from drift.mirrors.windows import MirrorWindows, Shadow, StandardOf, Stretch, StretchState
 from drift.settings import RankDiffSettings, ShiftSettings
-from drift.snapshot import Recent
+from drift.snapshot import check_entries
 from registry.contracts.errors import UNDECODABLE, ContractError
 from registry.contracts.events import MirrorEvent, decode_event, split_mirrors
 from registry.errors import RegistryError
@@ -39,7 +40,7 @@ Sink = Callable[[RankDiff], None]
 class MirrorSnapshot(msgspec.Struct, frozen=True):
     """entries: ids of stream entries that are in the stretches and may not be acknowledged yet.
 
-    recent: see `snapshot.Recent`, of event ids. untold: what the sink has not taken yet. days: of closed
+    recent: see `recent.Recent`, of event ids. untold: what the sink has not taken yet. days: of closed
     windows, while they last.
     """
 
@@ -230,6 +231,7 @@ def load(path: Path) -> MirrorSnapshot | None:
         raise UnreadableSnapshot(f"{path} is no snapshot of the mirror monitor: {error}") from error
     if found.schema != SCHEMA:
         raise UnreadableSnapshot(f"{path} has schema {found.schema}: this code reads {SCHEMA}")
+    check_entries(path, found.entries)
     return found
 
 

@@ -290,7 +290,7 @@ def _table(path: Path, columns: list[str] | None = None) -> pa.Table:
     with path.open("rb") as file:
         try:
             return unpacked(pq.ParquetFile(file).read(columns))
-        except (pa.ArrowInvalid, OSError) as error:
+        except (pa.ArrowException, ValueError, OSError) as error:
             raise DataRefused(f"{path}: damaged ({error}): restore it or move it out of the archive") from error
 
 

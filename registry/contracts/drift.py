@@ -47,6 +47,39 @@ class ShiftAlarm(msgspec.Struct, frozen=True):
     answered: bool = False
 
 
+MOST_FIGURES = 20
+
+
+class QuantityFigures(msgspec.Struct, frozen=True):
+    """How a quantity of the day is spread beside the version's training profile: shown, never decided on.
+
+    psi: population stability index in nats, less what chance makes of it (so it may be below 0). ks: Kolmogorov-Smirnov
+    distance, in [0, 1]. wasserstein: in reference standard deviations. spread: logarithm of the standard deviation over
+    the reference's. For features that are codes of categories, else None: jensen_shannon, in [0, 1], and new_share of
+    values that the version was not made on, of which newcomers are the most frequent.
+    """
+
+    quantity: str
+    psi: float
+    ks: float
+    wasserstein: float
+    spread: float
+    jensen_shannon: float | None = None
+    new_share: float | None = None
+    newcomers: tuple[str, ...] = ()
+
+
+class RowAges(msgspec.Struct, frozen=True):
+    """How old the stored rows of answers were, in seconds: half, 95 % and 99 % of lists lie below, by the mean of their
+    rows; None where nothing was stored. lacking: share of what answers had to do without, by what (`stale_rows`, ...).
+    """
+
+    p50_s: float | None
+    p95_s: float | None
+    p99_s: float | None
+    lacking: dict[str, float] = {}
+
+
 class ShiftRecord(msgspec.Struct, frozen=True):
     """The verdict on a day of one model's arm.
 
@@ -55,7 +88,10 @@ class ShiftRecord(msgspec.Struct, frozen=True):
     since_ms, until_ms: the day; made_ms: when it was closed, by the event times (so that a day told again is
     the same record). days: closed days known of this arm, this one too. lists: of the day.
     alarms: all that are open, the weightiest first. false_alarms_a_month: that the family's thresholds
-    are set for, over all its quantities together.
+    are set for, over all its quantities together, in the whole and in all segments.
+    segment: the part of the arm's rankings that it is of, empty for the whole. figures: of the quantities that differ
+    most, `MOST_FIGURES` at most, and row_ages: shown, never decided on; the latter None without a sketch, as a segment
+    and the family `confidence` are.
     """
 
     model: str
@@ -72,6 +108,9 @@ class ShiftRecord(msgspec.Struct, frozen=True):
     alarms: tuple[ShiftAlarm, ...] = ()
     false_alarms_a_month: float = 0.0
     schema: int = 1
+    figures: tuple[QuantityFigures, ...] = ()
+    row_ages: RowAges | None = None
+    segment: str = ""
 
     @property
     def open_alarms(self) -> tuple[ShiftAlarm, ...]:
@@ -119,3 +158,55 @@ class Rebaseline(msgspec.Struct, frozen=True):
             return msgspec.json.decode(raw, type=Rebaseline)
         except UNDECODABLE as error:
             raise ContractError(f"not a declared change: {error}") from error
+
+
+class ReliabilityBin(msgspec.Struct, frozen=True):
+    """Items whose scores said much the same. predicted, observed: clicks an examined item, as the scores said and as
+    they came; error: standard error of their difference. share: of all examined items."""
+
+    predicted: float
+    observed: float
+    error: float
+    share: float
+
+
+class CalibrationRecord(msgspec.Struct, frozen=True):
+    """Whether clicks of a collected window came as often as the version's scores said, by a mapping that was fitted
+    on clicks before it. Shown, never decided on: no statement on how good the ranking is.
+
+    verdict: `failed` if they differ by more than matters and than chance explains, `passed` if they cannot differ by
+    that much, else `inconclusive`; why: in words. since_ms, until_ms: the window; fitted_since_ms, fitted_until_ms:
+    what the mapping is of, 0 if there was nothing. simulated: a click model's clicks. lists, clicks: of the window.
+    error, plain, by_chance: in clicks an examined item, ratio: clicks over those expected, see `drift.calibration`.
+    """
+
+    model: str
+    version: int
+    verdict: Verdict
+    why: str
+    since_ms: int
+    until_ms: int
+    fitted_since_ms: int
+    fitted_until_ms: int
+    simulated: bool
+    lists: int
+    clicks: int
+    error: float
+    plain: float
+    by_chance: float
+    ratio: float
+    ratio_error: float
+    bins: tuple[ReliabilityBin, ...]
+    schema: int = 1
+
+    def encode(self) -> bytes:
+        """Canonical JSON."""
+        return msgspec.json.encode(self, order="deterministic")
+
+    @staticmethod
+    def decode(raw: bytes) -> "CalibrationRecord":
+        """Raises ContractError naming what does not fit."""
+        try:
+            return msgspec.json.decode(raw, type=CalibrationRecord)
+        except UNDECODABLE as error:
+            raise ContractError(f"not a record of calibration: {error}") from error

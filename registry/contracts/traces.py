@@ -1,5 +1,6 @@
 """Traces: which one a request belongs to (W3C trace context), and the spans that tell of it."""
 
+import random
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -32,6 +33,15 @@ class Trace(NamedTuple):
         (False, True)
         """
         return int(self.trace_id[-_DRAWN_DIGITS:], 16) >= (1 - ratio) * (1 << 4 * _DRAWN_DIGITS)
+
+
+def new_trace(source: random.Random) -> Trace:
+    """One that begins here."""
+    return Trace(f"{source.getrandbits(128) or 1:032x}")
+
+
+UNTRACED = Trace("", sampled=False)
+"""Of what nobody asked for by a request of its own."""
 
 
 def parse_traceparent(header: bytes) -> Trace | None:

@@ -11,7 +11,7 @@ from serving.features.device import DeviceTier, Located
 from serving.features.tier import RowKeys
 from serving.flow.deadlines import patience_s
 from serving.frames import ScoreRequest
-from serving.scoring import NEVER_STALE_MS, LoadedModel
+from serving.scoring import NEVER_STALE_MS, LoadedModel, mean_age_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,14 +23,15 @@ class PreparedBatch:
     and placed_from, see `Located`. sent float32 (rows, columns that are not stored). Over all that,
     overriding float32 at overridden int64 (values,), places in the flattened matrix.
 
-    counts: int64 (lists,). missing, stale: int64 (lists,), rows of each list. located: to be
-    forgotten if the batch is never computed.
+    counts: int64 (lists,). missing, stale: int64 (lists,), rows of each list. age_s: float64 (lists,), see
+    `scoring.mean_age_s`. located: to be forgotten if the batch is never computed.
     """
 
     staged: dict[str, NDArray[Any]]
     counts: NDArray[np.int64]
     missing: NDArray[np.int64]
     stale: NDArray[np.int64]
+    age_s: NDArray[np.float64]
     away: bool
     located: Located | None
 
@@ -70,6 +71,7 @@ class BatchPreparer:
             counts=counts,
             missing=np.add.reduceat(missing, starts, dtype=np.int64),
             stale=np.add.reduceat(stale, starts, dtype=np.int64),
+            age_s=mean_age_s(updated_ms, counts, now_ms),
             away=located is not None and located.away,
             located=located,
         )

@@ -146,6 +146,7 @@ class DeviceRanker:
                     score_std=sure[STD],
                     margin=sure[MARGIN],
                     entropy=sure[ENTROPY],
+                    row_age_s=float(prepared.age_s[i]),
                 )
             )
         return replies

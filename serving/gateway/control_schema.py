@@ -3,21 +3,26 @@
 Shares are whole numbers of 0.1 %, as in a traffic plan. `why` is kept for ever beside the change.
 """
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 
-from registry.contracts.drift import ShiftRecord
+from registry.audit_record import AuditRecord
+from registry.contracts.drift import CalibrationRecord, Family, ShiftAlarm, ShiftKind, ShiftRecord
 from registry.contracts.gates import GateTerms
+from registry.contracts.glimpses import Glimpse
 from registry.contracts.rollouts import Evidence, GuardrailLimits, Rollout, Step, Verdict, What
 from registry.contracts.runs import Run
-from registry.contracts.traffic import Kind, TrafficPlan
+from registry.contracts.traffic import Arm, Kind, TrafficPlan
 from registry.roles import Role
+from serving.settings import LINE
 
 Why = Annotated[str, msgspec.Meta(min_length=1, max_length=1000, description="The reason, in words.")]
 Share = Annotated[int, msgspec.Meta(ge=0, le=1000, description="In steps of 0.1 %.")]
 Version = Annotated[int, msgspec.Meta(ge=1)]
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
+DAY_S, YEAR_S = 86_400, 366 * 86_400
+Rate = Annotated[float, msgspec.Meta(ge=0, le=1e9, description="A second; 0: the platform's default for keys.")]
 
 
 class Body(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -135,6 +140,25 @@ class KeyBody(Body, frozen=True):
     name: Annotated[str, msgspec.Meta(pattern="^[A-Za-z0-9][A-Za-z0-9._@-]{0,63}$")]
     role: Role
     models: tuple[str, ...] = ()
+    expires_in_s: (
+        Annotated[int, msgspec.Meta(ge=1, le=10 * YEAR_S, description="Never, if it is not given.")] | None
+    ) = None
+    requests_per_s: Rate = 0.0
+    candidates_per_s: Rate = 0.0
+    line: Annotated[str, msgspec.Meta(pattern=f"^({LINE})?$", description="Whose quota it draws on, too.")] = ""
+
+
+class RotateBody(Body, frozen=True):
+    """grace_s: how long the key's text of now is good beside the new one."""
+
+    grace_s: Annotated[int, msgspec.Meta(ge=0, le=90 * DAY_S)] = DAY_S
+
+
+class LimitBody(Body, frozen=True):
+    """A key's quota."""
+
+    requests_per_s: Rate
+    candidates_per_s: Rate
 
 
 class RetrainBody(Body, frozen=True):
@@ -348,15 +372,206 @@ class RunsAnswer(msgspec.Struct, frozen=True):
 
 
 class DriftAnswer(msgspec.Struct, frozen=True):
-    """The newest closed day of each arm and family, the newest first; empty before a day was closed."""
+    """The newest closed day of each arm, family and segment, the newest first; empty before a day was closed.
+    calibration: of the newest collected window; null before one."""
 
     model: str
     plan_revision: int
     records: tuple[ShiftRecord, ...]
+    calibration: CalibrationRecord | None = None
+
+
+class ModelLine(msgspec.Struct, frozen=True):
+    """A model that a key is good for. challengers: of rollouts that are on their way."""
+
+    model: str
+    plan_revision: int
+    champion: int
+    challengers: tuple[int, ...]
+
+
+class MeAnswer(msgspec.Struct, frozen=True):
+    """Whose key it is, and what there is for it."""
+
+    name: str
+    role: Role
+    models: tuple[ModelLine, ...]
+
+
+Place = Literal["champion", "challenger", "mirror", "interleaved", "holdback", "former", "registered", "archived"]
+"""What a version is in the model's traffic. mirror: sees copies of queries only. former: was champion before."""
+
+
+class VersionLine(msgspec.Struct, frozen=True):
+    """One version and its place. share, mirror_share: in steps of 0.1 % of units and of queries. promoted_ms: when it
+    last became champion. created_ms, metrics, parent: of the registry, None while it does not answer."""
+
+    version: int
+    place: Place
+    share: int
+    mirror_share: int
+    experiment: str
+    digest: str
+    promoted_ms: int | None
+    created_ms: int | None
+    parent: int | None
+    metrics: dict[str, float] | None
+
+
+class VersionsAnswer(msgspec.Struct, frozen=True):
+    """Those in traffic first, then the newest, 30 at most. registry: why it does not answer, empty if it does."""
+
+    model: str
+    plan_revision: int
+    versions: tuple[VersionLine, ...]
+    registry: str
+
+
+class ArmTraffic(msgspec.Struct, frozen=True):
+    """One arm over the time of the answer. version: that its units get by the plan now, None if the arm has left it.
+    refused: 4xx; failed: 5xx; away: answered by the champion in the version's place. *_ms: from permit to answer;
+    per_s, failures_per_s, p50_ms_of, p99_ms_of: by step, None where nobody looked or nothing came."""
+
+    experiment: str
+    arm: Arm
+    version: int | None
+    answered: int
+    refused: int
+    failed: int
+    degraded: int
+    away: int
+    p50_ms: float | None
+    p95_ms: float | None
+    p99_ms: float | None
+    per_s: tuple[float | None, ...]
+    failures_per_s: tuple[float | None, ...]
+    p50_ms_of: tuple[float | None, ...]
+    p99_ms_of: tuple[float | None, ...]
+
+
+class StageTraffic(msgspec.Struct, frozen=True):
+    """Where answered queries' time went. p50_ms_of, p99_ms_of: by step."""
+
+    stage: str
+    p50_ms: float | None
+    p95_ms: float | None
+    p99_ms: float | None
+    p50_ms_of: tuple[float | None, ...]
+    p99_ms_of: tuple[float | None, ...]
+
+
+class TrafficAnswer(msgspec.Struct, frozen=True):
+    """Of all gateways, the last minutes. steps_ms: end of each step. watched_s: of the time, how long somebody
+    counted: less, and there is a gap. answered: queries in the stages' figures."""
+
+    model: str
+    plan_revision: int
+    since_ms: int
+    until_ms: int
+    step_s: float
+    watched_s: float
+    steps_ms: tuple[int, ...]
+    arms: tuple[ArmTraffic, ...]
+    answered: int
+    stages: tuple[StageTraffic, ...]
+
+
+class LookPoint(msgspec.Struct, frozen=True):
+    """What a gate said at a moment. low, high: adjusted for looking, at the last planned look; anytime_*: over all
+    until now. All in the unit of the gate's `kind`."""
+
+    at_ms: int
+    evidence: str
+    verdict: Verdict
+    why: str
+    look: int
+    closed: int
+    lists: int
+    champion_units: int
+    challenger_units: int
+    estimate: float | None
+    low: float | None
+    high: float | None
+    anytime_low: float | None
+    anytime_high: float | None
+    z: float | None
+    boundary: float | None
+
+
+class GateLooks(msgspec.Struct, frozen=True):
+    """One step's gate over time. kind: `ab`, relative lift of click-NDCG; `interleaving`, clicks a list. passes_over:
+    that the interval's lower end has to pass at a planned look; fails_under: that it is rolled back for being surely
+    under. looks_ms: when each planned look closes, empty before the step began. points: oldest first."""
+
+    step: str
+    kind: str
+    terms: GateTerms
+    passes_over: float
+    fails_under: float
+    began_ms: int | None
+    looks_ms: tuple[int, ...]
+    points: tuple[LookPoint, ...]
+
+
+class LooksAnswer(msgspec.Struct, frozen=True):
+    """Of all gates of a rollout, in the order of its steps."""
+
+    model: str
+    plan_revision: int
+    rollout: str
+    gates: tuple[GateLooks, ...]
+
+
+class DriftDay(msgspec.Struct, frozen=True):
+    """A closed day. version: that most of its lists were ranked by."""
+
+    since_ms: int
+    until_ms: int
+    version: int
+    verdict: Verdict
+    why: str
+    lists: int
+
+
+class DriftRow(msgspec.Struct, frozen=True):
+    """A quantity day by day. shifts: from the anchor, in standard deviations of single values (kind `mean`) or as a
+    difference of shares; None where the day said nothing. cusums: the largest sum over its threshold; 1 and more, with
+    a shift past the floor, is an alarm. floor: smallest shift that is alarmed on."""
+
+    quantity: str
+    kind: ShiftKind
+    floor: float
+    shifts: tuple[float | None, ...]
+    cusums: tuple[float | None, ...]
+
+
+class DriftDaysAnswer(msgspec.Struct, frozen=True):
+    """A heat-map's numbers: days oldest first, rows that shifted most first. arms: that have days. total: rows that
+    there are; fewer are shown if `?limit=` says so. alarms: that are open on the newest day."""
+
+    model: str
+    plan_revision: int
+    arm: str
+    family: Family
+    arms: tuple[str, ...]
+    days: tuple[DriftDay, ...]
+    rows: tuple[DriftRow, ...]
+    total: int
+    alarms: tuple[ShiftAlarm, ...]
+
+
+class LiveAnswer(msgspec.Struct, frozen=True):
+    """A few of the newest answers, the newest first."""
+
+    model: str
+    plan_revision: int
+    now_ms: int
+    glimpses: tuple[Glimpse, ...]
 
 
 class KeyAnswer(msgspec.Struct, frozen=True):
-    """What is known of a key; the key itself is kept nowhere. prefix: how it begins."""
+    """What is known of a key; the key itself is kept nowhere. prefix: how it begins; old_prefix: the text before, which
+    is good until `old_until_ms`. used_ms: when it last was, to the minute and as far as is known."""
 
     id: str
     name: str
@@ -365,6 +580,29 @@ class KeyAnswer(msgspec.Struct, frozen=True):
     models: tuple[str, ...]
     created_ms: int
     revoked_ms: int | None = None
+    created_by: str = ""
+    expires_ms: int | None = None
+    rotated_ms: int | None = None
+    old_prefix: str = ""
+    old_until_ms: int | None = None
+    requests_per_s: float = 0.0
+    candidates_per_s: float = 0.0
+    line: str = ""
+    used_ms: int | None = None
+
+
+class AuditLine(msgspec.Struct, frozen=True):
+    """seq: in the order written."""
+
+    seq: int
+    record: AuditRecord
+
+
+class AuditAnswer(msgspec.Struct, frozen=True):
+    """The newest first. before: for the next page, None if there is none."""
+
+    lines: tuple[AuditLine, ...]
+    before: int | None
 
 
 class NewKeyAnswer(msgspec.Struct, frozen=True):

@@ -17,11 +17,30 @@ from serving.errors import ControlAway, DeadlineExceeded, NotServed, Overloaded
 from serving.gateway.http import Answer
 from serving.settings import ControlSettings
 
+CLIENT_HEADER = b"x-sluice-client"
+"""The client's address, for the audit log; what a client says of itself under this name is not sent on."""
 _SENT_ON = frozenset(
-    {b"authorization", b"content-type", b"idempotency-key", b"if-match", b"traceparent", b"x-on-behalf-of"}
+    {
+        CLIENT_HEADER,
+        b"authorization",
+        b"content-type",
+        b"idempotency-key",
+        b"if-match",
+        b"traceparent",
+        b"x-on-behalf-of",
+    }
 )
 _SENT_BACK = frozenset(
-    {b"allow", b"cache-control", b"etag", b"idempotency-replayed", b"location", b"retry-after", b"www-authenticate"}
+    {
+        b"allow",
+        b"cache-control",
+        b"etag",
+        b"idempotency-replayed",
+        b"location",
+        b"retry-after",
+        b"www-authenticate",
+        b"x-request-id",
+    }
 )
 _READ_BYTES = 1 << 16
 

@@ -34,13 +34,17 @@ class Stages:
     device_us: float
     fetched_rows: int = 0
 
+    @staticmethod
+    def of(stages_ms: Mapping[str, float]) -> "Stages":
+        """As an answer carries them."""
+        queue, features, device = (1000 * stages_ms.get(stage, 0.0) for stage in ("queue", "features", "device"))
+        return Stages(queue, features, device)
 
-def query_spans(
-    told: Told, stages: Stages | None, target: str, replica: Mapping[str, Value], make_id: Callable[[], str]
-) -> list[Span]:
+
+def query_spans(told: Told, stages: Stages | None, target: str, make_id: Callable[[], str]) -> list[Span]:
     """The root first. stages: of the worker that answered, None if none did.
 
-    target: what was asked of the worker, `rank codesearch@2`. replica: which one that was, as attributes.
+    target: what was asked of the worker, `rank codesearch@2`.
     make_id: 16 hex digits, new each time.
     """
     end_ns, start_ns = told.end_ns, told.end_ns - int(told.total_s * 1e9)
@@ -69,7 +73,7 @@ def query_spans(
     spent_ns = min(sum(int(us * 1e3) for _, _, us, _ in parts), end_ns - start_ns)
     at_ns = start_ns + (end_ns - start_ns - spent_ns) // 2
     ends_ns = at_ns + spent_ns
-    work = Span(root.trace_id, make_id(), call.span_id, target, "server", WORKER, at_ns, ends_ns, {**_RPC, **replica})
+    work = Span(root.trace_id, make_id(), call.span_id, target, "server", WORKER, at_ns, ends_ns, _RPC)
     spans = [root, call, work]
     for name, kind, us, attributes in parts:
         until_ns = min(at_ns + int(us * 1e3), ends_ns)

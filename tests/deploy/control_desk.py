@@ -12,24 +12,30 @@ import httpx
 
 from deploy.control.app import build_control_app
 from deploy.control.desk import Desk
+from deploy.control.key_publisher import KeyPublisher
 from deploy.control.local_key import local_key
 from deploy.control.server import ControlServer
+from deploy.control.sources import Sources
+from drift.days.reports import DayReports
 from pipelines.archive.files import Archive
 from pipelines.gates.planning import GatePlanner
 from pipelines.rollouts.canary import outlook
 from pipelines.rollouts.engine import RolloutEngine
 from registry.api_keys import SqlKeyRing
+from registry.audit import SqlAuditLog
 from registry.board import MemoryBoard
 from registry.contracts.rollouts import Rollout
 from registry.counters import MemoryCounterBoard
 from registry.drift_board import MemoryDriftBoard
 from registry.errors import StoreUnavailable
+from registry.key_sheet import MemoryKeyBoard
 from registry.promotion import Promoter
 from registry.roles import Role
 from registry.runs import SqlRuns
 from registry.store import MemoryStore, ModelStore
 from registry.traffic_control import SqlControl
 from serving.addresses import TcpAddress
+from serving.identity.tokens import TokenVerifier
 from tests.builders import NOW_MS, a_package
 
 MODEL = "codesearch"
@@ -39,9 +45,10 @@ PATIENCE_S = 30.0
 
 @dataclass
 class ControlBench:
-    """url: of the API. admin: the local key. away: names of what does not answer, `store` or `board`."""
+    """url: of the API. desk: behind it. admin: the local key. away: of what does not answer, `store` or `board`."""
 
     url: str
+    desk: Desk
     admin: str
     control: SqlControl
     store: MemoryStore
@@ -49,6 +56,8 @@ class ControlBench:
     archive: Archive
     away: set[str] = field(default_factory=set)
     drift: MemoryDriftBoard = field(default_factory=MemoryDriftBoard)
+    sources: Sources = field(default_factory=Sources)
+    keys: MemoryKeyBoard = field(default_factory=MemoryKeyBoard)
 
     def request(self, method: str, path: str, key: str | None = None, **options: Any) -> httpx.Response:
         """key: the admin's by default, empty for none. The body is `json`."""
@@ -76,8 +85,9 @@ class ControlBench:
 
 
 @contextmanager
-def a_control_bench(folder: Path, database: str = "") -> Iterator[ControlBench]:
-    """Four versions registered, none promoted. database: SQLAlchemy's URL; SQLite in the folder by default."""
+def a_control_bench(folder: Path, database: str = "", tokens: TokenVerifier | None = None) -> Iterator[ControlBench]:
+    """Four versions registered, none promoted. database: SQLAlchemy's URL; SQLite in the folder by default. tokens:
+    whose are good, by default nobody's."""
     control = SqlControl(database or f"sqlite:///{folder / 'control.db'}")
     store, board = MemoryStore(), MemoryBoard()
     for version in range(VERSIONS):
@@ -85,15 +95,18 @@ def a_control_bench(folder: Path, database: str = "") -> Iterator[ControlBench]:
     promoter = Promoter(store, control, board)
     ring = SqlKeyRing(control.engine)
     archive = Archive(folder / "archive")
-    bench = ControlBench("", local_key(folder / "admin.key", ring, NOW_MS), control, store, board, archive)
+    away: set[str] = set()
+    drift = MemoryDriftBoard()
+    sources = Sources(days=DayReports(folder / "drift"))
+    keys = MemoryKeyBoard()
 
     def there() -> ModelStore:
-        if "store" in bench.away:
+        if "store" in away:
             raise StoreUnavailable("MLflow is being loaded: try again in some seconds")
         return store
 
     def publish(model: str) -> None:
-        if "board" in bench.away:
+        if "board" in away:
             raise StoreUnavailable("Redis does not answer")
         promoter.publish([model])
 
@@ -102,20 +115,27 @@ def a_control_bench(folder: Path, database: str = "") -> Iterator[ControlBench]:
     def engine_outlook(rollout: Rollout) -> dict[str, object]:
         return outlook(engine.look(rollout, time.time_ns() // 1_000_000))
 
-    runs = SqlRuns(control.engine)
+    def publish_keys() -> None:
+        if "board" in away:
+            raise StoreUnavailable("Redis does not answer")
+        KeyPublisher(ring, keys).publish()
+
+    runs, audit = SqlRuns(control.engine), SqlAuditLog(control.engine)
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    server = ControlServer(
-        build_control_app(
-            Desk(
-                *(control, ring, there, publish, engine_outlook, GatePlanner(archive), runs),
-                closed_days=bench.drift.latest,
-            )
-        ),
-        TcpAddress("127.0.0.1", port),
+    desk = Desk(
+        *(control, ring, there, publish, engine_outlook, GatePlanner(archive), runs, audit),
+        closed_days=drift.latest,
+        sources=sources,
+        publish_keys=publish_keys,
+        tokens=tokens,
+        used_ms=keys.used_ms,
     )
+    admin = local_key(folder / "admin.key", ring, NOW_MS)
+    url = f"http://127.0.0.1:{port}"
+    bench = ControlBench(url, desk, admin, control, store, board, archive, away, drift, sources, keys)
+    server = ControlServer(build_control_app(desk), TcpAddress("127.0.0.1", port))
     server.start()
-    bench.url = f"http://127.0.0.1:{port}"
     try:
         yield bench
     finally:

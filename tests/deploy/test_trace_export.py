@@ -1,59 +1,20 @@
 """Spans on their way to a collector: OpenTelemetry's exporter, a real HTTP server, OTLP's own messages."""
 
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
-from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans
 from prometheus_client import REGISTRY
 
 from deploy.telemetry.export import WAITING_BATCHES, Exporter
 from registry.contracts.traces import Span
 from tests.deploy.platforms import until
-
-
-class Collector(ThreadingHTTPServer):
-    """Keeps what it is sent."""
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Take)
-        self.received: list[ExportTraceServiceRequest] = []
-        self.tokens: set[str] = set()
-
-    @property
-    def endpoint(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}"
-
-    @property
-    def resources(self) -> list[ResourceSpans]:
-        return [one for request in self.received for one in request.resource_spans]
-
-
-class _Take(BaseHTTPRequestHandler):
-    server: Collector
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["content-length"]))
-        if self.path == "/v1/traces":
-            self.server.received.append(ExportTraceServiceRequest.FromString(body))
-            self.server.tokens.add(self.headers.get("x-token", ""))
-        self.send_response(200)
-        self.end_headers()
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
+from tests.otlp_collector import Collector, a_collector
 
 
 @pytest.fixture
 def collector() -> Iterator[Collector]:
-    server = Collector()
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield server
-    server.shutdown()
-    server.server_close()
+    with a_collector() as server:
+        yield server
 
 
 def a_span(number: int, service: str = "sluice-gateway", parent: str = "", error: str = "") -> Span:
@@ -79,6 +40,12 @@ def test_a_collector_hears_every_span_with_its_parent_service_and_error(collecto
     assert child.parent_span_id == root.span_id
     assert (child.status.message, child.status.code) == ("it broke", 2)
     assert collector.tokens == {"t"}
+
+
+def test_what_is_sent_at_once_is_there_when_that_returns(collector: Collector) -> None:
+    Exporter(collector.endpoint, {}).send([a_span(7, "sluice-runs")])
+
+    assert [span.name for span in collector.of_trace("4b" * 16)["sluice-runs"]] == ["span 7"]
 
 
 def test_spans_told_one_by_one_all_arrive(collector: Collector) -> None:

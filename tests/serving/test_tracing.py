@@ -5,12 +5,15 @@ from collections.abc import Sequence
 
 import pytest
 
-from registry.contracts.traces import Span, Trace
+from registry.contracts.traces import UNTRACED, Span, Trace
+from serving.errors import QueryRefused, ReplicaUnhealthy
+from serving.tracing.doors import Door
 from serving.tracing.spans import Stages
 from serving.tracing.tracer import Tracer, TraceRules
 
 FOLLOWED, LEFT = Trace("a" * 32, "b" * 16, True), Trace("a" * 32, "b" * 16, False)
 OF_OURS = Trace("0" * 32)  # the last that a draw takes
+DOOR = Door("POST /x", {"http.route": "/x"})
 WORK = Stages(queue_us=1000, features_us=2000, device_us=4000)
 END_NS = 1_000_000_000_000
 
@@ -26,11 +29,10 @@ class Heard:
     def hear(self, spans: Sequence[Span]) -> None:
         self.spans += spans
 
-    def query(self, trace: Trace, total_s: float = 0.01, stages: Stages | None = WORK, error: str = "") -> bool:
-        of_worker = None if stages is None else lambda: stages
-        return self.tracer.answered(
-            trace, "POST /x", total_s, lambda: {"http.route": "/x"}, of_worker, "rank m@1", "worker-0", error
-        )
+    def query(self, trace: Trace, total_s: float = 0.01, stages: Stages = WORK, error: str = "") -> bool:
+        if error:
+            return self.tracer.failed(trace, DOOR, total_s, {}, ReplicaUnhealthy(error))
+        return self.tracer.answered(trace, DOOR, total_s, lambda: {"sluice.model": "m"}, lambda: stages, "rank m@1")
 
 
 @pytest.mark.parametrize(
@@ -97,9 +99,9 @@ def test_rows_that_were_fetched_are_redis_s_and_rows_from_memory_are_not() -> No
 
 def test_a_query_that_no_worker_answered_is_its_root_with_the_error() -> None:
     heard = Heard(TraceRules())
-    heard.query(FOLLOWED, stages=None, error="503")
+    heard.query(FOLLOWED, error="no replica")
 
-    assert [(span.name, span.error) for span in heard.spans] == [("POST /x", "503")]
+    assert [(span.name, span.error) for span in heard.spans] == [("POST /x", "no replica")]
 
 
 def test_a_bad_second_costs_no_more_than_was_allowed() -> None:
@@ -108,3 +110,15 @@ def test_a_bad_second_costs_no_more_than_was_allowed() -> None:
     assert [heard.query(FOLLOWED, error="500") for _ in range(5)] == [True, True, True, False, False]
     heard.now_s += 1
     assert heard.query(FOLLOWED, error="500")
+
+
+def test_what_a_client_did_wrong_is_told_only_if_it_would_have_been_anyway() -> None:
+    heard = Heard(TraceRules())
+
+    assert not heard.tracer.failed(LEFT, DOOR, 0.01, {}, QueryRefused("top_k"))
+    assert heard.tracer.failed(FOLLOWED, DOOR, 0.01, {}, QueryRefused("top_k"))
+    assert (heard.spans[0].error, heard.spans[0].attributes["error.type"]) == ("", "QueryRefused")
+
+
+def test_a_query_that_belongs_to_no_trace_is_told_of_nowhere() -> None:
+    assert not Heard(TraceRules(ratio=1.0)).query(UNTRACED, 10.0)

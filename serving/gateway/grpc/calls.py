@@ -3,6 +3,7 @@
 Sources: gRPC over HTTP/2 (PROTOCOL-HTTP2.md); the table of errors in `serving.errors`.
 """
 
+import math
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from enum import IntEnum
 from typing import Protocol
 from urllib.parse import quote
 
+from registry.contracts.traces import Trace
 from serving import metrics
 from serving.errors import DeadlineExceeded, RankingError
 
@@ -25,13 +27,17 @@ class Code(IntEnum):
     INVALID_ARGUMENT = 3
     DEADLINE_EXCEEDED = 4
     NOT_FOUND = 5
+    PERMISSION_DENIED = 7
     RESOURCE_EXHAUSTED = 8
     UNIMPLEMENTED = 12
     INTERNAL = 13
     UNAVAILABLE = 14
+    UNAUTHENTICATED = 16
 
 
 _CODES = {
+    401: Code.UNAUTHENTICATED,
+    403: Code.PERMISSION_DENIED,
     404: Code.NOT_FOUND,
     405: Code.UNIMPLEMENTED,
     429: Code.RESOURCE_EXHAUSTED,
@@ -58,7 +64,7 @@ class Status:
         """
         code = _CODES.get(error.status, Code.INVALID_ARGUMENT if error.status < 500 else Code.INTERNAL)
         after_s = error.retry_after_s
-        hints = () if after_s is None else ((b"retry-after", b"%d" % max(1, round(after_s))),)
+        hints = () if after_s is None else ((b"retry-after", b"%d" % max(1, math.ceil(after_s))),)
         return Status(code, str(error), hints)
 
     def trailers(self) -> list[tuple[bytes, bytes]]:
@@ -89,10 +95,10 @@ def percent_encoded(message: str) -> bytes:
 class Call:
     """One call. fields: its metadata. deadline_s: by `clock`, None if the client set none.
 
-    trace_id: the caller's, or made when somebody asks.
+    trace: the caller's, or begun when somebody asks.
     """
 
-    __slots__ = ("_make_trace_id", "_trace_id", "clock", "deadline_s", "fields", "path")
+    __slots__ = ("_begin_trace", "_trace", "clock", "deadline_s", "fields", "path")
 
     def __init__(
         self,
@@ -100,18 +106,18 @@ class Call:
         fields: Mapping[bytes, bytes],
         deadline_s: float | None,
         clock: Callable[[], float],
-        trace_id: str,
-        make_trace_id: Callable[[], str],
+        trace: Trace | None,
+        begin_trace: Callable[[], Trace],
     ) -> None:
         self.path, self.fields, self.deadline_s, self.clock = path, fields, deadline_s, clock
-        self._trace_id, self._make_trace_id = trace_id, make_trace_id
+        self._trace, self._begin_trace = trace, begin_trace
 
     @property
-    def trace_id(self) -> str:
-        """32 hex characters."""
-        if not self._trace_id:
-            self._trace_id = self._make_trace_id()
-        return self._trace_id
+    def trace(self) -> Trace:
+        """The one it belongs to."""
+        if self._trace is None:
+            self._trace = self._begin_trace()
+        return self._trace
 
     def deadline_ms(self, asked_ms: int | None, default_ms: int, limit_ms: int) -> int:
         """How long the answer may take: what the request asks for and the call's deadline allow, at
@@ -151,6 +157,7 @@ class Method:
     """What a path leads to: one of `answer` and `converse`. max_bytes: of a message from the client.
 
     Both raise RankingError for what the client did or must know.
+    open: whether everybody may call it, also where queries need a key.
     begin: a shorter way for some of what `answer` answers, without a coroutine: calls its third
     argument once, later, with the answer or why there is none, and returns how to take the call
     back; returns None for what must go the long way.
@@ -161,6 +168,7 @@ class Method:
     answer: Answer | None = None
     begin: Begin | None = None
     converse: Converse | None = None
+    open: bool = False
 
 
 Methods = Mapping[str, Method]

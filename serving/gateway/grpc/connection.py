@@ -13,7 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
 
-from serving.errors import Overloaded, QueryRefused
+from registry.contracts.traces import Trace
+from serving.errors import Overloaded, QueryRefused, RankingError
 from serving.gateway.grpc.calls import Call, Status
 from serving.gateway.grpc.exchange import STREAM_WINDOW, Exchange, StreamingExchange, UnaryExchange
 from serving.gateway.grpc.fields import FieldReader
@@ -68,15 +69,16 @@ _PLAIN_TEXT = (
 class Service:
     """What all connections of a server share.
 
-    understand: a request head from its fields. trace_id: a new one. count: notes how a call ended.
-    lost: called with a connection that is no more.
+    understand: a request head from its fields. begin_trace: of a call that brings none. count: notes how a call ended.
+    lost: called with a connection that is no more. refusal: why a call need not be read at all, None if it is to be.
     """
 
     settings: GrpcSettings
     understand: Callable[[list[tuple[bytes, bytes]]], RequestHead]
-    trace_id: Callable[[], str]
+    begin_trace: Callable[[], Trace]
     count: Callable[[RequestHead, Status], None]
     lost: Callable[["Connection"], None]
+    refusal: Callable[[RequestHead], RankingError | None]
 
 
 class Connection(asyncio.Protocol):
@@ -171,7 +173,7 @@ class Connection(asyncio.Protocol):
     def call_of(self, head: RequestHead) -> Call:
         """See Line."""
         deadline_s = None if head.timeout_s is None else self.loop.time() + head.timeout_s
-        return Call(head.path, head.fields, deadline_s, self.loop.time, head.trace_id, self._service.trace_id)
+        return Call(head.path, head.fields, deadline_s, self.loop.time, head.trace, self._service.begin_trace)
 
     def ended(self, exchange: Exchange, status: Status | None) -> None:
         """See Line."""
@@ -270,6 +272,10 @@ class Connection(asyncio.Protocol):
                 call.reject(head.http_status)
             else:
                 call.refuse(head.refusal or QueryRefused("not a call"))
+            return
+        if (refusal := self._service.refusal(head)) is not None:
+            self._calls[number] = call = Exchange(self, number, head, 0)
+            call.refuse(refusal)
             return
         if method.converse is not None:
             call = StreamingExchange(self, number, head, method.max_bytes, method.converse)

@@ -4,10 +4,13 @@ import asyncio
 import random
 import socket
 
+from registry.contracts.traces import new_trace
 from serving import metrics
+from serving.errors import RankingError
 from serving.gateway.grpc.calls import Code, Methods, Status
 from serving.gateway.grpc.connection import Connection, Service
 from serving.gateway.grpc.heads import RequestHead, understand
+from serving.identity.doorkeeper import Doorkeeper
 from serving.settings import GrpcSettings
 from serving.tally import CounterTally
 
@@ -15,11 +18,13 @@ from serving.tally import CounterTally
 class GrpcServer:
     """Serves the methods to everybody who connects.
 
-    random: makes trace ids for calls that bring none.
+    random: of the traces of calls that bring none. doorkeeper: None where methods are open to everybody.
     """
 
-    def __init__(self, methods: Methods, settings: GrpcSettings, random: random.Random) -> None:
-        self._random = random
+    def __init__(
+        self, methods: Methods, settings: GrpcSettings, random: random.Random, doorkeeper: Doorkeeper | None = None
+    ) -> None:
+        self._random, self._doorkeeper = random, doorkeeper
         self._connections: set[Connection] = set()
         self._counts: dict[tuple[str, Code], CounterTally] = {}
         self._listening: asyncio.Server | None = None
@@ -27,9 +32,10 @@ class GrpcServer:
         self._service = Service(
             settings=settings,
             understand=lambda fields: understand(fields, methods),
-            trace_id=lambda: f"{self._random.getrandbits(128):032x}",
+            begin_trace=lambda: new_trace(self._random),
             count=self._count,
             lost=self._lost,
+            refusal=self._refusal,
         )
 
     def __repr__(self) -> str:
@@ -69,6 +75,16 @@ class GrpcServer:
     def _lost(self, connection: Connection) -> None:
         self._connections.discard(connection)
         self._all_gone.set()
+
+    def _refusal(self, head: RequestHead) -> RankingError | None:
+        """Of whoever is not known or not let in, whatever the call is about: secure for every method in the table."""
+        doorkeeper = self._doorkeeper
+        if doorkeeper is None or not doorkeeper.closed or head.method is None or head.method.open:
+            return None
+        error = doorkeeper.early_refusal(head.fields)
+        if error is not None:
+            doorkeeper.count(error)
+        return error
 
     def _count(self, head: RequestHead, status: Status) -> None:
         method = head.method.path if head.method else ""
