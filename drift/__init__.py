@@ -25,5 +25,9 @@ Decisions
   the same words.
 - A version without a profile, or events that do not fit it, are `errored`, too little data is
   `inconclusive`: neither passes, neither fails.
+- Calibration (`calibration`) asks whether clicks come as often as scores said. Scores are no probabilities until they
+  are mapped, so the mapping is fitted on an earlier time; position bias is somebody else's estimate, and its error is
+  part of what is told. Shown, never decided on: a poor ranker can be calibrated. `deploy.verdicts.calibration` brings
+  clicks and scores together when a window is collected.
 - Both arms apart: a challenger that sees other traffic must not hide in the champion's.
 """

@@ -17,4 +17,15 @@ Decisions
   small window is far from 0 without any drift.
 - Windows follow event time (`tumbling`): a monitor that was away catches up into the same windows
   and comes to the same verdicts.
+- Everything that was read at once is added up at once (`batch`), so that who falls behind gets quicker: of 200
+  features, 370 us a ranking one by one, 16 to 23 from sixty on. Moments and bins are of all rankings, none is left
+  out. An event is taken apart no further than its numbers (`contracts.events.WatchedRanking`), and bins are told by
+  how many values reach each edge, without sorting.
+- A ranking that is shipped again counts once for as long as its window is open, however long its gateway was away
+  (`counted`): eight bytes each, by the second it was answered in. Afterwards it is late, whoever sends it.
+- Memory is bounded: `tumbling.MOST_WINDOWS` open windows of a size that the profile fixes, `counted.MOST` ids, and what
+  one read brings. What finds no room is counted (`crowded`).
+- Segments are declared (`segments`), by one number that every ranking has, at most eight and the rest: detectors are
+  as many as were meant. Rankings are counted by segment alone; the whole is put together when the window is over,
+  which merging gives exactly.
 """

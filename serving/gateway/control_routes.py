@@ -221,8 +221,8 @@ def with_control_routes(document: dict[str, Any]) -> dict[str, Any]:
 
 def _operation(route: ControlRoute, schema_of: dict[type, dict[str, Any]]) -> dict[str, Any]:
     parameters: list[dict[str, Any]] = [
-        {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
-        for name in ("model", "id")
+        {"name": name, "in": "path", "required": True, "schema": {"type": "string"} | rule}
+        for name, rule in (("model", {"pattern": "^[a-z0-9][a-z0-9_-]{0,63}$"}), ("id", {}))
         if f"{{{name}}}" in route.path
     ]
     if route.method != "GET":
