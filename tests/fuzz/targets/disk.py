@@ -423,15 +423,15 @@ def targets() -> list[Target]:
     few: list[Event] = list(rankings(3, 12, start_ms=NOW_MS, every_ms=1000))
     mirrored: list[Event] = list(mirrors(3, 12, every_ms=1000))
     return [
-        Target("disk.journal", _of_file("journal", _journal), _made_in_a_folder(_journal_seeds), share=0.5),
+        Target("disk.journal", _of_file("journal", _journal), _made_in_a_folder(_journal_seeds), share=0.3),
         Target(
             "disk.plans_copy",
             _of_file("plans", _plans_copy),
             lambda: [msgspec.json.encode({"codesearch": a_plan()})],
             "json",
-            0.3,
+            0.1,
         ),
-        Target("disk.regions_book", _opened_regions, _made_in_a_folder(_books), share=0.3),
+        Target("disk.regions_book", _opened_regions, _made_in_a_folder(_books), share=0.2),
         Target(
             "disk.drift_snapshot",
             partial(_snapshots, makes=_monitor, events=few),
@@ -449,8 +449,8 @@ def targets() -> list[Target]:
         pure("disk.quantile_sketch", _sketch(QuantileSketch.decode), lambda: _sketch_seeds("rows", "lists"), share=0.3),
         pure("disk.heavy_hitters", _sketch(HeavyHitters.decode), lambda: _sketch_seeds("degraded"), "msgpack", 0.3),
         Target("disk.drift_hours", _hours, _made_in_a_folder(_hour_seeds), "msgpack", 0.1),
-        Target("disk.watches", _of_file("watches", _watches), lambda: [_watch_seed()], "msgpack", 0.5),
-        Target("disk.checkpoint", _of_file("checkpoint", _checkpoint), _checkpoint_seeds, "zip", 0.1),
+        Target("disk.watches", _of_file("watches", _watches), lambda: [_watch_seed()], "msgpack", 0.3),
+        Target("disk.checkpoint", _of_file("checkpoint", _checkpoint), _checkpoint_seeds, "zip", 0.05),
         Target("disk.dataset", _of_file("data.parquet", _dataset), _made_in_a_folder(_dataset_seeds), share=0.1),
         Target("disk.archive_file", _archive_files, _made_in_a_folder(_archive_file_seeds), share=0.05),
         Target(
@@ -458,16 +458,16 @@ def targets() -> list[Target]:
             _of_file("mark.json", _ledger),
             lambda: [msgspec.json.encode(LoadMark(3, "item-3", NOW_MS))],
             "json",
-            0.3,
+            0.1,
         ),
         Target(
             "disk.run_step",
             _of_file("step.json", _step),
             lambda: [b'{"output": {"a": 1}, "outcome": "", "files": {}, "redone": 0}'],
             "json",
-            0.2,
+            0.1,
         ),
-        Target("stream.archive", _archived, _event_payloads, "msgpack", 0.05),
+        Target("stream.archive", _archived, _event_payloads, "msgpack", 0.01),
         Target("stream.monitor", partial(_poisoned, makes=_monitor), _event_payloads, "msgpack", 0.05),
         Target("stream.mirror_monitor", partial(_poisoned, makes=_mirror_monitor), _event_payloads, "msgpack", 0.05),
     ]
