@@ -19,7 +19,7 @@ from typing import Any
 from deploy.database_url import database_url
 from deploy.errors import SettingsError
 from deploy.features.url import FeaturesUrl, without_password
-from drift.settings import parse_monitor, parse_rank_diff
+from drift.settings import parse_monitor, parse_rank_diff, parse_reports
 from serving.addresses import TcpAddress, UnixAddress, parse_address
 from serving.budget import parse_budgets, parse_bytes
 from serving.settings import device_rules
@@ -69,7 +69,8 @@ class PlatformSettings:
     it; compile: none, compile (torch.compile) or aoti (ahead of time), at load.
     rank_diff: what mirrored lists are held against, `min_overlap=0.5,window_s=30`, see
     `drift.settings.parse_rank_diff`. drift: windows and days of the drift monitor, `window_s=60,day_s=3600`, see
-    `drift.settings.parse_monitor`. gates: how online gates are judged and what a model's year may spend,
+    `drift.settings.parse_monitor`; drift_reports: of which days Evidently makes a report, `each_day=1,kept=60`, see
+    `drift.settings.ReportSettings`. gates: how online gates are judged and what a model's year may spend,
     `period_s=30,yearly_alpha=0.3`, see `pipelines.settings.GateSettings`.
     retrain_anchor: a day on which a window of retraining begins, in UTC. retraining: when models learn anew and from
     what, `days=14,collect_days=7,cool_down_days=3`, see `pipelines.settings.RetrainSettings`; train: how,
@@ -110,6 +111,7 @@ class PlatformSettings:
     compile: str = "none"
     rank_diff: str = ""
     drift: str = ""
+    drift_reports: str = ""
     gates: str = ""
     retrain_anchor: str = "2026-01-05"
     retraining: str = ""
@@ -131,6 +133,7 @@ class PlatformSettings:
             ("features_url", FeaturesUrl.parse),
             ("rank_diff", parse_rank_diff),
             ("drift", parse_monitor),
+            ("drift_reports", parse_reports),
             ("gates", _parse_gates),
             ("retrain_anchor", lambda anchor: _parse_retraining("", anchor)),
             ("retraining", _parse_retraining),

@@ -3,6 +3,7 @@
 ```
 DriftError
   UnreadableSnapshot    the monitor says so and starts with empty windows
+  ReportRefused         there is no report of that day; says why
 ```
 """
 
@@ -13,3 +14,7 @@ class DriftError(Exception):
 
 class UnreadableSnapshot(DriftError):
     """The file is no snapshot, or one of another version of Sluice."""
+
+
+class ReportRefused(DriftError):
+    """What was asked for cannot be shown."""

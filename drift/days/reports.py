@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import msgspec
 
@@ -54,6 +54,18 @@ class DayReports:
         """Days, oldest first; arm: of a challenger with its version, `challenger-2`. Raises OSError."""
         files = sorted(self._home(model, arm).glob(f"{family}-*.json"))[-newest:]
         return [msgspec.json.decode(file.read_bytes(), type=DayReport) for file in files]
+
+    def day(self, model: str, arm: str, family: Family, since_ms: int) -> DayReport | None:
+        """The day that began then; arm as in `read`. Raises OSError."""
+        try:
+            content = (self._home(model, arm) / f"{family}-{stamp(since_ms)}.json").read_bytes()
+        except FileNotFoundError:
+            return None
+        return msgspec.json.decode(content, type=DayReport)
+
+    def arms(self, model: str) -> list[str]:
+        """Of which there are days, as `read` wants them."""
+        return sorted(unquote(path.name) for path in (self.folder / model / FOLDER).glob("*"))
 
     def _home(self, model: str, arm: str) -> Path:
         return self.folder / model / FOLDER / quote(arm, safe="")

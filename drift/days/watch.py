@@ -203,6 +203,8 @@ class DayWatches:
             lists=day.lists,
             alarms=alarms,
             false_alarms_a_month=settings.false_alarms_a_month,
+            anchor_since_ms=watch.anchor_span[0],
+            anchor_until_ms=watch.anchor_span[1],
         )
 
     def _errored(self, place: Place, day: Window, why: str) -> None:
