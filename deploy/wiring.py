@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from pipelines.gates.judge import GateJudge
     from pipelines.training.run_log import RunLog
     from registry.cache import VersionCache
+    from registry.contracts.drift import ShiftRecord
     from registry.contracts.features import FeatureView
     from registry.contracts.manifest import ModelPackage
     from registry.contracts.runs import Run
@@ -432,6 +433,7 @@ def report_sources(settings: PlatformSettings) -> "ReportSources":
     from registry.artefacts import read
     from registry.contracts.profile import ReferenceProfile
     from registry.drift_board import RedisDriftBoard
+    from registry.errors import StoreUnavailable
 
     def profile(model: str, version: int) -> ReferenceProfile | None:
         folder = settings.versions_folder / model / str(version)
@@ -439,11 +441,19 @@ def report_sources(settings: PlatformSettings) -> "ReportSources":
             return read(folder).profile
         return model_store(settings).package(model, version).profile if settings.with_mlflow else None
 
+    def shown(model: str) -> "tuple[ShiftRecord, ...]":
+        try:
+            return board.latest(model)
+        except StoreUnavailable as error:
+            log.warning("a report without what the drift board shows: %s", error)
+            return ()
+
+    board = RedisDriftBoard(redis_client(settings))
     return ReportSources(
         archive=Archive(settings.archive_folder),
         days=DayReports(settings.reports_folder / "drift"),
         profile=profile,
-        shown=RedisDriftBoard(redis_client(settings)).latest,
+        shown=shown,
         settings=parse_reports(settings.drift_reports),
     )
 

@@ -1,5 +1,6 @@
 """Who asks, and whether they may."""
 
+import base64
 import re
 from dataclasses import dataclass
 
@@ -8,6 +9,8 @@ from registry.api_keys import MARK, ApiKey, KeyRing
 from registry.roles import includes
 from serving.gateway.control_routes import ControlRoute
 
+BEARER = 'Bearer realm="sluice"'
+BASIC = 'Basic realm="sluice: any name, an API key as the password", charset="UTF-8"'
 _BEARER = re.compile(rf"[Bb]earer ({MARK}[A-Za-z0-9_-]{{43}})")
 _PERSON = re.compile(r"[^\x00-\x1f\x7f]{1,100}")
 _HOW = "send `Authorization: Bearer <key>`; on the machine of the platform the key is in `admin.key` in the data folder"
@@ -39,6 +42,23 @@ def authenticate(ring: KeyRing, authorization: str, on_behalf_of: str) -> Caller
     if on_behalf_of and not _PERSON.fullmatch(on_behalf_of):
         raise ControlRefused("X-On-Behalf-Of: expected 1 to 100 printable characters")
     return Caller(key, on_behalf_of)
+
+
+def as_bearer(authorization: str) -> str:
+    """The header of a browser, which can send a key as the password of Basic authentication only, as ours. Of
+    pages that are looked at alone: a browser sends it by itself, whoever made it ask.
+
+    >>> as_bearer("Basic YW55Ym9keTprZXk="), as_bearer("Bearer key")
+    ('Bearer key', 'Bearer key')
+    """
+    scheme, _, told = authorization.strip().partition(" ")
+    if scheme.lower() != "basic":
+        return authorization
+    try:
+        password = base64.b64decode(told, validate=True).decode().partition(":")[2]
+    except ValueError:
+        return authorization
+    return f"Bearer {password}"
 
 
 def authorize(caller: Caller, route: ControlRoute, model: str | None) -> None:

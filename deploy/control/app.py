@@ -11,7 +11,7 @@ from fastapi.responses import JSONResponse, Response
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
-from deploy.control.access import authenticate, authorize
+from deploy.control.access import BASIC, BEARER, as_bearer, authenticate, authorize
 from deploy.control.conditions import IfMatch, digest_of, idempotency_key
 from deploy.control.desk import Ask, Desk, Reply
 from deploy.control.errors import Contradiction, ControlRefused, NoKey, NotNow, as_refusal
@@ -21,6 +21,7 @@ from registry.contracts.ids import model_name
 from registry.errors import RegistryError
 from registry.receipts import Receipt
 from serving.gateway.control_routes import CONTROL_ROUTES, ControlRoute
+from serving.gateway.control_schema import RebaselineAnswer
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +78,10 @@ def answer(
         return _once(desk, ask)
     except (RegistryError, ContractError, ControlRefused) as error:
         if (refusal := as_refusal(error)) is not None:
-            return _refused(refusal.status, str(refusal), isinstance(refusal, NoKey))
+            challenge = ""
+            if isinstance(refusal, NoKey):
+                challenge = BASIC if route.page and "text/html" in headers.get("accept", "") else BEARER
+            return _refused(refusal.status, str(refusal), challenge)
         log.exception("%s failed", route.name)
     except Exception:
         log.exception("a bug answered %s with 500", route.name)
@@ -93,7 +97,10 @@ def _ask(
     raw: bytes,
 ) -> Ask:
     """Authenticated first, so that a stranger learns nothing, not even what a body should look like."""
-    caller = authenticate(desk.ring, headers.get("authorization", ""), headers.get("x-on-behalf-of", ""))
+    authorization = headers.get("authorization", "")
+    if route.page:
+        authorization = as_bearer(authorization)
+    caller = authenticate(desk.ring, authorization, headers.get("x-on-behalf-of", ""))
     try:
         model = model_name(path["model"]) if "model" in path else None
     except InvalidName as error:
@@ -110,6 +117,8 @@ def _ask(
         IfMatch.parse(headers.get("if-match", "")) if route.conditional else IfMatch(),
         idempotency_key(headers.get("idempotency-key", "")) if route.method != "GET" else "",
         digest_of(route.name, "/".join(path.values()), body),
+        accept=headers.get("accept", ""),
+        gzip="gzip" in headers.get("accept-encoding", ""),
     )
 
 
@@ -156,6 +165,8 @@ def _repeated(desk: Desk, ask: Ask, receipt: Receipt) -> Reply:
         )
     if ask.model and receipt.status < 400:
         desk.publish_decided(ask.model)  # whoever answered first may have died before this
+    if ask.route.name == "rebaseline" and receipt.status < 400:
+        desk.declare_decided(msgspec.json.decode(receipt.response, type=RebaselineAnswer))
     found = msgspec.json.decode(receipt.response)
     return Reply(receipt.status, receipt.response.encode(), found.get("plan_revision"), replayed=True)
 
@@ -165,8 +176,8 @@ def _reply(desk: Desk, ask: Ask) -> Reply:
     return reply
 
 
-def _refused(status: int, message: str, challenge: bool = False) -> Reply:
-    headers = {"www-authenticate": 'Bearer realm="sluice"'} if challenge else {}
+def _refused(status: int, message: str, challenge: str = "") -> Reply:
+    headers = {"www-authenticate": challenge} if challenge else {}
     if status == NotNow.status:
         headers["retry-after"] = "1"
     return Reply(status, msgspec.json.encode({"error": message}), headers=headers)
@@ -178,4 +189,4 @@ def _response(reply: Reply) -> Response:
         headers["etag"] = f'"{reply.plan_revision}"'
     if reply.replayed:
         headers["idempotency-replayed"] = "true"
-    return Response(reply.body, reply.status, headers, media_type="application/json")
+    return Response(reply.body, reply.status, headers, media_type=reply.media_type)

@@ -4,6 +4,7 @@ It needs the control database and Redis, and waits for them when they are away; 
 aliases and for versions that are new. Several controllers may run: each change is a compare-and-set.
 """
 
+import functools
 import logging
 import threading
 import time
@@ -16,7 +17,9 @@ from deploy.control.app import build_control_app
 from deploy.control.desk import Desk
 from deploy.control.local_key import local_key
 from deploy.control.server import ControlServer
+from deploy.drift_reports.shelf import ReportShelf
 from deploy.settings import PlatformSettings
+from drift.days.reports import DayReports
 from pipelines.archive.files import Archive
 from pipelines.gates.planning import GatePlanner
 from pipelines.rollouts.canary import outlook
@@ -27,7 +30,7 @@ from registry.board import PlanBoard, RedisBoard
 from registry.contracts.errors import ContractError
 from registry.contracts.rollouts import Rollout
 from registry.counters import RedisCounterBoard
-from registry.drift_board import RedisDriftBoard
+from registry.drift_board import RedisDriftBoard, declare
 from registry.errors import RegistryError, StoreUnavailable
 from registry.promotion import Promoter
 from registry.receipts import KEPT_MS
@@ -139,11 +142,14 @@ def control_api(settings: PlatformSettings, controller: Controller) -> ControlSe
     ring = SqlKeyRing(controller.control.engine)
     local_key(settings.admin_key_file, ring, now_ms())
     planner = GatePlanner(Archive(settings.archive_folder), parse_gates(settings.gates))
+    drift = RedisDriftBoard(wiring.redis_client(settings, REDIS_TIMEOUT_S))
     desk = Desk(
         *(controller.control, ring, controller.store, controller.publish, controller.outlook, planner),
         *(SqlRuns(controller.control.engine), now_ms),
         retrain_ms=parse_retraining(settings.retraining, settings.retrain_anchor).window_ms,
-        closed_days=RedisDriftBoard(wiring.redis_client(settings, REDIS_TIMEOUT_S)).latest,
+        closed_days=drift.latest,
+        declare=functools.partial(declare, drift),
+        reports=ReportShelf(wiring.evidently_reports(settings), DayReports(settings.reports_folder / "drift")),
     )
     return ControlServer(build_control_app(desk), parse_address(settings.controller_address))
 

@@ -1,6 +1,7 @@
 """What each route does: a method for each of the table's names, from a request to its answer."""
 
 import dataclasses
+import gzip
 import logging
 import secrets
 import time
@@ -15,6 +16,8 @@ from deploy.control import changes
 from deploy.control.access import Caller
 from deploy.control.conditions import IfMatch
 from deploy.control.errors import Conflict, ControlRefused, NotNow, NotThere
+from deploy.drift_reports.shelf import ReportShelf, page_headers
+from drift.evidently_reports.files import Form
 from pipelines.errors import PipelineError
 from pipelines.gates.explain import explain, past_prior
 from pipelines.gates.planning import GatePlanner, PlannedGates, budget_of
@@ -22,12 +25,12 @@ from pipelines.runs.schedule import DAY_MS, STEPS, newest_window
 from pipelines.settings import RunSettings
 from registry import rollout_moves, run_moves
 from registry.api_keys import SECRET_BYTES, ApiKey, KeyRing, key_text, make_key
-from registry.contracts.drift import ShiftRecord
+from registry.contracts.drift import Rebaseline, ShiftRecord
 from registry.contracts.rollouts import DAY_S, Evidence, Rollout, RolloutSpec, aa_spec, default_spec
 from registry.contracts.runs import RUN_STATES, Run
 from registry.contracts.traffic import TrafficPlan
 from registry.decisions import Decision
-from registry.errors import StaleRevision, StoreUnavailable
+from registry.errors import AnsweredBefore, StaleRevision, StoreUnavailable
 from registry.receipts import Receipt
 from registry.rollouts import RolloutControl
 from registry.runs import RunStore, edit
@@ -38,6 +41,7 @@ from serving.gateway.control_schema import (
     BudgetAnswer,
     ChangeAnswer,
     DriftAnswer,
+    DriftReportList,
     EvidenceAnswer,
     EvidenceBody,
     EvidenceList,
@@ -53,6 +57,8 @@ from serving.gateway.control_schema import (
     PlannedAnswer,
     PlannedGateAnswer,
     PromoteBody,
+    RebaselineAnswer,
+    ReportBody,
     RetrainBody,
     RetryBody,
     RollbackBody,
@@ -64,6 +70,7 @@ from serving.gateway.control_schema import (
     RunAnswer,
     RunList,
     RunsAnswer,
+    WhyBody,
 )
 
 log = logging.getLogger(__name__)
@@ -79,19 +86,20 @@ Shape = TypeVar("Shape")
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """body: JSON. plan_revision: of the model's plan, None of routes without a model."""
+    """body: JSON, unless media_type says otherwise. plan_revision: of the model's plan, None of routes without one."""
 
     status: int
     body: bytes
     plan_revision: int | None = None
     replayed: bool = False
     headers: Mapping[str, str] = field(default_factory=dict)
+    media_type: str = "application/json"
 
 
 @dataclass(frozen=True, slots=True)
 class Ask:
     """A request by somebody who may make it. model, id: of the path, empty if it has none. key: for
-    idempotency, empty if there is none. digest: see `conditions.digest_of`."""
+    idempotency, empty if there is none. digest: see `conditions.digest_of`. accept, gzip: what answer is wanted."""
 
     route: ControlRoute
     caller: Caller
@@ -103,6 +111,8 @@ class Ask:
     if_match: IfMatch = field(default_factory=IfMatch)
     key: str = ""
     digest: str = ""
+    accept: str = ""
+    gzip: bool = False
 
     def reply(self, answer: msgspec.Struct) -> Reply:
         """With the route's status."""
@@ -129,7 +139,8 @@ class Desk:
     plan; raises StoreUnavailable if the board is away. outlook: what the engine thinks of an active rollout, see
     `canary.outlook`; may raise StoreUnavailable. planner: of rollouts' gates. run_store: runs of pipelines;
     retrain_ms: of clicks that a retraining learns from, if nothing else is said. closed_days: of a model, the newest
-    first; raises StoreUnavailable.
+    first; raises StoreUnavailable. declare: keeps a declared change, unless a newer one is there; raises
+    StoreUnavailable. reports: of closed days, None where there are none.
     """
 
     control: RolloutControl
@@ -143,6 +154,8 @@ class Desk:
     random_bytes: Callable[[int], bytes] = secrets.token_bytes
     retrain_ms: int = 14 * DAY_MS
     closed_days: Callable[[str], tuple[ShiftRecord, ...]] = lambda model: ()
+    declare: Callable[[Rebaseline], None] = lambda change: None
+    reports: ReportShelf | None = None
 
     def promote(self, ask: Ask) -> Reply:
         """A version becomes champion."""
@@ -377,8 +390,60 @@ class Desk:
 
     def drift(self, ask: Ask) -> Reply:
         """What the newest closed days came to."""
+        plan, records = self.control.plan(ask.model), self.closed_days(ask.model)
+        there = self.reports.of(records) if self.reports else ()
+        return ask.reply(DriftAnswer(ask.model, plan.revision if plan else 0, records, there))
+
+    def rebaseline(self, ask: Ask) -> Reply:
+        """Decided when its receipt is kept; the board may hear of it later, and twice."""
+        body: WhyBody = ask.body
         plan = self.control.plan(ask.model)
-        return ask.reply(DriftAnswer(ask.model, plan.revision if plan else 0, self.closed_days(ask.model)))
+        answer = RebaselineAnswer(ask.model, plan.revision if plan else 0, ask.now_ms, ask.caller.who, body.why)
+        reply = ask.reply(answer)
+        if (receipt := ask.receipt(reply)) is not None:
+            kept = self.control.keep_receipt(receipt)  # another request with this key may have been quicker
+            if kept != receipt:
+                raise AnsweredBefore(f"Idempotency-Key {ask.key!r} is being answered: repeat the request")
+        self.declare_decided(answer)
+        return reply
+
+    def declare_decided(self, answer: RebaselineAnswer) -> None:
+        """Raises NotNow if the monitor cannot hear yet of what is decided."""
+        try:
+            self.declare(Rebaseline(answer.model, answer.from_ms, answer.who, answer.why))
+        except StoreUnavailable as error:
+            raise NotNow(
+                f"the change is not declared yet ({error}): repeat the request with the same Idempotency-Key"
+            ) from error
+
+    def drift_reports(self, ask: Ask) -> Reply:
+        """Those that are there, and those that are wanted."""
+        plan, shelf = self.control.plan(ask.model), self._shelf()
+        revision = plan.revision if plan else 0
+        return ask.reply(DriftReportList(ask.model, revision, shelf.lines(ask.model), shelf.waiting(ask.model)))
+
+    def drift_report(self, ask: Ask) -> Reply:
+        """The page for people, the figures for programs."""
+        told = ask.query.get("format", "") or ("html" if "text/html" in ask.accept else "json")
+        if told not in ("html", "json"):
+            raise ControlRefused(f"format={told[:32]!r}: expected html or json")
+        form: Form = "html" if told == "html" else "json"
+        about, content = self._shelf().content(ask.model, ask.id, ask.query.get("arm", "champion"), form)
+        if form == "json":
+            return Reply(200, content)
+        headers = page_headers(about) | ({"content-encoding": "gzip"} if ask.gzip else {})
+        page = content if ask.gzip else gzip.decompress(content)
+        return Reply(200, page, headers=headers, media_type="text/html; charset=utf-8")
+
+    def want_drift_report(self, ask: Ask) -> Reply:
+        """The same wish again changes nothing."""
+        body: ReportBody = ask.body
+        return ask.reply(self._shelf().want(ask.model, body.day, body.arm, self.closed_days(ask.model)))
+
+    def _shelf(self) -> ReportShelf:
+        if self.reports is None:
+            raise NotThere("this platform keeps no reports of closed days")
+        return self.reports
 
     def all_runs(self, ask: Ask) -> Reply:
         """Of all models."""

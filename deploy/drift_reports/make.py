@@ -68,8 +68,10 @@ class ReportSources:
             day=SampleAbout(len(day), len(day.values), sample.offered, (record.since_ms,)),
             reference=about_reference,
         )
-        from drift.evidently_reports.report import make_report  # what it imports takes seconds
-
+        try:
+            from drift.evidently_reports.report import make_report  # what it imports takes seconds
+        except ImportError as error:
+            raise ReportRefused(f"Evidently is not installed ({error}): pip install 'sluice[reports]'") from error
         names = [one.name for one in profile.features]
         return make_report(about, names, day, reference, self.settings.drawn)
 

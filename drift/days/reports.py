@@ -17,12 +17,15 @@ FOLDER = "days"
 
 class QuantityDay(msgspec.Struct, frozen=True):
     """A quantity's shift from the anchor, from the profile before there is one, as `ShiftAlarm.effect`; None if the
-    day said nothing of it. cusum: the largest sum over its threshold."""
+    day said nothing of it. cusum: the largest sum over its threshold. mean, std: of the day's single values, a share's
+    mean being the share; None where there was no value."""
 
     quantity: str
     kind: ShiftKind
     shift: float | None
     cusum: float
+    mean: float | None = None
+    std: float | None = None
 
 
 class DayReport(msgspec.Struct, frozen=True):

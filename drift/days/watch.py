@@ -162,13 +162,14 @@ class DayWatches:
             if (change := self._declared(key.model)) is not None and change <= key.start_ms:
                 watch.rebaseline(change)
             places = places_of(reference, family)
-            watch.day(means_of(day).of(places), level_of(reference).of(places))
+            means = means_of(day).of(places)
+            watch.day(means, level_of(reference).of(places))
             record = self._record(place, watch, day) if watch.last_end_ms == key.end_ms else None
             self._keep(place, reference.fingerprint, watch, record or self._kept[place].record)
             _show(place, watch)
             if record is not None and self._reports is not None:
                 shapes = [one for one in shapes_of(day, reference) if one.quantity in watch.watched.names]
-                self._reports.write(DayReport(record, _quantities(watch), tuple(shapes)))
+                self._reports.write(DayReport(record, _with_moments(_quantities(watch), means), tuple(shapes)))
 
     def _tell_disagreement(self, model: str) -> None:
         """In the record of the champion's newest day, if there is one that could be read."""
@@ -318,6 +319,14 @@ def _quantities(watch: ShiftWatch) -> tuple[QuantityDay, ...]:
         for name, kind, shift, ratio in zip(
             watch.watched.names, watch.watched.kinds, shifts, ratios.tolist(), strict=True
         )
+    )
+
+
+def _with_moments(quantities: Sequence[QuantityDay], day: DayMeans) -> tuple[QuantityDay, ...]:
+    """The quantities of the day, in its order, with its own moments."""
+    moments = zip(quantities, day.mean.tolist(), day.std.tolist(), strict=True)
+    return tuple(
+        msgspec.structs.replace(one, mean=mean, std=std) if np.isfinite(mean) else one for one, mean, std in moments
     )
 
 

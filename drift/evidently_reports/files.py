@@ -102,6 +102,13 @@ class EvidentlyReports:
         replace_file(self._file(place, _FAILED), msgspec.json.encode(failed))
         self._file(place, _WANTED).unlink(missing_ok=True)
 
+    def failures(self, model: str) -> list[tuple[ReportPlace, Failed]]:
+        """Those whose last attempt failed, the newest day first."""
+        files = (self.folder / model / FOLDER).glob(f"*/*{_FAILED}")
+        places = [ReportPlace(model, path.parent.name, day_of(path.name.removesuffix(_FAILED))) for path in files]
+        found = ((place, self.failed(place)) for place in sorted(places, key=lambda one: -one.since_ms))
+        return [(place, failed) for place, failed in found if failed is not None]
+
     def failed(self, place: ReportPlace) -> Failed | None:
         """None if the last attempt did not fail, or there was none."""
         try:

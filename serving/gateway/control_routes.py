@@ -12,6 +12,9 @@ from serving.errors import BodyTooLarge
 from serving.gateway.control_schema import (
     ChangeAnswer,
     DriftAnswer,
+    DriftReportAnswer,
+    DriftReportList,
+    DriftReportWish,
     EvidenceAnswer,
     EvidenceBody,
     EvidenceList,
@@ -24,6 +27,8 @@ from serving.gateway.control_schema import (
     PlanBody,
     PlannedAnswer,
     PromoteBody,
+    RebaselineAnswer,
+    ReportBody,
     RetrainBody,
     RetryBody,
     RollbackBody,
@@ -45,7 +50,8 @@ from serving.settings import ControlSettings
 class ControlRoute:
     """role: the least that a key needs. body: None if the route takes none. success: its status.
 
-    conditional: whether `If-Match` with a plan revision counts.
+    conditional: whether `If-Match` with a plan revision counts. page: whether a person may open it in a browser, which
+    sends a key as the password of Basic authentication, and gets HTML.
     """
 
     name: str
@@ -57,6 +63,7 @@ class ControlRoute:
     body: type | None = None
     success: int = 200
     conditional: bool = False
+    page: bool = False
 
 
 _MODEL = "/v1/models/{model}"
@@ -97,6 +104,20 @@ CONTROL_ROUTES = (
         *("operator", RunAnswer, RetrainBody, 202),
     ),
     _look("drift", f"{_MODEL}/drift", "The newest closed days, and the alarms that are open", DriftAnswer),
+    ControlRoute(
+        *("rebaseline", "POST", f"{_MODEL}/drift/rebaseline", "Features mean something else from now on"),
+        *("operator", RebaselineAnswer, WhyBody),
+    ),
+    _look("drift_reports", f"{_MODEL}/drift/reports", "Evidently's reports of closed days", DriftReportList),
+    ControlRoute(
+        *("drift_report", "GET", f"{_MODEL}/drift/reports/{{id}}", "One report, or `latest`; `?arm=`, `?format=`"),
+        *("viewer", DriftReportAnswer),
+        page=True,
+    ),
+    ControlRoute(
+        *("want_drift_report", "POST", f"{_MODEL}/drift/reports", "Have a day's report made, in a minute or so"),
+        *("operator", DriftReportWish, ReportBody, 202),
+    ),
     _look("all_runs", "/v1/runs", "Runs of pipelines; `?state=dead` for those that wait for a person", RunsAnswer),
     _look("runs", f"{_MODEL}/runs", "A model's runs of pipelines, `?state=`, `?limit=`", RunList),
     _look("run", _RUN, "One run: its steps, how far it is, what came of it", RunAnswer),
@@ -208,6 +229,8 @@ def _operation(route: ControlRoute, schema_of: dict[type, dict[str, Any]]) -> di
     }
     if "{model}" in route.path:
         done["headers"] = {"ETag": {"schema": {"type": "string"}, "description": "The plan's revision, in quotes."}}
+    if route.page:
+        done["content"]["text/html"] = {"schema": {"type": "string"}}
     error = {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorAnswer"}}}
     operation: dict[str, Any] = {
         "operationId": route.name,

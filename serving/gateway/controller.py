@@ -18,10 +18,23 @@ from serving.gateway.http import Answer
 from serving.settings import ControlSettings
 
 _SENT_ON = frozenset(
-    {b"authorization", b"content-type", b"idempotency-key", b"if-match", b"traceparent", b"x-on-behalf-of"}
+    {
+        *(b"accept", b"accept-encoding", b"authorization", b"content-type", b"idempotency-key", b"if-match"),
+        *(b"traceparent", b"x-on-behalf-of"),
+    }
 )
 _SENT_BACK = frozenset(
-    {b"allow", b"cache-control", b"etag", b"idempotency-replayed", b"location", b"retry-after", b"www-authenticate"}
+    {
+        *(b"allow", b"cache-control", b"content-encoding", b"content-security-policy", b"etag"),
+        *(
+            b"idempotency-replayed",
+            b"location",
+            b"retry-after",
+            b"vary",
+            b"www-authenticate",
+            b"x-content-type-options",
+        ),
+    }
 )
 _READ_BYTES = 1 << 16
 
