@@ -38,9 +38,9 @@ class Link:
 
 
 class Shown(msgspec.Struct, frozen=True):
-    """The file. versions: when the report was made that is shown of each, ms since the epoch. runs: ids."""
+    """The file. versions: the day of the report that is shown of each, and when that was made. runs: ids."""
 
-    versions: dict[str, int] = {}
+    versions: dict[str, tuple[int, int]] = {}
     runs: tuple[str, ...] = ()
 
 
@@ -62,7 +62,7 @@ class ReportLinks:
         links = [
             Link(about, version=version)
             for version, about in newest.items()
-            if shown.versions.get(str(version)) != about.made_ms
+            if shown.versions.get(str(version)) != (about.since_ms, about.made_ms)
         ]
         champion = [about for about in alarmed if about.arm == "champion"]
         for run in self.runs(model) if champion else ():
@@ -99,7 +99,7 @@ class ReportLinks:
         if link.run:
             shown = msgspec.structs.replace(shown, runs=(*shown.runs, link.run)[-KEPT_RUNS:])
         else:
-            versions = shown.versions | {str(link.version): link.about.made_ms}
+            versions = shown.versions | {str(link.version): (link.about.since_ms, link.about.made_ms)}
             shown = msgspec.structs.replace(shown, versions=versions)
         replace_file(self._file(model), msgspec.json.encode(shown))
 

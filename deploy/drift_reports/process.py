@@ -27,7 +27,6 @@ def main(argv: list[str]) -> int:
     """Returns the exit code; why it is not 0 is the last line of stderr."""
     # told before anything is imported that reads it: one of Evidently's parts counts its users
     os.environ.setdefault("DO_NOT_TRACK", "1")
-    os.nice(NICE)
     settings = PlatformSettings.from_environment(os.environ)
     configure_logging("drift-report", settings.log_level)
     try:
@@ -47,4 +46,5 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    os.nice(NICE)
     sys.exit(main(sys.argv[1:]))

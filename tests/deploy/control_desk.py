@@ -14,15 +14,19 @@ from deploy.control.app import build_control_app
 from deploy.control.desk import Desk
 from deploy.control.local_key import local_key
 from deploy.control.server import ControlServer
+from deploy.drift_reports.shelf import ReportShelf
+from drift.days.reports import DayReports
+from drift.evidently_reports.files import EvidentlyReports
 from pipelines.archive.files import Archive
 from pipelines.gates.planning import GatePlanner
 from pipelines.rollouts.canary import outlook
 from pipelines.rollouts.engine import RolloutEngine
 from registry.api_keys import SqlKeyRing
 from registry.board import MemoryBoard
+from registry.contracts.drift import Rebaseline
 from registry.contracts.rollouts import Rollout
 from registry.counters import MemoryCounterBoard
-from registry.drift_board import MemoryDriftBoard
+from registry.drift_board import MemoryDriftBoard, declare
 from registry.errors import StoreUnavailable
 from registry.promotion import Promoter
 from registry.roles import Role
@@ -47,6 +51,7 @@ class ControlBench:
     store: MemoryStore
     board: MemoryBoard
     archive: Archive
+    reports: EvidentlyReports
     away: set[str] = field(default_factory=set)
     drift: MemoryDriftBoard = field(default_factory=MemoryDriftBoard)
 
@@ -85,12 +90,18 @@ def a_control_bench(folder: Path, database: str = "") -> Iterator[ControlBench]:
     promoter = Promoter(store, control, board)
     ring = SqlKeyRing(control.engine)
     archive = Archive(folder / "archive")
-    bench = ControlBench("", local_key(folder / "admin.key", ring, NOW_MS), control, store, board, archive)
+    reports = EvidentlyReports(folder / "reports", kept=30)
+    bench = ControlBench("", local_key(folder / "admin.key", ring, NOW_MS), control, store, board, archive, reports)
 
     def there() -> ModelStore:
         if "store" in bench.away:
             raise StoreUnavailable("MLflow is being loaded: try again in some seconds")
         return store
+
+    def declared(change: Rebaseline) -> None:
+        if "board" in bench.away:
+            raise StoreUnavailable("Redis does not answer")
+        declare(bench.drift, change)
 
     def publish(model: str) -> None:
         if "board" in bench.away:
@@ -110,6 +121,8 @@ def a_control_bench(folder: Path, database: str = "") -> Iterator[ControlBench]:
             Desk(
                 *(control, ring, there, publish, engine_outlook, GatePlanner(archive), runs),
                 closed_days=bench.drift.latest,
+                declare=declared,
+                reports=ReportShelf(bench.reports, DayReports(folder / "reports")),
             )
         ),
         TcpAddress("127.0.0.1", port),

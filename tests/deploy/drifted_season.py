@@ -21,7 +21,7 @@ from tests.drift.traffic import PROFILE, rankings
 MODEL = "codesearch"
 DAY_MS = 86_400_000
 DAYS, BROKEN = 18, 16
-LISTS = 200
+LISTS = 120
 SHIFT = ShiftSettings(min_lists=50, anchor_days=14)
 SETTINGS = MonitorSettings(Rule(min_lists=50), window_s=43_200.0, lateness_s=2.0, wait_s=0.05, shift=SHIFT)
 
