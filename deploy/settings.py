@@ -19,9 +19,12 @@ from typing import Any
 from deploy.database_url import database_url
 from deploy.errors import SettingsError
 from deploy.features.url import FeaturesUrl, without_password
+from deploy.telemetry.settings import parse_traces
 from drift.settings import parse_monitor, parse_rank_diff, parse_reports
+from drift.windows.segments import parse_segments
 from serving.addresses import TcpAddress, UnixAddress, parse_address
 from serving.budget import parse_budgets, parse_bytes
+from serving.flow.settings import parse_flow
 from serving.settings import device_rules
 from serving.shares import parse_weights
 
@@ -67,15 +70,20 @@ class PlatformSettings:
     device: where workers compute, `cpu`, `cuda:1`, or `cuda`, which gives the workers the machine's
     GPUs in turn. precision: fp32, tf32 (GPU only), bf16 or fp16, kept by versions that rank alike in
     it; compile: none, compile (torch.compile) or aoti (ahead of time), at load.
+    flow: what gateways let in, send again or answer by less, `given_order=1,retry_share=0.2`, see
+    `serving.flow.settings.parse_flow`.
     rank_diff: what mirrored lists are held against, `min_overlap=0.5,window_s=30`, see
     `drift.settings.parse_rank_diff`. drift: windows and days of the drift monitor, `window_s=60,day_s=3600`, see
-    `drift.settings.parse_monitor`; drift_reports: of which days Evidently makes a report, `each_day=1,kept=60`, see
-    `drift.settings.ReportSettings`. gates: how online gates are judged and what a model's year may spend,
-    `period_s=30,yearly_alpha=0.3`, see `pipelines.settings.GateSettings`.
+    `drift.settings.parse_monitor`; drift_segments: parts of a model's rankings that are watched apart,
+    `search:query_terms<2<5`, see `drift.windows.segments.parse_segments`; drift_reports: of which days Evidently makes
+    a report, `each_day=1,kept=60`, see `drift.settings.ReportSettings`. gates: how online gates are judged and what a
+    model's year may spend, `period_s=30,yearly_alpha=0.3`, see `pipelines.settings.GateSettings`.
     retrain_anchor: a day on which a window of retraining begins, in UTC. retraining: when models learn anew and from
     what, `days=14,collect_days=7,cool_down_days=3`, see `pipelines.settings.RetrainSettings`; train: how,
     `loss=lambdaloss,hidden=64:32`, see `TrainSettings`; run_limits: how long a step of a run may take, in s,
     `train=43200,collect=3600`.
+    traces: where traces go and which, `endpoint=http://host:4318,ratio=0.01`, see `deploy.telemetry.settings`; empty:
+    nowhere.
     Raises SettingsError, naming key, value and rule.
     """
 
@@ -109,14 +117,17 @@ class PlatformSettings:
     device: str = "cpu"
     precision: str = "fp32"
     compile: str = "none"
+    flow: str = ""
     rank_diff: str = ""
     drift: str = ""
     drift_reports: str = ""
+    drift_segments: str = ""
     gates: str = ""
     retrain_anchor: str = "2026-01-05"
     retraining: str = ""
     train: str = ""
     run_limits: str = ""
+    traces: str = ""
     log_level: str = "INFO"
     replica: int = 0
 
@@ -131,14 +142,17 @@ class PlatformSettings:
             ("device_memory", parse_bytes),
             ("model_weights", parse_weights),
             ("features_url", FeaturesUrl.parse),
+            ("flow", parse_flow),
             ("rank_diff", parse_rank_diff),
             ("drift", parse_monitor),
             ("drift_reports", parse_reports),
+            ("drift_segments", parse_segments),
             ("gates", _parse_gates),
             ("retrain_anchor", lambda anchor: _parse_retraining("", anchor)),
             ("retraining", _parse_retraining),
             ("train", _parse_train),
             ("run_limits", _parse_limits),
+            ("traces", parse_traces),
             ("control_url", database_url),
             ("mlflow_backend", database_url),
             ("control_address", parse_address),

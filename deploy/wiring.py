@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -316,7 +317,9 @@ def run_monitor(settings: PlatformSettings, stop: threading.Event) -> None:
     from drift.mirrors.monitor import GROUP, MirrorMonitor
     from drift.monitor import Monitor
     from drift.settings import parse_monitor, parse_rank_diff
+    from drift.windows.hours import Hours
     from drift.windows.reports import VerdictReports
+    from drift.windows.segments import parse_segments
     from registry.artefacts import read
     from registry.contracts.errors import ContractError
     from registry.contracts.profile import ReferenceProfile
@@ -336,7 +339,8 @@ def run_monitor(settings: PlatformSettings, stop: threading.Event) -> None:
             return None
         return (profile.scores.mean, profile.scores.std) if profile else None
 
-    watched = parse_monitor(settings.drift)
+    heap.keep()
+    watched = replace(parse_monitor(settings.drift), segments=parse_segments(settings.drift_segments))
     board = RedisDriftBoard(redis_client(settings))
     evidence = DriftEvidence(lambda: traffic_control(settings), board)
     reports_folder = settings.reports_folder / "drift"
@@ -353,7 +357,9 @@ def run_monitor(settings: PlatformSettings, stop: threading.Event) -> None:
     )
     reader = RedisStream(redis_client(settings)).reader("monitor", "monitor-0")
     reports, kept_in = VerdictReports(reports_folder), settings.journal_folder / "monitor.windows"
-    monitor = Monitor(reader, profile_of, reports.write, watched, kept_in, watches=watches)
+    hours = Hours(reports_folder, watched.shift.day_ms, round(watched.window_s * 1000))
+    monitor = Monitor(reader, profile_of, reports.write, watched, kept_in, watches=watches, hours=hours)
+    collector.calm()
     run_together(stop, monitor.run, mirrors.run)
 
 

@@ -2,6 +2,7 @@
 
 ```
 DriftError
+  UnreadableSketch      its window or day goes on without the sketch
   UnreadableSnapshot    the monitor says so and starts with empty windows
   ReportRefused         there is no report of that day; says why
 ```
@@ -14,6 +15,10 @@ class DriftError(Exception):
 
 class UnreadableSnapshot(DriftError):
     """The file is no snapshot, or one of another version of Sluice."""
+
+
+class UnreadableSketch(DriftError):
+    """The bytes are no sketch, or are damaged."""
 
 
 class ReportRefused(DriftError):

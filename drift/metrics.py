@@ -29,6 +29,54 @@ ZERO_SHARE = Gauge(
     "drift_zero_ratio", "Share of a feature's values that were zero.", _QUANTITY, multiprocess_mode="mostrecent"
 )
 PSI = Gauge("drift_psi_nats", "Population stability index, not to alarm on.", _QUANTITY, multiprocess_mode="mostrecent")
+PSI_EXCESS = Gauge(
+    "drift_psi_excess_nats",
+    "Population stability index less what chance makes of it: about 0 on quiet traffic, whatever its amount.",
+    _QUANTITY,
+    multiprocess_mode="mostrecent",
+)
+KS = Gauge(
+    "drift_ks_distance",
+    "Kolmogorov-Smirnov distance from the profile, over its bins.",
+    _QUANTITY,
+    multiprocess_mode="mostrecent",
+)
+WASSERSTEIN = Gauge(
+    "drift_wasserstein_deviations",
+    "Wasserstein distance from the profile, in reference standard deviations.",
+    _QUANTITY,
+    multiprocess_mode="mostrecent",
+)
+SPREAD = Gauge(
+    "drift_spread_log_ratio",
+    "Natural logarithm of a quantity's standard deviation over the profile's.",
+    _QUANTITY,
+    multiprocess_mode="mostrecent",
+)
+SEASON_SHIFT = Gauge(
+    "drift_season_shift_deviations",
+    "Shift of a quantity's mean from the same hour of earlier weeks, in reference standard deviations.",
+    _QUANTITY,
+    multiprocess_mode="mostrecent",
+)
+JENSEN_SHANNON = Gauge(
+    "drift_jensen_shannon_distance",
+    "Jensen-Shannon distance of a feature's categories from the profile's.",
+    _QUANTITY,
+    multiprocess_mode="mostrecent",
+)
+NEW_CATEGORIES = Gauge(
+    "drift_new_category_ratio",
+    "Share of a feature's values that are a category the version was not made on.",
+    _QUANTITY,
+    multiprocess_mode="mostrecent",
+)
+ROW_AGE = Gauge(
+    "drift_row_age_seconds",
+    "How long ago the stored rows of a list were written, on average, by quantile over lists.",
+    [*_ARM, "quantile"],
+    multiprocess_mode="mostrecent",
+)
 MOVED = Gauge(
     "drift_moved_quantities", "Quantities that moved, in the newest window.", _ARM, multiprocess_mode="mostrecent"
 )

@@ -12,12 +12,15 @@ from drift.days.watch import DayWatches
 from drift.errors import UnreadableSnapshot
 from drift.loop import run_steps
 from drift.settings import MonitorSettings
-from drift.snapshot import Recent, Snapshot
+from drift.snapshot import Snapshot
+from drift.windows.counted import Counted
+from drift.windows.hours import Hours, SeasonShift
 from drift.windows.judge import DriftVerdict, judge
 from drift.windows.reference import Reference
 from drift.windows.tumbling import OpenWindows
+from drift.windows.window import Window
 from registry.contracts.errors import ContractError
-from registry.contracts.events import Event, RankingEvent, decode_event, decode_events, split_events
+from registry.contracts.events import WatchedRanking, split_events, watched_ranking, watched_rankings
 from registry.contracts.profile import ReferenceProfile
 from registry.errors import RegistryError
 from registry.stream import StreamEntry, StreamReader
@@ -36,6 +39,7 @@ class Monitor:
     crash it may get one again.
     kept_in: the snapshot's file, which must outlive the process. clock: seconds since the epoch.
     reader: the monitor alone reads for its group. watches: take the days; None judges windows alone.
+    hours: keep windows, to hold those of later weeks beside them.
     """
 
     def __init__(
@@ -47,6 +51,7 @@ class Monitor:
         kept_in: Path,
         clock: Callable[[], float] = time.time,
         watches: DayWatches | None = None,
+        hours: Hours | None = None,
     ) -> None:
         self._reader, self._profiles, self._sink = reader, profiles, sink
         self._settings, self._kept_in, self._clock = settings, kept_in, clock
@@ -56,12 +61,13 @@ class Monitor:
             lateness_ms=round(settings.lateness_s * 1000),
             reference_of=self._reference,
             watermark_ms=kept.watermark_ms,
+            counted=Counted(kept.counted),
+            segments=settings.segments,
         )
-        self._windows.restore(kept.windows)
-        self._watches = watches
+        self._windows.restore(kept.windows, kept.sketches)
+        self._watches, self._hours = watches, hours
         self._days = DayBlocks(settings.shift.day_ms, self._reference)
         self._days.restore(kept.days)
-        self._recent = Recent(kept.recent)
         self._absorbed = dict.fromkeys(kept.entries)  # not acknowledged yet, in order
         self._saved_s = clock()
 
@@ -86,14 +92,12 @@ class Monitor:
         Raises StoreUnavailable; nothing is lost then, call it again.
         """
         entries = self._reader.read(self._settings.entries_a_read, wait_s)
-        for entry in entries:
-            if entry.entry_id not in self._absorbed:
-                self._absorb(entry)
+        self._absorb([entry for entry in entries if entry.entry_id not in self._absorbed])
         if not entries:  # all that is there has been read: time passes without events too
             self._windows.advance(self._now_ms())
         closed = self._windows.close()
-        for window in closed:
-            self._tell(judge(window, self._settings.rule))
+        for window in [window for window in closed if not window.key.segment]:
+            self._tell(judge(window, self._settings.rule, self._beside(window)))
         if self._watches is not None:
             self._days.add(closed)
             if over := self._days.close(self._windows.watermark_ms):
@@ -112,9 +116,10 @@ class Monitor:
         state = Snapshot(
             watermark_ms=self._windows.watermark_ms,
             entries=entries,
-            recent=self._recent.to_bytes(),
             windows=self._windows.states(),
             days=self._days.states(),
+            counted=self._windows.counted.seconds(),
+            sketches=self._windows.sketches(),
         )
         snapshot.save(self._kept_in, state)
         if self._watches is not None:
@@ -125,16 +130,23 @@ class Monitor:
         metrics.OPEN_WINDOWS.set(len(self._windows))
         metrics.LAG.set(self._reader.lag())
 
-    def _absorb(self, entry: StreamEntry) -> None:
-        rankings = [event for event in _readable(entry) if isinstance(event, RankingEvent)]
-        fresh = [event for event in rankings if self._recent.is_new(event.ranking_id)]
-        watched = [event for event in fresh if event.arm != "outside"]  # testers' choice, and units of no arm
+    def _absorb(self, entries: Sequence[StreamEntry]) -> None:
+        """All at once: the more rankings there are, the less each costs, so that who falls behind gets quicker."""
+        rankings = [ranking for entry in entries for ranking in _rankings(entry)]
+        watched = [ranking for ranking in rankings if ranking.arm != "outside"]  # testers' choice, and units of no arm
         outcomes = self._windows.absorb(watched, self._now_ms())
-        outcomes["outside"] = len(fresh) - len(watched)
-        outcomes["repeated"] = len(rankings) - len(fresh)
+        outcomes["outside"] = len(rankings) - len(watched)
         for outcome, count in outcomes.items():
             metrics.EVENTS.labels(outcome).inc(count)
-        self._absorbed[entry.entry_id] = None
+        self._absorbed.update(dict.fromkeys(entry.entry_id for entry in entries))
+
+    def _beside(self, window: Window) -> tuple[SeasonShift, ...]:
+        """The same hours of earlier weeks beside the window, which is then kept with its own hour."""
+        if self._hours is None:
+            return ()
+        season = self._hours.beside(window)
+        self._hours.add(window)
+        return season
 
     def _tell(self, verdict: DriftVerdict) -> None:
         self._sink(verdict)
@@ -168,30 +180,33 @@ def _last_snapshot(path: Path) -> Snapshot:
     except UnreadableSnapshot as error:
         log.warning("the open windows start empty: %s", error)
         found = None
-    return found or Snapshot(watermark_ms=0, entries=(), recent=b"", windows=())
+    return found or Snapshot(watermark_ms=0, entries=(), windows=())
 
 
-def _readable(entry: StreamEntry) -> Sequence[Event]:
-    """The entry's events, without those that no reader of this version can read."""
+def _rankings(entry: StreamEntry) -> list[WatchedRanking]:
+    """The entry's rankings, without those that no reader of this version can read."""
     try:
-        return decode_events(entry.payload)
+        return watched_rankings(entry.payload)
     except ContractError:
-        return _readable_one_by_one(entry)
+        return _one_by_one(entry)
 
 
-def _readable_one_by_one(entry: StreamEntry) -> list[Event]:
-    events: list[Event] = []
+def _one_by_one(entry: StreamEntry) -> list[WatchedRanking]:
+    rankings: list[WatchedRanking] = []
     try:
         for encoded in split_events(entry.payload):
             try:
-                events.append(decode_event(encoded))
+                ranking = watched_ranking(encoded)
             except ContractError as error:
                 metrics.EVENTS.labels("unreadable").inc()
                 log.warning("an event in entry %s is left out: %s", entry.entry_id, error)
+                continue
+            if ranking is not None:
+                rankings.append(ranking)
     except ContractError as error:
         metrics.EVENTS.labels("unreadable").inc()
         log.warning("entry %s is left out: %s", entry.entry_id, error)
-    return events
+    return rankings
 
 
 def _show(verdict: DriftVerdict) -> None:
@@ -210,3 +225,16 @@ def _show(verdict: DriftVerdict) -> None:
             metrics.ZERO_SHARE.labels(*arm, finding.quantity).set(finding.current)
     for shape in verdict.shapes:
         metrics.PSI.labels(*arm, shape.quantity).set(shape.psi)
+        metrics.PSI_EXCESS.labels(*arm, shape.quantity).set(shape.psi - shape.psi_by_chance)
+        metrics.KS.labels(*arm, shape.quantity).set(shape.ks)
+        metrics.WASSERSTEIN.labels(*arm, shape.quantity).set(shape.wasserstein)
+        metrics.SPREAD.labels(*arm, shape.quantity).set(shape.spread)
+    for season in verdict.season:
+        if season.aspect == "mean":
+            metrics.SEASON_SHIFT.labels(*arm, season.quantity).set(season.shift)
+    for codes in verdict.categories:
+        metrics.JENSEN_SHANNON.labels(*arm, codes.quantity).set(codes.jensen_shannon)
+        metrics.NEW_CATEGORIES.labels(*arm, codes.quantity).set(codes.new_share)
+    if (ages := verdict.row_ages) is not None:
+        for quantile, age_s in (("0.5", ages.p50_s), ("0.95", ages.p95_s), ("0.99", ages.p99_s)):
+            metrics.ROW_AGE.labels(*arm, quantile).set(float("nan") if age_s is None else age_s)

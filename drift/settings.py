@@ -1,8 +1,13 @@
 """What the monitor can be told. Every value is checked when the process starts."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import get_args
 
 import msgspec
+
+from drift.corrections import Correction
+from drift.windows.segments import Segments
 
 _RANK_DIFF = "rank_diff"
 
@@ -14,18 +19,22 @@ class Rule(msgspec.Struct, frozen=True):
     effect_floor_sd: smallest shift of a mean that matters, in reference standard deviations.
     share_floor: smallest change of a missing or zero share that matters, absolute.
     alpha: chance that a window without any drift has a significant quantity, over all of them.
+    correction: how p-values are corrected for how many quantities there are; each is weighted by its importance.
     """
 
     min_lists: int = 200
     effect_floor_sd: float = 0.1
     share_floor: float = 0.05
     alpha: float = 0.001
+    correction: Correction = "benjamini_hochberg"
 
     def __post_init__(self) -> None:
         _require(self.min_lists >= 2, "min_lists", self.min_lists, "at least 2")
         _require(0 < self.effect_floor_sd <= 10, "effect_floor_sd", self.effect_floor_sd, "0 < sd <= 10")
         _require(0 < self.share_floor < 1, "share_floor", self.share_floor, "0 < share < 1")
         _require(0 < self.alpha < 1, "alpha", self.alpha, "0 < alpha < 1")
+        known = get_args(Correction)
+        _require(self.correction in known, "correction", self.correction, f"one of {', '.join(known)}")
 
 
 class RankLimits(msgspec.Struct, frozen=True):
@@ -182,6 +191,7 @@ class MonitorSettings:
     window_s: length of a window, by the time events happened. lateness_s: how long after its end
     a window waits for stragglers. save_every_s: between snapshots; what arrived since comes again
     after a crash. entries_a_read: the most entries between two looks at the clock. shift: of closed days.
+    segments: of models whose rankings are counted apart too, by model.
     """
 
     rule: Rule = field(default_factory=Rule)
@@ -192,6 +202,7 @@ class MonitorSettings:
     wait_s: float = 1.0
     retry_s: float = 1.0
     shift: ShiftSettings = field(default_factory=ShiftSettings)
+    segments: Mapping[str, Segments] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         _require(1 <= self.window_s <= 86_400 * 31, "window_s", self.window_s, "1 <= s <= 2678400")
@@ -211,9 +222,23 @@ def parse_monitor(text: str) -> MonitorSettings:
     >>> parse_monitor("window_s=5, day_s=60, min_lists=20").shift.day_s
     60.0
     """
+    text, correction = _correction(text)
     told = _told(text, {**_OF_WINDOWS, **_OF_DAYS})
     of_windows = {name: told.pop(name) for name in list(told) if name in _OF_WINDOWS}
-    return MonitorSettings(shift=ShiftSettings(**told), **of_windows)  # type: ignore[arg-type]
+    rule = Rule(correction=correction)
+    return MonitorSettings(rule, shift=ShiftSettings(**told), **of_windows)  # type: ignore[arg-type]
+
+
+def _correction(text: str) -> tuple[str, Correction]:
+    """The text without `correction=name`, and that name. Raises ValueError."""
+    parts = [part.strip() for part in text.split(",")]
+    named = [part.partition("=")[2].strip() for part in parts if part.partition("=")[0].strip() == "correction"]
+    if not named:
+        return text, Rule().correction
+    known: dict[str, Correction] = {name: name for name in get_args(Correction)}
+    if len(named) > 1 or named[0] not in known:
+        raise ValueError(f"correction={' and '.join(named)}: expected one of {', '.join(known)}, once")
+    return ",".join(part for part in parts if not part.startswith("correction")), known[named[0]]
 
 
 _OF_WINDOWS: dict[str, type[int] | type[float]] = {"window_s": float, "lateness_s": float}

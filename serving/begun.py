@@ -9,14 +9,18 @@ import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Generic, TypeVar
 
-from serving import metrics
-from serving.errors import RankingError, ReplicaLost
+from serving.errors import RankingError
+from serving.flow.admission import Admission
+from serving.flow.retries import Attempts
 from serving.frames import LoadedVersion
 from serving.permits import Permits
 
 log = logging.getLogger(__name__)
 
 Answer = TypeVar("Answer")
+
+MENDABLE = (500, 503)
+"""Statuses of errors after which a query may still be answered: by another replica, or by less."""
 
 
 def in_task(answer: Coroutine[Any, Any, Answer], done: Callable[[Answer | RankingError], None]) -> Callable[[], None]:
@@ -43,24 +47,27 @@ def in_task(answer: Coroutine[Any, Any, Answer], done: Callable[[Answer | Rankin
 
 
 class Begun(Generic[Answer]):
-    """The pool's `Waiter` for one query; holds a permit from `start` to its end.
+    """The pool's `Waiter` for one query; holds a permit of the model from `start` to its end.
 
-    deadline_s: by the clock. settle: from the worker's reply and the version that gave it to the
-    answer. again: the long way, with so many milliseconds left, after the replica was lost.
-    refused: told of an error that ends the query, for the count. done: told the outcome, once,
-    unless the caller leaves.
+    allowed_s: of the whole query. deadline_s: by the clock. settle: from the worker's reply and the
+    version that gave it to the answer. again: the long way, with so many milliseconds left, after an
+    error that can be mended. refused: told of an error that ends the query, for the count. done: told
+    the outcome, once, unless the caller leaves.
     """
 
     __slots__ = (
         "_again",
+        "_allowed_s",
         "_clock",
         "_deadline_s",
         "_done",
         "_finished",
+        "_model",
         "_permits",
         "_refused",
         "_settle",
         "_take_back",
+        "_taken",
         "_task",
         "loaded",
     )
@@ -68,23 +75,27 @@ class Begun(Generic[Answer]):
     def __init__(
         self,
         permits: Permits,
+        model: str,
         clock: Callable[[], float],
+        allowed_s: float,
         deadline_s: float,
         settle: Callable[[Any, LoadedVersion], Answer],
-        again: Callable[[int], Awaitable[Answer]],
+        again: Callable[[int, Attempts], Awaitable[Answer]],
         refused: Callable[[RankingError], None],
         done: Callable[[Answer | RankingError], None],
     ) -> None:
-        self._permits, self._clock, self._deadline_s = permits, clock, deadline_s
+        self._permits, self._model, self._clock = permits, model, clock
+        self._allowed_s, self._deadline_s = allowed_s, deadline_s
         self._settle, self._again, self._refused, self._done = settle, again, refused, done
         self._finished = False
+        self._taken: Admission | None = None
         self._take_back: Callable[[], None] | None = None
         self._task: asyncio.Task[None] | None = None
         self.loaded: LoadedVersion | None = None
 
     def start(self, take_back: Callable[[], None]) -> Callable[[], None]:
         """The query was sent. Returns how the caller leaves."""
-        self._permits.take()
+        self._taken = self._permits.take(self._model)
         self._take_back = take_back
         return self._leave
 
@@ -94,29 +105,35 @@ class Begun(Generic[Answer]):
 
     def set_result(self, result: Any) -> None:
         """See `Waiter`."""
-        self._finish()
+        self._finish(result.queue_us / 1e6 / self._allowed_s)
         assert self.loaded is not None  # the pool's `build` was given it
         try:
             self._done(self._settle(result, self.loaded))
+        except RankingError as error:
+            self._failed(error)
         except Exception:  # whatever it is, it must not end the connection to the worker
             log.exception("a bug answered with 500")
             self._done(RankingError("internal error, see the gateway's log"))
 
     def set_exception(self, error: RankingError) -> None:
         """See `Waiter`."""
-        self._finish()
+        self._finish(1.0 - (self._deadline_s - self._clock()) / self._allowed_s)
+        self._failed(error)
+
+    def _failed(self, error: RankingError) -> None:
+        """What only the long way can mend goes there, with what is left of its time."""
         left_ms = int((self._deadline_s - self._clock()) * 1000)
-        if isinstance(error, ReplicaLost) and left_ms > 0:
-            metrics.RETRIES.inc()
-            self._task = asyncio.get_running_loop().create_task(self._go_again(left_ms))
+        if error.status in MENDABLE and left_ms > 0:
+            attempts = Attempts(tries=1).failed(error)
+            self._task = asyncio.get_running_loop().create_task(self._go_again(left_ms, attempts))
             return
         self._refused(error)
         self._done(error)
 
-    async def _go_again(self, left_ms: int) -> None:
+    async def _go_again(self, left_ms: int, attempts: Attempts) -> None:
         outcome: Answer | RankingError
         try:
-            outcome = await self._again(left_ms)
+            outcome = await self._again(left_ms, attempts)
         except RankingError as error:
             outcome = error
         self._done(outcome)
@@ -125,10 +142,11 @@ class Begun(Generic[Answer]):
         if self._task is not None:
             self._task.cancel()
         elif not self._finished:
-            self._finish()
+            self._finish(None)
             if self._take_back is not None:
                 self._take_back()
 
-    def _finish(self) -> None:
+    def _finish(self, used: float | None) -> None:
         self._finished = True
-        self._permits.give()
+        assert self._taken is not None  # since `start`
+        self._permits.give(self._taken, used)

@@ -1,6 +1,6 @@
-"""Takes queries off an experiment's version that fails on over half of them, until a probe succeeds.
+"""Takes queries off a version that fails on over half of them, until a probe succeeds.
 
-    CLOSED --> OPEN (for a backoff that doubles) --> one query a backoff is let through, the probe
+    CLOSED --> OPEN (for a backoff that doubles) --> HALF_OPEN: one query a backoff is let through, the probe
        ^------------------------------------------------'   if it is answered
 
 Replicas have `health` for what is wrong with one of them; this is for a version that fails wherever
@@ -8,6 +8,15 @@ it runs. A plain function of outcomes and clock.
 """
 
 from dataclasses import dataclass
+from enum import Enum
+
+
+class State(Enum):
+    """Of a breaker."""
+
+    CLOSED = "closed"
+    OPEN = "open"
+    HALF_OPEN = "half_open"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +41,14 @@ class Breaker:
         self._backoff_s, self._probing = self._rule.backoff_s, False
 
     def __repr__(self) -> str:
-        return f"<Breaker [{'OPEN' if self.is_open else 'CLOSED'}]>"
+        return f"<Breaker [{self.state.name}]>"
+
+    @property
+    def state(self) -> State:
+        """Half open while a probe is under way."""
+        if self._open_until_s is None:
+            return State.CLOSED
+        return State.HALF_OPEN if self._probing else State.OPEN
 
     @property
     def is_open(self) -> bool:

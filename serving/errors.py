@@ -2,6 +2,7 @@
 
 ```
 RankingError              500  INTERNAL
+  ReplicaFailed           500  INTERNAL            it, or the model, broke; tried once more on another replica
   QueryRefused            400  INVALID_ARGUMENT    names the field and the rule
     UnknownModel          404  NOT_FOUND
     WrongMethod           405  UNIMPLEMENTED
@@ -12,6 +13,7 @@ RankingError              500  INTERNAL
   ReplicaUnhealthy        503  UNAVAILABLE         no replica holds the version
     PlansUnknown          503                      just started, and Redis is away
     ReplicaLost           503                      it died with the query; retried, rarely seen
+    BelowStandard         503                      could only be answered by less than the settings allow
     EventLogFull          503                      feedback cannot be kept safe now
   ControlAway             503  UNAVAILABLE         the controller does not answer; queries go on
   DeadlineExceeded        504  DEADLINE_EXCEEDED
@@ -24,6 +26,14 @@ class RankingError(Exception):
 
     status = 500
     retry_after_s: float | None = None
+
+
+class ReplicaFailed(RankingError):
+    """The replica could not answer the query, by its own or the model's fault. process: see `ReplicaLost`."""
+
+    def __init__(self, message: str, process: tuple[str, int] = ("", 0)) -> None:
+        super().__init__(message)
+        self.process = process
 
 
 class QueryRefused(RankingError):
@@ -84,11 +94,19 @@ class PlansUnknown(ReplicaUnhealthy):
 
 
 class ReplicaLost(ReplicaUnhealthy):
-    """The connection to the replica broke while it held the query."""
+    """The connection to the replica broke while it held the query. process: its address and process id, if known."""
+
+    def __init__(self, message: str, process: tuple[str, int] = ("", 0)) -> None:
+        super().__init__(message)
+        self.process = process
 
 
 class RemoteUnfit(ReplicaUnhealthy):
     """The model on the remote server is gone, or is not what was registered."""
+
+
+class BelowStandard(ReplicaUnhealthy):
+    """The answer would have done without more than the settings allow."""
 
 
 class EventLogFull(ReplicaUnhealthy):

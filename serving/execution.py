@@ -11,9 +11,11 @@ from typing import Any, TypeVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from serving import metrics
 from serving.batch_times import BatchTimes
 from serving.batching import Batch, Pending
 from serving.errors import DeadlineExceeded, RankingError, ReplicaUnhealthy
+from serving.flow.deadlines import patience_s
 from serving.frames import REMOTE_AWAY, FailedReply, RankedReply, ScoreRequest
 from serving.loaded import LoadedProgram
 from serving.scoring import LoadedModel, ScoreRefused, assemble, check, rank, score_batch
@@ -227,7 +229,8 @@ def start_elsewhere(
         for request in rankings:
             check(ranker, request)
         counts = np.array([request.candidates for request in rankings])
-        assembled = assemble(ranker, rankings, counts, now_ms)
+        patient_s = patience_s([request.deadline_us for request in rankings], queue_us)
+        assembled = assemble(ranker, rankings, counts, now_ms, patient_s)
     except Exception as error:  # as in `start_batch`
         return Elsewhere(loaded, requests, began_s, _failed_call(error), lambda *_: [])
     features_us = (time.perf_counter() - began_s) * 1e6
@@ -302,6 +305,8 @@ def _left_us(replies: Rankings, total_us: float) -> float:
 
 def refused(batch: Batch[Any, tuple[Caller, Request]], now_s: float, times: BatchTimes) -> list[Answer[Caller]]:
     """What those get whom a batch left out because they cannot be in time."""
+    if missed := len(batch.expired) + len(batch.hopeless):
+        metrics.DEADLINES.labels("queue").inc(missed)
     late = "the deadline passed in the worker's queue"
     return [
         *((one, FailedReply(one.payload[1].number, 504, late)) for one in batch.expired),

@@ -36,8 +36,8 @@ _F32: np.dtype[np.float32] = np.dtype("<f4")
 # number, slot, top_k, candidates, deadline_us, ids_bytes, query columns, candidate columns, priority
 _SCORE = struct.Struct("<IHHIIIHHB")
 # number, shown, columns, missing rows, stale rows, tier away (0 or 1), queue_us, features_us, device_us,
-# score mean, score std, margin, entropy
-_RANKED = struct.Struct("<IHHIIBfffdddd")  # a float32 cannot hold the spread of the largest float32 scores
+# score mean, score std, margin, entropy, row_age_s
+_RANKED = struct.Struct("<IHHIIBfffddddf")  # a float32 cannot hold the spread of the largest float32 scores
 _FAILED = struct.Struct("<IH")
 
 
@@ -207,7 +207,8 @@ class RankedReply:
     order: uint32 (shown,), places in the candidate list, best first; scores: float32 (shown,).
     features: float32 (shown, columns), as the model saw them; kept as bytes on the gateway.
     missing_rows, stale_rows: candidates without a stored row, or with one past its freshness.
-    tier_away: rows are missing because their store did not answer.
+    tier_away: rows are missing because their store did not answer. row_age_s: how long ago the candidates' stored
+    rows were written, on average; nan if there is none.
     """
 
     number: int
@@ -224,6 +225,7 @@ class RankedReply:
     score_std: float
     margin: float
     entropy: float
+    row_age_s: float
 
     def encode(self) -> bytes:
         """The frame's bytes."""
@@ -242,6 +244,7 @@ class RankedReply:
             self.score_std,
             self.margin,
             self.entropy,
+            self.row_age_s,
         )
         return frame(Kind.RANKED, head, self.order.tobytes(), self.scores.tobytes(), self.features)
 

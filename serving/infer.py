@@ -8,10 +8,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from registry.contracts.manifest import TensorSpec
+from registry.contracts.traces import UNTRACED, Trace
 from registry.contracts.traffic import TrafficPlan
 from serving import metrics, statistics
 from serving.begun import Begun
-from serving.errors import QueryRefused, RankingError, ReplicaUnhealthy, UnknownModel
+from serving.errors import Overloaded, QueryRefused, RankingError, ReplicaUnhealthy, UnknownModel
+from serving.flow.retries import Attempts
 from serving.frames import LoadedVersion
 from serving.permits import Permits
 from serving.rank import Ranker
@@ -21,6 +23,9 @@ from serving.statistics import VersionStatistics
 from serving.tally import CounterTally, HistogramTally
 from serving.tensor_frames import ALL_OUTPUTS, MAX_OUTPUTS, InferredReply, InferRequest
 from serving.tensors import Tensor
+from serving.tracing.doors import HTTP_INFER, Door
+from serving.tracing.spans import Stages
+from serving.tracing.tracer import Tracer, of_model
 
 CONTROL_WAIT_S = 60.0
 CONTROL_LOOK_S = 0.02
@@ -43,7 +48,8 @@ class InferQuery:
     unit: str = ""
     priority: int = 0
     deadline_ms: int = 1000
-    trace_id: str = ""
+    trace: Trace = UNTRACED
+    door: Door = HTTP_INFER
 
 
 @dataclass(slots=True)
@@ -87,7 +93,7 @@ class IndexEntry:
 class InferService:
     """Answers tensor requests by the plans that the ranker follows.
 
-    max_rows: of one request. control: makes the platform hold a model or not (name, wanted); None
+    max_rows: of one request. tracer: see `Ranker`. control: makes the platform hold a model or not (name, wanted); None
     where that is not allowed.
     """
 
@@ -99,7 +105,9 @@ class InferService:
         max_rows: int,
         control: Callable[[str, bool], Awaitable[None]] | None = None,
         clock: Callable[[], float] = time.monotonic,
+        tracer: Tracer | None = None,
     ) -> None:
+        self._tracer = tracer
         self._ranker, self._pool, self._permits = ranker, pool, permits
         self._max_rows, self._control, self._clock = max_rows, control, clock
         self._named: dict[str, CounterTally] = {}
@@ -108,19 +116,21 @@ class InferService:
         self._queue = HistogramTally(metrics.STAGE_SECONDS.labels("queue")).observe
         self._device = HistogramTally(metrics.STAGE_SECONDS.labels("device")).observe
 
-    async def infer(self, query: InferQuery) -> InferAnswer:
-        """One answer. Raises RankingError."""
+    async def infer(self, query: InferQuery, attempts: Attempts | None = None) -> InferAnswer:
+        """One answer. attempts: what the query has behind it. Raises RankingError."""
         plan, route = self._ranker.plans.get(query.model), None
+        began_s = self._clock()
         try:
-            with self._permits.one():
-                plan = self._plan(query.model)
+            plan = self._plan(query.model)
+            with self._permits.one(query.model, query.deadline_ms / 1000, self._clock):
                 if query.version is None:
                     route = self._ranker.router.of_tensors(plan, query.unit)
-                    return await self._answer(query, plan, route, route.version)
+                    return await self._answer(query, plan, route, route.version, attempts)
                 self._check_version(query.version, plan)
                 return await self._answer(query, plan, None, query.version)
         except RankingError as error:
             self._ranker.count_refused(query.model, plan, route, error)
+            self._trace_failed(query, error, began_s)
             raise
 
     def begin(self, query: InferQuery, done: Callable[[InferAnswer | RankingError], None]) -> Callable[[], None] | None:
@@ -133,19 +143,21 @@ class InferService:
         if plan is None or query.version is not None or not self.may_begin(query.model):
             return None
         route, began_s = self._ranker.router.of_tensors(plan, query.unit), self._clock()
-        deadline_s = began_s + query.deadline_ms / 1000
+        allowed_s = query.deadline_ms / 1000
+        deadline_s = began_s + allowed_s
 
         def settle(reply: InferredReply, loaded: LoadedVersion) -> InferAnswer:
             return self._settle(query, plan, route, route.version, loaded, reply, began_s)
 
-        def again(left_ms: int) -> Awaitable[InferAnswer]:
+        def again(left_ms: int, attempts: Attempts) -> Awaitable[InferAnswer]:
             query.deadline_ms = left_ms
-            return self.infer(query)
+            return self.infer(query, attempts)
 
         def refused(error: RankingError) -> None:
             self._ranker.count_refused(query.model, plan, route, error)
+            self._trace_failed(query, error, began_s)
 
-        begun = Begun(self._permits, self._clock, deadline_s, settle, again, refused, done)
+        begun = Begun(self._permits, query.model, self._clock, allowed_s, deadline_s, settle, again, refused, done)
 
         def build(loaded: LoadedVersion) -> InferRequest:
             begun.loaded = loaded
@@ -160,7 +172,11 @@ class InferService:
     def may_begin(self, model: str) -> bool:
         """Whether a query for the model may be begun now, as far as that can be told without the query."""
         ranker = self._ranker
-        return model in ranker.plans and model not in ranker.held_back and self._permits.free
+        return model in ranker.plans and model not in ranker.held_back and self._permits.free(model)
+
+    def refused_now(self, model: str) -> Overloaded | None:
+        """See `Ranker.refused_now`."""
+        return self._ranker.refused_now(model)
 
     def _count_named(self, model: str) -> None:
         """An answer by the version in the path: of no arm."""
@@ -260,11 +276,18 @@ class InferService:
         if version not in plan.versions() and not self._pool.has(plan.model, version):
             raise _not_loaded(plan.model, version, self._held(plan.model))
 
-    async def _answer(self, query: InferQuery, plan: TrafficPlan, route: Route | None, version: int) -> InferAnswer:
+    async def _answer(
+        self,
+        query: InferQuery,
+        plan: TrafficPlan,
+        route: Route | None,
+        version: int,
+        attempts: Attempts | None = None,
+    ) -> InferAnswer:
         began_s = self._clock()
         deadline_s = began_s + query.deadline_ms / 1000
         reply, loaded = await self._pool.infer(
-            query.model, version, deadline_s, functools.partial(build_infer, query, max_rows=self._max_rows)
+            query.model, version, deadline_s, functools.partial(build_infer, query, max_rows=self._max_rows), attempts
         )
         return self._settle(query, plan, route, version, loaded, reply, began_s)
 
@@ -295,7 +318,24 @@ class InferService:
             self._count_named(query.model)
         else:
             self._ranker.count_answer(query.model, plan, route, total_s, bool(route.without))
+        if self._tracer is not None:
+            self._trace(self._tracer, query, version, reply, total_s)
         return InferAnswer(query.model, version, query.id, tensors)
+
+    def _trace(self, tracer: Tracer, query: InferQuery, version: int, reply: InferredReply, total_s: float) -> None:
+        """Tells of the answer, if it is one that is told of."""
+        tracer.answered(
+            query.trace,
+            query.door,
+            total_s,
+            lambda: of_model(query.model, version),
+            lambda: Stages(reply.queue_us, reply.gather_us, reply.device_us),
+            f"infer {query.model}@{version}",
+        )
+
+    def _trace_failed(self, query: InferQuery, error: RankingError, began_s: float) -> None:
+        if self._tracer is not None:
+            self._tracer.failed(query.trace, query.door, self._clock() - began_s, of_model(query.model), error)
 
 
 def build_infer(query: InferQuery, loaded: LoadedVersion, max_rows: int) -> InferRequest:

@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from registry.contracts.manifest import TensorSpec
+from serving import metrics
 from serving.arena import Arena
-from serving.errors import DeadlineExceeded, QueryRefused, RankingError, ReplicaLost, ReplicaUnhealthy
+from serving.errors import DeadlineExceeded, QueryRefused, RankingError, ReplicaFailed, ReplicaLost, ReplicaUnhealthy
+from serving.flow.retries import Process
 from serving.frames import (
     REMOTE_AWAY,
     BrokenFrame,
@@ -58,16 +60,30 @@ class Waiter(Protocol):
 
 @dataclass(slots=True)
 class Outstanding:
-    """answer: of the kind that the request asks for. sent_s: when; tries: how often by now. block:
-    start and size in the arena, if it has one."""
+    """answer: of the kind that the request asks for. sent_s: when, asked_s: when to whomever first;
+    tries: how often by now. block: start and size in the arena, if it has one. hedge: sends the request to another
+    replica as well, if it is time; None if it may not be. twin: the same query at that replica. took: told how
+    long the caller waited. take_back: tells the replica that nobody waits any more."""
 
     answer: Waiter
     candidates: int
     deadline_s: float
     sent_s: float
+    asked_s: float = 0.0
     tries: int = 1
     outputs: Sequence[TensorSpec] = ()
     block: tuple[int, int] | None = None
+    hedge: Callable[["Outstanding", float], None] | None = None
+    twin: "Outstanding | None" = None
+    took: Callable[[float], None] | None = None
+    take_back: Callable[[], None] | None = None
+
+    def leave_twin(self) -> "Outstanding | None":
+        """The twin, if there was one still; they know each other no more."""
+        twin, self.twin = self.twin, None
+        if twin is not None:
+            twin.twin = None
+        return twin
 
 
 @dataclass(slots=True)
@@ -88,6 +104,11 @@ class Replica:
     heard_s: float = 0.0
     silent: bool = False
     wanted: bool = True
+
+    @property
+    def process(self) -> Process:
+        """Who it is now; started again it is another."""
+        return self.address, self.state.pid
 
     def __repr__(self) -> str:
         condition = "LOST" if self.transport is None else "READY" if self.state.ready else "LOADING"
@@ -131,7 +152,7 @@ class Link(asyncio.Protocol):
                 elif kind is Kind.FAILED:
                     failed = FailedReply.decode(body)
                     if (waiting := self._done(failed.number, failed.status)) is not None:
-                        waiting.set_exception(_as_error(failed))
+                        waiting.set_exception(_as_error(failed, replica.process))
                 elif kind is Kind.STATISTICS:
                     replica.statistics = decode_statistics(body)
                 elif kind is Kind.STATE:
@@ -145,6 +166,7 @@ class Link(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         replica = self._replica
+        process = replica.process
         replica.transport, replica.state, replica.held, replica.candidates = None, NO_STATE, {}, 0
         replica.unsent.clear()
         if replica.arena is not None:
@@ -152,8 +174,8 @@ class Link(asyncio.Protocol):
             replica.arena = None
         outstanding, replica.outstanding = replica.outstanding, {}
         for waiting in outstanding.values():
-            if not waiting.answer.done():
-                waiting.answer.set_exception(ReplicaLost(f"replica {replica.address} was lost"))
+            if waiting.leave_twin() is None and not waiting.answer.done():
+                waiting.answer.set_exception(ReplicaLost(f"replica {replica.address} was lost", process))
         if self._outcomes is not None and outstanding:
             self._outcomes.failed(replica.address, self._clock())
         replica.silent = False
@@ -182,14 +204,24 @@ class Link(asyncio.Protocol):
                 REMOTE_AWAY,
             ):  # unloaded meanwhile, or a remote server is away: not the replica's fault
                 self._outcomes.failed(replica.address, replica.heard_s)
-        return None if waiting.answer.done() else waiting.answer
+        if waiting.twin is not None:
+            twin = waiting.leave_twin()
+            if status >= 500:
+                return None  # the other may still answer
+            if twin is not None and twin.take_back is not None:
+                metrics.HEDGES.labels("won" if waiting.tries > 1 else "lost").inc()
+                twin.take_back()
+        if waiting.answer.done():
+            return None
+        if waiting.took is not None and status < 400:
+            waiting.took(replica.heard_s - waiting.asked_s)
+        return waiting.answer
 
 
-def _as_error(failed: FailedReply) -> RankingError:
-    kinds: dict[int, type[RankingError]] = {
-        400: QueryRefused,
-        REMOTE_AWAY: ReplicaUnhealthy,
-        503: ReplicaLost,
-        504: DeadlineExceeded,
-    }
+def _as_error(failed: FailedReply, process: Process) -> RankingError:
+    if failed.status == 503:
+        return ReplicaLost(failed.message, process)
+    if failed.status == 500:
+        return ReplicaFailed(failed.message, process)
+    kinds: dict[int, type[RankingError]] = {400: QueryRefused, REMOTE_AWAY: ReplicaUnhealthy, 504: DeadlineExceeded}
     return kinds.get(failed.status, RankingError)(failed.message)

@@ -25,7 +25,8 @@ ARM_SECONDS = Histogram(
 )
 BREAKERS_OPEN = Gauge(
     "serving_breakers_open",
-    "Experiments' versions that fail so often that the champion answers their units.",
+    "Versions that fail on over half of their queries: for an experiment's the champion answers, for a champion the"
+    " last known order.",
     ["model"],
     multiprocess_mode="livesum",
 )
@@ -37,8 +38,19 @@ MIRRORED = Counter(
 GRPC_CALLS = Counter("serving_grpc_calls", "gRPC calls ended, by method and status code.", ["method", "code"])
 STAGE_SECONDS = Histogram("serving_stage_seconds", "Time of one stage of an answered query.", ["stage"], buckets=_FAST)
 DEGRADED = Counter("serving_degraded_answers", "Answers that had to do without something.", ["model", "reason"])
+RUNGS = Counter(
+    "serving_ladder_answers",
+    "Answers below the first rung of the ladder, by the lowest one that they stand on.",
+    ["model", "rung"],
+)
 IN_FLIGHT = Gauge("serving_permits_in_use", "Queries between permit and answer.", multiprocess_mode="livesum")
 PERMITS = Gauge("serving_permits", "Queries that may be in flight at once.", multiprocess_mode="livesum")
+MODEL_PERMITS = Gauge(
+    "serving_model_permits",
+    "Queries of a model that may be in flight at once: as many as come back well before their deadline.",
+    ["model"],
+    multiprocess_mode="livesum",
+)
 QUEUE = Gauge("serving_queue_queries", "Queries that wait for a device, twice a second.", multiprocess_mode="livesum")
 PLAN_REVISION = Gauge(
     "serving_plan_revision", "Traffic plan revision that this process follows.", ["model"], multiprocess_mode="livemin"
@@ -61,7 +73,28 @@ REPLICAS = Gauge(  # with a label, or the zeros of processes without replicas wo
     ["state"],
     multiprocess_mode="livemin",
 )
-RETRIES = Counter("serving_replica_retries", "Queries sent again because their replica was lost.")
+REPLICA_BREAKERS = Gauge(
+    "serving_replica_breakers",
+    "Replicas that a gateway leaves out (open) or tries again (half_open), as the gateway with the most sees it.",
+    ["state"],
+    multiprocess_mode="livemax",
+)
+RETRIES = Counter("serving_replica_retries", "Queries sent again because their replica was lost or failed.")
+RETRIES_REFUSED = Counter(
+    "serving_refused_retries",
+    "Queries whose replica was lost or failed that were not sent again: budget, tries, deadline, or alone.",
+    ["reason"],
+)
+HEDGES = Counter(
+    "serving_hedged_queries",
+    "Queries sent to a second replica because the first was slow; won: the second answered first.",
+    ["outcome"],
+)
+DEADLINES = Counter(
+    "serving_passed_deadlines",
+    "Queries dropped because their deadline passed, or was sure to, by the stage that dropped them.",
+    ["stage"],
+)
 
 EVENTS_LOGGED = Counter("serving_events_logged", "Events written to the journal.", ["kind"])
 EVENTS_DROPPED = Counter("serving_events_dropped", "Events lost because the journal was full: alarm on any.", ["kind"])
@@ -72,6 +105,8 @@ JOURNAL_BYTES = Gauge(
 JOURNAL_CAPACITY = Gauge(
     "serving_journal_capacity_bytes", "Journal bytes until events are dropped.", multiprocess_mode="livesum"
 )
+TRACES = Counter("serving_traces", "Queries told of as traces.")
+TRACES_LEFT_OUT = Counter("serving_traces_left_out", "Queries wanted as traces, over what one process tells a second.")
 FEEDBACK = Counter("serving_feedback_events", "Feedback events by kind and outcome.", ["kind", "outcome"])
 
 BATCH_CANDIDATES = Histogram(

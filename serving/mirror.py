@@ -62,7 +62,7 @@ class Mirror:
         if self.in_flight >= self._max_in_flight:
             metrics.MIRRORED.labels(query.model, "dropped_full").inc()
             return
-        if self._permits.half_taken:
+        if self._permits.busy(query.model):
             metrics.MIRRORED.labels(query.model, "dropped_busy").inc()
             return
         sent_s = self._clock()
@@ -75,7 +75,7 @@ class Mirror:
         waiter = _Mirrored(functools.partial(self._end, query, ranking, experiment, sent_s))
         self.in_flight += 1
         try:
-            sent = self._pool.begin(query.model, experiment.version, sent_s + self._deadline_s, build, waiter)
+            sent = self._pool.begin(query.model, experiment.version, sent_s + self._deadline_s, build, waiter, False)
             if sent is None:
                 waiter.set_exception(ReplicaUnhealthy(f"no replica holds {query.model}@{experiment.version}"))
         except RankingError as error:  # the version has not all columns that the query names

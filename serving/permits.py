@@ -1,55 +1,83 @@
 """A permit before everything else: what cannot be worked on now is refused now."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
 from serving import metrics
-from serving.errors import Overloaded
+from serving.errors import Overloaded, RankingError
+from serving.flow.admission import Admission, AdmissionRule
 
 
 class Permits:
-    """A bound on queries in flight. A refused client learns when to come back.
+    """A bound on queries in flight: on all of them, and on each model's by what comes back in time
+    (`flow.admission`). A refused client learns when to come back.
 
     >>> permits = Permits(1)
-    >>> with permits.one():
-    ...     permits.taken
-    1
-    >>> permits.taken
-    0
+    >>> taken = permits.take("search")
+    >>> permits.free("ads")
+    False
+    >>> permits.give(taken, used=0.1)
     """
 
-    def __init__(self, limit: int, retry_after_s: float = 1.0) -> None:
-        self._limit, self._retry_after_s = limit, retry_after_s
+    def __init__(self, limit: int, retry_after_s: float = 1.0, rule: AdmissionRule | None = None) -> None:
+        self._limit, self._retry_after_s, self._rule = limit, retry_after_s, rule or AdmissionRule()
+        self._models: dict[str, Admission] = {}
         self.taken = 0
 
-    def one(self) -> "Permits":
-        """Holds one permit, in a `with`. Raises Overloaded if none is left."""
-        return self
+    def busy(self, model: str) -> bool:
+        """Whether over half are out, of all or of the model's."""
+        found = self._models.get(model)
+        return 2 * self.taken > self._limit or (found is not None and 2 * found.taken > found.limit)
 
     @property
-    def free(self) -> bool:
-        """Whether one is left."""
-        return self.taken < self._limit
+    def limits(self) -> dict[str, int]:
+        """How many queries of each model may be in flight now."""
+        return {model: int(one.limit) for model, one in self._models.items()}
 
-    @property
-    def half_taken(self) -> bool:
-        """Whether over half are out."""
-        return 2 * self.taken > self._limit
+    def free(self, model: str) -> bool:
+        """Whether one is left for the model."""
+        return self.taken < self._limit and self._of(model).free
 
-    def take(self) -> None:
+    def take(self, model: str) -> Admission:
         """Takes one, to be given back. Raises Overloaded if none is left."""
-        if self.taken >= self._limit:
-            raise Overloaded(f"{self._limit} queries are in flight: slow down", self._retry_after_s)
+        found = self._of(model)
+        if self.taken >= self._limit or not found.free:
+            raise self.refusal(model)
         self.taken += 1
+        found.taken += 1
+        return found
 
-    def give(self) -> None:
-        """Gives one back."""
+    def refusal(self, model: str) -> Overloaded:
+        """What those are told who get none."""
+        in_flight = min(self._limit, int(self._of(model).limit))
+        return Overloaded(f"{in_flight} queries are in flight: slow down", self._retry_after_s)
+
+    def give(self, taken: Admission, used: float | None) -> None:
+        """Gives one back. used: see `Admission.ended`."""
         self.taken -= 1
+        taken.ended(used)
 
-    def __enter__(self) -> None:
-        self.take()
-
-    def __exit__(self, *_: object) -> None:
-        self.give()
+    @contextmanager
+    def one(self, model: str, allowed_s: float, clock: Callable[[], float]) -> Iterator[None]:
+        """Holds one. allowed_s: from now to the deadline. Raises Overloaded if none is left."""
+        taken, began_s, used = self.take(model), clock(), None
+        try:
+            yield
+        except RankingError:
+            used = (clock() - began_s) / allowed_s
+            raise
+        finally:
+            self.give(taken, used)
 
     def publish(self) -> None:
         """The gauges; once a second is enough."""
         metrics.IN_FLIGHT.set(self.taken)
         metrics.PERMITS.set(self._limit)
+        for model, one in self._models.items():
+            metrics.MODEL_PERMITS.labels(model).set(int(one.limit))
+
+    def _of(self, model: str) -> Admission:
+        found = self._models.get(model)
+        if found is None:
+            found = self._models[model] = Admission(self._rule, self._limit)
+        return found

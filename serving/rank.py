@@ -1,7 +1,9 @@
 """The use case: permit, route, score, log, answer. No HTTP, no sockets, no torch."""
 
 import asyncio
+import contextlib
 import logging
+import math
 import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -13,26 +15,49 @@ from numpy.typing import NDArray
 
 from registry.contracts.events import SCHEMA, RankingEvent
 from registry.contracts.ids import RankingIds, model_tag
+from registry.contracts.traces import UNTRACED, Trace
 from registry.contracts.traffic import Arm, Experiment, TrafficPlan
 from serving import metrics
 from serving.arm_counts import ArmCounts
-from serving.begun import Begun, in_task
-from serving.errors import DeadlineExceeded, PlansUnknown, QueryRefused, RankingError, UnknownModel
+from serving.begun import MENDABLE, Begun, in_task
+from serving.errors import (
+    BelowStandard,
+    DeadlineExceeded,
+    Overloaded,
+    PlansUnknown,
+    QueryRefused,
+    RankingError,
+    UnknownModel,
+)
 from serving.event_log import EventLog
 from serving.exploration import Exploration
+from serving.flow.ladder import (
+    CACHED_ORDER,
+    GIVEN_ORDER,
+    LadderRules,
+    Order,
+    RecentOrders,
+    given_order,
+    rung_of,
+)
+from serving.flow.retries import Attempts
 from serving.frames import LoadedVersion, RankedReply, ScoreRequest
 from serving.permits import Permits
 from serving.plan_gauges import PlanGauges
 from serving.plans import Plans
 from serving.replicas import ReplicaPool
-from serving.router import EXPLORING, Route, Router
-from serving.shown import Shown, as_ranked, explored, interleaved, left_alone
-from serving.tally import HistogramTally
+from serving.router import BREAKING, EXPLORING, Route, Router
+from serving.shown import Shown, as_ranked, certain, explored, interleaved, left_alone
+from serving.tally import CounterTally, HistogramTally
+from serving.tracing.doors import HTTP_RANK, Door
+from serving.tracing.spans import Stages
+from serving.tracing.tracer import Tracer, of_model
 
 log = logging.getLogger(__name__)
 
 DEGRADED_NOTED_EVERY_S = 1.0
 DRAFT_PATIENCE = 0.8  # of the time to the deadline: so long an interleaved list waits for the experiment's version
+HOLDER_PATIENCE = 0.5  # of the time to the deadline: so long a query that has a cached order waits for a replica
 STAGES = ("queue", "features", "device", "hop", "total")
 NO_COLUMNS = np.empty(0, dtype=np.uint16)
 NO_VALUES = np.empty(0, dtype=np.float32)
@@ -57,7 +82,8 @@ class RankQuery:
     query_id: str = ""
     query_features: dict[str, float] | None = None
     candidate_features: dict[str, NDArray[np.float32]] | None = None
-    trace_id: str = ""
+    trace: Trace = UNTRACED
+    door: Door = HTTP_RANK
     priority: int = 0
     version: int = 0
 
@@ -82,7 +108,8 @@ class Ranker:
     """Ranks queries against the plans it was last told to follow.
 
     counts: answers by arm. coins: for exploration and drafts. mirror: offered the champion's answers, see
-    `mirror.Mirror.offer`.
+    `mirror.Mirror.offer`. ladder: by how much less a query may be answered.
+    tracer: told of answers and failures, for who follows single queries; None: nobody does.
     """
 
     def __init__(
@@ -97,6 +124,8 @@ class Ranker:
         counts: ArmCounts | None = None,
         coins: random.Random | None = None,
         mirror: Callable[[RankQuery, TrafficPlan, "Ranking"], None] | None = None,
+        ladder: LadderRules | None = None,
+        tracer: Tracer | None = None,
     ) -> None:
         self._pool, self._event_log, self._ids, self._permits = pool, event_log, ids, permits
         self._log_every, self._clock, self._wall_ms = log_every, clock, wall_ms
@@ -104,11 +133,14 @@ class Ranker:
         self._degraded_noted_s = float("-inf")
         self._tags: dict[str, int] = {}
         self._coins = coins or random.Random()
-        self._mirror = mirror
+        self._mirror, self._tracer = mirror, tracer
+        self._ladder = ladder or LadderRules()
+        self._orders = RecentOrders(self._ladder.cached_bytes, self._ladder.cached_s, clock)
         self.counts = counts or ArmCounts()
         self.router = Router(pool.has, self._coins, clock)
         self._stages = [HistogramTally(metrics.STAGE_SECONDS.labels(stage)).observe for stage in STAGES]
         self._gauges = PlanGauges()
+        self._refused: dict[str, CounterTally] = {}
         self._wanted: Plans = {}
         self._informed = False
         self.plans: dict[str, TrafficPlan] = {}
@@ -156,18 +188,46 @@ class Ranker:
         """The model with this tag in its ranking ids."""
         return next((model for model, known in self._tags.items() if known == tag), None)
 
-    async def rank(self, query: RankQuery, way: tuple[TrafficPlan, Route] | None = None) -> Ranking:
-        """One answer, logged. way: if it is found already. Raises RankingError, having logged no exposure."""
+    async def rank(
+        self, query: RankQuery, way: tuple[TrafficPlan, Route] | None = None, attempts: Attempts | None = None
+    ) -> Ranking:
+        """One answer, logged. way: if it is found already. attempts: what the query has behind it.
+
+        Raises RankingError, having logged no exposure.
+        """
         plan, route = way or (None, None)
+        began_s = self._clock()
         try:
-            with self._permits.one():
-                if plan is None or route is None:
-                    plan = self.plan_of(query.model)
-                    route = self.router.of(plan, query.unit, query.version)
-                return await (self._draft if route.drafted else self._answer)(query, plan, route)
+            if plan is None or route is None:
+                plan = self.plan_of(query.model)
+                route = self.router.of(plan, query.unit, query.version)
+            if self._rests(query, plan, route) and (order := self._orders.of(query)) is not None:
+                return self._show(query, plan, route, order, CACHED_ORDER, began_s)
+            with self._permits.one(query.model, query.deadline_ms / 1000, self._clock):
+                if route.drafted:
+                    return await self._draft(query, plan, route)
+                return await self._answer(query, plan, route, attempts)
         except RankingError as error:
+            if plan is not None and route is not None and error.status in MENDABLE and not query.version:
+                lower = await self._lower(query, plan, route, began_s)
+                if lower is not None:
+                    if route.arm in BREAKING:
+                        self.router.served(query.model, route.version, failed=True)
+                    return lower
             self.count_refused(query.model, plan, route, error)
+            self._trace_failed(query, error, began_s)
             raise
+
+    def refused_now(self, model: str) -> Overloaded | None:
+        """What a query for the model is told before it is read, if no permit is left: told and counted; None if
+        there is one. Who is told so costs next to nothing, which is what there is under overload."""
+        if self._permits.free(model) or model not in self.plans:
+            return None
+        refused = self._refused.get(model)
+        if refused is None:
+            refused = self._refused[model] = CounterTally(metrics.ANSWERS.labels(model, "", Overloaded.status))
+        refused.inc()
+        return self._permits.refusal(model)
 
     def begin(self, query: RankQuery, done: Callable[[Ranking | RankingError], None]) -> Callable[[], None] | None:
         """As `rank`, without a coroutine: `done` is called once, later, unless the query is taken back.
@@ -176,30 +236,32 @@ class Ranker:
         refused, or no replica can have it now.
         """
         plan = self.plans.get(query.model)
-        if plan is None or query.model in self.held_back or not self._permits.free:
+        if plan is None or query.model in self.held_back or not self._permits.free(query.model):
             return None
         try:
             route = self.router.of(plan, query.unit, query.version)
         except RankingError:
             return None
-        if route.drafted:
+        if route.drafted or self._rests(query, plan, route):
             return in_task(self.rank(query, (plan, route)), done)
         began_s = self._clock()
-        deadline_s = began_s + query.deadline_ms / 1000
+        allowed_s = query.deadline_ms / 1000
+        deadline_s = began_s + allowed_s
         rows = exploration_of(query, plan).rows if route.explored else query.top_k
 
         def settle(reply: RankedReply, loaded: LoadedVersion) -> Ranking:
             shown = self._explored(query, plan, route, reply) if plan.explore_share else as_ranked(reply)
             return self._settle(query, plan, route, loaded, reply, shown, began_s)
 
-        def again(left_ms: int) -> Awaitable[Ranking]:
+        def again(left_ms: int, attempts: Attempts) -> Awaitable[Ranking]:
             query.deadline_ms = left_ms
-            return self.rank(query)
+            return self.rank(query, attempts=attempts)
 
         def refused(error: RankingError) -> None:
             self.count_refused(query.model, plan, route, error)
+            self._trace_failed(query, error, began_s)
 
-        begun = Begun(self._permits, self._clock, deadline_s, settle, again, refused, done)
+        begun = Begun(self._permits, query.model, self._clock, allowed_s, deadline_s, settle, again, refused, done)
 
         def build(loaded: LoadedVersion) -> ScoreRequest:
             begun.loaded = loaded
@@ -211,12 +273,15 @@ class Ranker:
             return None
         return None if take_back is None else begun.start(take_back)
 
-    async def _answer(self, query: RankQuery, plan: TrafficPlan, route: Route) -> Ranking:
+    async def _answer(
+        self, query: RankQuery, plan: TrafficPlan, route: Route, attempts: Attempts | None = None
+    ) -> Ranking:
         began_s = self._clock()
-        deadline_s = began_s + query.deadline_ms / 1000
+        patience = 1.0 if self._pool.has(query.model, route.version) or not self._orders.of(query) else HOLDER_PATIENCE
+        deadline_s = began_s + patience * query.deadline_ms / 1000
         rows = exploration_of(query, plan).rows if route.explored else query.top_k
         reply, loaded = await self._pool.score(
-            query.model, route.version, deadline_s, lambda loaded: build_request(query, loaded, rows)
+            query.model, route.version, deadline_s, lambda loaded: build_request(query, loaded, rows), attempts
         )
         shown = self._explored(query, plan, route, reply) if plan.explore_share else as_ranked(reply)
         return self._settle(query, plan, route, loaded, reply, shown, began_s)
@@ -273,11 +338,40 @@ class Ranker:
     ) -> Ranking:
         """The answer, logged. reply: the version's; shown: made of it. drafted_without: what the other
         version of an interleaved list had to do without."""
-        now_ms, total_s = self._wall_ms(), self._clock() - began_s
-        ranking_id = self._ids.issue(self._tags[query.model], now_ms)
         degraded = reasons(reply, query, loaded)
         if route.without or drafted_without:
             degraded = tuple(dict.fromkeys((*route.without, *degraded, *drafted_without)))
+        if degraded and (rung := self._ladder.refusal(degraded)):
+            raise BelowStandard(f"{', '.join(degraded)}: such an answer is switched off, {rung}=0 in SLUICE_FLOW")
+        total_s = self._clock() - began_s
+        confidence = (reply.score_mean, reply.score_std, reply.margin, reply.entropy)
+        stages_ms = self._observe(reply, total_s)
+        ranking = self._log(query, plan, route, shown, loaded.fingerprint, confidence, degraded, stages_ms, total_s)
+        if route.arm in BREAKING:
+            self.router.served(query.model, route.version, failed=False)
+        if route.arm == "champion" and not shown.explored:
+            if self._ladder.cached_order:
+                self._orders.keep(query, Order(route.version, ranking.items, shown.scores.tobytes()))
+            if plan.layers and self._mirror is not None:
+                self._mirror(query, plan, ranking)
+        return ranking
+
+    def _log(
+        self,
+        query: RankQuery,
+        plan: TrafficPlan,
+        route: Route,
+        shown: Shown,
+        fingerprint: str,
+        confidence: tuple[float, float, float, float],
+        degraded: tuple[str, ...],
+        stages_ms: dict[str, float],
+        total_s: float,
+    ) -> Ranking:
+        """The answer, in the event log and counted. confidence: mean and standard deviation of the scores, margin and
+        entropy, over all candidates."""
+        now_ms = self._wall_ms()
+        ranking_id = self._ids.issue(self._tags[query.model], now_ms)
         items = [query.item_ids[place] for place in shown.places]
         self._event_log.ranked(
             RankingEvent(
@@ -294,24 +388,26 @@ class Ranker:
                 items=tuple(items),
                 scores=shown.scores.tobytes(),
                 propensities=shown.propensities,
-                fingerprint=loaded.fingerprint,
+                fingerprint=fingerprint,
                 features=shown.features,
-                score_mean=reply.score_mean,
-                score_std=reply.score_std,
-                margin=reply.margin,
-                entropy=reply.entropy,
+                score_mean=confidence[0],
+                score_std=confidence[1],
+                margin=confidence[2],
+                entropy=confidence[3],
                 degraded=degraded,
                 latency_ms=total_s * 1000,
-                trace_id=query.trace_id,
+                trace_id=query.trace.trace_id,
                 experiment=route.experiment,
                 teams=shown.teams,
                 team_version=shown.team_version,
                 explored=shown.explored,
+                row_age_s=None if math.isnan(reply.row_age_s) else reply.row_age_s,
             )
         )
-        stages_ms = self._observe(reply, total_s)
         self._note(query, ranking_id, route.version, degraded, stages_ms)
-        self.count_answer(query.model, plan, route, total_s, bool(degraded))
+        self.counts.of(query.model, plan.revision, route.experiment, route.assigned, route.arm).answered(
+            total_s, bool(degraded)
+        )
         ranking = Ranking(
             ranking_id=ranking_id,
             model=query.model,
@@ -324,14 +420,71 @@ class Ranker:
             stages_ms=stages_ms,
             experiment=route.experiment,
         )
-        if plan.layers and route.arm == "champion" and not shown.explored and self._mirror is not None:
-            self._mirror(query, plan, ranking)
+        if self._tracer is not None:
+            self._trace(self._tracer, query, ranking, total_s)
         return ranking
+
+    def _trace(self, tracer: Tracer, query: RankQuery, ranking: Ranking, total_s: float) -> None:
+        """Tells of the answer, if it is one that is told of."""
+        tracer.answered(
+            query.trace,
+            query.door,
+            total_s,
+            lambda: {
+                **of_model(query.model, ranking.version),
+                "sluice.ranking_id": ranking.ranking_id,
+                "sluice.arm": ranking.arm,
+                "sluice.plan_revision": ranking.plan_revision,
+                "sluice.candidates": len(query.item_ids),
+                "sluice.degraded": ",".join(ranking.degraded),
+            },
+            lambda: Stages.of(ranking.stages_ms),
+            f"rank {query.model}@{ranking.version}",
+        )
+
+    def _trace_failed(self, query: RankQuery, error: RankingError, began_s: float) -> None:
+        if self._tracer is not None:
+            self._tracer.failed(query.trace, query.door, self._clock() - began_s, of_model(query.model), error)
+
+    def _rests(self, query: RankQuery, plan: TrafficPlan, route: Route) -> bool:
+        """Whether the champion fails so often that a query which has a cached order is not sent to it."""
+        if not self.router.failing or route.version != plan.champion or not self._ladder.cached_order:
+            return False
+        return self._orders.of(query) is not None and not self.router.lets_through(query.model, route.version)
+
+    async def _lower(self, query: RankQuery, plan: TrafficPlan, route: Route, began_s: float) -> Ranking | None:
+        """The answer on the next lower rung of the ladder, None if there is none: the champion's, the last one, the
+        candidates as they came."""
+        rules = self._ladder
+        left_ms = query.deadline_ms - int((self._clock() - began_s) * 1000)
+        if route.arm == "challenger" and rules.champion_only and left_ms > 0:
+            query.deadline_ms = left_ms
+            with contextlib.suppress(RankingError), self._permits.one(query.model, left_ms / 1000, self._clock):
+                return await self._answer(query, plan, route.away(plan.champion))
+        if rules.cached_order and (order := self._orders.of(query)) is not None:
+            return self._show(query, plan, route, order, CACHED_ORDER, began_s)
+        if rules.given_order:
+            return self._show(query, plan, route, given_order(query, plan.champion), GIVEN_ORDER, began_s)
+        return None
+
+    def _show(
+        self, query: RankQuery, plan: TrafficPlan, route: Route, order: Order, reason: str, began_s: float
+    ) -> Ranking:
+        """An order that no version gave now, logged; outside of every arm."""
+        place = {item: i for i, item in enumerate(query.item_ids)}
+        shown = Shown(
+            [place[item] for item in order.items], np.frombuffer(order.scores, "<f4"), b"", certain(len(order.items))
+        )
+        outside = Route("outside", order.version, route.experiment, route.assigned)
+        total_s = self._clock() - began_s
+        stages_ms = dict.fromkeys(STAGES, 0.0) | {"total": int(total_s * 1e6) / 1000}
+        degraded = (*route.without, reason)
+        return self._log(query, plan, outside, shown, "", (0.0, 0.0, 0.0, 0.0), degraded, stages_ms, total_s)
 
     def count_answer(self, model: str, plan: TrafficPlan, route: Route, total_s: float, degraded: bool) -> None:
         """One more answer, so long after its permit."""
         self.counts.of(model, plan.revision, route.experiment, route.assigned, route.arm).answered(total_s, degraded)
-        if route.arm == "challenger":
+        if route.arm in BREAKING:
             self.router.served(model, route.version, failed=False)
 
     def count_refused(self, model: str, plan: TrafficPlan | None, route: Route | None, error: RankingError) -> None:
@@ -341,7 +494,7 @@ class Ranker:
         else:
             counts = self.counts.of(model, plan.revision, route.experiment, route.assigned, route.arm)
             counts.not_answered(error.status)
-            if route.arm == "challenger":
+            if route.arm in BREAKING:
                 self.router.served(model, route.version, failed=error.status >= 500)
 
     def plan_of(self, model: str) -> TrafficPlan:
@@ -370,6 +523,8 @@ class Ranker:
     ) -> None:
         for reason in degraded:
             metrics.DEGRADED.labels(query.model, reason.partition(":")[0]).inc()
+        if degraded:
+            metrics.RUNGS.labels(query.model, rung_of(degraded).name.lower()).inc()
         self._answered += 1
         noteworthy = bool(degraded) and self._clock() - self._degraded_noted_s >= DEGRADED_NOTED_EVERY_S
         if noteworthy:
@@ -381,7 +536,7 @@ class Ranker:
                 query.model,
                 version,
                 f", degraded: {', '.join(degraded)}" if degraded else "",
-                extra={"ranking_id": ranking_id, "trace_id": query.trace_id, "total_ms": stages_ms["total"]},
+                extra={"ranking_id": ranking_id, "trace_id": query.trace.trace_id, "total_ms": stages_ms["total"]},
             )
 
 

@@ -1,17 +1,20 @@
 """The gateway's side of the hop: which replicas there are, what they hold, and a query's way there.
 
 A query goes to the replica that holds the version and has the fewest candidates outstanding, of
-those whose health allows it. If that replica dies with it, or falls silent, the query is sent to
-another, or waits for one, inside its deadline.
+those whose health allows it. If that replica dies with it, fails on it or falls silent, the query is
+sent to another, or waits for one, inside its deadline and a budget (`flow.retries`). If it is slow
+with it, the query is sent to another as well, and the first answer counts (`flow.hedging`).
 """
 
 import asyncio
 import functools
 import itertools
 import logging
+import random
 import socket
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
@@ -21,9 +24,12 @@ from serving import metrics
 from serving.addresses import check_peer, parse_address
 from serving.arena import Arena
 from serving.balance import choose
-from serving.errors import DeadlineExceeded, ReplicaLost, ReplicaUnhealthy
+from serving.breaker import State
+from serving.errors import DeadlineExceeded, ReplicaFailed, ReplicaLost, ReplicaUnhealthy
+from serving.flow.hedging import HedgeRule, Latencies
+from serving.flow.retries import Attempts, Process, RetryBudget, RetryRule, refusal
 from serving.frames import LoadedVersion, PrefetchRequest, RankedReply, ScoreRequest, encode_arena, encode_cancel
-from serving.health import FleetHealth
+from serving.health import Condition, FleetHealth
 from serving.link import Link, Outstanding, Replica, Waiter
 from serving.silence import SilenceRule
 from serving.statistics import VersionStatistics
@@ -35,10 +41,24 @@ ARENA_BYTES = 64 << 20
 WORTH_A_BLOCK_BYTES = 4096
 RECONNECT_S = 0.05
 SWEEP_S = 0.01
+LOOK_S = 0.25  # how often it is looked up which latency is usual
 _NUMBERS = 1 << 32
 
 
 Request = TypeVar("Request", ScoreRequest, InferRequest)
+
+
+@dataclass(slots=True)
+class _Flow:
+    """What a model's queries may be sent again for. usual_s: see `HedgeRule`, as of the last sweep."""
+
+    retries: RetryBudget
+    hedges: RetryBudget
+    latencies: Latencies
+    usual_s: float | None = None
+
+
+_BREAKERS = {Condition.IN: State.CLOSED, Condition.EJECTED: State.OPEN, Condition.PROBED: State.HALF_OPEN}
 
 
 class ReplicaPool:
@@ -46,7 +66,8 @@ class ReplicaPool:
 
     addresses: as in `addresses`. Must be started in the loop that uses it. clock: seconds; not the
     loop's, which uvloop reads once a turn and in whole milliseconds. arena_bytes: for tensors on
-    their way to one replica; what finds no room goes over the socket.
+    their way to one replica; what finds no room goes over the socket. retry, hedge: the rules of `flow`.
+    calm: whether there is room for queries of a model that are sent twice. coins: for pauses.
     """
 
     def __init__(
@@ -54,8 +75,15 @@ class ReplicaPool:
         addresses: tuple[str, ...],
         clock: Callable[[], float] = time.monotonic,
         arena_bytes: int = ARENA_BYTES,
+        retry: RetryRule | None = None,
+        hedge: HedgeRule | None = None,
+        calm: Callable[[str], bool] = lambda model: True,
+        coins: random.Random | None = None,
     ) -> None:
         self._clock, self._arena_bytes = clock, arena_bytes
+        self._retry, self._hedge_rule = retry or RetryRule(), hedge or HedgeRule()
+        self._calm, self._coins = calm, coins or random.Random()
+        self._flows: dict[str, _Flow] = {}
         self.replicas = [Replica(address) for address in addresses]
         self._leaving: list[Replica] = []
         self._health, self._silence = FleetHealth(), SilenceRule()
@@ -98,6 +126,10 @@ class ReplicaPool:
         """Addresses of replicas that are left out because they do far worse than their peers."""
         return self._health.ejected(self._clock())
 
+    def breaker(self, replica: Replica) -> State:
+        """The replica's: open while it is left out, half open while it is tried again."""
+        return _BREAKERS[self._health.condition(replica.address, self._clock())]
+
     def _begin(self, work: Coroutine[Any, Any, None]) -> None:
         task = self._loop.create_task(work)
         self._tasks.add(task)
@@ -135,8 +167,11 @@ class ReplicaPool:
                 return True
         return False
 
-    def holder(self, model: str, version: int) -> tuple[Replica, LoadedVersion] | None:
-        """The least busy replica that holds the version; a silent or an ejected one only if there is no other."""
+    def holder(
+        self, model: str, version: int, lost_by: Collection[Process] = ()
+    ) -> tuple[Replica, LoadedVersion] | None:
+        """The least busy replica that holds the version; a silent or an ejected one, or one that lost the query
+        before, only if there is no other."""
         key = (model, version)
         if len(self.replicas) == 1:
             lone = self.replicas[0]
@@ -144,6 +179,8 @@ class ReplicaPool:
         able = [replica for replica in self.replicas if key in replica.held]
         if not able:
             return None
+        if lost_by:
+            able = [replica for replica in able if replica.process not in lost_by] or able
         if len(able) == 1:
             return able[0], able[0].held[key]
         now_s = self._clock()
@@ -152,34 +189,47 @@ class ReplicaPool:
         self._turn += 1
         return chosen, chosen.held[key]
 
-    async def wait_for_holder(self, model: str, version: int, deadline_s: float) -> tuple[Replica, LoadedVersion]:
+    async def wait_for_holder(
+        self, model: str, version: int, deadline_s: float, lost_by: Collection[Process] = ()
+    ) -> tuple[Replica, LoadedVersion]:
         """A replica that holds the version, now or as soon as there is one.
 
         deadline_s: by the pool's clock. Raises ReplicaUnhealthy if there is none by then.
         """
-        while (held := self.holder(model, version)) is None:
+        while (held := self.holder(model, version, lost_by)) is None:
             remaining_s = deadline_s - self._clock()
             if remaining_s <= 0:
+                metrics.DEADLINES.labels("replica").inc()
                 raise ReplicaUnhealthy(f"no replica holds {model}@{version}: see `sluice status`")
             assert self._news is not None, "the pool was not started"
             await asyncio.wait([self._news], timeout=remaining_s)
         return held
 
     async def score(
-        self, model: str, version: int, deadline_s: float, build: Callable[[LoadedVersion], ScoreRequest]
+        self,
+        model: str,
+        version: int,
+        deadline_s: float,
+        build: Callable[[LoadedVersion], ScoreRequest],
+        attempts: Attempts | None = None,
     ) -> tuple[RankedReply, LoadedVersion]:
         """The worker's answer to one query, and the loaded version that gave it.
 
         build: makes the request for a loaded version; called again if the query must be sent
-        again. Raises RankingError.
+        again. attempts: what it has behind it. Raises RankingError.
         """
-        return await self._ask(model, version, deadline_s, build)
+        return await self._ask(model, version, deadline_s, build, attempts or Attempts())
 
     async def infer(
-        self, model: str, version: int, deadline_s: float, build: Callable[[LoadedVersion], InferRequest]
+        self,
+        model: str,
+        version: int,
+        deadline_s: float,
+        build: Callable[[LoadedVersion], InferRequest],
+        attempts: Attempts | None = None,
     ) -> tuple[InferredReply, LoadedVersion]:
         """The worker's answer to a tensor request; see `score`."""
-        return await self._ask(model, version, deadline_s, build)
+        return await self._ask(model, version, deadline_s, build, attempts or Attempts())
 
     def prefetch(self, model: str, hashes: NDArray[np.uint64], ids: bytes) -> int:
         """Tells every replica that ranks by the model which rows are about to be wanted, once for each
@@ -209,35 +259,81 @@ class ReplicaPool:
         return [one for replica in self.replicas for one in replica.statistics]
 
     async def _ask(
-        self, model: str, version: int, deadline_s: float, build: Callable[[LoadedVersion], Request]
+        self,
+        model: str,
+        version: int,
+        deadline_s: float,
+        build: Callable[[LoadedVersion], Request],
+        attempts: Attempts,
     ) -> tuple[Any, LoadedVersion]:
-        tries = 0
         while True:
-            replica, loaded = self.holder(model, version) or await self.wait_for_holder(model, version, deadline_s)
-            tries += 1
+            if attempts.error is not None:
+                await self._pause(model, version, attempts, deadline_s)
+            held = self.holder(model, version, attempts.lost_by)
+            replica, loaded = held or await self.wait_for_holder(model, version, deadline_s, attempts.lost_by)
+            attempts.tries += 1
             answer: asyncio.Future[Any] = self._loop.create_future()
-            number = self._dispatch(replica, loaded, build, deadline_s, tries, answer)
+            number = self._dispatch(replica, loaded, build, deadline_s, attempts.tries, answer)
             try:
                 return await answer, loaded
-            except ReplicaLost:
-                metrics.RETRIES.inc()
-                if self._clock() >= deadline_s:
-                    raise
+            except (ReplicaLost, ReplicaFailed) as error:
+                attempts.failed(error)
             except asyncio.CancelledError:
                 self._take_back(replica, number)
                 raise
 
+    async def _pause(self, model: str, version: int, attempts: Attempts, deadline_s: float) -> None:
+        """Waits before a query is sent again. Raises its last error if it may not be."""
+        error, now_s = attempts.error, self._clock()
+        assert error is not None
+        if not isinstance(error, ReplicaLost | ReplicaFailed):
+            raise error
+        flow = self._flow(model)
+        elsewhere = isinstance(error, ReplicaFailed) and not self._held_beyond(model, version, attempts.lost_by)
+        pause_s = self._retry.pause_s(attempts.tries, self._coins.random())
+        usual_s = flow.usual_s or 0.0
+        why = refusal(self._retry, attempts, pause_s, usual_s, deadline_s - now_s, elsewhere)
+        if not why and not flow.retries.take(now_s):
+            why = "budget"
+        if why:
+            metrics.RETRIES_REFUSED.labels(why).inc()
+            raise error
+        metrics.RETRIES.inc()
+        await asyncio.sleep(pause_s)
+
+    def _held_beyond(self, model: str, version: int, lost_by: Collection[Process]) -> bool:
+        """Whether another process than these holds the version."""
+        return any((model, version) in one.held and one.process not in lost_by for one in self.replicas)
+
+    def _flow(self, model: str) -> _Flow:
+        found = self._flows.get(model)
+        if found is None:
+            retry, hedge, now_s = self._retry, self._hedge_rule, self._clock()
+            found = self._flows[model] = _Flow(
+                RetryBudget(retry.share, retry.floor_per_s, retry.reserve, now_s),
+                RetryBudget(hedge.share, hedge.floor_per_s, hedge.reserve, now_s),
+                Latencies(hedge, now_s),
+            )
+        return found
+
     def begin(
-        self, model: str, version: int, deadline_s: float, build: Callable[[LoadedVersion], Request], answer: Waiter
+        self,
+        model: str,
+        version: int,
+        deadline_s: float,
+        build: Callable[[LoadedVersion], Request],
+        answer: Waiter,
+        wanted: bool = True,
     ) -> Callable[[], None] | None:
         """Sends a request once, now, for those who do without a coroutine: `answer` is told the reply or why
         there is none, ReplicaLost too. Returns how to take the request back, None if no replica can
-        have it now. Raises what `build` raises.
+        have it now. wanted: whether somebody waits for it: else it earns no retries, and is never hedged.
+        Raises what `build` raises.
         """
         held = self.holder(model, version)
         if held is None:
             return None
-        number = self._dispatch(*held, build, deadline_s, 1, answer)
+        number = self._dispatch(*held, build, deadline_s, 1, answer, wanted)
         return functools.partial(self._take_back, held[0], number)
 
     def _dispatch(
@@ -248,19 +344,76 @@ class ReplicaPool:
         deadline_s: float,
         tries: int,
         answer: Waiter,
+        wanted: bool = True,
     ) -> int:
         """The request's number."""
+        now_s = self._clock()
+        waiting = Outstanding(answer, 0, deadline_s, now_s, now_s, tries, loaded.outputs)
+        number = self._post_request(replica, loaded, build, waiting)
+        if wanted and tries == 1:
+            flow = self._flow(loaded.model)
+            flow.retries.queries += 1
+            if len(self.replicas) > 1:
+                waiting.took = flow.latencies.took
+                if self._hedge_rule.on:
+                    flow.hedges.queries += 1
+                    waiting.hedge = functools.partial(self._hedge, flow, replica, number, loaded, build)
+        return number
+
+    def _hedge(
+        self,
+        flow: _Flow,
+        slow: Replica,
+        number: int,
+        loaded: LoadedVersion,
+        build: Callable[[LoadedVersion], Request],
+        waiting: Outstanding,
+        now_s: float,
+    ) -> None:
+        """Sends a query that takes longer than usual to another replica as well, once, if one is well and no busier."""
+        left_s = waiting.deadline_s - now_s
+        if not self._hedge_rule.is_due(now_s - waiting.sent_s, flow.usual_s, left_s) or not self._calm(loaded.model):
+            return
+        held = self.holder(loaded.model, loaded.version, (slow.process,))
+        if held is None:
+            return
+        other, theirs = held
+        if other is slow or other.silent or other.candidates > slow.candidates or not flow.hedges.take(now_s):
+            return
+        waiting.hedge = None
+        metrics.HEDGES.labels("sent").inc()
+        twin = Outstanding(
+            waiting.answer, 0, waiting.deadline_s, now_s, waiting.asked_s, 2, theirs.outputs, took=waiting.took
+        )
+        twin.twin, waiting.twin = waiting, twin
+        waiting.take_back = functools.partial(self._drop, slow, number)
+        twin.take_back = functools.partial(self._drop, other, self._post_request(other, theirs, build, twin))
+
+    def _post_request(
+        self,
+        replica: Replica,
+        loaded: LoadedVersion,
+        build: Callable[[LoadedVersion], Request],
+        waiting: Outstanding,
+    ) -> int:
+        """Builds a request and sends it with what is left of its time; its number."""
         request = build(loaded)
         request.slot = loaded.slot
         request.number = number = next(self._numbers) % _NUMBERS
-        now_s = self._clock()
-        request.deadline_us = max(0, min(_NUMBERS - 1, int((deadline_s - now_s) * 1e6)))
-        load = _load(request, loaded)
-        self._send(replica, request, Outstanding(answer, load, deadline_s, now_s, tries, loaded.outputs))
+        request.deadline_us = max(0, min(_NUMBERS - 1, int((waiting.deadline_s - waiting.sent_s) * 1e6)))
+        waiting.candidates = _load(request, loaded)
+        self._send(replica, request, waiting)
         return number
 
     def _take_back(self, replica: Replica, number: int) -> None:
         """The caller left."""
+        waiting = replica.outstanding.get(number)
+        if waiting is not None and (twin := waiting.leave_twin()) is not None and twin.take_back is not None:
+            twin.take_back()
+        self._drop(replica, number)
+
+    def _drop(self, replica: Replica, number: int) -> None:
+        """Nobody waits for this replica's answer any more."""
         self._health.given_up(replica.address)
         self._post(replica, encode_cancel(number))
 
@@ -327,24 +480,38 @@ class ReplicaPool:
         return channel
 
     async def _sweep(self) -> None:
-        """Fails what is past its deadline, sends again what a silent replica holds, leaves those that
+        """Fails what is past its deadline, sends again what a slow or silent replica holds, leaves those that
         are gone; one timer for all queries costs nothing per query."""
+        look_at_s = 0.0
         while True:
             await asyncio.sleep(SWEEP_S)
             now_s = self._clock()
+            several = len(self.replicas) > 1
+            if several and now_s >= look_at_s:
+                look_at_s = now_s + LOOK_S
+                for flow in self._flows.values():
+                    flow.usual_s = flow.latencies.look(now_s)
+                states = [self.breaker(replica) for replica in self.replicas]
+                for state in (State.OPEN, State.HALF_OPEN):
+                    metrics.REPLICA_BREAKERS.labels(state.value).set(states.count(state))
             for replica in (*self.replicas, *self._leaving):
                 for waiting in replica.outstanding.values():
                     if waiting.deadline_s < now_s and not waiting.answer.done():
                         self._health.failed(replica.address, now_s)
+                        metrics.DEADLINES.labels("device").inc()
                         waiting.answer.set_exception(DeadlineExceeded("the deadline passed while the model worked"))
-                if len(self.replicas) > 1:
-                    self._hedge(replica, now_s)
+                if several and self._hedge_rule.on:
+                    for waiting in list(replica.outstanding.values()):
+                        if waiting.hedge is not None and not waiting.answer.done():
+                            waiting.hedge(waiting, now_s)
+                if several:
+                    self._leave_silent(replica, now_s)
             for replica in [one for one in self._leaving if not one.outstanding]:
                 self._leaving.remove(replica)
                 if replica.transport is not None:
                     replica.transport.close()
 
-    def _hedge(self, replica: Replica, now_s: float) -> None:
+    def _leave_silent(self, replica: Replica, now_s: float) -> None:
         """Lets queries that a silent replica holds be sent to another one, once."""
         usual_s = self._health.usual_s(replica.address)
         for waiting in replica.outstanding.values():
@@ -354,9 +521,12 @@ class ReplicaPool:
             if not self._silence.send_again(*when, waiting.deadline_s, now_s, waiting.tries):
                 continue
             replica.silent = True
+            if waiting.twin is not None:
+                continue  # another has it already
             if any(other is not replica and other.held and not other.silent for other in self.replicas):
                 self._health.failed(replica.address, now_s)
-                waiting.answer.set_exception(ReplicaLost(f"replica {replica.address} has fallen silent"))
+                lost = ReplicaLost(f"replica {replica.address} has fallen silent", replica.process)
+                waiting.answer.set_exception(lost)
 
     def _changed(self) -> None:
         connected = sum(replica.transport is not None for replica in self.replicas)

@@ -12,13 +12,16 @@ from dataclasses import dataclass
 
 from registry.contracts.traffic import WEIGHT_STEPS, Arm, TrafficPlan
 from serving import metrics
-from serving.breaker import Breaker
+from serving.breaker import Breaker, State
 from serving.errors import QueryRefused
 
 log = logging.getLogger(__name__)
 
 EXPLORING: tuple[Arm, ...] = ("champion", "challenger")
 """Arms whose lists may be explored. Drafts are randomised already, and testers want to see what a version does."""
+
+BREAKING: tuple[Arm, ...] = ("champion", "challenger")
+"""Arms whose versions have breakers."""
 
 CHALLENGER_AWAY, INTERLEAVING_AWAY = "challenger_away", "interleaving_away"
 
@@ -91,7 +94,7 @@ class Router:
         return found if self._can_serve(plan.model, experiment.version) else found.away(plan.champion)
 
     def served(self, model: str, version: int, failed: bool) -> None:
-        """What came of a query that an experiment's version took part in. failed: it could not, by its own fault."""
+        """What came of a query that the version took part in. failed: it could not, by its own fault."""
         breaker = self._breakers.get((model, version))
         if breaker is None:
             if not failed:
@@ -102,9 +105,23 @@ class Router:
         if breaker.is_open != was_open:
             self._show_open(model)
             if breaker.is_open:
-                log.warning("over half of the queries fail on %s@%d: the champion answers its units", model, version)
+                log.warning("over half of the queries fail on %s@%d: they are answered by less", model, version)
             else:
                 log.info("%s@%d answers again", model, version)
+
+    @property
+    def failing(self) -> bool:
+        """Whether any version has failed lately: if not, no breaker needs to be asked."""
+        return bool(self._breakers)
+
+    def lets_through(self, model: str, version: int) -> bool:
+        """Whether the version's breaker lets a query pass; if it is open, this one may be the probe."""
+        breaker = self._breakers.get((model, version))
+        return breaker is None or breaker.lets_through(self._clock())
+
+    def breakers(self) -> dict[tuple[str, int], State]:
+        """The state of every version that has failed, by model and version."""
+        return {key: breaker.state for key, breaker in sorted(self._breakers.items())}
 
     def forget(self, plan: TrafficPlan) -> None:
         """Of its model's versions, those that the plan does not name: nobody asks them, so that an open breaker

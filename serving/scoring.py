@@ -18,6 +18,7 @@ from registry.contracts.features import FeatureView
 from registry.contracts.profile import confidences
 from serving import metrics
 from serving.features.tier import RowKeys, Rows, RowTier
+from serving.flow.deadlines import patience_s
 from serving.frames import FailedReply, LoadedVersion, RankedReply, ScoreRequest
 from serving.loaded import LoadedProgram
 
@@ -65,11 +66,12 @@ class ScoreRefused(Exception):
 
 @dataclass(slots=True)
 class Assembled:
-    """matrix: float32 (rows, columns). missing, stale: bool (rows,)."""
+    """matrix: float32 (rows, columns). missing, stale: bool (rows,). age_s: float64 (lists,), see `mean_age_s`."""
 
     matrix: NDArray[np.float32]
     missing: NDArray[np.bool_]
     stale: NDArray[np.bool_]
+    age_s: NDArray[np.float64]
     away: bool
 
 
@@ -92,12 +94,15 @@ def score_batch(
     """Ranks every query of a batch. requests: checked, all for this version. timeout_s: see `Program.score`.
 
     Returns replies in the order of the requests. A query whose scores are not finite is ranked once
-    more by itself, and fails alone.
+    more by itself, and fails alone. Who is past the deadline once the rows are there is not ranked.
     """
     began = clock()
     counts = np.array([request.candidates for request in requests])
-    assembled = assemble(loaded, requests, counts, now_ms)
+    patient_s = patience_s([request.deadline_us for request in requests], queue_us)
+    assembled = assemble(loaded, requests, counts, now_ms, patient_s)
     gathered = clock()
+    if gathered - began > patient_s and len(in_time := _in_time(requests, queue_us, gathered - began)) < len(requests):
+        return _without_the_late(loaded, requests, queue_us, now_ms, clock, timeout_s, in_time)
     query_index = np.repeat(np.arange(len(requests)), counts)
     scores = loaded.program.score(assembled.matrix, query_index, timeout_s)
     computed = clock()
@@ -113,12 +118,53 @@ def score_batch(
     ]
 
 
+def _in_time(requests: Sequence[ScoreRequest], queue_us: Sequence[float], took_s: float) -> list[int]:
+    """The places of the requests whose deadline has not passed, so long after their batch was begun."""
+    return [
+        place
+        for place, (request, waited_us) in enumerate(zip(requests, queue_us, strict=True))
+        if request.deadline_us - waited_us > took_s * 1e6
+    ]
+
+
+def _without_the_late(
+    loaded: LoadedModel,
+    requests: Sequence[ScoreRequest],
+    queue_us: Sequence[float],
+    now_ms: int,
+    clock: Callable[[], float],
+    timeout_s: float | None,
+    in_time: Sequence[int],
+) -> list[RankedReply | FailedReply]:
+    """The replies if only the requests in these places are ranked: their rows are in memory now."""
+    late = "the deadline passed while the features were fetched"
+    replies: list[RankedReply | FailedReply] = [FailedReply(request.number, 504, late) for request in requests]
+    metrics.DEADLINES.labels("features").inc(len(requests) - len(in_time))
+    if in_time:
+        ranked = score_batch(
+            loaded,
+            [requests[place] for place in in_time],
+            [queue_us[place] for place in in_time],
+            now_ms,
+            clock,
+            timeout_s,
+        )
+        for place, reply in zip(in_time, ranked, strict=True):
+            replies[place] = reply
+    return replies
+
+
 def assemble(
-    loaded: LoadedModel, requests: Sequence[ScoreRequest], counts: NDArray[np.int64], now_ms: int
+    loaded: LoadedModel,
+    requests: Sequence[ScoreRequest],
+    counts: NDArray[np.int64],
+    now_ms: int,
+    patient_s: float = float("inf"),
 ) -> Assembled:
-    """The model's input for a batch: stored rows, then what came with each query over them."""
+    """The model's input for a batch: stored rows, then what came with each query over them. patient_s: how long
+    they are waited for."""
     total = int(counts.sum())
-    rows = _stored(loaded, requests, total)
+    rows = _stored(loaded, requests, total, patient_s)
     if len(loaded.row_columns) == len(loaded.view.columns):
         matrix = rows.values
     else:
@@ -139,10 +185,25 @@ def assemble(
         stale = ~missing & (rows.updated_ms.astype(np.float64) < now_ms - loaded.freshness_ms)
     if rows.unchecked is not None:  # changes of theirs may have been missed
         stale |= rows.unchecked
-    return Assembled(matrix, missing, stale, rows.away)
+    return Assembled(matrix, missing, stale, mean_age_s(rows.updated_ms, counts, now_ms), rows.away)
 
 
-def _stored(loaded: LoadedModel, requests: Sequence[ScoreRequest], total: int) -> Rows:
+def mean_age_s(updated_ms: NDArray[np.uint64], counts: NDArray[np.int64], now_ms: int) -> NDArray[np.float64]:
+    """How long ago each list's stored rows were written, on average, (lists,); nan where it has none.
+
+    updated_ms: uint64 (rows,), 0 where there is no row, NEVER_STALE_MS where it came with the query. counts: rows by
+    list. Rows that are dated ahead of the clock are as good as new.
+    """
+    starts = np.cumsum(counts) - counts
+    stored = (updated_ms != 0) & (updated_ms != NEVER_STALE_MS)
+    ages_ms = np.where(stored, np.maximum(now_ms - updated_ms.astype(np.float64), 0.0), 0.0)
+    rows = np.add.reduceat(stored, starts, dtype=np.int64)
+    total_ms = np.add.reduceat(ages_ms, starts)
+    mean: NDArray[np.float64] = np.where(rows > 0, total_ms / np.maximum(rows, 1) / 1000.0, np.nan)
+    return mean
+
+
+def _stored(loaded: LoadedModel, requests: Sequence[ScoreRequest], total: int, patient_s: float) -> Rows:
     """The batch's stored rows, the caller's to write on; none are fetched for a query that brought
     all their columns."""
     width = len(loaded.row_columns)
@@ -153,14 +214,16 @@ def _stored(loaded: LoadedModel, requests: Sequence[ScoreRequest], total: int) -
         for request in requests
     ]
     if not any(self_contained):
-        return loaded.tier.fetch(RowKeys.join([RowKeys(request.hashes, request.ids) for request in requests]))
+        keys = RowKeys.join([RowKeys(request.hashes, request.ids) for request in requests])
+        keys.patience_s = patient_s
+        return loaded.tier.fetch(keys)
     values = np.zeros((total, width), dtype=np.float32)
     rows = Rows(values, np.full(total, NEVER_STALE_MS))
     start = 0
     for request, complete in zip(requests, self_contained, strict=True):
         stop = start + request.candidates
         if not complete:
-            fetched = loaded.tier.fetch(RowKeys(request.hashes, request.ids))
+            fetched = loaded.tier.fetch(RowKeys(request.hashes, request.ids, None, patient_s))
             rows.values[start:stop], rows.updated_ms[start:stop] = fetched.values, fetched.updated_ms
             rows.away |= fetched.away
             if fetched.unchecked is not None:
@@ -249,11 +312,11 @@ def rank(
         broken,
         _marked(assembled.missing, starts, metrics.MISSING_ROWS, loaded.model),
         _marked(assembled.stale, starts, metrics.STALE_ROWS, loaded.model),
-        *(column.tolist() for column in (means, stds, sure.margin, sure.entropy)),
+        *(column.tolist() for column in (means, stds, sure.margin, sure.entropy, assembled.age_s)),
         strict=True,
     )
     replies: list[RankedReply | FailedReply] = []
-    for i, (request, waited_us, wrong, missing, stale, mean, std, margin, entropy) in enumerate(of_each):
+    for i, (request, waited_us, wrong, missing, stale, mean, std, margin, entropy, age_s) in enumerate(of_each):
         shown = min(request.top_k, request.candidates)
         if wrong:
             message = f"{loaded.model}@{loaded.version} gave {wrong} scores that are not finite for these features"
@@ -275,6 +338,7 @@ def rank(
                     score_std=std,
                     margin=margin,
                     entropy=entropy,
+                    row_age_s=age_s,
                 )
             )
     return replies

@@ -5,6 +5,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from serving.flow.settings import FlowSettings
+
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 COMPILES = ("none", "compile", "aoti")
 _DEVICE = re.compile(r"cpu|cuda(:\d{1,2})?")
@@ -34,6 +36,7 @@ class GatewaySettings:
     log_every: one of so many answers is logged at INFO; of degraded ones, one a second besides.
     version_header: whether a query may name a version of its plan (`x-sluice-version`), for testers.
     max_mirrored: mirrored queries at once; mirror_deadline_ms: how long each may take.
+    flow: what is let in, sent again or answered by less.
     """
 
     journal: Path
@@ -53,6 +56,7 @@ class GatewaySettings:
     version_header: bool = False
     max_mirrored: int = 32
     mirror_deadline_ms: int = 1000
+    flow: FlowSettings = field(default_factory=FlowSettings)
 
     def __post_init__(self) -> None:
         _require(bool(self.workers), "gateway.workers", self.workers, "at least one socket")

@@ -7,16 +7,18 @@ from prometheus_client import Counter, Gauge, Histogram
 
 import deploy.control.metrics
 import deploy.machine.metrics
+import deploy.telemetry.metrics
 import drift.metrics
 import pipelines.metrics
 import serving.metrics
 
-MODULES = {
-    "serving": serving.metrics,
-    "drift": drift.metrics,
-    "pipelines": pipelines.metrics,
-    "deploy": deploy.control.metrics,
-}
+MODULES = (
+    ("serving", serving.metrics),
+    ("drift", drift.metrics),
+    ("pipelines", pipelines.metrics),
+    ("deploy", deploy.control.metrics),
+    ("deploy", deploy.telemetry.metrics),
+)
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ def declared() -> list[Declared]:
     """All of them; no process need run."""
     found = [
         _declared(room, metric)
-        for room, module in MODULES.items()
+        for room, module in MODULES
         for metric in vars(module).values()
         if isinstance(metric, Counter | Gauge | Histogram)
     ]

@@ -8,7 +8,7 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from drift.days.reports import DayReport, QuantityDay
-    from drift.windows.judge import Shape
+    from drift.windows.shapes import Shape
     from registry.contracts.profile import Distribution, ReferenceProfile
 
 _BARS = " ▁▂▃▄▅▆▇█"

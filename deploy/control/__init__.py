@@ -1,5 +1,8 @@
 """The control API: who answers whom is looked at and changed here, over HTTP, in the controller process.
 
+`app` is HTTP, `access` and `conditions` check a request, `handlers` says which function answers it: `traffic`,
+`rollouts`, `evidence`, `runs`, `keys`. They stand on `desk`, which alone makes decisions true.
+
 Decisions
 
 - One table of routes (`serving.gateway.control_routes`) says what there is: the gateway forwards and

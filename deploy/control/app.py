@@ -1,8 +1,11 @@
-"""The control API as a FastAPI application: HTTP in, desk, HTTP out."""
+"""The control API as a FastAPI application: HTTP in, a handler, HTTP out."""
 
 import functools
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+import random
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import fastapi
@@ -12,12 +15,17 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
 from deploy.control.access import BASIC, BEARER, as_bearer, authenticate, authorize
+from deploy.control.asks import Ask, Reply
 from deploy.control.conditions import IfMatch, digest_of, idempotency_key
-from deploy.control.desk import Ask, Desk, Reply
+from deploy.control.desk import Desk
+from deploy.control.drift import declare_decided
 from deploy.control.errors import Contradiction, ControlRefused, NoKey, NotNow, as_refusal
+from deploy.control.handlers import HANDLERS
 from deploy.control.metrics import CONTROL_REQUESTS
+from deploy.control.spans import control_span
 from registry.contracts.errors import ContractError, InvalidName
 from registry.contracts.ids import model_name
+from registry.contracts.traces import Span
 from registry.errors import RegistryError
 from registry.receipts import Receipt
 from serving.gateway.control_routes import CONTROL_ROUTES, ControlRoute
@@ -30,8 +38,13 @@ MAX_BODY_BYTES = 1 << 20
 _KEPT = (404, 409, 422)
 
 
-def build_control_app(desk: Desk) -> fastapi.FastAPI:
-    """Answers every route of the table, on threads: databases and MLflow take their time."""
+Tell = Callable[[Sequence[Span]], None]
+
+
+def build_control_app(desk: Desk, tell: Tell | None = None) -> fastapi.FastAPI:
+    """Answers every route of the table, on threads: databases and MLflow take their time. tell: of each request, as a
+    span; None: nobody follows them."""
+    source = random.Random(secrets.randbits(256))
     app = fastapi.FastAPI(title="Sluice control", docs_url=None, redoc_url=None, openapi_url=None)
 
     @app.exception_handler(HTTPException)
@@ -43,22 +56,28 @@ def build_control_app(desk: Desk) -> fastapi.FastAPI:
         return {"live": True}
 
     for route in CONTROL_ROUTES:
-        app.add_api_route(route.path, _endpoint(desk, route), methods=[route.method], name=route.name)
+        app.add_api_route(route.path, _endpoint(desk, route, tell, source), methods=[route.method], name=route.name)
     return app
 
 
-def _endpoint(desk: Desk, route: ControlRoute) -> Callable[[fastapi.Request], Awaitable[Response]]:
+def _endpoint(
+    desk: Desk, route: ControlRoute, tell: Tell | None, source: random.Random
+) -> Callable[[fastapi.Request], Awaitable[Response]]:
     async def endpoint(request: fastapi.Request) -> Response:
-        raw = bytearray()
+        began_ns, raw = time.time_ns(), bytearray()
         async for part in request.stream():
             raw += part
             if len(raw) > MAX_BODY_BYTES:
                 return _response(_refused(413, f"body: more than {MAX_BODY_BYTES} bytes"))
+        headers = dict(request.headers)
         asked = functools.partial(
-            answer, desk, route, request.path_params, dict(request.query_params), dict(request.headers), bytes(raw)
+            answer, desk, route, request.path_params, dict(request.query_params), headers, bytes(raw)
         )
         reply = await run_in_threadpool(asked)
         CONTROL_REQUESTS.labels(route.name, reply.status).inc()
+        if tell is not None:
+            span = control_span(route, headers, request.path_params, reply, began_ns, time.time_ns(), source)
+            tell([span] if span else [])
         return _response(reply)
 
     return endpoint
@@ -166,14 +185,13 @@ def _repeated(desk: Desk, ask: Ask, receipt: Receipt) -> Reply:
     if ask.model and receipt.status < 400:
         desk.publish_decided(ask.model)  # whoever answered first may have died before this
     if ask.route.name == "rebaseline" and receipt.status < 400:
-        desk.declare_decided(msgspec.json.decode(receipt.response, type=RebaselineAnswer))
+        declare_decided(desk, msgspec.json.decode(receipt.response, type=RebaselineAnswer))
     found = msgspec.json.decode(receipt.response)
     return Reply(receipt.status, receipt.response.encode(), found.get("plan_revision"), replayed=True)
 
 
 def _reply(desk: Desk, ask: Ask) -> Reply:
-    reply: Reply = getattr(desk, ask.route.name)(ask)
-    return reply
+    return HANDLERS[ask.route.name](desk, ask)
 
 
 def _refused(status: int, message: str, challenge: str = "") -> Reply:

@@ -13,12 +13,13 @@ from dataclasses import dataclass, field
 
 from deploy import wiring
 from deploy.control.alias_keeper import AliasKeeper
-from deploy.control.app import build_control_app
+from deploy.control.app import Tell, build_control_app
 from deploy.control.desk import Desk
 from deploy.control.local_key import local_key
 from deploy.control.server import ControlServer
 from deploy.drift_reports.shelf import ReportShelf
 from deploy.settings import PlatformSettings
+from deploy.telemetry.open import exporter_of
 from drift.days.reports import DayReports
 from pipelines.archive.files import Archive
 from pipelines.gates.planning import GatePlanner
@@ -110,12 +111,17 @@ def control(settings: PlatformSettings, stop: threading.Event) -> None:
     controller = make_controller(settings, database)
     if controller.aliases is not None:
         controller.aliases.start()
-    api = control_api(settings, controller)
+    exporter = exporter_of(settings)
+    if exporter is not None:
+        exporter.start()
+    api = control_api(settings, controller, exporter.tell if exporter else None)
     api.start()
     try:
         controller.run(stop)
     finally:
         api.stop()
+        if exporter is not None:
+            exporter.stop()
         if controller.aliases is not None:
             controller.aliases.stop()
         database.close()
@@ -137,8 +143,11 @@ def make_controller(settings: PlatformSettings, database: SqlControl) -> Control
     return Controller(database, board, engine, aliases, mine)
 
 
-def control_api(settings: PlatformSettings, controller: Controller) -> ControlServer:
-    """The API over the controller's parts, and the key of commands on this machine. Raises StoreUnavailable."""
+def control_api(settings: PlatformSettings, controller: Controller, tell: Tell | None = None) -> ControlServer:
+    """The API over the controller's parts, and the key of commands on this machine. tell: see `build_control_app`.
+
+    Raises StoreUnavailable.
+    """
     ring = SqlKeyRing(controller.control.engine)
     local_key(settings.admin_key_file, ring, now_ms())
     planner = GatePlanner(Archive(settings.archive_folder), parse_gates(settings.gates))
@@ -151,7 +160,7 @@ def control_api(settings: PlatformSettings, controller: Controller) -> ControlSe
         declare=functools.partial(declare, drift),
         reports=ReportShelf(wiring.evidently_reports(settings), DayReports(settings.reports_folder / "drift")),
     )
-    return ControlServer(build_control_app(desk), parse_address(settings.controller_address))
+    return ControlServer(build_control_app(desk, tell), parse_address(settings.controller_address))
 
 
 def now_ms() -> int:

@@ -22,6 +22,8 @@ from deploy.machine.metrics import ProcessCollector
 from deploy.machine.probes import PROCESS_HEADER
 from deploy.machine.state import read_state
 from deploy.settings import PlatformSettings
+from deploy.telemetry.open import exporter_of
+from deploy.telemetry.settings import parse_traces
 from deploy.wiring import ranking_secret, redis_client
 from registry.board import RedisBoard
 from registry.contracts.counters import process_name
@@ -35,6 +37,7 @@ from serving.arm_counts import ArmCounts, CounterPublisher
 from serving.discovery import ReplicaWatcher
 from serving.errors import ReplicaUnhealthy
 from serving.event_log import EventLog
+from serving.flow.settings import parse_flow
 from serving.gateway.app import build_app
 from serving.gateway.control_routes import control_router
 from serving.gateway.controller import Controller
@@ -51,6 +54,7 @@ from serving.rank import Ranker
 from serving.regions import Regions
 from serving.replicas import ReplicaPool
 from serving.settings import ControlSettings, GatewaySettings
+from serving.tracing.tracer import Tracer
 
 if TYPE_CHECKING:
     from serving.gateway.grpc.server import GrpcServer
@@ -78,6 +82,7 @@ def serve_gateway(settings: PlatformSettings, stop: threading.Event) -> None:
         plan_copy=settings.versions_folder / f"plans-gateway-{settings.replica}.json",
         workers=settings.worker_addresses,
         version_header=settings.version_header,
+        flow=parse_flow(settings.flow),
     )
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_serve(settings, mine, stop))
@@ -88,13 +93,36 @@ async def _serve(settings: PlatformSettings, mine: GatewaySettings, stop: thread
     source = random.SystemRandom()
     ids = RankingIds(ranking_secret(settings), random.Random(source.getrandbits(256)))
     event_log = EventLog(Journal(mine.journal, mine.journal_bytes), RedisStream(redis_client(settings)))
-    pool = ReplicaPool(mine.workers, arena_bytes=mine.arena_bytes)
-    permits = Permits(mine.max_in_flight)
+    flow = mine.flow
+    permits = Permits(mine.max_in_flight, rule=flow.admission)
+    pool = ReplicaPool(
+        mine.workers,
+        arena_bytes=mine.arena_bytes,
+        retry=flow.retry,
+        hedge=flow.hedge,
+        calm=lambda model: not permits.busy(model),
+        coins=random.Random(source.getrandbits(256)),
+    )
     mirror = Mirror(
         pool, event_log, permits, random.Random(source.getrandbits(256)), mine.max_mirrored, mine.mirror_deadline_ms
     )
+    exporter, tracer = exporter_of(settings), None
+    if exporter is not None:
+        rules = parse_traces(settings.traces).rules
+        tracer = Tracer(rules, exporter.tell, random.Random(source.getrandbits(256)))
     counts, coins = ArmCounts(), random.Random(source.getrandbits(256))
-    ranker = Ranker(pool, event_log, ids, permits, mine.log_every, counts=counts, coins=coins, mirror=mirror.offer)
+    ranker = Ranker(
+        pool,
+        event_log,
+        ids,
+        permits,
+        mine.log_every,
+        counts=counts,
+        coins=coins,
+        mirror=mirror.offer,
+        ladder=flow.ladder,
+        tracer=tracer,
+    )
     process = process_name(f"gateway-{settings.replica}", os.getpid(), time.time_ns() // 1_000_000)
 
     def follow(plans: Plans) -> None:
@@ -126,7 +154,12 @@ async def _serve(settings: PlatformSettings, mine: GatewaySettings, stop: thread
             raise ReplicaUnhealthy(f"the plan board is away, try again: {error}") from error
 
     service = InferService(
-        ranker, pool, permits, mine.max_candidates, control=hold if settings.repository_control else None
+        ranker,
+        pool,
+        permits,
+        mine.max_candidates,
+        control=hold if settings.repository_control else None,
+        tracer=tracer,
     )
     control = ControlSettings(address=settings.controller_address)
     regions = Regions(settings.run_folder / "regions") if settings.shared_memory_regions else None
@@ -155,6 +188,8 @@ async def _serve(settings: PlatformSettings, mine: GatewaySettings, stop: thread
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await pool.start()
         event_log.start()
+        if exporter is not None:
+            exporter.start()
         for watcher in watchers:
             watcher.start()
         # nobody is let in before: who shares a port with others would answer 404 for a model that they serve
@@ -168,6 +203,8 @@ async def _serve(settings: PlatformSettings, mine: GatewaySettings, stop: thread
             watcher.stop()
         await pool.stop()
         await asyncio.to_thread(event_log.stop)
+        if exporter is not None:
+            await asyncio.to_thread(exporter.stop)
 
     app.router.lifespan_context = lifespan
     routes = HotRoutes(
@@ -177,7 +214,7 @@ async def _serve(settings: PlatformSettings, mine: GatewaySettings, stop: thread
         ids,
         mine,
         random.Random(source.getrandbits(256)),
-        infer=OipInfer(service, mine, regions),
+        infer=OipInfer(service, mine, regions, traces=random.Random(source.getrandbits(256)) if tracer else None),
         prefetch=pool.prefetch,
     )
     server = uvicorn.Server(

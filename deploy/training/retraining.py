@@ -11,6 +11,7 @@ import msgspec
 
 from deploy import wiring
 from deploy.settings import PlatformSettings
+from deploy.telemetry.open import exporter_of
 from pipelines.runs.drift_trigger import DriftRule
 from pipelines.runs.runner import Steps
 from pipelines.runs.schedule import Period
@@ -43,6 +44,7 @@ SETTLE_MORE_MS = 60_000  # after the last click may come, until the archive has 
 def run_wiring(settings: PlatformSettings) -> RunWiring:
     """For the Celery app. Nothing is opened yet."""
     mine = parse_retraining(settings.retraining, settings.retrain_anchor)
+    exporter = exporter_of(settings)
     return RunWiring(
         store=lambda: SqlRuns(wiring.traffic_control(settings).engine),
         steps=lambda: steps(settings, mine),
@@ -51,6 +53,7 @@ def run_wiring(settings: PlatformSettings) -> RunWiring:
         schedule=schedule(mine),
         drift=lambda model: drift(settings, model),
         settings=run_settings(settings),
+        tell=exporter.send if exporter else None,
     )
 
 

@@ -54,7 +54,7 @@ class DayBlocks:
 
     def _day_of(self, key: WindowKey) -> WindowKey:
         start_ms = key.start_ms // self._day_ms * self._day_ms
-        return WindowKey(start_ms, start_ms + self._day_ms, key.model, key.version, key.arm)
+        return WindowKey(start_ms, start_ms + self._day_ms, key.model, key.version, key.arm, key.segment)
 
 
 def means_of(day: Window) -> DayMeans:

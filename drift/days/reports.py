@@ -7,9 +7,10 @@ from urllib.parse import quote, unquote
 import msgspec
 
 from drift.atomic_file import replace_file
-from drift.windows.judge import Shape
+from drift.days.figures import DayFigures
 from drift.windows.reports import stamp
-from registry.contracts.drift import Family, ShiftKind, ShiftRecord
+from drift.windows.shapes import CategoryShift, Shape
+from registry.contracts.drift import Family, RowAges, ShiftKind, ShiftRecord
 
 KEPT = 400
 FOLDER = "days"
@@ -29,12 +30,20 @@ class QuantityDay(msgspec.Struct, frozen=True):
 
 
 class DayReport(msgspec.Struct, frozen=True):
-    """shapes: how bins differ from the profile's, PSI and the like: shown, never decided on."""
+    """shapes: how bins differ from the profile's, PSI and the like; categories, row_ages: of the family
+    `features`. Shown, never decided on."""
 
     record: ShiftRecord
     quantities: tuple[QuantityDay, ...]
     shapes: tuple[Shape, ...] = ()
     schema: int = 1
+    categories: tuple[CategoryShift, ...] = ()
+    row_ages: RowAges | None = None
+
+    @staticmethod
+    def of(record: ShiftRecord, quantities: tuple[QuantityDay, ...], figures: DayFigures) -> "DayReport":
+        """Of a day that was watched."""
+        return DayReport(record, quantities, figures.shapes, categories=figures.categories, row_ages=figures.row_ages)
 
 
 @dataclass(frozen=True, slots=True)

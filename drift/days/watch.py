@@ -21,6 +21,7 @@ from drift import metrics
 from drift.atomic_file import replace_file
 from drift.days.blocks import level_of, means_of, places_of, watched
 from drift.days.confidence import DISAGREEMENT, FAMILY
+from drift.days.figures import DayFigures
 from drift.days.means import DayMeans, Level
 from drift.days.reports import DayReport, DayReports, QuantityDay
 from drift.days.shift_watch import ShiftWatch, Watched, WatchState
@@ -28,7 +29,6 @@ from drift.days.verdict import verdict_of
 from drift.errors import UnreadableSnapshot
 from drift.moments import Moments
 from drift.settings import ShiftSettings
-from drift.windows.judge import shapes_of
 from drift.windows.window import Window
 from registry.contracts.drift import Family, ShiftAlarm, ShiftRecord
 from registry.contracts.errors import UNDECODABLE
@@ -164,12 +164,12 @@ class DayWatches:
             places = places_of(reference, family)
             means = means_of(day).of(places)
             watch.day(means, level_of(reference).of(places))
-            record = self._record(place, watch, day) if watch.last_end_ms == key.end_ms else None
+            figures = DayFigures.of(day, reference, watch.watched.names)
+            record = figures.in_record(self._record(place, watch, day)) if watch.last_end_ms == key.end_ms else None
             self._keep(place, reference.fingerprint, watch, record or self._kept[place].record)
             _show(place, watch)
             if record is not None and self._reports is not None:
-                shapes = [one for one in shapes_of(day, reference) if one.quantity in watch.watched.names]
-                self._reports.write(DayReport(record, _with_moments(_quantities(watch), means), tuple(shapes)))
+                self._reports.write(DayReport.of(record, _with_moments(_quantities(watch), means), figures))
 
     def _tell_disagreement(self, model: str) -> None:
         """In the record of the champion's newest day, if there is one that could be read."""

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from drift.evidently_reports.figures import QuantityFigures
+from drift.evidently_reports.figures import ComparedQuantity
 from registry.contracts.drift import ShiftRecord
 
 SCHEMA = 1
@@ -48,7 +48,7 @@ class ReportFigures(msgspec.Struct, frozen=True):
     """quantities: all, our figures. evidently: the metrics of those that are drawn, as its JSON has them."""
 
     about: ReportAbout
-    quantities: tuple[QuantityFigures, ...]
+    quantities: tuple[ComparedQuantity, ...]
     evidently: tuple[Any, ...]
 
 

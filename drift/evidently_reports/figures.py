@@ -19,7 +19,7 @@ class Side(msgspec.Struct, frozen=True):
     zero_share: float
 
 
-class QuantityFigures(msgspec.Struct, frozen=True):
+class ComparedQuantity(msgspec.Struct, frozen=True):
     """A quantity on both sides. shift: of the mean, in the reference's standard deviations. psi: in nats, over the
     profile's bins, without a profile over the reference's deciles. ks: in [0, 1]; wasserstein: in the reference's
     standard deviations; beside a profile both are over its bins. None where a side has no values."""
@@ -33,7 +33,7 @@ class QuantityFigures(msgspec.Struct, frozen=True):
     wasserstein: float | None
 
 
-def figures_of(quantity: str, reference: FloatArray | Distribution, current: FloatArray) -> QuantityFigures:
+def figures_of(quantity: str, reference: FloatArray | Distribution, current: FloatArray) -> ComparedQuantity:
     """reference, current: values, nan where one is missing; or a profile's distribution, whose moments are exact."""
     now = current[~np.isnan(current)]
     if isinstance(reference, Distribution):
@@ -47,7 +47,7 @@ def figures_of(quantity: str, reference: FloatArray | Distribution, current: Flo
         side, there = _side(reference, then), len(then)
     sides = side, _side(current, now)
     if not there or not len(now):
-        return QuantityFigures(quantity, *sides, None, None, None, None)
+        return ComparedQuantity(quantity, *sides, None, None, None, None)
     means = [np.array([value]) for one in sides for value in (one.mean, one.std)]
     if isinstance(reference, Distribution):
         counts, (ks, wasserstein) = _counted(reference, now), _binned(reference, now)
@@ -55,7 +55,7 @@ def figures_of(quantity: str, reference: FloatArray | Distribution, current: Flo
         described = describe(quantity, then)
         counts, (ks, wasserstein) = _counted(described, now), _exact(then, now, float(statistics.deviation(*means)[0]))
     psi, shift = (float(found[0]) for found in (statistics.psi(*counts), statistics.mean_shift(*means)))
-    return QuantityFigures(quantity, *sides, shift, psi, ks, wasserstein)
+    return ComparedQuantity(quantity, *sides, shift, psi, ks, wasserstein)
 
 
 def _side(values: FloatArray, known: FloatArray) -> Side:
@@ -85,7 +85,5 @@ def _binned(reference: Distribution, now: FloatArray) -> tuple[float, float]:
 
 def _exact(then: FloatArray, now: FloatArray, unit: float) -> tuple[float, float]:
     """KS and Wasserstein distance of the values themselves, the latter in the unit."""
-    points = np.sort(np.concatenate([then, now]))
-    shares = [np.searchsorted(np.sort(side), points, "right") / len(side) for side in (then, now)]
-    gaps = np.abs(shares[0] - shares[1])
-    return float(gaps.max()), float((gaps[:-1] * np.diff(points)).sum()) / unit
+    sides = (then, now, np.ones(len(then)), np.ones(len(now)))
+    return statistics.ks_of_samples(*sides), statistics.wasserstein_of_samples(*sides) / unit

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from html import escape
 
 from drift.evidently_reports.about import ReportAbout
-from drift.evidently_reports.figures import QuantityFigures
+from drift.evidently_reports.figures import ComparedQuantity
 from registry.contracts.drift import ShiftAlarm
 
 _REFERENCE = {
@@ -19,7 +19,7 @@ def title_of(about: ReportAbout) -> str:
     return f"{about.model}@{about.version}, {about.arm}, {_day(about.since_ms, about.until_ms)}"
 
 
-def head_of(about: ReportAbout, figures: Sequence[QuantityFigures]) -> str:
+def head_of(about: ReportAbout, figures: Sequence[ComparedQuantity]) -> str:
     """HTML; whatever is not ours in it is escaped."""
     verdicts = "".join(
         f'<p>{record.family}: <span class="{record.verdict}">{record.verdict}</span> {escape(record.why)}</p>'
@@ -68,7 +68,7 @@ def _alarm_table(alarms: Sequence[ShiftAlarm]) -> str:
     return f"<h2>Alarms</h2>{_table(('quantity', 'what', 'against', 'shift', 'cusum', 'began', ''), rows)}"
 
 
-def _figure_table(figures: Sequence[QuantityFigures]) -> str:
+def _figure_table(figures: Sequence[ComparedQuantity]) -> str:
     ordered = sorted(figures, key=lambda one: -(one.wasserstein or 0.0))
     rows = [
         (

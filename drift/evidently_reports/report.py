@@ -17,7 +17,7 @@ from evidently.metrics import MissingValueCount, ValueDrift
 
 from drift.days.confidence import ENTROPY, MARGIN
 from drift.evidently_reports.about import MadeReport, ReportAbout, ReportFigures
-from drift.evidently_reports.figures import QuantityFigures, figures_of
+from drift.evidently_reports.figures import ComparedQuantity, figures_of
 from drift.evidently_reports.head import head_of, title_of
 from drift.evidently_reports.laid_out import laid_out
 from drift.evidently_reports.page import locked
@@ -83,7 +83,7 @@ def _finite(values: np.ndarray[Any, np.dtype[np.float32]]) -> FloatArray:
     return np.where(np.isfinite(exact), exact, np.nan)
 
 
-def _chosen(about: ReportAbout, figures: Sequence[QuantityFigures], most: int) -> list[str]:
+def _chosen(about: ReportAbout, figures: Sequence[ComparedQuantity], most: int) -> list[str]:
     """Quantities to draw; none that has no values on one of the sides, as there is nothing to compare."""
     known = {one.quantity: one.wasserstein for one in figures if one.wasserstein is not None}
     alarmed = [alarm.quantity for record in about.records for alarm in record.alarms if alarm.quantity in known]

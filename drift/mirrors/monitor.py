@@ -20,9 +20,9 @@ from drift.errors import UnreadableSnapshot
 from drift.loop import run_steps
 from drift.mirrors.days import MirrorDay, MirrorDays
 from drift.mirrors.rank_diff import RankDiff, compare, together
+from drift.mirrors.recent import Recent
 from drift.mirrors.windows import MirrorWindows, Shadow, StandardOf, Stretch, StretchState
 from drift.settings import RankDiffSettings, ShiftSettings
-from drift.snapshot import Recent
 from registry.contracts.errors import UNDECODABLE, ContractError
 from registry.contracts.events import MirrorEvent, decode_event, split_mirrors
 from registry.errors import RegistryError
@@ -39,7 +39,7 @@ Sink = Callable[[RankDiff], None]
 class MirrorSnapshot(msgspec.Struct, frozen=True):
     """entries: ids of stream entries that are in the stretches and may not be acknowledged yet.
 
-    recent: see `snapshot.Recent`, of event ids. untold: what the sink has not taken yet. days: of closed
+    recent: see `recent.Recent`, of event ids. untold: what the sink has not taken yet. days: of closed
     windows, while they last.
     """
 

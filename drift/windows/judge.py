@@ -4,13 +4,15 @@ from typing import Literal
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
-from drift import statistics
+from drift import corrections, statistics
 from drift.moments import FloatArray
 from drift.settings import Rule
+from drift.windows.hours import SeasonShift
 from drift.windows.reference import Aspect, Reference
+from drift.windows.shapes import CategoryShift, Shape, categories_of, row_ages_of, shapes_of
 from drift.windows.window import Window
+from registry.contracts.drift import RowAges
 
 Outcome = Literal["passed", "failed", "inconclusive", "errored"]
 REASONS = 5
@@ -20,7 +22,7 @@ class Finding(msgspec.Struct, frozen=True):
     """One quantity of a window beside its reference.
 
     effect: the shift of a mean in reference standard deviations, or the change of a share;
-    standard_error: of the effect, lists being independent. p_value: before correction.
+    standard_error: of the effect, lists being independent. p_value: before correction; adjusted_p: after it.
     moved: at least the rule's floor, and significant among all quantities.
     """
 
@@ -32,15 +34,7 @@ class Finding(msgspec.Struct, frozen=True):
     standard_error: float
     p_value: float
     moved: bool
-
-
-class Shape(msgspec.Struct, frozen=True):
-    """How the bins of a quantity differ: see `statistics`. Shown, never decided on."""
-
-    quantity: str
-    psi: float
-    ks: float
-    wasserstein: float
+    adjusted_p: float = 1.0
 
 
 class DriftVerdict(msgspec.Struct, frozen=True):
@@ -48,7 +42,8 @@ class DriftVerdict(msgspec.Struct, frozen=True):
 
     start_ms, end_ms: the window, ms since the epoch. reasons: in words, empty if it passed.
     rankings: that came; lists: that could be counted. profile_digest: SHA-256 of the reference,
-    empty if none was found. findings, shapes: empty if nothing could be counted.
+    empty if none was found. findings, shapes, categories: empty if nothing could be counted. row_ages: None without
+    a sketch. season: beside the same hours of earlier weeks. Of all these, findings alone decide.
     """
 
     model: str
@@ -65,10 +60,13 @@ class DriftVerdict(msgspec.Struct, frozen=True):
     findings: tuple[Finding, ...]
     shapes: tuple[Shape, ...]
     schema: int = 1
+    categories: tuple[CategoryShift, ...] = ()
+    row_ages: RowAges | None = None
+    season: tuple[SeasonShift, ...] = ()
 
 
-def judge(window: Window, rule: Rule) -> DriftVerdict:
-    """The verdict on a window.
+def judge(window: Window, rule: Rule, season: tuple[SeasonShift, ...] = ()) -> DriftVerdict:
+    """The verdict on a window. season: the same hours of earlier weeks beside it.
 
     - `errored`: no reference profile, or rankings that do not fit it;
     - `failed`: a quantity moved, as `Finding` defines it;
@@ -95,6 +93,9 @@ def judge(window: Window, rule: Rule) -> DriftVerdict:
         profile_digest=reference.digest if reference else "",
         findings=findings,
         shapes=shapes,
+        categories=categories_of(window, reference) if reference else (),
+        row_ages=row_ages_of(window),
+        season=season,
     )
 
 
@@ -144,8 +145,9 @@ def _findings(window: Window, reference: Reference, rule: Rule) -> tuple[Finding
     p_values = statistics.two_sided_p(difference, error)
 
     floors = np.array([_floor(aspect, rule) for aspect in reference.aspects])
-    moved = statistics.benjamini_hochberg(p_values, rule.alpha) & (np.abs(effect) >= floors)
-    columns = (reference.mean, current.mean, effect, error / unit, p_values, moved)
+    adjusted = corrections.adjusted(p_values, rule.correction, corrections.weights_of(_importance(reference)))
+    moved = (adjusted <= rule.alpha) & (np.abs(effect) >= floors)
+    columns = (reference.mean, current.mean, effect, error / unit, p_values, moved, adjusted)
     return tuple(
         Finding(name, aspect, *numbers)
         for name, aspect, *numbers in zip(
@@ -154,36 +156,21 @@ def _findings(window: Window, reference: Reference, rule: Rule) -> tuple[Finding
     )
 
 
+def _importance(reference: Reference) -> FloatArray:
+    """(quantities,): the features', of their shares too; what none is known of weighs as the features' mean."""
+    known = dict(zip(reference.names[: reference.features], reference.importance.tolist(), strict=False))
+    mean = float(np.mean(reference.importance)) if known else 1.0
+    return np.array([known.get(name, mean) for name in reference.names])
+
+
 def _standard_error(window: Window, reference: Reference) -> FloatArray:
     """Of the difference between the window's means and the reference's.
 
-    The larger of both variances, over the rows of both sides, times the design effect: how much
-    less the rows tell for coming in lists. Measured on the window as the ratio-estimate variance
-    over the one that independent rows would have; the reference's lists are of the same kind. A
-    window in which a quantity never varies (a rare value that did not come up) tells nothing of
-    it: then the rows of a list are taken as all alike.
-
-    Source: Kish, Survey Sampling, 1965, chapters 5 and 6.
+    The larger of both variances, over the rows of both sides, times the design effect; the reference's lists are of
+    the same kind.
     """
-    rows, lists = window.pooled, window.blocks
-    correction = window.lists / max(window.lists - 1, 1)
-    alike = lists.weight / np.where(rows.weight > 0, rows.weight, 1.0)
-    measured = correction * lists.spread_about(rows.mean) / np.where(rows.spread > 0, rows.spread, 1.0)
-    design_effect = np.where(rows.spread > 0, measured, alike)
+    rows = window.pooled
     variance = np.maximum(rows.variance, reference.std**2)
     per_row = 1 / np.maximum(rows.weight, 1.0) + 1 / np.maximum(reference.weight, 1.0)
-    error: FloatArray = np.sqrt(design_effect * variance * per_row)
+    error: FloatArray = np.sqrt(window.design_effect() * variance * per_row)
     return error
-
-
-def shapes_of(window: Window, reference: Reference) -> tuple[Shape, ...]:
-    """How the window's bins differ from the reference's, of every quantity that has values in both."""
-    binned = len(reference.counts)
-    known: NDArray[np.bool_] = (window.bins.sum(axis=1) > 0) & (reference.counts.sum(axis=1) > 0)
-    names = [name for name, has_values in zip(reference.names[:binned], known.tolist(), strict=True) if has_values]
-    then, now = reference.counts[known], window.bins[known]
-    wasserstein = statistics.wasserstein_scaled(then, now, reference.centres[known], reference.std[:binned][known])
-    columns = (statistics.psi(then, now), statistics.ks(then, now), wasserstein)
-    return tuple(
-        Shape(name, *numbers) for name, *numbers in zip(names, *(column.tolist() for column in columns), strict=True)
-    )

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drift.moments import FloatArray
-from registry.contracts.events import RankingEvent
+from drift.sketches.categories import Codes
+from registry.contracts.events import Ranked
 from registry.contracts.profile import Distribution, ReferenceProfile
 
 Aspect = Literal["mean", "missing_share", "zero_share"]
@@ -26,8 +27,9 @@ class Reference:
     """features: how many. names, aspects: of the quantities. lists: that were profiled.
 
     weight, mean, std: (quantities,), weight being the number of values behind a mean.
-    edges: (binned, bins - 1), padded with inf; counts, centres: (binned, bins). importance: (features,), empty
-    if it is not known.
+    edges: (binned, bins - 1), padded with inf; counts, centres: (binned, bins). float_edges: of the features,
+    (bins - 1, features), the least float32 that are no less than their edges. importance: (features,), empty
+    if it is not known. codes: features that look like codes of categories.
     """
 
     digest: str
@@ -40,9 +42,11 @@ class Reference:
     mean: FloatArray
     std: FloatArray
     edges: FloatArray
+    float_edges: NDArray[np.float32]
     counts: NDArray[np.int64]
     centres: FloatArray
     importance: FloatArray
+    codes: tuple[Codes, ...] = ()
 
     @staticmethod
     def of(profile: ReferenceProfile) -> "Reference":
@@ -52,6 +56,7 @@ class Reference:
         shares = np.array([d.missing_share for d in features] + [d.zero_share for d in features])
         binned = watched[:-1]
         bins = max(len(d.counts) for d in binned)
+        edges = np.array([_padded(d.edges, bins - 1, np.inf) for d in binned]).reshape(len(binned), bins - 1)
         feature_names = tuple(d.name for d in features)
         parts: tuple[tuple[Aspect, int], ...] = (
             ("mean", len(watched)),
@@ -69,20 +74,30 @@ class Reference:
             weight=np.array(rows),
             mean=np.array([*(d.mean for d in watched), *shares]),
             std=np.array([*(d.std for d in watched), *np.sqrt(shares * (1.0 - shares))]),
-            edges=np.array([_padded(d.edges, bins - 1, np.inf) for d in binned]).reshape(len(binned), bins - 1),
+            edges=edges,
+            float_edges=_no_less(edges[: len(features)].T),
             counts=np.array([_padded(d.counts, bins, 0) for d in binned], dtype=np.int64),
             centres=np.array([_centres(d, bins) for d in binned]),
             importance=np.array(profile.importance),
+            codes=tuple(Codes.of(at, d.name, d.categories) for at, d in enumerate(features) if d.categories),
         )
 
-    def fits(self, event: RankingEvent) -> bool:
-        """Whether the event shows at least one item and its features are those of the profile's view."""
-        expected_bytes = 4 * len(event.items) * self.features
-        return event.fingerprint == self.fingerprint and len(event.features) == expected_bytes > 0
+    def fits(self, ranking: Ranked) -> bool:
+        """Whether it shows at least one item and its features are those of the profile's view."""
+        expected_bytes = 4 * ranking.shown * self.features
+        return ranking.fingerprint == self.fingerprint and len(ranking.features) == expected_bytes > 0
 
 
 def _padded(values: tuple[float, ...], length: int, filler: float) -> list[float]:
     return [*values, *[filler] * (length - len(values))]
+
+
+def _no_less(values: FloatArray) -> NDArray[np.float32]:
+    """The least float32 that are no less, so that float32 values reach the same edges as if they were wider."""
+    with np.errstate(over="ignore"):
+        nearest = values.astype(np.float32)
+        above = np.nextafter(nearest, np.float32(np.inf))
+    return np.ascontiguousarray(np.where(nearest < values, above, nearest))
 
 
 def _centres(distribution: Distribution, bins: int) -> FloatArray:

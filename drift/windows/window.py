@@ -6,26 +6,33 @@ number of values, is what all rows together look like; `blocks`, weighted by its
 the error of the pooled mean is made of when the rows of a list are alike (`judge`).
 """
 
+import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from drift.errors import UnreadableSketch
 from drift.moments import FloatArray, Moments
+from drift.sketches.traffic import SketchState, TrafficSketch
+from drift.windows.batch import Batch
 from drift.windows.reference import Reference
-from registry.contracts.events import RankingEvent
+from registry.contracts.events import Ranked
+
+log = logging.getLogger(__name__)
 
 
 class WindowKey(msgspec.Struct, frozen=True, order=True):
-    """Times in ms since the epoch, by the gateways' clocks; the end is not part of the window."""
+    """Times in ms since the epoch, by the gateways' clocks; the end is not part of the window. segment: see
+    `segments`, empty for the whole."""
 
     start_ms: int
     end_ms: int
     model: str
     version: int
     arm: str
+    segment: str = ""
 
 
 class WindowState(msgspec.Struct, frozen=True):
@@ -37,38 +44,50 @@ class WindowState(msgspec.Struct, frozen=True):
     lists: int
     moments: bytes
     bins: bytes
+    sketch: SketchState | None = None
+
+
+def restored(state: SketchState | None, reference: Reference) -> TrafficSketch | None:
+    """The sketch again, None if there was none, or if it is damaged: then the figures are of what comes after."""
+    try:
+        return None if state is None else TrafficSketch.restore(state, reference.features, reference.codes)
+    except UnreadableSketch as error:
+        log.warning("a window goes on without its sketch: %s", error)
+        return None
 
 
 class Window:
     """Takes rankings in; its size depends on the profile alone.
 
     seen: rankings that came; lists: those that were counted. They differ if there is no
-    reference, or if rankings do not fit it.
+    reference, or if rankings do not fit it. sketch: of a window that is over (`sketched`); None of a segment's.
     """
 
     def __init__(self, key: WindowKey, reference: Reference | None) -> None:
         self.key, self.reference = key, reference
         self.seen = self.lists = 0
+        self.sketch: TrafficSketch | None = None
         quantities = len(reference.names) if reference else 0
         self.pooled, self.blocks = Moments.empty(quantities), Moments.empty(quantities)
         self.bins: NDArray[np.int64] = np.zeros(reference.counts.shape if reference else (0, 0), dtype=np.int64)
 
     def __repr__(self) -> str:
         key = self.key
-        return f"<Window {key.model}@{key.version} {key.arm} from {key.start_ms} [{self.lists} of {self.seen} lists]>"
+        of = " ".join(filter(None, (key.arm, key.segment)))
+        return f"<Window {key.model}@{key.version} {of} from {key.start_ms} [{self.lists} of {self.seen} lists]>"
 
-    def absorb(self, events: Sequence[RankingEvent]) -> None:
+    def absorb(self, rankings: Sequence[Ranked]) -> None:
         """Counts the rankings, which belong here."""
-        self.seen += len(events)
+        self.seen += len(rankings)
         if self.reference is None:
             return
-        fitting = [event for event in events if self.reference.fits(event)]
+        fitting = [ranking for ranking in rankings if self.reference.fits(ranking)]
         if not fitting:
             return
-        batch = _Batch.of(fitting, self.reference)
+        batch = Batch.of(fitting, self.reference)
         self.lists += len(fitting)
-        self.pooled = self.pooled.merge(Moments.of(batch.means, batch.sizes, batch.inside))
-        self.blocks = self.blocks.merge(Moments.of(batch.means, batch.sizes**2))
+        self.pooled = self.pooled.merge(batch.pooled)
+        self.blocks = self.blocks.merge(batch.blocks)
         self.bins += batch.bins
 
     def merge(self, other: "Window") -> "Window":
@@ -86,7 +105,24 @@ class Window:
                 merged.pooled = merged.pooled.merge(part.pooled)
                 merged.blocks = merged.blocks.merge(part.blocks)
                 merged.bins += part.bins
+                if part.sketch is not None:
+                    merged.sketch = part.sketch if merged.sketch is None else merged.sketch.merge(part.sketch)
         return merged
+
+    def design_effect(self) -> FloatArray:
+        """(quantities,): how many times larger the variance of a mean is for rows coming in lists.
+
+        Measured as the ratio-estimate variance over the one that independent rows would have. A window in which a
+        quantity never varies (a rare value that did not come up) tells nothing of it: then the rows of a list are taken
+        as all alike.
+
+        Source: Kish, Survey Sampling, 1965, chapters 5 and 6.
+        """
+        rows, lists = self.pooled, self.blocks
+        correction = self.lists / max(self.lists - 1, 1)
+        alike = lists.weight / np.where(rows.weight > 0, rows.weight, 1.0)
+        measured = correction * lists.spread_about(rows.mean) / np.where(rows.spread > 0, rows.spread, 1.0)
+        return np.where(rows.spread > 0, measured, alike)
 
     def state(self) -> WindowState:
         """What `restore` makes this window of."""
@@ -99,6 +135,7 @@ class Window:
             lists=self.lists,
             moments=np.stack(moments).tobytes(),
             bins=self.bins.tobytes(),
+            sketch=self.sketch.state() if self.sketch else None,
         )
 
     @staticmethod
@@ -112,59 +149,5 @@ class Window:
             window.lists = state.lists
             window.pooled, window.blocks = Moments(*sums[:3]), Moments(*sums[3:])
             window.bins = np.frombuffer(state.bins, dtype=np.int64).reshape(window.bins.shape).copy()
+            window.sketch = restored(state.sketch, reference)
         return window
-
-
-@dataclass(frozen=True, slots=True)
-class _Batch:
-    """means, sizes, inside: (lists, quantities), sizes being the values behind each mean."""
-
-    means: FloatArray
-    sizes: FloatArray
-    inside: FloatArray
-    bins: NDArray[np.int64]
-
-    @staticmethod
-    def of(events: Sequence[RankingEvent], reference: Reference) -> "_Batch":
-        joined = b"".join(event.features for event in events)
-        rows = np.frombuffer(joined, dtype="<f4").reshape(-1, reference.features).astype(np.float64)
-        shown = np.array([len(event.items) for event in events])
-        starts = np.concatenate([[0], np.cumsum(shown)[:-1]])
-
-        present = np.isfinite(rows)
-        sizes = np.add.reduceat(present, starts, axis=0, dtype=np.float64)
-        divisors = np.maximum(sizes, 1.0)
-        means = np.add.reduceat(np.where(present, rows, 0.0), starts, axis=0) / divisors
-        deviations = np.where(present, rows - np.repeat(means, shown, axis=0), 0.0)
-        inside = np.add.reduceat(deviations**2, starts, axis=0) / divisors
-
-        length = shown[:, None].astype(np.float64)
-        missing = 1.0 - sizes / length
-        zero = np.add.reduceat(rows == 0, starts, axis=0, dtype=np.float64) / length
-
-        told = np.array([(e.margin, e.entropy, e.score_mean, e.score_std**2, e.candidates) for e in events])
-        sound = np.isfinite(told).all(axis=1, keepdims=True)  # one list's nan would spoil the window
-        told = np.where(sound, told, 0.0)
-        of_lists, score_variance, candidates = told[:, :3], told[:, 3], told[:, 4]
-        list_sizes = np.column_stack([sound, sound, candidates])
-        list_inside = np.column_stack([np.zeros((len(events), 2)), score_variance])
-
-        lengths = np.broadcast_to(length, missing.shape)
-        feature_bins = _bin_counts(rows, present, reference.edges[: reference.features])
-        list_bins = _bin_counts(of_lists[:, :2], np.repeat(sound, 2, axis=1), reference.edges[reference.features :])
-        return _Batch(
-            means=np.hstack([means, of_lists, missing, zero]),
-            sizes=np.hstack([sizes, list_sizes, lengths, lengths]),
-            inside=np.hstack([inside, list_inside, missing * (1.0 - missing), zero * (1.0 - zero)]),
-            bins=np.vstack([feature_bins, list_bins]),
-        )
-
-
-def _bin_counts(values: FloatArray, present: NDArray[np.bool_], edges: FloatArray) -> NDArray[np.int64]:
-    """values, present: (n, quantities); edges: (quantities, bins - 1). Returns (quantities, bins)."""
-    quantities, bins = len(edges), edges.shape[1] + 1
-    places = np.zeros(values.shape, dtype=np.int64)
-    for edge in edges.T:
-        places += values >= edge
-    flat = places + np.arange(quantities) * bins
-    return np.bincount(flat[present], minlength=quantities * bins).reshape(quantities, bins)

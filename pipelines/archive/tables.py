@@ -47,6 +47,7 @@ RANKINGS = pa.schema(
         ("teams", pa.list_(pa.uint8())),  # one per item: 1 drafted by team_version; empty if not interleaved
         ("team_version", pa.int64()),
         ("explored", pa.bool_()),
+        ("row_age_s", pa.float64()),  # null where no row was stored, and in files from before it was logged
     ]
 )
 MIRRORS = pa.schema(

@@ -17,11 +17,13 @@ from celery.exceptions import SoftTimeLimitExceeded
 from pipelines import metrics
 from pipelines.errors import NotYet, PipelineError, RunCancelled
 from pipelines.runs.schedule import backoff_ms
+from pipelines.runs.spans import run_span, step_span
 from pipelines.runs.steps import Step, do_step, find_done
 from pipelines.settings import RunSettings
 from registry import run_moves
 from registry.contracts.errors import ContractError
 from registry.contracts.runs import Run, RunKind
+from registry.contracts.traces import Span
 from registry.errors import RefusedVersion, RegistryError, RunConflict, StaleRun, StoreUnavailable
 from registry.runs import RunStore
 
@@ -36,7 +38,9 @@ FOR_GOOD = (PipelineError, ContractError, RefusedVersion)
 
 @dataclass(frozen=True, slots=True)
 class Runner:
-    """folder: where runs leave what they make. clock: seconds since the epoch. holder: this process, for people."""
+    """folder: where runs leave what they make. clock: seconds since the epoch. holder: this process, for people.
+    tell: of what was done, as spans, must not raise; None: nobody
+    follows runs."""
 
     store: RunStore
     steps: Mapping[RunKind, Steps]
@@ -44,6 +48,7 @@ class Runner:
     settings: RunSettings
     clock: Callable[[], float]
     holder: str
+    tell: Callable[[Sequence[Span]], None] | None = None
 
     def advance(self, run_id: str) -> str:
         """One step of the run, if it is free; what came of it, in a word.
@@ -66,11 +71,19 @@ class Runner:
         if run.step.attempts > self.settings.max_attempts:
             told = f"its worker ended {run.step.attempts - 1} times without a word: see the log, then retry it"
             return lease.end(lambda now: self._failed(now, told, for_good=False), "dead")
+        began_ms = self._now_ms()
         with lease:
             what = self._do(run, lease)
         metrics.RUN_STEPS.labels(run.kind, run.step.name, what).inc()
         log.info("run %s: step %s: %s", run.id, run.step.name, what)
+        if self.tell is not None and what != "lost":
+            self._trace(self.tell, run.id, run.step.name, what, began_ms)
         return what
+
+    def _trace(self, tell: Callable[[Sequence[Span]], None], run_id: str, step: str, what: str, began_ms: int) -> None:
+        now = self.store.run(run_id)
+        spans = [step_span(now, step, what, began_ms, self._now_ms())]
+        tell(spans if now.open else [*spans, run_span(now)])
 
     def _do(self, run: Run, lease: "_Lease") -> str:
         step = self.steps[run.kind][run.step.name]

@@ -10,7 +10,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from pipelines.runs.tick import LOOKED_AT, Schedule, tick
 from pipelines.settings import RunSettings
 from registry.contracts.drift import ShiftRecord
 from registry.contracts.runs import REDOABLE, Run, RunKind
+from registry.contracts.traces import Span
 from registry.runs import RunStore
 
 QUEUE = "runs"
@@ -36,7 +37,7 @@ class RunWiring:
 
     store: asked for each time, as the database may be away. steps: asked for when a step is done, in its process: they
     import what is heavy. folder: where runs leave what they make. served: models that learn from clicks, and since when
-    each is served. drift: the newest verdicts on a model's champion; may raise StoreUnavailable.
+    each is served. drift: the newest verdicts on a model's champion; may raise StoreUnavailable. tell: see `Runner`.
     """
 
     store: Callable[[], RunStore]
@@ -46,6 +47,7 @@ class RunWiring:
     schedule: Schedule
     drift: Callable[[str], tuple[ShiftRecord, ...]] = lambda model: ()
     settings: RunSettings = field(default_factory=RunSettings)
+    tell: Callable[[Sequence[Span]], None] | None = None
 
 
 def add_run_tasks(app: Celery, wiring: RunWiring, clock: Callable[[], float]) -> None:
@@ -74,7 +76,7 @@ def add_run_tasks(app: Celery, wiring: RunWiring, clock: Callable[[], float]) ->
     def advance(run_id: str) -> None:
         """One step of the run; the next one is sent at once."""
         store, holder = wiring.store(), f"{socket.gethostname()}:{os.getpid()}"
-        runner = Runner(store, wiring.steps(), wiring.folder, mine, clock, holder)
+        runner = Runner(store, wiring.steps(), wiring.folder, mine, clock, holder, wiring.tell)
         if runner.advance(run_id) in ("done", "again"):
             run = store.run(run_id)
             if run.state == "running" and run.current is not None:

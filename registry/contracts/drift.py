@@ -49,6 +49,39 @@ class ShiftAlarm(msgspec.Struct, frozen=True):
     answered: bool = False
 
 
+MOST_FIGURES = 20
+
+
+class QuantityFigures(msgspec.Struct, frozen=True):
+    """How a quantity of the day is spread beside the version's training profile: shown, never decided on.
+
+    psi: population stability index in nats, less what chance makes of it (so it may be below 0). ks: Kolmogorov-Smirnov
+    distance, in [0, 1]. wasserstein: in reference standard deviations. spread: logarithm of the standard deviation over
+    the reference's. For features that are codes of categories, else None: jensen_shannon, in [0, 1], and new_share of
+    values that the version was not made on, of which newcomers are the most frequent.
+    """
+
+    quantity: str
+    psi: float
+    ks: float
+    wasserstein: float
+    spread: float
+    jensen_shannon: float | None = None
+    new_share: float | None = None
+    newcomers: tuple[str, ...] = ()
+
+
+class RowAges(msgspec.Struct, frozen=True):
+    """How old the stored rows of answers were, in seconds: half, 95 % and 99 % of lists lie below, by the mean of their
+    rows; None where nothing was stored. lacking: share of what answers had to do without, by what (`stale_rows`, ...).
+    """
+
+    p50_s: float | None
+    p95_s: float | None
+    p99_s: float | None
+    lacking: dict[str, float] = {}
+
+
 class ShiftRecord(msgspec.Struct, frozen=True):
     """The verdict on a day of one model's arm.
 
@@ -57,8 +90,9 @@ class ShiftRecord(msgspec.Struct, frozen=True):
     since_ms, until_ms: the day; made_ms: when it was closed, by the event times (so that a day told again is
     the same record). days: closed days known of this arm, this one too. lists: of the day.
     alarms: all that are open, the weightiest first. false_alarms_a_month: that the family's thresholds
-    are set for, over all its quantities together. anchor_since_ms, anchor_until_ms: the stretch that the anchor
-    was laid from, both 0 before there is one.
+    are set for, over all its quantities together. figures: of the quantities that differ most, `MOST_FIGURES` at most,
+    and row_ages: shown, never decided on; None without a sketch, or of another family than `features`. anchor_since_ms,
+    anchor_until_ms: the stretch that the anchor was laid from, both 0 before there is one.
     """
 
     model: str
@@ -75,6 +109,8 @@ class ShiftRecord(msgspec.Struct, frozen=True):
     alarms: tuple[ShiftAlarm, ...] = ()
     false_alarms_a_month: float = 0.0
     schema: int = 1
+    figures: tuple[QuantityFigures, ...] = ()
+    row_ages: RowAges | None = None
     anchor_since_ms: int = 0
     anchor_until_ms: int = 0
 

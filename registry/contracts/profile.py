@@ -14,13 +14,16 @@ from numpy.typing import NDArray
 
 from registry.contracts.errors import UNDECODABLE, ContractError
 
+MOST_CATEGORIES = 32
 
-class Distribution(msgspec.Struct, frozen=True):
+
+class Distribution(msgspec.Struct, frozen=True, omit_defaults=True):
     """One quantity over a population.
 
     edges: inner bin edges, ascending (b - 1 of them); counts: values per bin (b of them), bin i
     holding edges[i-1] <= x < edges[i]. Moments are exact, over values that are not missing.
-    missing_share, zero_share: of all `count` values.
+    missing_share, zero_share: of all `count` values. categories: every value there is with how often it came,
+    ascending, of a quantity that looks like codes: whole numbers, `MOST_CATEGORIES` different ones at most; else empty.
     """
 
     name: str
@@ -33,6 +36,7 @@ class Distribution(msgspec.Struct, frozen=True):
     zero_share: float
     edges: tuple[float, ...]
     counts: tuple[int, ...]
+    categories: tuple[tuple[float, int], ...] = ()
 
 
 class ReferenceProfile(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -94,7 +98,17 @@ def describe(name: str, values: NDArray[np.float32] | NDArray[np.float64], bins:
         zero_share=float((present == 0).sum()) / len(flat),
         edges=tuple(edges.tolist()),
         counts=tuple(counts.tolist()),
+        categories=_categories(present),
     )
+
+
+def _categories(present: NDArray[np.float64]) -> tuple[tuple[float, int], ...]:
+    if (present != np.floor(present)).any():
+        return ()
+    values, counts = np.unique(present, return_counts=True)
+    if len(values) > MOST_CATEGORIES:
+        return ()
+    return tuple(zip(values.tolist(), counts.tolist(), strict=True))
 
 
 def followed(features: Sequence[NDArray[np.float32]], scores: Sequence[NDArray[np.float32]]) -> tuple[float, ...]:

@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 
 from serving.features.device import DeviceTier, Located
 from serving.features.tier import RowKeys
+from serving.flow.deadlines import patience_s
 from serving.frames import ScoreRequest
-from serving.scoring import NEVER_STALE_MS, LoadedModel
+from serving.scoring import NEVER_STALE_MS, LoadedModel, mean_age_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,14 +23,15 @@ class PreparedBatch:
     and placed_from, see `Located`. sent float32 (rows, columns that are not stored). Over all that,
     overriding float32 at overridden int64 (values,), places in the flattened matrix.
 
-    counts: int64 (lists,). missing, stale: int64 (lists,), rows of each list. located: to be
-    forgotten if the batch is never computed.
+    counts: int64 (lists,). missing, stale: int64 (lists,), rows of each list. age_s: float64 (lists,), see
+    `scoring.mean_age_s`. located: to be forgotten if the batch is never computed.
     """
 
     staged: dict[str, NDArray[Any]]
     counts: NDArray[np.int64]
     missing: NDArray[np.int64]
     stale: NDArray[np.int64]
+    age_s: NDArray[np.float64]
     away: bool
     located: Located | None
 
@@ -47,12 +49,12 @@ class BatchPreparer:
         self._sent_place = np.full(self._columns, -1)
         self._sent_place[self.sent_columns] = np.arange(len(self.sent_columns))
 
-    def prepare(self, requests: Sequence[ScoreRequest], now_ms: int) -> PreparedBatch:
+    def prepare(self, requests: Sequence[ScoreRequest], queue_us: Sequence[float], now_ms: int) -> PreparedBatch:
         """requests: checked, all for this version. Looks rows up, and fetches those that are missed."""
         counts = np.array([request.candidates for request in requests], dtype=np.int64)
         ends = np.cumsum(counts)
         staged: dict[str, NDArray[Any]] = {"ends": ends}
-        updated_ms, unchecked, located = self._locate(requests, counts, staged)
+        updated_ms, unchecked, located = self._locate(requests, queue_us, counts, staged)
         try:
             self._send(requests, staged, int(ends[-1]))
         except BaseException:
@@ -69,12 +71,17 @@ class BatchPreparer:
             counts=counts,
             missing=np.add.reduceat(missing, starts, dtype=np.int64),
             stale=np.add.reduceat(stale, starts, dtype=np.int64),
+            age_s=mean_age_s(updated_ms, counts, now_ms),
             away=located is not None and located.away,
             located=located,
         )
 
     def _locate(
-        self, requests: Sequence[ScoreRequest], counts: NDArray[np.int64], staged: dict[str, NDArray[Any]]
+        self,
+        requests: Sequence[ScoreRequest],
+        queue_us: Sequence[float],
+        counts: NDArray[np.int64],
+        staged: dict[str, NDArray[Any]],
     ) -> tuple[NDArray[np.uint64], NDArray[np.bool_], Located | None]:
         """Stages where the rows are; when they were written, and which may have changed since, both
         (rows,). Queries that bring all of theirs need none."""
@@ -93,6 +100,7 @@ class BatchPreparer:
         keys = RowKeys.join(
             [RowKeys(request.hashes, request.ids) for request, asks in zip(requests, asking, strict=True) if asks]
         )
+        keys.patience_s = patience_s([request.deadline_us for request in requests], queue_us)
         located = self._tier.locate(keys)
         rows = np.flatnonzero(np.repeat(asking, counts))
         cells[rows], updated_ms[rows] = located.cells, located.updated_ms

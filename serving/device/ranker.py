@@ -63,7 +63,7 @@ class DeviceRanker:
         """See `BatchRanker`."""
         began_s = self.clock()
         slot = self._ring.take()
-        prepared = self._preparer.prepare(requests, now_ms)
+        prepared = self._preparer.prepare(requests, queue_us, now_ms)
         batch = DeviceBatch(self, slot, requests, queue_us, now_ms, prepared)
         try:
             batch.enqueue(self._lane)
@@ -146,6 +146,7 @@ class DeviceRanker:
                     score_std=sure[STD],
                     margin=sure[MARGIN],
                     entropy=sure[ENTROPY],
+                    row_age_s=float(prepared.age_s[i]),
                 )
             )
         return replies

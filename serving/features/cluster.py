@@ -12,6 +12,7 @@ from redis.exceptions import AskError, MovedError
 
 from registry.contracts.features import FeatureView
 from serving.features.gets import Answer, PipelinedGets
+from serving.features.outage import Outage
 from serving.features.stored import StoredRows
 from serving.features.tier import RowKeys, Rows, TierAway
 from serving.features.topology import ClusterMap
@@ -50,7 +51,7 @@ class ClusterTier:
     ) -> None:
         self._cluster, self._stored = cluster, StoredRows(view)
         self._timeout_s, self._retry_after_s, self._clock = timeout_s, retry_after_s, clock
-        self._away_until_s: dict[str, float] = {}
+        self._outages: dict[str, Outage] = {}
 
     def fetch(self, keys: RowKeys) -> Rows:
         """Raises TierAway if no node says anything of these rows."""
@@ -58,7 +59,8 @@ class ClusterTier:
         answers: list[Answer] = [NOBODY] * len(stored)
         try:
             for start in range(0, len(stored), KEYS_A_ROUND_TRIP):
-                self._ask(stored, answers, range(start, min(start + KEYS_A_ROUND_TRIP, len(stored))))
+                places = range(start, min(start + KEYS_A_ROUND_TRIP, len(stored)))
+                self._ask(stored, answers, places, min(self._timeout_s, keys.patience_s))
         except redis.RedisError as error:  # of the map: not one node has answered yet
             raise TierAway(str(error)) from error
         found = [None if isinstance(answer, redis.RedisError) else answer for answer in answers]
@@ -69,9 +71,9 @@ class ClusterTier:
                 raise TierAway(str(unknown[0])) from unknown[0]
         return self._stored.read(found, away=bool(unknown))
 
-    def _ask(self, stored: Sequence[bytes], answers: list[Answer], places: Sequence[int]) -> None:
+    def _ask(self, stored: Sequence[bytes], answers: list[Answer], places: Sequence[int], patience_s: float) -> None:
         for _ in range(1 + REDIRECTIONS):
-            self._round_trip(stored, answers, self._shares(stored, answers, places))
+            self._round_trip(stored, answers, self._shares(stored, answers, places), patience_s)
             places = [place for place in places if isinstance(answers[place], AskError)]
             if not places:
                 return
@@ -98,11 +100,13 @@ class ClusterTier:
             share.places.append(place)
         return list(shares.values())
 
-    def _round_trip(self, stored: Sequence[bytes], answers: list[Answer], shares: list[_Share]) -> None:
+    def _round_trip(
+        self, stored: Sequence[bytes], answers: list[Answer], shares: list[_Share], patience_s: float
+    ) -> None:
         with ExitStack() as connections:
             sent: list[tuple[_Share, PipelinedGets]] = []
             for share in shares:
-                if self._clock() < self._away_until_s.get(share.node.name, float("-inf")):
+                if self._outage(share).lasts:
                     self._unanswered(answers, share, NOBODY)
                     continue
                 keys = [stored[place] for place in share.places]
@@ -113,17 +117,27 @@ class ClusterTier:
                     sent.append((share, gets))
                 except redis.RedisError as error:
                     self._failed(answers, share, error)
-            deadline_s = time.monotonic() + self._timeout_s
+            deadline_s = time.monotonic() + patience_s
             for share, gets in sent:
                 try:
                     for place, answer in zip(share.places, gets.read(deadline_s), strict=True):
                         answers[place] = answer
+                    self._outage(share).answered()
+                except redis.TimeoutError as error:
+                    self._outage(share).gave_up(patience_s)
+                    self._unanswered(answers, share, error)
                 except redis.RedisError as error:
                     self._failed(answers, share, error)
 
     def _failed(self, answers: list[Answer], share: _Share, error: redis.RedisError) -> None:
-        self._away_until_s[share.node.name] = self._clock() + self._retry_after_s
+        self._outage(share).failed()
         self._unanswered(answers, share, error)
+
+    def _outage(self, share: _Share) -> Outage:
+        found = self._outages.get(share.node.name)
+        if found is None:
+            found = self._outages[share.node.name] = Outage(self._timeout_s, self._retry_after_s, self._clock)
+        return found
 
     @staticmethod
     def _unanswered(answers: list[Answer], share: _Share, error: redis.RedisError) -> None:

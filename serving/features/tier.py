@@ -14,7 +14,8 @@ class TierAway(Exception):
 
 @dataclass(slots=True)
 class RowKeys:
-    """Which rows are wanted. hashes: uint64 (keys,); ids: their UTF-8 text, aligned.
+    """Which rows are wanted. hashes: uint64 (keys,); ids: their UTF-8 text, aligned. patience_s: how long whoever asks
+    can wait for them; a store waits no longer than it does anyway.
 
     The text is cut from the wire's blob only when somebody needs it: a slab does not.
     """
@@ -22,6 +23,7 @@ class RowKeys:
     hashes: NDArray[np.uint64]
     blob: bytes
     _ids: list[bytes] | None = None
+    patience_s: float = float("inf")
 
     def __len__(self) -> int:
         return len(self.hashes)
@@ -36,17 +38,19 @@ class RowKeys:
         """The keys at these places."""
         ids = self.ids()
         picked = [ids[place] for place in places.tolist()]
-        return RowKeys(self.hashes[places], b"", picked)
+        return RowKeys(self.hashes[places], b"", picked, self.patience_s)
 
     @staticmethod
     def join(parts: Sequence["RowKeys"]) -> "RowKeys":
         """Several queries' keys as one."""
         if len(parts) == 1:
             return parts[0]
+        patience_s = min([part.patience_s for part in parts])
         if any(part._ids is not None for part in parts):  # picked keys have no blob
             ids = [item for part in parts for item in part.ids()]
-            return RowKeys(np.concatenate([part.hashes for part in parts]), b"", ids)
-        return RowKeys(np.concatenate([part.hashes for part in parts]), b"\x00".join(part.blob for part in parts))
+            return RowKeys(np.concatenate([part.hashes for part in parts]), b"", ids, patience_s)
+        blob = b"\x00".join([part.blob for part in parts])
+        return RowKeys(np.concatenate([part.hashes for part in parts]), blob, None, patience_s)
 
 
 @dataclass(slots=True)

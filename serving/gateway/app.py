@@ -86,12 +86,17 @@ def build_app(
                     "ready": replica.state.ready,
                     "pid": replica.state.pid,
                     "in_flight": len(replica.outstanding),
+                    "breaker": pool.breaker(replica).value,
                     "versions": [f"{model}@{version}" for model, version in sorted(replica.held)],
                     "failures": {f"{one.model}@{one.version}": one.reason for one in replica.state.failures},
                 }
                 for replica in pool.replicas
             ],
+            "breakers": {
+                f"{model}@{version}": state.value for (model, version), state in ranker.router.breakers().items()
+            },
             "permits_in_use": permits.taken,
+            "permits_by_model": permits.limits,
             "events_waiting": event_log.backlog,
         }
 

@@ -25,9 +25,19 @@ from numpy.typing import NDArray
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from registry.contracts.ids import RankingIds, model_tag
+from registry.contracts.traces import Trace, new_trace, parse_traceparent
 from serving import metrics
-from serving.errors import BodyTooLarge, QueryRefused, RankingError, ReplicaUnhealthy, WrongContentType, WrongMethod
+from serving.errors import (
+    BodyTooLarge,
+    DeadlineExceeded,
+    QueryRefused,
+    RankingError,
+    ReplicaUnhealthy,
+    WrongContentType,
+    WrongMethod,
+)
 from serving.event_log import EventLog
+from serving.flow.deadlines import DEADLINE_HEADER, within
 from serving.gateway.schema import VERSION_HEADER, asked_version, read_feedback, read_prefetch, read_rank, write_ranking
 from serving.rank import Ranker, Ranking, RankQuery
 from serving.settings import GatewaySettings
@@ -38,8 +48,7 @@ log = logging.getLogger(__name__)
 MODELS_PREFIX, RANK_SUFFIX = "/v1/models/", "/rank"
 FEEDBACK_PATH, PREFETCH_PATH = "/v1/feedback", "/v1/prefetch"
 _INFER_PATH = re.compile(r"/v2/models/(?P<model>[^/]+)(?:/versions/(?P<version>[^/]+))?/infer")
-_VERSION_HEADER = VERSION_HEADER.encode()
-_TRACEPARENT = re.compile(rb"00-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
+_VERSION_HEADER, _DEADLINE_HEADER = VERSION_HEADER.encode(), DEADLINE_HEADER.encode()
 
 
 BUG = b'{"error":"internal error, see the gateway\'s log"}'
@@ -75,16 +84,16 @@ class InferRoute(Protocol):
         """See `Begin`."""
         ...
 
-    def __call__(self, model: str, version: str, body: Body, headers: Headers, trace_id: str) -> Awaitable[Answer]: ...
+    def __call__(self, model: str, version: str, body: Body, headers: Headers, trace: Trace) -> Awaitable[Answer]: ...
 
 
 @dataclass(frozen=True, slots=True)
 class HotRoute:
-    """handle: from body, headers and trace id to an answer; raises RankingError. json_only: other
+    """handle: from body, headers and trace to an answer; raises RankingError. json_only: other
     content types are refused. max_bytes: of a body as it comes over the wire. begin: a shorter way,
     if there is one."""
 
-    handle: Callable[[Body, Headers, str], Awaitable[Answer]]
+    handle: Callable[[Body, Headers, Trace], Awaitable[Answer]]
     json_only: bool
     max_bytes: int
     begin: Begin | None = None
@@ -157,42 +166,48 @@ class HotRoutes:
 
         Raises ClientLeft if nobody waits.
         """
-        trace_id = self._trace_id(headers.get(b"traceparent", b""))
+        trace = trace_of(headers, self._random)
         try:
             if method != "POST":
                 raise WrongMethod(f"{method} {path}: expected POST")
             given = body if isinstance(body, bytes | memoryview) else await body()
-            return await route.handle(given, headers, trace_id)
+            return await route.handle(given, headers, trace)
         except RankingError as error:
             if error.status >= 500:
-                log.warning("%d: %s", error.status, error, extra={"trace_id": trace_id, "path": path})
+                log.warning("%d: %s", error.status, error, extra={"trace_id": trace.trace_id, "path": path})
             return answer_of(error)
         except (ClientLeft, asyncio.CancelledError):
             raise
         except Exception:
-            log.exception("a bug answered with 500", extra={"trace_id": trace_id, "path": path})
+            log.exception("a bug answered with 500", extra={"trace_id": trace.trace_id, "path": path})
             return Answer(500, BUG)
 
-    async def _rank(self, model: str, body: Body, headers: Headers, trace_id: str) -> Answer:
+    async def _rank(self, model: str, body: Body, headers: Headers, trace: Trace) -> Answer:
         try:
-            query = self._read_rank(model, body, headers, trace_id)
-        except QueryRefused:
-            metrics.ANSWERS.labels(model if model in self._ranker.plans else "", "", 400).inc()
+            query = self._read_rank(model, body, headers, trace)
+        except (QueryRefused, DeadlineExceeded) as error:
+            metrics.ANSWERS.labels(model if model in self._ranker.plans else "", "", error.status).inc()
+            if isinstance(error, DeadlineExceeded):
+                metrics.DEADLINES.labels("gateway").inc()
             raise
         return Answer(200, write_ranking(await self._ranker.rank(query)))
 
-    def _read_rank(self, model: str, body: Body, headers: Headers, trace_id: str) -> RankQuery:
-        query = read_rank(model, body, self._settings, trace_id)
+    def _read_rank(self, model: str, body: Body, headers: Headers, trace: Trace) -> RankQuery:
+        query = read_rank(model, body, self._settings, trace)
         query.version = asked_version(headers.get(_VERSION_HEADER), self._settings)
+        query.deadline_ms = within(headers.get(_DEADLINE_HEADER), query.deadline_ms)
         return query
 
     def _begin_rank(
         self, model: str, body: Body, headers: Headers, answered: Callable[[Answer], None]
     ) -> Callable[[], None] | None:
         """See `Begin`."""
+        if (refused := self._ranker.refused_now(model)) is not None:
+            answered(answer_of(refused))
+            return told_already
         try:
-            query = self._read_rank(model, body, headers, self._trace_id(headers.get(b"traceparent", b"")))
-        except QueryRefused:
+            query = self._read_rank(model, body, headers, trace_of(headers, self._random))
+        except (QueryRefused, DeadlineExceeded):
             return None  # read once more on the long way, which says why
 
         def done(result: Ranking | RankingError) -> None:
@@ -200,7 +215,7 @@ class HotRoutes:
 
         return self._ranker.begin(query, done)
 
-    async def _feedback(self, body: Body, headers: Headers, trace_id: str) -> Answer:
+    async def _feedback(self, body: Body, headers: Headers, trace: Trace) -> Answer:
         self._ranker.check_informed()
         models = {model_tag(model): model for model in self._ranker.plans}
         try:
@@ -213,7 +228,7 @@ class HotRoutes:
             metrics.FEEDBACK.labels(type(event).__name__.lower(), "accepted").inc()
         return Answer(202, msgspec.json.encode({"accepted": len(events)}))
 
-    async def _warm(self, prefetch: Prefetch, body: Body, headers: Headers, trace_id: str) -> Answer:
+    async def _warm(self, prefetch: Prefetch, body: Body, headers: Headers, trace: Trace) -> Answer:
         model, hashes, ids = read_prefetch(body, self._settings)
         self._ranker.plan_of(model)  # raises UnknownModel
         if not prefetch(model, hashes, ids):
@@ -251,11 +266,15 @@ class HotRoutes:
             more = message.get("more_body", False)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
-    def _trace_id(self, traceparent: bytes) -> str:
-        """The caller's trace id (W3C traceparent), or a new one."""
-        if found := _TRACEPARENT.fullmatch(traceparent):
-            return found[1].decode()
-        return f"{self._random.getrandbits(128):032x}"
+
+def trace_of(headers: Headers, source: random.Random) -> Trace:
+    """The caller's trace (W3C traceparent), or a new one."""
+    header = headers.get(b"traceparent")
+    return (header is not None and parse_traceparent(header)) or new_trace(source)
+
+
+def told_already() -> None:
+    """Takes back a request that was answered before it was begun."""
 
 
 def answer_of(error: RankingError) -> Answer:

@@ -1,12 +1,15 @@
 """The hot route of the Open Inference Protocol: body and headers in, use case, body and headers out."""
 
 import asyncio
+import random
 from collections.abc import Callable
 
+from registry.contracts.traces import Trace
 from serving import metrics
 from serving.compression import WORTH_A_THREAD_BYTES, compressed, decompressed, wanted_encoding
-from serving.errors import QueryRefused, RankingError, UnknownModel
-from serving.gateway.http import Answer, Headers, answer_of
+from serving.errors import DeadlineExceeded, QueryRefused, RankingError, UnknownModel
+from serving.flow.deadlines import DEADLINE_HEADER, within
+from serving.gateway.http import Answer, Headers, answer_of, told_already, trace_of
 from serving.gateway.oip_request import ParsedInfer, read_binary, read_infer
 from serving.gateway.oip_response import write_infer
 from serving.infer import InferAnswer, InferService
@@ -14,20 +17,28 @@ from serving.regions import Regions
 from serving.settings import GatewaySettings
 
 _BINARY, _JSON = b"application/octet-stream", b"application/json"
+_DEADLINE = DEADLINE_HEADER.encode()
 _HEADER_LENGTH = b"inference-header-content-length"
 
 
 class OipInfer:
     """`POST /v2/models/{model}[/versions/{version}]/infer`, as `HotRoutes` mounts it.
 
-    regions: None where shared memory is off.
+    regions: None where shared memory is off. traces: begins those of requests that bring none; None: no traces.
     """
 
-    def __init__(self, service: InferService, settings: GatewaySettings, regions: Regions | None = None) -> None:
+    def __init__(
+        self,
+        service: InferService,
+        settings: GatewaySettings,
+        regions: Regions | None = None,
+        traces: random.Random | None = None,
+    ) -> None:
         self._service, self._settings, self._regions = service, settings, regions
+        self._traces = traces
 
     async def __call__(
-        self, model: str, version: str, body: bytes | memoryview, headers: Headers, trace_id: str
+        self, model: str, version: str, body: bytes | memoryview, headers: Headers, trace: Trace
     ) -> Answer:
         """The answer. version: empty leaves it to the traffic plan. Raises RankingError."""
         try:
@@ -36,10 +47,13 @@ class OipInfer:
             number = version_of(version) if version else None
             length = header_length_of(headers[_HEADER_LENGTH]) if _HEADER_LENGTH in headers else None
             parsed = read_infer(model, number, body, length, self._settings, self._regions)
-        except QueryRefused as error:
+            parsed.query.deadline_ms = within(headers.get(_DEADLINE), parsed.query.deadline_ms)
+        except (QueryRefused, DeadlineExceeded) as error:
             metrics.ANSWERS.labels(self._known(model), "", error.status).inc()
+            if isinstance(error, DeadlineExceeded):
+                metrics.DEADLINES.labels("gateway").inc()
             raise
-        parsed.query.trace_id = trace_id
+        parsed.query.trace = trace
         answer = await self._service.infer(parsed.query)
         written = self._written(parsed, answer)
         if (accepted := headers.get(b"accept-encoding")) is not None and (wanted := wanted_encoding(accepted)):
@@ -55,11 +69,20 @@ class OipInfer:
     ) -> Callable[[], None] | None:
         """See `http.Begin`. For requests that are not compressed: binary both ways in a layout that is
         known, or all JSON."""
+        if (refused := self._service.refused_now(model)) is not None:
+            answered(answer_of(refused))
+            return told_already
         if b"content-encoding" in headers or b"accept-encoding" in headers:
             return None
         parsed = self._read(model, body, headers.get(_HEADER_LENGTH))
         if parsed is None:
             return None
+        try:
+            parsed.query.deadline_ms = within(headers.get(_DEADLINE), parsed.query.deadline_ms)
+        except (QueryRefused, DeadlineExceeded):
+            return None  # said on the long way
+        if self._traces is not None:
+            parsed.query.trace = trace_of(headers, self._traces)
 
         def done(result: InferAnswer | RankingError) -> None:
             try:

@@ -4,6 +4,7 @@ from typing import Any
 
 import msgspec
 
+from serving.flow.deadlines import DEADLINE_HEADER
 from serving.gateway.infer_head import RequestHead
 from serving.gateway.schema import VERSION_HEADER, FeedbackBody, PrefetchBody, RankAnswer, RankBody
 
@@ -76,6 +77,7 @@ def with_hot_routes(document: dict[str, Any]) -> dict[str, Any]:
     document.setdefault("components", {}).setdefault("schemas", {}).update(components)
     model = {"name": "model", "in": "path", "required": True, "schema": {"type": "string"}}
     asked = {"name": VERSION_HEADER, "in": "header", "required": False, "schema": {"type": "integer"}}
+    deadline = {"name": DEADLINE_HEADER, "in": "header", "required": False, "schema": {"type": "integer"}}
     version = {"name": "version", "in": "path", "required": True, "schema": {"type": "integer"}}
     document["paths"]["/v1/models/{model}/rank"] = {
         "post": _operation(
@@ -85,7 +87,7 @@ def with_hot_routes(document: dict[str, Any]) -> dict[str, Any]:
             ("200", rank_answer),
             error,
             {**_ERRORS, "404": "No such model is served.", "504": "The deadline passed."},
-            [model, asked],
+            [model, asked, deadline],
         )
     }
     document["paths"]["/v1/feedback"] = {
@@ -112,7 +114,7 @@ def with_hot_routes(document: dict[str, Any]) -> dict[str, Any]:
     }
     for path, place in (("", "champion"), ("/versions/{version}", "version")):
         document["paths"][f"/v2/models/{{model}}{path}/infer"] = {
-            "post": _infer_operation(place, infer_head, inferred, error, [model, version][: 1 + bool(path)])
+            "post": _infer_operation(place, infer_head, inferred, error, [model, deadline, version][: 2 + bool(path)])
         }
     return document
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from registry.contracts.errors import InvalidName
 from registry.contracts.events import SCHEMA, Click, Exposure
 from registry.contracts.ids import MAX_ID_CHARS, IssuedRanking, RankingIds, check_id, hashes_of
+from registry.contracts.traces import Trace
 from serving.errors import QueryRefused
 from serving.priority import check_priority
 from serving.rank import Ranking, RankQuery
@@ -105,12 +106,12 @@ _feedback_decoder = msgspec.json.Decoder(FeedbackBody)
 _encoder = msgspec.json.Encoder()
 
 
-def read_rank(model: str, body: bytes | memoryview, settings: GatewaySettings, trace_id: str) -> RankQuery:
+def read_rank(model: str, body: bytes | memoryview, settings: GatewaySettings, trace: Trace) -> RankQuery:
     """The query in a body. Raises QueryRefused."""
-    return rank_query(model, _decode(_rank_decoder, body), settings, trace_id)
+    return rank_query(model, _decode(_rank_decoder, body), settings, trace)
 
 
-def rank_query(model: str, parsed: RankBody, settings: GatewaySettings, trace_id: str) -> RankQuery:
+def rank_query(model: str, parsed: RankBody, settings: GatewaySettings, trace: Trace) -> RankQuery:
     """The query, however it came. Raises QueryRefused."""
     count = len(parsed.candidates)
     if not 1 <= count <= settings.max_candidates:
@@ -137,7 +138,7 @@ def rank_query(model: str, parsed: RankBody, settings: GatewaySettings, trace_id
         query_id=parsed.query.id,
         query_features=parsed.query.features,
         candidate_features={name: _column(name, values, count) for name, values in parsed.features.items()},
-        trace_id=trace_id,
+        trace=trace,
         priority=check_priority("priority", parsed.priority) if parsed.priority else 0,
     )
 

@@ -13,7 +13,7 @@ import msgspec
 import pytest
 import sqlalchemy as sql
 
-from deploy.control.desk import Desk
+from deploy.control.handlers import HANDLERS
 from registry.contracts.drift import ShiftRecord
 from registry.roles import ROLES, Role, includes
 from serving.gateway.control_routes import CONTROL_ROUTES, ControlRoute
@@ -67,8 +67,8 @@ def weight(bench: ControlBench) -> int:
     return sum(experiment.weight for experiment in plan.experiments)
 
 
-def test_every_route_of_the_table_has_its_place_at_the_desk() -> None:
-    assert [route.name for route in CONTROL_ROUTES if not callable(getattr(Desk, route.name, None))] == []
+def test_every_route_of_the_table_has_its_handler_and_no_handler_is_without_a_route() -> None:
+    assert HANDLERS.keys() == {route.name for route in CONTROL_ROUTES}
 
 
 def test_a_promotion_is_recorded_published_and_answered_with_its_revision(bench: ControlBench) -> None:

@@ -6,9 +6,12 @@ from pathlib import Path
 import pytest
 
 from deploy.control.access import Caller
+from deploy.control.asks import Ask
 from deploy.control.conditions import IfMatch
-from deploy.control.desk import Ask, Desk
+from deploy.control.desk import Desk
 from deploy.control.errors import Conflict, OtherRevision
+from deploy.control.handlers import HANDLERS
+from deploy.control.traffic import rollback
 from pipelines.archive.files import Archive
 from pipelines.gates.planning import GatePlanner
 from registry.api_keys import MemoryKeyRing, key_text, make_key
@@ -78,7 +81,7 @@ def test_a_change_on_a_revision_that_somebody_passes_meanwhile_is_not_made(
     asked = change('"2"')
 
     with pytest.raises(OtherRevision, match="at revision 3"):
-        getattr(desk(control), asked.route.name)(asked)
+        HANDLERS[asked.route.name](desk(control), asked)
 
     assert (last(control).revision, last(control).who) == (3, "bob")
 
@@ -90,7 +93,7 @@ def test_a_change_without_a_condition_is_made_on_what_is_there_then(
     control.times = 3
     asked = change("")
 
-    reply = getattr(desk(control), asked.route.name)(asked)
+    reply = HANDLERS[asked.route.name](desk(control), asked)
 
     assert (reply.plan_revision, last(control).revision, last(control).who) == (6, 6, "ci")
 
@@ -99,6 +102,6 @@ def test_a_change_that_others_always_overtake_is_given_up_with_words(control: Ov
     control.times = 1000
 
     with pytest.raises(Conflict, match="changed 10 times meanwhile"):
-        desk(control).rollback(ask("rollback", RollbackBody("back")))
+        rollback(desk(control), ask("rollback", RollbackBody("back")))
 
     assert last(control).who == "bob"

@@ -18,6 +18,8 @@ from drift.mirrors.monitor import GROUP, MirrorMonitor
 from drift.moments import Moments
 from drift.monitor import Monitor
 from drift.settings import MonitorSettings, RankDiffSettings, RankLimits, Rule, ShiftSettings
+from drift.windows.hours import Hours
+from drift.windows.judge import DriftVerdict
 from registry.contracts.drift import Rebaseline, ShiftRecord
 from registry.contracts.events import Event, RankingEvent, encode_event, join_events
 from registry.contracts.profile import ReferenceProfile
@@ -61,6 +63,7 @@ class Platform:
     board: MemoryDriftBoard = field(default_factory=MemoryDriftBoard)
     now_s: float = NOW_MS / 1000
     told: list[ShiftRecord] = field(default_factory=list)
+    verdicts: list[DriftVerdict] = field(default_factory=list)
     profiles: dict[int, ReferenceProfile] = field(default_factory=lambda: dict.fromkeys((1, 2), PROFILE))
 
     def watches(self) -> DayWatches:
@@ -72,11 +75,12 @@ class Platform:
         return Monitor(
             self.stream.reader("monitor", "monitor-0"),
             lambda model, version: self.profiles.get(version),
-            lambda verdict: None,
+            self.verdicts.append,
             SETTINGS,
             self.folder / "monitor.windows",
             lambda: self.now_s,
             self.watches(),
+            Hours(self.folder / "reports", DAY_MS, round(SETTINGS.window_s * 1000)),
         )
 
     def write(self, events: Sequence[Event]) -> None:
@@ -361,3 +365,37 @@ def test_a_damaged_file_is_put_aside_and_watches_start_anew(platform: Platform, 
 
     assert platform.latest().days == 1
     assert repr(platform.watches()) == "<DayWatches [2 watches | 2 records to tell]>"
+
+
+def test_a_day_shows_its_figures_whoever_read_its_halves(platform: Platform) -> None:
+    """Half of the day is read by a monitor that is killed, with a snapshot of what it knew."""
+    events = a_day(0, {"rare_of_query": 4.0}, row_age_s=30.0, degraded=("stale_rows:1/12",))
+    platform.see(events[:30], 0)
+    platform.see(events[30:], 1)
+
+    record = platform.latest()
+    figures = {one.quantity: one for one in record.figures}
+    assert figures["rare_of_query"].new_share == 1.0
+    assert figures["rare_of_query"].newcomers[0] == "rare_of_query=4"
+    assert abs(figures["of_item"].psi) < 0.5
+    assert figures["of_item"].jensen_shannon is None
+    assert record.row_ages is not None
+    assert (record.row_ages.p50_s, record.row_ages.p99_s) == (30.0, 30.0)
+    assert record.row_ages.lacking == {"stale_rows": 1.0}
+    [report] = DayReports(platform.folder / "reports").read("codesearch")
+    assert [one.quantity for one in report.categories] == ["rare_of_query"]
+    assert report.row_ages == record.row_ages
+    assert all(shape.quantiles for shape in report.shapes)
+    confidence = platform.latest("confidence")
+    assert {one.quantity for one in confidence.figures} == {"ranking:margin", "ranking:entropy"}
+    assert confidence.row_ages is None
+
+
+def test_a_window_is_shown_beside_the_same_hours_of_the_weeks_before(platform: Platform) -> None:
+    platform.see(season(15, broken_from=14), 15)
+
+    weeks = [max((one.weeks for one in verdict.season), default=0) for verdict in platform.verdicts]
+    assert weeks == [0] * 14 + [1] * 14 + [2] * 2
+    shifts = {(one.quantity, one.aspect): one.shift for one in platform.verdicts[-1].season}
+    assert shifts["of_item", "mean"] > 1.0
+    assert abs(shifts["of_both", "mean"]) < 0.5

@@ -2,21 +2,36 @@
 
 import numpy as np
 import pytest
+import scipy.spatial
 import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from drift.statistics import (
+    MOST_SPREAD,
     CountArray,
-    benjamini_hochberg,
+    FloatArray,
+    jensen_shannon,
     ks,
+    ks_of_samples,
+    ks_p_value,
     mean_shift,
     psi,
+    psi_by_chance,
+    spread_shift,
     two_sided_p,
+    wasserstein_of_samples,
     wasserstein_scaled,
 )
 
+samples = st.integers(1, 20).flatmap(
+    lambda n: st.tuples(
+        hnp.arrays(np.float64, n, elements=st.integers(-4, 4).map(float)),
+        hnp.arrays(np.float64, n, elements=st.integers(1, 5).map(float)),
+    )
+)
+Sample = tuple[FloatArray, FloatArray]
 counts = hnp.arrays(np.int64, st.just((3, 6)), elements=st.integers(0, 50)).filter(lambda c: bool(c.sum(axis=1).all()))
 
 
@@ -76,17 +91,6 @@ def test_a_side_without_values_has_no_distance() -> None:
     assert np.isnan(wasserstein_scaled(full, empty, centres, std)).all()
 
 
-@given(
-    hnp.arrays(np.float64, st.integers(1, 30), elements=st.floats(0, 1)),
-    st.sampled_from([0.001, 0.05, 0.2]),
-)
-def test_benjamini_hochberg_rejects_what_scipys_adjusted_p_values_do(p: np.ndarray, alpha: float) -> None:
-    adjusted = scipy.stats.false_discovery_control(p)
-    clear = np.abs(adjusted - alpha) > 1e-12  # on the boundary rounding decides
-
-    assert (benjamini_hochberg(p, alpha) == (adjusted <= alpha))[clear].all()
-
-
 @given(hnp.arrays(np.float64, 5, elements=st.floats(-8, 8)), st.floats(0.1, 10))
 def test_a_p_value_is_the_normal_distributions(difference: np.ndarray, error: float) -> None:
     expected = 2 * scipy.stats.norm.sf(np.abs(difference) / error)
@@ -117,3 +121,92 @@ def test_a_constant_that_begins_to_vary_is_measured_by_how_much_it_varies() -> N
     shift = mean_shift(np.zeros(1), np.zeros(1), np.array([0.001]), np.array([0.03]))
 
     assert shift == pytest.approx([1 / 30])
+
+
+@given(counts, counts)
+def test_jensen_shannon_is_scipys_distance_in_bits(reference: CountArray, current: CountArray) -> None:
+    expected = scipy.spatial.distance.jensenshannon(reference, current, base=2, axis=1)
+
+    assert jensen_shannon(reference, current) == pytest.approx(np.nan_to_num(expected), abs=1e-6)
+
+
+@given(counts, counts, counts)
+def test_jensen_shannon_is_a_metric(a: CountArray, b: CountArray, c: CountArray) -> None:
+    assert jensen_shannon(a, b) == pytest.approx(jensen_shannon(b, a), abs=1e-9)
+    assert jensen_shannon(a, a) == pytest.approx(np.zeros(3), abs=1e-7)
+    assert (jensen_shannon(a, c) <= jensen_shannon(a, b) + jensen_shannon(b, c) + 1e-7).all()
+
+
+@given(samples, samples)
+def test_distances_of_samples_are_scipys(reference: Sample, current: Sample) -> None:
+    (a, v), (b, w) = reference, current
+    repeated = (np.repeat(a, v.astype(int)), np.repeat(b, w.astype(int)))
+
+    assert ks_of_samples(a, b, v, w) == pytest.approx(scipy.stats.ks_2samp(*repeated, method="exact").statistic)
+    assert wasserstein_of_samples(a, b, v, w) == pytest.approx(scipy.stats.wasserstein_distance(a, b, v, w), abs=1e-9)
+
+
+@given(counts, counts)
+def test_binned_ks_is_the_samples_where_each_value_has_its_bin(reference: CountArray, current: CountArray) -> None:
+    bins = np.arange(6, dtype=np.float64)
+    weights = [(r.astype(np.float64), c.astype(np.float64)) for r, c in zip(reference, current, strict=True)]
+    expected = [ks_of_samples(bins[r > 0], bins[c > 0], r[r > 0], c[c > 0]) for r, c in weights]
+
+    assert ks(reference, current) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize(("bins", "lists", "alike"), [(10, 300, 0.0), (50, 300, 0.0), (10, 60, 0.5)])
+def test_psi_less_what_chance_makes_of_it_is_nothing_on_average(bins: int, lists: int, alike: float) -> None:
+    """Lists of 5 rows, quiet; design effect 1 + 4 alike. 400 windows, mean within 4 of its standard errors.
+
+    The bias that is left (half a count in every bin, variance of the logarithm) is of second order: allow 10 %.
+    """
+    rng, size = np.random.default_rng(2), 5
+    edges = scipy.stats.norm.ppf(np.linspace(0, 1, bins + 1)[1:-1])
+
+    def counted(of: int) -> CountArray:
+        own, shared = rng.normal(size=(of, size)), rng.normal(size=(of, 1))
+        values = np.sqrt(1 - alike) * own + np.sqrt(alike) * shared
+        return np.bincount(np.searchsorted(edges, values.ravel()), minlength=bins)[None]
+
+    found = np.array([(counted(20 * lists), counted(lists)) for _ in range(400)])[:, :, 0]
+    seen = psi(found[:, 0], found[:, 1])
+    # bins of rows that are alike by `alike` are alike by less: measured on the counts' own variance
+    shares = found[:, 1] / (lists * size)
+    design = (shares.var(axis=0) / ((1 / bins) * (1 - 1 / bins) / (lists * size))).mean()
+    expected = psi_by_chance(found[:, 0], found[:, 1], design)
+
+    assert np.abs((seen - expected).mean()) < 4 * seen.std() / np.sqrt(400) + 0.1 * expected.mean()
+    assert design == pytest.approx(1.0, abs=0.15) if not alike else design > 1.2
+
+
+def test_psi_by_chance_is_the_ideal_samples_that_decisions_names() -> None:
+    """At n = 300 against a large reference, 10 bins: 9 / 300 nats."""
+    reference, current = np.full((1, 10), 10**9), np.full((1, 10), 30)
+
+    assert psi_by_chance(reference, current) == pytest.approx([0.03], rel=1e-6)
+    assert np.isnan(psi_by_chance(reference, np.zeros((1, 10), dtype=np.int64))).all()
+
+
+def test_a_ks_p_value_is_scipys_limit() -> None:
+    rng = np.random.default_rng(3)
+    a, b = rng.normal(size=400), rng.normal(0.2, size=300)
+    theirs = scipy.stats.ks_2samp(a, b, method="asymp")
+    distance = np.array([ks_of_samples(a, b, np.ones(400), np.ones(300))])
+
+    assert distance == pytest.approx([theirs.statistic])
+    assert ks_p_value(distance, np.array([400.0]), np.array([300.0])) == pytest.approx([theirs.pvalue], abs=0.005)
+
+
+def test_spread_is_in_logarithms_of_its_ratio() -> None:
+    assert spread_shift(np.array([1.0, 2.0]), np.array([np.e, 2.0])).tolist() == [1.0, 0.0]
+    assert spread_shift(np.zeros(2), np.array([0.0, 1e-9])).tolist() == [0.0, MOST_SPREAD]
+    assert spread_shift(np.ones(1), np.zeros(1)).tolist() == [-MOST_SPREAD]
+
+
+def test_an_empty_sample_has_no_distance() -> None:
+    empty, one = np.zeros(0), np.ones(1)
+
+    assert np.isnan(ks_of_samples(empty, one, empty, one))
+    assert np.isnan(wasserstein_of_samples(one, empty, one, empty))
+    assert np.isnan(jensen_shannon(np.ones((1, 3), dtype=np.int64), np.zeros((1, 3), dtype=np.int64))).all()

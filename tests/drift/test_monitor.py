@@ -170,10 +170,10 @@ def test_a_kill_between_snapshot_and_acknowledgement_counts_nothing_twice(watche
     killed.step(0)
     with pytest.raises(StoreUnavailable):
         killed.save()
-    if forgotten:  # more rankings came since than are remembered one by one
+    if forgotten:  # which rankings were counted: their entries are known all the same
         kept = snapshot.load(watched.kept_in)
         assert kept is not None
-        snapshot.save(watched.kept_in, msgspec.structs.replace(kept, recent=b""))
+        snapshot.save(watched.kept_in, msgspec.structs.replace(kept, counted=()))
 
     monitor = watched.start()
     watched.write(ten_a_second(10, seed=32, start_ms=NOW_MS + 9000))

@@ -3,10 +3,13 @@
 from collections.abc import Sequence
 from typing import Any
 
+import pytest
+
 from drift.windows.reference import Reference
+from drift.windows.segments import parse_segments
 from drift.windows.tumbling import OpenWindows
 from tests.builders import NOW_MS, a_ranking
-from tests.drift.traffic import PROFILE
+from tests.drift.traffic import COLUMNS, PROFILE, in_parts, rankings
 
 WINDOW_MS, LATENESS_MS = 1000, 300
 REFERENCE = Reference.of(PROFILE)
@@ -17,7 +20,8 @@ def open_windows() -> OpenWindows:
 
 
 def absorb(windows: OpenWindows, at_ms: Sequence[int], now_ms: int | None = None, **changes: Any) -> dict[str, int]:
-    events = [a_ranking(f"r{ms}", answered_ms=NOW_MS + ms, **changes) for ms in at_ms]
+    names = "".join(map(str, changes.values()))
+    events = [a_ranking(f"r{ms}{names}", answered_ms=NOW_MS + ms, **changes) for ms in at_ms]
     return dict(windows.absorb(events, NOW_MS + (max(at_ms) if now_ms is None else now_ms)))
 
 
@@ -105,3 +109,56 @@ def test_a_clock_that_is_a_little_ahead_takes_no_time_from_stragglers() -> None:
 
     assert spans(windows) == []
     assert windows.watermark_ms == NOW_MS + 750
+
+
+def test_a_ranking_that_comes_again_counts_once_for_as_long_as_its_window_is_open() -> None:
+    windows = open_windows()
+
+    assert absorb(windows, [100, 100, 1250]) == {"absorbed": 2, "repeated": 1}
+    assert absorb(windows, [100], now_ms=1250) == {"repeated": 1}
+    absorb(windows, [1300])
+    assert absorb(windows, [100], now_ms=1300) == {"late": 1}
+    assert spans(windows) == [(0, 1000, 1)]
+    assert len(windows.counted) == 2
+
+
+def test_rankings_that_would_open_too_many_windows_are_left_out() -> None:
+    windows = OpenWindows(WINDOW_MS, LATENESS_MS, lambda model, version: REFERENCE, most_windows=2)
+
+    assert absorb(windows, [0, 1000, 2000, 2001], now_ms=2001) == {"absorbed": 2, "crowded": 2}
+    assert len(windows) == 2
+
+
+def test_segments_are_counted_apart_and_together() -> None:
+    parts = {"codesearch": parse_segments("codesearch:of_query<0")["codesearch"]}
+    events = rankings(seed=41, lists=60, every_ms=1)
+    whole, divided = open_windows(), OpenWindows(WINDOW_MS, LATENESS_MS, lambda *_: REFERENCE, segments=parts)
+    for windows in (whole, divided):
+        for part in in_parts(events, 7):
+            windows.absorb(part, NOW_MS + WINDOW_MS)
+        windows.advance(NOW_MS + 2 * WINDOW_MS)
+
+    (expected,), (together, *apart) = whole.close(), divided.close()
+
+    assert [window.key.segment for window in (together, *apart)] == ["", "0<=of_query", "of_query<0"]
+    assert (together.key, together.lists) == (expected.key, expected.lists)
+    assert together.pooled.mean == pytest.approx(expected.pooled.mean, rel=1e-9, abs=1e-12)
+    assert together.blocks.spread == pytest.approx(expected.blocks.spread, rel=1e-9, abs=1e-12)
+    of_query = COLUMNS.index("of_query")
+    assert [window.pooled.mean[of_query] > 0 for window in apart] == [True, False]
+    assert sum(window.lists for window in apart) == 60
+
+
+def test_segments_go_on_after_a_restart_also_when_they_were_declared_meanwhile() -> None:
+    segments = parse_segments("codesearch:of_query<0")
+    events = rankings(seed=42, lists=40)
+    first, again = open_windows(), OpenWindows(WINDOW_MS, LATENESS_MS, lambda *_: REFERENCE, segments=segments)
+    first.absorb(events[:20], NOW_MS)
+
+    again.restore(first.states())
+    again.absorb(events[20:], NOW_MS)
+    again.advance(NOW_MS + 2 * WINDOW_MS)
+
+    together, *apart = again.close()
+    assert (together.key.segment, together.lists) == ("", 40)
+    assert sum(window.lists for window in apart) == 20

@@ -155,7 +155,7 @@ def test_a_promotion_by_command_reaches_the_answers_the_history_and_mlflow(platf
 
 
 def test_the_ci_job_of_the_readme_promotes_once(platform: Platform) -> None:
-    section = (ROOT / "README.md").read_text().partition("### From a CI job")[2]
+    section = (ROOT / "docs/api.md").read_text().partition("## From a CI job")[2]
     script = re.search(r"```bash\n(.*?)```", section, re.DOTALL)
     assert script
     before = plan_of(platform)

@@ -1,7 +1,7 @@
 """A run step by step under a clock that is set by hand: leases, retries, damage, who is quicker."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from pipelines.runs.steps import Step, StepContext, StepResult, find_done
 from pipelines.settings import RunSettings, parse_limits
 from registry import run_moves
 from registry.contracts.runs import Run
+from registry.contracts.traces import Span
 from registry.runs import MemoryRuns, edit
 from tests.builders import NOW_MS, a_run
 
@@ -43,8 +44,8 @@ class Bench:
 
         return do
 
-    def runner(self, holder: str = "w1") -> Runner:
-        return Runner(self.store, {"retrain": self.steps}, self.folder, MINE, lambda: self.now_ms / 1000, holder)
+    def runner(self, holder: str = "w1", tell: Callable[[Sequence[Span]], None] | None = None) -> Runner:
+        return Runner(self.store, {"retrain": self.steps}, self.folder, MINE, lambda: self.now_ms / 1000, holder, tell)
 
     def add(self, **changes: Any) -> Run:
         return self.store.add(a_run(**changes))
@@ -310,3 +311,29 @@ def test_limits_that_cannot_be_read_are_refused(text: str) -> None:
 def test_settings_that_make_no_sense_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=f"runs.{next(iter(wrong))}"):
         RunSettings(**wrong)
+
+
+def test_a_run_is_one_trace_whoever_does_its_steps_and_however_often(bench: Bench) -> None:
+    run = bench.add()
+    told: list[Span] = []
+    good = bench.steps["collect"]
+
+    def broken(context: StepContext) -> StepResult:
+        raise OSError("the disk is away")
+
+    bench.steps["collect"] = broken
+    assert bench.runner("w1", told.extend).advance(run.id) == "failed"
+    bench.steps["collect"] = good
+    bench.now_ms += 3_600_000
+    assert [bench.runner(name, told.extend).advance(run.id) for name in ("w2", "w3")] == ["done", "done"]
+
+    assert [(span.name, span.error) for span in told] == [
+        ("collect", "OSError: the disk is away"),
+        ("collect", ""),
+        ("train", ""),
+        ("retrain run", ""),
+    ]
+    assert len({span.trace_id for span in told}) == 1
+    assert len({span.span_id for span in told}) == 4
+    assert {span.parent_id for span in told[:3]} == {told[3].span_id}
+    assert told[3].attributes["sluice.run.state"] == "succeeded"

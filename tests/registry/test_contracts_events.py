@@ -18,12 +18,15 @@ from registry.contracts.events import (
     Exposure,
     MirrorEvent,
     RankingEvent,
+    WatchedRanking,
     decode_event,
     decode_events,
     encode_event,
     join_events,
     split_events,
     split_mirrors,
+    watched_ranking,
+    watched_rankings,
 )
 from tests.builders import a_click, a_mirror, a_ranking, an_exposure
 
@@ -52,6 +55,7 @@ def rankings(draw: st.DrawFn) -> RankingEvent:
         teams=draw(st.binary(max_size=4)),
         team_version=draw(numbers),
         explored=draw(st.booleans()),
+        row_age_s=draw(st.none() | reals),
     )
 
 
@@ -198,3 +202,35 @@ def test_the_word_mirror_in_another_event_is_no_mirror_event() -> None:
 
     assert split_mirrors(join_events([a_click_on_a_mirror])) == []
     assert split_mirrors(join_events([a_click_on_a_mirror, encode_event(a_mirror())])) == [encode_event(a_mirror())]
+
+
+def test_a_watched_ranking_says_the_same_of_its_numbers_as_the_event() -> None:
+    written = [a_ranking("r1"), a_ranking("r2", ("a", "b", "c"))]
+    payload = join_events([encode_event(event) for event in (a_click(), *written, an_exposure(), a_mirror("m1", "r1"))])
+
+    read = watched_rankings(payload)
+
+    passed_over = ("unit", "query_id", "items", "propensities", "trace_id", "experiment", "teams")
+    fields = [name for name in WatchedRanking.__struct_fields__ if name not in passed_over]
+    assert [[getattr(event, name) for name in fields] for event in read] == [
+        [getattr(event, name) for name in fields] for event in written
+    ]
+    assert [event.shown for event in read] == [event.shown for event in written]
+
+
+def test_a_watched_ranking_has_the_fields_of_the_event_in_their_order() -> None:
+    fields = WatchedRanking.__struct_fields__
+
+    assert RankingEvent.__struct_fields__[: len(fields)] == fields
+
+
+def test_watched_rankings_refuse_what_events_refuse() -> None:
+    newer = msgspec.structs.replace(a_ranking(), schema=99)
+
+    with pytest.raises(UnknownSchema):
+        watched_rankings(join_events([encode_event(newer)]))
+    with pytest.raises(CorruptRecord):
+        watched_rankings(b"no payload")
+    with pytest.raises(UnknownSchema):
+        watched_ranking(encode_event(newer))
+    assert watched_ranking(encode_event(a_click())) is None

@@ -178,7 +178,9 @@ async def a_gateway(
         stream = MemoryStream()
         event_log = EventLog(journal, stream)
         ids = RankingIds(b"a secret of 24 bytes....", random.Random(1))
-        pool, permits = ReplicaPool(settings.workers), Permits(settings.max_in_flight)
+        flow = settings.flow
+        permits = Permits(settings.max_in_flight, rule=flow.admission)
+        pool = ReplicaPool(settings.workers, retry=flow.retry, hedge=flow.hedge)
         clock = asyncio.get_running_loop().time
         ranker = Ranker(pool, event_log, ids, permits, log_every=100, clock=clock, wall_ms=lambda: NOW_MS)
         ranker.follow(PLANS)

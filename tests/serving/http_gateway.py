@@ -111,9 +111,13 @@ def a_running_gateway(
         stream = MemoryStream()
         event_log = EventLog(journal, stream)
         ids = RankingIds(b"a secret of 24 bytes....", random.Random(1))
-        pool, permits = ReplicaPool(settings.workers), Permits(settings.max_in_flight)
+        flow = settings.flow
+        permits = Permits(settings.max_in_flight, rule=flow.admission)
+        pool = ReplicaPool(settings.workers, retry=flow.retry, hedge=flow.hedge)
         mirror = Mirror(pool, event_log, permits, random.Random(3), settings.max_mirrored, settings.mirror_deadline_ms)
-        ranker = Ranker(pool, event_log, ids, permits, 100, coins=random.Random(4), mirror=mirror.offer)
+        ranker = Ranker(
+            pool, event_log, ids, permits, 100, coins=random.Random(4), mirror=mirror.offer, ladder=flow.ladder
+        )
         ranker.follow({followed.model: followed})
         service = InferService(ranker, pool, permits, settings.max_candidates, control)
         routers = [oip_routes(service, regions, version="0.0")]

@@ -118,6 +118,7 @@ def assert_alike(found: Replies, expected: Replies, tolerance: float = 2e-5) -> 
                 theirs.stale_rows,
                 theirs.tier_away,
             )
+            np.testing.assert_allclose(ours.row_age_s, theirs.row_age_s)
             for sure in ("score_mean", "score_std", "margin", "entropy"):
                 ours_is, theirs_is = getattr(ours, sure), getattr(theirs, sure)
                 np.testing.assert_allclose(ours_is, theirs_is, rtol=5 * tolerance, atol=5 * tolerance)

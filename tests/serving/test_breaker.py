@@ -1,6 +1,11 @@
 """The breaker: open while over half fails, one probe a backoff, closed by one that is answered."""
 
-from serving.breaker import Breaker, BreakerRule
+from copy import deepcopy
+
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from serving.breaker import Breaker, BreakerRule, State
 
 RULE = BreakerRule(error_share=0.5, least_outcomes=10, window_s=2.0, backoff_s=1.0, max_backoff_s=3.0)
 
@@ -85,3 +90,69 @@ def test_stragglers_change_nothing() -> None:
 
     assert breaker.is_open
     assert breaker.lets_through(1.0)
+
+
+class AnyHistory(RuleBasedStateMachine):
+    """Whatever happens to a breaker, held against a list of what happened."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.breaker, self.now_s = Breaker(RULE), 0.0
+        self.since_closed: list[tuple[float, bool]] = []
+        self.opened_s, self.let_through_s = 0.0, float("-inf")
+
+    @rule(passed_s=st.floats(0, 5))
+    def time_passes(self, passed_s: float) -> None:
+        self.now_s += passed_s
+
+    @rule(failed=st.lists(st.booleans(), min_size=1, max_size=12))
+    def queries_end_while_it_is_closed(self, failed: list[bool]) -> None:
+        for one in failed:
+            if self.breaker.is_open:
+                return
+            self.breaker.count(one, self.now_s)
+            self.since_closed.append((self.now_s, one))
+            if self.breaker.is_open:
+                self._check_it_opened_for_a_reason()
+                self.opened_s = self.now_s
+
+    def _check_it_opened_for_a_reason(self) -> None:
+        recent = [failed for when_s, failed in self.since_closed if when_s > self.now_s - 2 * RULE.window_s]
+        assert len(recent) >= RULE.least_outcomes
+        # of the window and the one before, which both lie within these two
+        assert sum(recent) > RULE.error_share * RULE.least_outcomes
+
+    @rule(failed=st.booleans())
+    def a_query_asks_and_ends(self, failed: bool) -> None:
+        was = self.breaker.state
+        if not self.breaker.lets_through(self.now_s):
+            assert was is not State.CLOSED
+            assert self.now_s < max(self.opened_s, self.let_through_s) + RULE.max_backoff_s
+            return
+        if was is State.CLOSED:
+            return
+        assert (
+            self.now_s - max(self.opened_s, self.let_through_s) >= RULE.backoff_s
+        )  # one a backoff, the first after one
+        assert self.breaker.state is State.HALF_OPEN
+        self.let_through_s = self.now_s
+        self.breaker.count(failed, self.now_s)
+        if failed:
+            assert self.breaker.state is State.OPEN
+        else:
+            assert self.breaker.state is State.CLOSED
+            self.since_closed.clear()
+
+    @invariant()
+    def it_lets_everybody_through_exactly_while_it_is_closed(self) -> None:
+        if self.breaker.state is State.CLOSED:
+            assert self.breaker.lets_through(self.now_s)
+        assert self.breaker.is_open == (self.breaker.state is not State.CLOSED)
+
+    @invariant()
+    def nobody_waits_longer_for_a_probe_than_the_longest_backoff(self) -> None:
+        if self.breaker.is_open:
+            assert deepcopy(self.breaker).lets_through(self.now_s + RULE.max_backoff_s)
+
+
+TestAnyHistory = AnyHistory.TestCase

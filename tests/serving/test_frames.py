@@ -75,6 +75,7 @@ def ranked_replies(draw: st.DrawFn) -> RankedReply:
         score_std=draw(FLOAT64),
         margin=draw(FLOAT64),
         entropy=draw(FLOAT64),
+        row_age_s=draw(FLOAT32),
     )
 
 

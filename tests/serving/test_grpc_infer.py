@@ -309,7 +309,7 @@ def test_a_small_message_that_grows_over_the_limit_is_refused(worker: Replica) -
 
 def test_without_a_permit_the_client_is_told_when_to_come_back(worker: Replica) -> None:
     async def scenario(gateway: Gateway) -> Any:
-        with gateway.permits.one():
+        with gateway.permits.one("codesearch", 1.0, clock=lambda: 0.0):
             async with gateway.channel() as channel:
                 stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
                 with pytest.raises(grpc.aio.AioRpcError) as caught:

@@ -435,13 +435,14 @@ class Fickle(SumOfFeatures):
 
     def __init__(self) -> None:
         super().__init__()
-        self.well = False
+        self.well, self.failures = False, 0
 
     def score(
         self, features: NDArray[np.float32], query_index: NDArray[np.int64], timeout_s: float | None = None
     ) -> NDArray[np.float32]:
         """See `serving.program.Program`."""
         if not self.well:
+            self.failures += 1
             raise ZeroDivisionError("unwell")
         return -SumOfFeatures.score(self, features, query_index)
 
@@ -452,7 +453,7 @@ def test_units_of_a_version_that_fails_get_the_champion_until_it_is_well(kind: L
     with asked(loader({2: fickle}), plan=a_tested_plan(weight=1000, kind=kind)) as (asker, _):
         arm, reason = ("challenger", "challenger_away") if kind == "ab" else ("interleaved", "interleaving_away")
         first = [asker.post(unit=f"user-{i}").status_code for i in range(20)]
-        assert set(first) == {500 if kind == "ab" else 200}
+        assert set(first) == {200}  # the champion's, one by one, before the breaker opens
 
         answers = [asker.post(unit=f"user-{i}") for i in range(30)]
 
@@ -644,14 +645,13 @@ def test_nothing_is_mirrored_while_over_half_of_the_permits_are_taken() -> None:
     busy = mirrored_total("dropped_busy")
     with asked(plan=a_plan_of([an_experiment(mirror_share=1000)]), max_in_flight=4) as (asker, _):
         gateway = asker.gateway
-        for _ in range(3):
-            gateway.loop.call_soon_threadsafe(gateway.permits.take)
+        taken = [gateway.permits.take("codesearch") for _ in range(3)]
         assert asker.ask(unit="ann")["arm"] == "champion"
         gateway.until(lambda: mirrored_total("dropped_busy") - busy == 1)
         assert asker.mirrored() == []
 
-        for _ in range(3):
-            gateway.loop.call_soon_threadsafe(gateway.permits.give)
+        for one in taken:
+            gateway.loop.call_soon_threadsafe(gateway.permits.give, one, None)
         assert asker.ask(unit="ann")["arm"] == "champion"
         assert len(asker.mirrored()) == 1
 
@@ -706,10 +706,15 @@ def test_counters_by_arm_are_what_was_answered(asker: Asker) -> None:
 
 def test_what_the_worker_fails_is_counted_as_failed() -> None:
     with asked(loader({2: Broken()}), plan=a_tested_plan(weight=1000)) as (asker, _):
-        statuses = [asker.post(unit="ann").status_code for _ in range(3)]
+        answers = [asker.ask(unit="ann") for _ in range(3)]
 
-        assert statuses == [500] * 3
-        assert asker.counted()[1, "test", "challenger"].failed == 3
+        assert all(is_by_champion(one) and "challenger_away" in one["degraded"] for one in answers)
+        counted = asker.counted()[1, "test", "challenger"]
+        assert (counted.failed, counted.away, counted.degraded) == (0, 3, 3)
+
+    with asked(loader({1: Broken()})) as (asker, _):
+        assert [asker.post().status_code for _ in range(3)] == [500] * 3
+        assert asker.counted()[1, "", "champion"].failed == 3
 
 
 def test_experiments_beyond_a_bound_share_one_label_in_prometheus_and_are_apart_on_the_board() -> None:

@@ -17,7 +17,7 @@ from registry.contracts.manifest import ModelPackage, TensorSpec
 from registry.contracts.profile import confidences
 from serving.frames import FailedReply, FrameBuffer, RankedReply, ScoreRequest
 from serving.program import TorchProgram, warm_up
-from serving.scoring import LoadedModel, ScoreRefused, check, score_batch, top_of_lists
+from serving.scoring import NEVER_STALE_MS, LoadedModel, ScoreRefused, check, mean_age_s, score_batch, top_of_lists
 from tests.builders import NOW_MS, a_manifest, a_package, a_profile, exported_program
 from tests.models import UNGUARDED
 from tests.serving.rankers import STORED, Workbench, assert_alike
@@ -110,6 +110,7 @@ def test_a_batched_query_is_answered_as_if_it_were_alone(
         assert together.order.tolist() == alone.order.tolist()
         assert together.features == alone.features
         assert (together.missing_rows, together.stale_rows) == (alone.missing_rows, alone.stale_rows)
+        np.testing.assert_equal(together.row_age_s, alone.row_age_s)
         assert together.scores.tolist() == alone.scores.tolist()
         for sure in ("score_mean", "score_std", "margin", "entropy"):
             np.testing.assert_allclose(getattr(together, sure), getattr(alone, sure), rtol=1e-5, atol=1e-6)
@@ -192,6 +193,16 @@ def test_rows_past_their_freshness_are_counted_and_missing_ones_are_not_stale(ag
     [reply] = ranked(loaded, [a_request(["item-1", "nobody", "item-2"])], NOW_MS + age_ms)
 
     assert (reply.stale_rows, reply.missing_rows) == (stale, 1)
+    assert reply.row_age_s == age_ms / 1000
+
+
+def test_the_age_of_rows_is_of_those_that_were_stored() -> None:
+    """Of two lists and a third of which nothing was; one row is dated ahead of the clock."""
+    updated_ms = np.array([NOW_MS - 4000, 0, NOW_MS - 2000, NOW_MS + 500, NEVER_STALE_MS, 0], dtype=np.uint64)
+
+    ages_s = mean_age_s(updated_ms, np.array([3, 2, 1]), NOW_MS)
+
+    np.testing.assert_equal(ages_s, [3.0, 0.0, np.nan])
 
 
 @pytest.mark.parametrize("company", [[], [a_request(["item-1", "nobody"], number=2)]])
@@ -203,6 +214,7 @@ def test_a_query_that_brings_its_rows_misses_none_and_has_no_stale_ones(company:
     reply = ranked(loaded, [query, *company], NOW_MS + 99_000)[0]
 
     assert (reply.stale_rows, reply.missing_rows) == (0, 0)
+    assert np.isnan(reply.row_age_s)
     assert np.frombuffer(reply.features, np.float32)[0::3].tolist() == [3.0, 2.0]
 
 

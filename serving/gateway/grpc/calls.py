@@ -10,6 +10,8 @@ from enum import IntEnum
 from typing import Protocol
 from urllib.parse import quote
 
+from registry.contracts.traces import Trace
+from serving import metrics
 from serving.errors import DeadlineExceeded, RankingError
 
 MAX_STATUS_BYTES = 4096
@@ -88,10 +90,10 @@ def percent_encoded(message: str) -> bytes:
 class Call:
     """One call. fields: its metadata. deadline_s: by `clock`, None if the client set none.
 
-    trace_id: the caller's, or made when somebody asks.
+    trace: the caller's, or begun when somebody asks.
     """
 
-    __slots__ = ("_make_trace_id", "_trace_id", "clock", "deadline_s", "fields", "path")
+    __slots__ = ("_begin_trace", "_trace", "clock", "deadline_s", "fields", "path")
 
     def __init__(
         self,
@@ -99,18 +101,18 @@ class Call:
         fields: Mapping[bytes, bytes],
         deadline_s: float | None,
         clock: Callable[[], float],
-        trace_id: str,
-        make_trace_id: Callable[[], str],
+        trace: Trace | None,
+        begin_trace: Callable[[], Trace],
     ) -> None:
         self.path, self.fields, self.deadline_s, self.clock = path, fields, deadline_s, clock
-        self._trace_id, self._make_trace_id = trace_id, make_trace_id
+        self._trace, self._begin_trace = trace, begin_trace
 
     @property
-    def trace_id(self) -> str:
-        """32 hex characters."""
-        if not self._trace_id:
-            self._trace_id = self._make_trace_id()
-        return self._trace_id
+    def trace(self) -> Trace:
+        """The one it belongs to."""
+        if self._trace is None:
+            self._trace = self._begin_trace()
+        return self._trace
 
     def deadline_ms(self, asked_ms: int | None, default_ms: int, limit_ms: int) -> int:
         """How long the answer may take: what the request asks for and the call's deadline allow, at
@@ -122,6 +124,7 @@ class Call:
             return default_ms if asked_ms is None else asked_ms
         left_ms = int((self.deadline_s - self.clock()) * 1000)
         if left_ms < 1:
+            metrics.DEADLINES.labels("gateway").inc()
             raise DeadlineExceeded("the call's deadline passed before it was begun")
         return min(left_ms, limit_ms if asked_ms is None else asked_ms)
 

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
 
+from registry.contracts.traces import Trace
 from serving.errors import Overloaded, QueryRefused
 from serving.gateway.grpc.calls import Call, Status
 from serving.gateway.grpc.exchange import STREAM_WINDOW, Exchange, StreamingExchange, UnaryExchange
@@ -68,13 +69,13 @@ _PLAIN_TEXT = (
 class Service:
     """What all connections of a server share.
 
-    understand: a request head from its fields. trace_id: a new one. count: notes how a call ended.
+    understand: a request head from its fields. begin_trace: of a call that brings none. count: notes how a call ended.
     lost: called with a connection that is no more.
     """
 
     settings: GrpcSettings
     understand: Callable[[list[tuple[bytes, bytes]]], RequestHead]
-    trace_id: Callable[[], str]
+    begin_trace: Callable[[], Trace]
     count: Callable[[RequestHead, Status], None]
     lost: Callable[["Connection"], None]
 
@@ -171,7 +172,7 @@ class Connection(asyncio.Protocol):
     def call_of(self, head: RequestHead) -> Call:
         """See Line."""
         deadline_s = None if head.timeout_s is None else self.loop.time() + head.timeout_s
-        return Call(head.path, head.fields, deadline_s, self.loop.time, head.trace_id, self._service.trace_id)
+        return Call(head.path, head.fields, deadline_s, self.loop.time, head.trace, self._service.begin_trace)
 
     def ended(self, exchange: Exchange, status: Status | None) -> None:
         """See Line."""

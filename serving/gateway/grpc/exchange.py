@@ -155,7 +155,7 @@ class Exchange:
         return frame(HEADERS, END_HEADERS, self.number, _HEADS[self.head.answer_encoding])
 
     def _failed(self, error: Exception, call: Call) -> None:
-        noted = {"trace_id": call.trace_id, "path": call.path}
+        noted = {"trace_id": call.trace.trace_id, "path": call.path}
         if not isinstance(error, RankingError):
             log.error("a bug answered with INTERNAL", exc_info=error, extra=noted)
             self._finish(BUG)

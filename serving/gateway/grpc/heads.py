@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from registry.contracts.traces import Trace, parse_traceparent
 from serving.errors import NotServed, QueryRefused, RankingError
 from serving.gateway.grpc.calls import Method, Methods
 from serving.gateway.grpc.messages import ENCODINGS
@@ -14,7 +15,6 @@ from serving.gateway.grpc.messages import ENCODINGS
 _CONTENT_TYPE = re.compile(rb"application/grpc(\+proto)?(;.*)?")
 _TIMEOUT = re.compile(rb"([0-9]{1,8})([HMSmun])")
 _UNIT_S = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
-_TRACEPARENT = re.compile(rb"00-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,7 @@ class RequestHead:
 
     method: None if the call cannot be made; then `http_status` says that it is no gRPC call at
     all, or else `refusal` why. encoding: of the client's messages; answer_encoding: of ours.
-    timeout_s: None if the client waits for ever. trace_id: empty if the caller has none.
+    timeout_s: None if the client waits for ever. trace: None if the caller has none.
     """
 
     path: str
@@ -34,7 +34,7 @@ class RequestHead:
     encoding: bytes = b"identity"
     answer_encoding: bytes = b"identity"
     timeout_s: float | None = None
-    trace_id: str = ""
+    trace: Trace | None = None
 
 
 def understand(fields: Sequence[tuple[bytes, bytes]], methods: Methods) -> RequestHead:
@@ -54,7 +54,6 @@ def understand(fields: Sequence[tuple[bytes, bytes]], methods: Methods) -> Reque
             known = b", ".join(ENCODINGS).decode()
             raise NotServed(f"grpc-encoding={encoding.decode(errors='replace')[:64]}: expected one of {known}")
         accepted = given.get(b"grpc-accept-encoding", b"").replace(b" ", b"").split(b",")
-        traced = _TRACEPARENT.fullmatch(given.get(b"traceparent", b""))
         return RequestHead(
             path,
             given,
@@ -62,7 +61,7 @@ def understand(fields: Sequence[tuple[bytes, bytes]], methods: Methods) -> Reque
             encoding=encoding,
             answer_encoding=encoding if encoding in accepted else b"identity",
             timeout_s=_timeout_s(given.get(b"grpc-timeout")),
-            trace_id=traced[1].decode() if traced else "",
+            trace=parse_traceparent(traced) if (traced := given.get(b"traceparent")) else None,
         )
     except RankingError as error:
         return RequestHead(path, given, None, refusal=error)

@@ -19,6 +19,7 @@ from serving.gateway.protos.open_inference_pb2 import (
 from serving.infer import InferAnswer, InferService
 from serving.regions import Regions
 from serving.settings import GatewaySettings
+from serving.tracing.doors import GRPC_INFER
 
 IN_FLIGHT_OF_STREAM = 64
 """Requests of one stream at once: enough for full batches, and a bound on what waits for the slowest."""
@@ -105,7 +106,7 @@ class Inference:
             metrics.ANSWERS.labels(self._known(request.model_name), "", error.status).inc()
             raise
         query = parsed.query
-        query.trace_id = call.trace_id
+        query.trace, query.door = call.trace, GRPC_INFER
         if call.deadline_s is not None:
             asked_ms = query.deadline_ms if request.parameters and "timeout" in request.parameters else None
             query.deadline_ms = call.deadline_ms(asked_ms, settings.default_deadline_ms, settings.max_deadline_ms)

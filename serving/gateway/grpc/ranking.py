@@ -23,6 +23,7 @@ from serving.gateway.schema import (
 )
 from serving.rank import Ranker, Ranking
 from serving.settings import GatewaySettings
+from serving.tracing.doors import GRPC_RANK
 
 _VERSION_HEADER = VERSION_HEADER.encode()
 _TYPES: dict[int, Literal["click", "exposure"]] = {pb.EVENT_TYPE_CLICK: "click", pb.EVENT_TYPE_EXPOSURE: "exposure"}
@@ -51,7 +52,8 @@ class RankingService:
         try:
             request = decode(pb.RankRequest, message)
             model = request.model
-            query = rank_query(model, rank_body(request), self._settings, call.trace_id)
+            query = rank_query(model, rank_body(request), self._settings, call.trace)
+            query.door = GRPC_RANK
             query.version = asked_version(call.fields.get(_VERSION_HEADER), self._settings)
         except QueryRefused as error:
             metrics.ANSWERS.labels(model if model in self._ranker.plans else "", "", error.status).inc()

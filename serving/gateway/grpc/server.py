@@ -4,6 +4,7 @@ import asyncio
 import random
 import socket
 
+from registry.contracts.traces import new_trace
 from serving import metrics
 from serving.gateway.grpc.calls import Code, Methods, Status
 from serving.gateway.grpc.connection import Connection, Service
@@ -15,7 +16,7 @@ from serving.tally import CounterTally
 class GrpcServer:
     """Serves the methods to everybody who connects.
 
-    random: makes trace ids for calls that bring none.
+    random: of the traces of calls that bring none.
     """
 
     def __init__(self, methods: Methods, settings: GrpcSettings, random: random.Random) -> None:
@@ -27,7 +28,7 @@ class GrpcServer:
         self._service = Service(
             settings=settings,
             understand=lambda fields: understand(fields, methods),
-            trace_id=lambda: f"{self._random.getrandbits(128):032x}",
+            begin_trace=lambda: new_trace(self._random),
             count=self._count,
             lost=self._lost,
         )

@@ -1,0 +1,98 @@
+"""Who answers whom: plans looked at and changed, champions promoted and taken back."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from deploy.control import changes
+from deploy.control.asks import Ask, Reply, number, page_size
+from deploy.control.desk import Desk, no_plan
+from registry.contracts.traffic import TrafficPlan
+from registry.decisions import Decision
+from registry.traffic_control import TrafficChange
+from serving.gateway.control_schema import (
+    ChangeAnswer,
+    HistoryAnswer,
+    PlanBody,
+    PromoteBody,
+    RollbackBody,
+)
+
+
+def promote(desk: Desk, ask: Ask) -> Reply:
+    """A version becomes champion."""
+    body: PromoteBody = ask.body
+
+    def decide(plan: TrafficPlan | None) -> Decision:
+        digest = desk.digest(plan, ask.model, body.version)
+        planned = changes.promoted(plan, ask.model, body.version, digest, body.holdback)
+        return Decision(**ask.words, plan=planned, record=_record("promoted", ask, body.evidence))
+
+    return _change_plan(desk, ask, decide)
+
+
+def rollback(desk: Desk, ask: Ask) -> Reply:
+    """What came last is taken back."""
+    body: RollbackBody = ask.body
+
+    def decide(plan: TrafficPlan | None) -> Decision:
+        seen = plan.revision if plan else 0  # the history may have gone on meanwhile
+        history = [change for change in desk.control.history(ask.model) if change.revision <= seen]
+        planned = changes.rolled_back(history, ask.model, body.to)
+        return Decision(**ask.words, plan=planned, record=_record("rolled_back", ask, body.evidence))
+
+    return _change_plan(desk, ask, decide)
+
+
+def change_plan(desk: Desk, ask: Ask) -> Reply:
+    """Experiments, overrides and exploration by hand."""
+    body: PlanBody = ask.body
+
+    def decide(plan: TrafficPlan | None) -> Decision:
+        if plan is None:
+            raise no_plan(ask.model)
+
+        def digest_of(version: int) -> str:
+            return desk.digest(plan, ask.model, version)
+
+        planned = changes.by_hand(plan, body, digest_of, lambda: desk.random_bytes(8).hex())
+        return Decision(**ask.words, plan=planned, record=_record("changed", ask, {}))
+
+    return _change_plan(desk, ask, decide)
+
+
+def plan(desk: Desk, ask: Ask) -> Reply:
+    """The last change, and with it the plan."""
+    return ask.reply(_change_answer(desk.history(ask.model)[-1]))
+
+
+def history(desk: Desk, ask: Ask) -> Reply:
+    """Newest first, a page at a time."""
+    found = desk.history(ask.model)
+    before = number(ask, "before", len(found) + 1)
+    limit = page_size(ask)
+    older = [change for change in found if change.revision < before]
+    page = older[::-1][:limit]
+    more = len(older) > len(page) and page
+    answer = HistoryAnswer(
+        ask.model, found[-1].revision, tuple(map(_change_answer, page)), page[-1].revision if more else None
+    )
+    return ask.reply(answer)
+
+
+def _change_plan(desk: Desk, ask: Ask, decide: Callable[[TrafficPlan | None], Decision]) -> Reply:
+    def answer(_: TrafficPlan | None, decision: Decision) -> Reply:
+        assert decision.plan is not None
+        change = TrafficChange(decision.plan, decision.now_ms, decision.who, decision.why, decision.record)
+        return ask.reply(_change_answer(change))
+
+    return desk.decide(ask, decide, answer)
+
+
+def _record(what: str, ask: Ask, evidence: Mapping[str, Any]) -> dict[str, Any]:
+    """For the plan's history: the caller's evidence, and how the change came about."""
+    return {**evidence, "what": what, "by": f"{ask.route.name}, key {ask.caller.key.name} ({ask.caller.key.id})"}
+
+
+def _change_answer(change: TrafficChange) -> ChangeAnswer:
+    plan = change.plan
+    return ChangeAnswer(plan.model, plan.revision, change.at_ms, change.who, change.why, dict(change.evidence), plan)
