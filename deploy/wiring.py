@@ -312,6 +312,7 @@ def run_monitor(settings: PlatformSettings, stop: threading.Event) -> None:
     """
     from deploy.verdicts.drift_evidence import DriftEvidence
     from deploy.verdicts.rank_evidence import RankEvidence
+    from drift.calibration import show
     from drift.days.reports import DayReports
     from drift.days.watch import DayWatches
     from drift.mirrors.monitor import GROUP, MirrorMonitor
@@ -345,7 +346,7 @@ def run_monitor(settings: PlatformSettings, stop: threading.Event) -> None:
     evidence = DriftEvidence(lambda: traffic_control(settings), board)
     reports_folder = settings.reports_folder / "drift"
     kept_in = settings.journal_folder / "days.watches"
-    watches = DayWatches(kept_in, board, watched.shift, evidence.keep, DayReports(reports_folder))
+    watches = DayWatches(kept_in, board, watched.shift, evidence.keep, DayReports(reports_folder), watched.segments)
     mirrors = MirrorMonitor(
         RedisStream(redis_client(settings)).reader(GROUP, "monitor-0"),
         standard_of,
@@ -359,6 +360,11 @@ def run_monitor(settings: PlatformSettings, stop: threading.Event) -> None:
     reports, kept_in = VerdictReports(reports_folder), settings.journal_folder / "monitor.windows"
     hours = Hours(reports_folder, watched.shift.day_ms, round(watched.window_s * 1000))
     monitor = Monitor(reader, profile_of, reports.write, watched, kept_in, watches=watches, hours=hours)
+    try:
+        for calibration in board.calibrations().values():  # who found it told its gauges, and may be long gone
+            show(calibration)
+    except RegistryError as error:
+        log.warning("calibrations are shown with the next collected window: %s", error)
     collector.calm()
     run_together(stop, monitor.run, mirrors.run)
 

@@ -9,7 +9,7 @@ Folders, each with a door sign:
 - `windows`: what happens now, in minutes. Shown.
 - `days`: what lasts, on closed days. Decides, and raises alarms.
 - `mirrors`: mirrored lists beside the champion's.
-- `evidently_reports`: a closed day for eyes, of lists that `deploy` takes out of the archive. Explains, decides nothing.
+- `evidently_reports`: a closed day for eyes, of lists that `deploy` takes out of the archive. Decides nothing.
 
 Decisions
 

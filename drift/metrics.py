@@ -12,7 +12,8 @@ _QUANTITY = [*_ARM, "quantity"]
 
 EVENTS = Counter(
     "drift_events",
-    "Rankings read, by what became of them: absorbed, repeated, late, misdated, outside; or unreadable events.",
+    "Rankings read, by what became of them: absorbed, repeated, late, misdated, crowded (too many windows are open), "
+    "outside; or unreadable events.",
     ["outcome"],
 )
 VERDICTS = Counter("drift_verdicts", "Windows judged, by verdict.", [*_ARM, "verdict"])
@@ -118,6 +119,44 @@ ALARMS_OPEN = Gauge(
     "drift_alarms_open",
     "Alarms that are open and not answered by a retraining.",
     [*_ARM, "family"],
+    multiprocess_mode="mostrecent",
+)
+_SEGMENT = [*_ARM, "segment", "family"]
+SEGMENT_ALARMS_OPEN = Gauge(
+    "drift_segment_alarms_open",
+    "Alarms that are open in a declared segment of the arm's rankings.",
+    _SEGMENT,
+    multiprocess_mode="mostrecent",
+)
+SEGMENT_CUSUM = Gauge(
+    "drift_segment_cusum_ratio",
+    "The largest sum of daily shifts of a segment over its threshold, of all its quantities.",
+    _SEGMENT,
+    multiprocess_mode="mostrecent",
+)
+_CLICKS = ["model", "simulated"]
+CALIBRATION_ERROR = Gauge(
+    "drift_calibration_error_ratio",
+    "How far clicks of the newest collected window lie from what scores said, noise taken off, over the mean expected.",
+    _CLICKS,
+    multiprocess_mode="mostrecent",
+)
+CALIBRATION_CLICKS = Gauge(
+    "drift_calibration_clicks_ratio",
+    "Clicks of the newest collected window over those that scores said, by a mapping fitted before it.",
+    _CLICKS,
+    multiprocess_mode="mostrecent",
+)
+CALIBRATION_CLICKS_ERROR = Gauge(
+    "drift_calibration_clicks_standard_error",
+    "Standard error of drift_calibration_clicks_ratio.",
+    _CLICKS,
+    multiprocess_mode="mostrecent",
+)
+CALIBRATION_END = Gauge(
+    "drift_calibration_end_timestamp_seconds",
+    "When the newest window ended of which calibration is known, since the epoch.",
+    _CLICKS,
     multiprocess_mode="mostrecent",
 )
 OPEN_WINDOWS = Gauge("drift_open_windows", "Windows that still take events.", multiprocess_mode="livesum")

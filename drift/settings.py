@@ -241,7 +241,7 @@ def _correction(text: str) -> tuple[str, Correction]:
     return ",".join(part for part in parts if not part.startswith("correction")), known[named[0]]
 
 
-_OF_WINDOWS: dict[str, type[int] | type[float]] = {"window_s": float, "lateness_s": float}
+_OF_WINDOWS: dict[str, type[int] | type[float]] = {"window_s": float, "lateness_s": float, "save_every_s": float}
 _OF_DAYS: dict[str, type[int] | type[float]] = {
     "day_s": float,
     "min_lists": int,

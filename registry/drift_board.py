@@ -2,7 +2,8 @@
 
 A copy of what the monitor's own state holds, published when a day closes and again when the monitor
 starts. It never goes back: an earlier day replaces no later one. Beside the records it keeps the newest
-declared change of every model's feature pipeline, which people write and the monitor reads.
+declared change of every model's feature pipeline, which people write and the monitor reads, and the newest
+calibration, which comes with a collected window.
 """
 
 import logging
@@ -12,7 +13,7 @@ from typing import Protocol, cast
 
 import redis
 
-from registry.contracts.drift import Family, Rebaseline, ShiftRecord
+from registry.contracts.drift import CalibrationRecord, Family, Rebaseline, ShiftRecord
 from registry.contracts.errors import ContractError
 from registry.contracts.traffic import Arm
 from registry.redis_errors import redis_errors
@@ -21,14 +22,15 @@ log = logging.getLogger(__name__)
 
 RECORDS_PREFIX = "sluice:drift:"
 REBASELINED_KEY = "sluice:drift-rebaselined"
+CALIBRATED_KEY = "sluice:drift-calibrated"
 KEPT_MS = 60 * 86_400_000
 """How long before a model's newest record another arm's may end and still be shown."""
 
-_Place = tuple[Arm, int, Family]
+_Place = tuple[Arm, int, Family, str]
 
 
 class DriftBoard(Protocol):
-    """Records by model, arm, version and family; of the champion's arm, the newest version's alone."""
+    """Records by model, arm, version, family and segment; of the champion's arm, the newest version's alone."""
 
     def publish(self, record: ShiftRecord) -> None:
         """Shows it, unless a later day of the same place is there. Raises StoreUnavailable."""
@@ -39,6 +41,10 @@ class DriftBoard(Protocol):
         Raises StoreUnavailable."""
         ...
 
+    def withdraw(self, record: ShiftRecord) -> None:
+        """Shows no record of its place any more: nobody watches that. Raises StoreUnavailable."""
+        ...
+
     def declare(self, change: Rebaseline) -> None:
         """Keeps the change as the model's newest. Raises StoreUnavailable."""
         ...
@@ -47,15 +53,25 @@ class DriftBoard(Protocol):
         """The model's newest declared change. Raises StoreUnavailable."""
         ...
 
+    def calibrated(self, record: CalibrationRecord) -> None:
+        """Shows it as its model's, unless that of a later window is there. Raises StoreUnavailable."""
+        ...
+
+    def calibrations(self) -> dict[str, CalibrationRecord]:
+        """The newest of each model. Raises StoreUnavailable."""
+        ...
+
 
 def latest_drift(board: DriftBoard, model: str, version: int | None = None) -> tuple[ShiftRecord, ...]:
-    """The newest record of each family: of the champion's arm, or of the version's, in whichever arm it is.
+    """The newest record of each family: of the champion's arm, or of the version's, in whichever arm it is, as a whole:
+    what a segment is like decides nothing.
 
     Empty if no day was closed yet. Raises StoreUnavailable.
     """
     found: dict[Family, ShiftRecord] = {}
     for record in board.latest(model):
-        if record.version == version if version is not None else record.arm == "champion":
+        asked_for = record.version == version if version is not None else record.arm == "champion"
+        if asked_for and not record.segment:
             found.setdefault(record.family, record)
     return tuple(found.values())
 
@@ -75,6 +91,7 @@ class MemoryDriftBoard:
         self._lock = threading.Lock()
         self._shown: dict[str, dict[_Place, ShiftRecord]] = {}
         self._declared: dict[str, Rebaseline] = {}
+        self._calibrations: dict[str, CalibrationRecord] = {}
 
     def publish(self, record: ShiftRecord) -> None:
         """See `DriftBoard`."""
@@ -91,6 +108,11 @@ class MemoryDriftBoard:
         with self._lock:
             return _newest_first(list(self._shown.get(model, {}).values()))
 
+    def withdraw(self, record: ShiftRecord) -> None:
+        """See `DriftBoard`."""
+        with self._lock:
+            self._shown.get(record.model, {}).pop(_place(record), None)
+
     def declare(self, change: Rebaseline) -> None:
         """See `DriftBoard`."""
         with self._lock:
@@ -100,6 +122,18 @@ class MemoryDriftBoard:
         """See `DriftBoard`."""
         with self._lock:
             return self._declared.get(model)
+
+    def calibrated(self, record: CalibrationRecord) -> None:
+        """See `DriftBoard`."""
+        with self._lock:
+            before = self._calibrations.get(record.model)
+            if before is None or before.until_ms <= record.until_ms:
+                self._calibrations[record.model] = record
+
+    def calibrations(self) -> dict[str, CalibrationRecord]:
+        """See `DriftBoard`."""
+        with self._lock:
+            return dict(self._calibrations)
 
 
 class RedisDriftBoard:
@@ -134,6 +168,11 @@ class RedisDriftBoard:
                 log.warning("left out what the drift board shows of %s at %r: %s", model, field, error)
         return _newest_first(records)
 
+    def withdraw(self, record: ShiftRecord) -> None:
+        """See `DriftBoard`."""
+        with redis_errors(f"withdraw the drift of {record.model}"):
+            self._client.hdel(_key(record.model), _field(record))
+
     def declare(self, change: Rebaseline) -> None:
         """See `DriftBoard`."""
         with redis_errors(f"declare a change of {change.model}"):
@@ -151,9 +190,29 @@ class RedisDriftBoard:
             log.warning("left out what was declared of %s: %s", model, error)
             return None
 
+    def calibrated(self, record: CalibrationRecord) -> None:
+        """See `DriftBoard`. Collections of a model follow one another: nobody publishes in between."""
+        before = self.calibrations().get(record.model)
+        if before is not None and before.until_ms > record.until_ms:
+            return
+        with redis_errors(f"publish the calibration of {record.model}"):
+            self._client.hset(CALIBRATED_KEY, record.model, record.encode())
+
+    def calibrations(self) -> dict[str, CalibrationRecord]:
+        """See `DriftBoard`."""
+        with redis_errors("read calibrations"):
+            raws = cast(dict[bytes, bytes], self._client.hgetall(CALIBRATED_KEY))
+        found = {}
+        for field, raw in raws.items():
+            try:
+                found[field.decode()] = CalibrationRecord.decode(raw)
+            except ContractError as error:
+                log.warning("left out the calibration of %r: %s", field, error)
+        return found
+
 
 def _place(record: ShiftRecord) -> _Place:
-    return record.arm, 0 if record.arm == "champion" else record.version, record.family
+    return record.arm, 0 if record.arm == "champion" else record.version, record.family, record.segment
 
 
 def _key(model: str) -> str:
@@ -161,7 +220,7 @@ def _key(model: str) -> str:
 
 
 def _field(record: ShiftRecord) -> str:
-    return "/".join(map(str, _place(record)))
+    return "/".join(map(str, _place(record))).removesuffix("/")  # of the whole, without a segment
 
 
 def _newest_first(records: list[ShiftRecord]) -> tuple[ShiftRecord, ...]:

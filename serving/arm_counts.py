@@ -15,6 +15,7 @@ from registry.contracts.traffic import Arm
 from registry.counters import CounterBoard
 from registry.errors import RegistryError
 from serving import metrics
+from serving.stage_times import StageTimes
 from serving.tally import flush_with_the_rest
 
 log = logging.getLogger(__name__)
@@ -91,9 +92,13 @@ class ArmTally:
 
 class ArmCounts:
     """All arms of this process. Of each model the newest KEPT_REVISIONS of its plan are kept: nobody holds arms
-    of older ones against each other."""
+    of older ones against each other.
+
+    stages: where the answers' time went, shown and flushed with the arms.
+    """
 
     def __init__(self) -> None:
+        self.stages = StageTimes()
         self._tallies: dict[Key, ArmTally] = {}
         self._experiments: set[str] = set()
         flush_with_the_rest(self)
@@ -114,12 +119,13 @@ class ArmCounts:
             parts[0] if len(parts) == 1 else total(model, revision, experiment, parts[0].arm, parts)
             for (model, revision, experiment, _), parts in by_arm.items()
         )
-        return CounterSnapshot(process, at_ms, tuple(arms))
+        return CounterSnapshot(process, at_ms, tuple(arms), self.stages.counters())
 
     def flush(self) -> None:
         """See `tally.Flushed`."""
         for tally in self._tallies.values():
             tally.flush()
+        self.stages.flush()
 
     def _new(self, key: Key) -> ArmTally:
         model, revision, experiment = key[:3]

@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from registry.contracts.counters import STAGES
 from registry.contracts.events import SCHEMA, RankingEvent
+from registry.contracts.glimpses import Glimpse
 from registry.contracts.ids import RankingIds, model_tag
 from registry.contracts.traces import UNTRACED, Trace
 from registry.contracts.traffic import Arm, Experiment, TrafficPlan
@@ -42,6 +44,7 @@ from serving.flow.ladder import (
 )
 from serving.flow.retries import Attempts
 from serving.frames import LoadedVersion, RankedReply, ScoreRequest
+from serving.glimpses import Glimpses
 from serving.permits import Permits
 from serving.plan_gauges import PlanGauges
 from serving.plans import Plans
@@ -56,9 +59,9 @@ from serving.tracing.tracer import Tracer, of_model
 log = logging.getLogger(__name__)
 
 DEGRADED_NOTED_EVERY_S = 1.0
+GLIMPSED_ITEMS = 5
 DRAFT_PATIENCE = 0.8  # of the time to the deadline: so long an interleaved list waits for the experiment's version
 HOLDER_PATIENCE = 0.5  # of the time to the deadline: so long a query that has a cached order waits for a replica
-STAGES = ("queue", "features", "device", "hop", "total")
 NO_COLUMNS = np.empty(0, dtype=np.uint16)
 NO_VALUES = np.empty(0, dtype=np.float32)
 
@@ -104,12 +107,31 @@ class Ranking:
     experiment: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class ListFigures:
+    """What is known of a list beside its items, over all candidates: of their scores, and how old their rows were on
+    average; None if there are no rows. All 0 of an order that no version gave now."""
+
+    score_mean: float = 0.0
+    score_std: float = 0.0
+    margin: float = 0.0
+    entropy: float = 0.0
+    row_age_s: float | None = None
+
+    @staticmethod
+    def of(reply: RankedReply) -> "ListFigures":
+        """As the worker measured them."""
+        age_s = None if math.isnan(reply.row_age_s) else reply.row_age_s
+        return ListFigures(reply.score_mean, reply.score_std, reply.margin, reply.entropy, age_s)
+
+
 class Ranker:
     """Ranks queries against the plans it was last told to follow.
 
     counts: answers by arm. coins: for exploration and drafts. mirror: offered the champion's answers, see
     `mirror.Mirror.offer`. ladder: by how much less a query may be answered.
     tracer: told of answers and failures, for who follows single queries; None: nobody does.
+    glimpses: a few answers for who watches.
     """
 
     def __init__(
@@ -126,6 +148,7 @@ class Ranker:
         mirror: Callable[[RankQuery, TrafficPlan, "Ranking"], None] | None = None,
         ladder: LadderRules | None = None,
         tracer: Tracer | None = None,
+        glimpses: Glimpses | None = None,
     ) -> None:
         self._pool, self._event_log, self._ids, self._permits = pool, event_log, ids, permits
         self._log_every, self._clock, self._wall_ms = log_every, clock, wall_ms
@@ -137,6 +160,7 @@ class Ranker:
         self._ladder = ladder or LadderRules()
         self._orders = RecentOrders(self._ladder.cached_bytes, self._ladder.cached_s, clock)
         self.counts = counts or ArmCounts()
+        self.glimpses = glimpses or Glimpses()
         self.router = Router(pool.has, self._coins, clock)
         self._stages = [HistogramTally(metrics.STAGE_SECONDS.labels(stage)).observe for stage in STAGES]
         self._gauges = PlanGauges()
@@ -344,9 +368,10 @@ class Ranker:
         if degraded and (rung := self._ladder.refusal(degraded)):
             raise BelowStandard(f"{', '.join(degraded)}: such an answer is switched off, {rung}=0 in SLUICE_FLOW")
         total_s = self._clock() - began_s
-        confidence = (reply.score_mean, reply.score_std, reply.margin, reply.entropy)
-        stages_ms = self._observe(reply, total_s)
-        ranking = self._log(query, plan, route, shown, loaded.fingerprint, confidence, degraded, stages_ms, total_s)
+        stages_ms = self._observe(query.model, reply, total_s)
+        ranking = self._log(
+            query, plan, route, shown, loaded.fingerprint, ListFigures.of(reply), degraded, stages_ms, total_s
+        )
         if route.arm in BREAKING:
             self.router.served(query.model, route.version, failed=False)
         if route.arm == "champion" and not shown.explored:
@@ -363,13 +388,12 @@ class Ranker:
         route: Route,
         shown: Shown,
         fingerprint: str,
-        confidence: tuple[float, float, float, float],
+        figures: ListFigures,
         degraded: tuple[str, ...],
         stages_ms: dict[str, float],
         total_s: float,
     ) -> Ranking:
-        """The answer, in the event log and counted. confidence: mean and standard deviation of the scores, margin and
-        entropy, over all candidates."""
+        """The answer, in the event log and counted."""
         now_ms = self._wall_ms()
         ranking_id = self._ids.issue(self._tags[query.model], now_ms)
         items = [query.item_ids[place] for place in shown.places]
@@ -390,10 +414,10 @@ class Ranker:
                 propensities=shown.propensities,
                 fingerprint=fingerprint,
                 features=shown.features,
-                score_mean=confidence[0],
-                score_std=confidence[1],
-                margin=confidence[2],
-                entropy=confidence[3],
+                score_mean=figures.score_mean,
+                score_std=figures.score_std,
+                margin=figures.margin,
+                entropy=figures.entropy,
                 degraded=degraded,
                 latency_ms=total_s * 1000,
                 trace_id=query.trace.trace_id,
@@ -401,7 +425,7 @@ class Ranker:
                 teams=shown.teams,
                 team_version=shown.team_version,
                 explored=shown.explored,
-                row_age_s=None if math.isnan(reply.row_age_s) else reply.row_age_s,
+                row_age_s=figures.row_age_s,
             )
         )
         self._note(query, ranking_id, route.version, degraded, stages_ms)
@@ -420,6 +444,8 @@ class Ranker:
             stages_ms=stages_ms,
             experiment=route.experiment,
         )
+        if self.glimpses.due(query.model, now_ms):
+            self.glimpses.take(glimpse_of(ranking, now_ms, len(query.item_ids)))
         if self._tracer is not None:
             self._trace(self._tracer, query, ranking, total_s)
         return ranking
@@ -479,7 +505,7 @@ class Ranker:
         total_s = self._clock() - began_s
         stages_ms = dict.fromkeys(STAGES, 0.0) | {"total": int(total_s * 1e6) / 1000}
         degraded = (*route.without, reason)
-        return self._log(query, plan, outside, shown, "", (0.0, 0.0, 0.0, 0.0), degraded, stages_ms, total_s)
+        return self._log(query, plan, outside, shown, "", ListFigures(), degraded, stages_ms, total_s)
 
     def count_answer(self, model: str, plan: TrafficPlan, route: Route, total_s: float, degraded: bool) -> None:
         """One more answer, so long after its permit."""
@@ -508,10 +534,11 @@ class Ranker:
             raise UnknownModel(f"model={model!r} is unloaded: POST /v2/repository/models/{model}/load brings it back")
         return plan
 
-    def _observe(self, reply: RankedReply, total_s: float) -> dict[str, float]:
+    def _observe(self, model: str, reply: RankedReply, total_s: float) -> dict[str, float]:
         queue_s, features_s, device_s = reply.queue_us / 1e6, reply.features_us / 1e6, reply.device_us / 1e6
         hop_s = max(0.0, total_s - queue_s - features_s - device_s)
         seconds = (queue_s, features_s, device_s, hop_s, total_s)
+        self.counts.stages.note(model, seconds)
         stages_ms = {}
         for stage, observe, value in zip(STAGES, self._stages, seconds, strict=True):
             observe(value)
@@ -538,6 +565,25 @@ class Ranker:
                 f", degraded: {', '.join(degraded)}" if degraded else "",
                 extra={"ranking_id": ranking_id, "trace_id": query.trace.trace_id, "total_ms": stages_ms["total"]},
             )
+
+
+def glimpse_of(ranking: Ranking, answered_ms: int, candidates: int) -> Glimpse:
+    """What a person who watches sees of it."""
+    return Glimpse(
+        ranking_id=ranking.ranking_id,
+        answered_ms=answered_ms,
+        model=ranking.model,
+        version=ranking.version,
+        arm=ranking.arm,
+        experiment=ranking.experiment,
+        plan_revision=ranking.plan_revision,
+        candidates=candidates,
+        shown=len(ranking.items),
+        items=tuple(ranking.items[:GLIMPSED_ITEMS]),
+        scores=tuple(ranking.scores[:GLIMPSED_ITEMS].tolist()),
+        degraded=ranking.degraded,
+        stages_ms=ranking.stages_ms,
+    )
 
 
 def newly_served(plan: TrafficPlan, followed: TrafficPlan) -> dict[int, str]:

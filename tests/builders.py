@@ -12,6 +12,7 @@ from registry.contracts.counters import ArmCounters
 from registry.contracts.drift import ShiftAlarm, ShiftRecord
 from registry.contracts.events import SCHEMA, Click, Exposure, MirrorEvent, RankingEvent
 from registry.contracts.features import Column, FeatureView
+from registry.contracts.glimpses import Glimpse
 from registry.contracts.manifest import JUDGED_NDCG, Lineage, ModelManifest, ModelPackage, TensorSpec
 from registry.contracts.profile import ReferenceProfile, describe
 from registry.contracts.replicas import ReplicaRecord
@@ -272,6 +273,25 @@ def a_mirror(event_id: str = "m1", ranking_id: str = "r1", **changes: Any) -> Mi
         "mirror_latency_ms": 5.0,
     }
     return MirrorEvent(event_id=event_id, ranking_id=ranking_id, **(fields | changes))
+
+
+def a_glimpse(ranking_id: str = "r1", **changes: Any) -> Glimpse:
+    """Of the champion's answer with two items."""
+    fields: dict[str, Any] = {
+        "answered_ms": NOW_MS,
+        "model": "codesearch",
+        "version": 1,
+        "arm": "champion",
+        "experiment": "",
+        "plan_revision": 1,
+        "candidates": 20,
+        "shown": 2,
+        "items": ("a", "b"),
+        "scores": (2.0, 1.0),
+        "degraded": (),
+        "stages_ms": {"queue": 0.1, "features": 1.0, "device": 0.8, "hop": 0.6, "total": 2.5},
+    }
+    return Glimpse(ranking_id=ranking_id, **(fields | changes))
 
 
 def a_shift_alarm(quantity: str = "length", **changes: Any) -> ShiftAlarm:

@@ -26,7 +26,7 @@ from registry.errors import RegistryError
 
 if TYPE_CHECKING:
     from drift.days.reports import DayReport
-    from registry.contracts.drift import Family, ShiftAlarm, ShiftRecord
+    from registry.contracts.drift import CalibrationRecord, Family, ShiftAlarm, ShiftRecord
     from registry.contracts.profile import ReferenceProfile
     from registry.drift_board import DriftBoard
 
@@ -50,6 +50,8 @@ def show(model: Model, as_json: AsJson = False) -> None:
     else:
         print_records(Console(), records)
         _print_reports(Console(), records)
+        if (calibration := _board().calibrations().get(model)) is not None:
+            Console().print(calibration_line(calibration), highlight=False)
     raise typer.Exit(1 if any(record.open_alarms for record in records) else 0)
 
 
@@ -63,6 +65,48 @@ def _print_reports(console: Console, records: "Sequence[ShiftRecord]") -> None:
         there = reports.about(place) is not None
         told = f"{settings.gateway_url}{path}" if there else "in a minute or so, when the Celery worker has made it"
         console.print(f"report of {place.arm}: {told}", highlight=False, soft_wrap=True)
+
+
+@drift.command()
+def calibration(model: Model, as_json: AsJson = False) -> None:
+    """Whether clicks of the newest collected window came as often as scores said: nothing on how good they rank."""
+    try:
+        record = _board().calibrations().get(model)
+    except RegistryError as error:
+        raise SluiceError(str(error), "sluice status") from error
+    if record is None:
+        raise SluiceError(f"no window of {model!r} was collected yet", "`sluice runs list`, or wait for the week's end")
+    if as_json:
+        typer.echo(record.encode().decode())
+        return
+    console = Console()
+    console.print(calibration_line(record), highlight=False)
+    console.print(
+        f"  mapping of scores fitted on {_time(record.fitted_since_ms)} to {_time(record.fitted_until_ms)}, held "
+        f"against {record.lists} lists with {record.clicks} {'simulated ' if record.simulated else ''}clicks until "
+        f"{_time(record.until_ms)}",
+        highlight=False,
+    )
+    if record.bins:
+        console.print(
+            f"  calibration error {record.error:.4f} clicks an examined item beyond noise; plain {record.plain:.4f}, "
+            f"of which chance alone makes {record.by_chance:.4f}",
+            highlight=False,
+        )
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for title in ("expected", "came", "+-", "share of looks"):
+            table.add_column(title, justify="right")
+        for one in record.bins:
+            table.add_row(f"{one.predicted:.4f}", f"{one.observed:.4f}", f"{one.error:.4f}", f"{one.share:.0%}")
+        console.print(table)
+
+
+def calibration_line(record: "CalibrationRecord") -> str:
+    """In one line, with its verdict."""
+    colour = _COLOURS[record.verdict]
+    told = f"{record.ratio:.2f} +- {record.ratio_error:.2f} clicks for each that scores said" if record.bins else ""
+    words = "; ".join(filter(None, (told, escape(record.why))))
+    return f"{escape(record.model)}@{record.version} calibration: [{colour}]{record.verdict}[/]  {words}"
 
 
 @drift.command()
@@ -251,7 +295,8 @@ def print_records(console: Console, records: "Sequence[ShiftRecord]") -> None:
     for record in records:
         colour = _COLOURS[record.verdict]
         console.print(
-            f"{escape(record.model)}@{record.version} {record.arm}, {record.family}: [{colour}]{record.verdict}[/]  "
+            f"{escape(record.model)}@{record.version} {record.arm}{_part(record)}, {record.family}: "
+            f"[{colour}]{record.verdict}[/]  "
             f"day to {_time(record.until_ms)}, {record.lists} lists, {record.days} days known",
             highlight=False,
         )
@@ -259,6 +304,10 @@ def print_records(console: Console, records: "Sequence[ShiftRecord]") -> None:
             console.print(_alarms(record.alarms))
         elif record.why:
             console.print(f"  {escape(record.why)}", highlight=False)
+
+
+def _part(record: "ShiftRecord") -> str:
+    return f" where {escape(record.segment)}" if record.segment else ""
 
 
 def _alarms(alarms: "Sequence[ShiftAlarm]") -> Table:

@@ -73,6 +73,8 @@ def _print(console: Console, state: PlatformState, found: dict[str, Any]) -> Non
         line("features", f"{features['url']}, {features['nodes']} of {features['of']} nodes answer")
     for group, lag in found["events"].items():
         line("events", f"{group}: {lag['pending']} pending, {duration(lag['lag_s'])} behind")
+    for name, state_of in open_breakers(found["gateway"] or {}).items():
+        line("breaker", f"{name}: {state_of}")
     for plan in found["traffic"]:
         others = "".join(
             f", {one['name']} @{one['version']} at {one['weight'] / 10:g} %"
@@ -80,3 +82,10 @@ def _print(console: Console, state: PlatformState, found: dict[str, Any]) -> Non
             for one in layer["experiments"]
         )
         line("traffic", f"{plan['model']}: champion @{plan['champion']}{others} (revision {plan['revision']})")
+
+
+def open_breakers(gateway: dict[str, Any]) -> dict[str, str]:
+    """State by version and by replica, of those that are not closed; gateway: what it says of itself."""
+    versions = dict(gateway.get("breakers", {}))
+    replicas = {one["replica"]: one.get("breaker", "closed") for one in gateway.get("replicas", ())}
+    return {name: state.replace("_", " ") for name, state in (versions | replicas).items() if state != "closed"}

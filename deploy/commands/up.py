@@ -59,6 +59,7 @@ def _interrupt(_number: int, _frame: FrameType | None) -> None:
 
 def _say_where(settings: PlatformSettings, console: Console) -> None:
     console.print(f"gateway  {settings.gateway_url}/docs", highlight=False)
+    console.print(f"console  {settings.gateway_url}/console (signed in: sluice console)", highlight=False)
     console.print(f"metrics  {settings.gateway_url}/metrics", highlight=False)
     if settings.with_grpc:
         console.print(f"grpc     {settings.grpc_address}", highlight=False)

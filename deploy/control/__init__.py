@@ -1,7 +1,7 @@
 """The control API: who answers whom is looked at and changed here, over HTTP, in the controller process.
 
 `app` is HTTP, `access` and `conditions` check a request, `handlers` says which function answers it: `traffic`,
-`rollouts`, `evidence`, `drift`, `runs`, `keys`. They stand on `desk`, which alone makes decisions true.
+`rollouts`, `evidence`, `drift`, `runs`, `keys`, `figures`. They stand on `desk`, which alone makes decisions true.
 
 Decisions
 
@@ -13,6 +13,8 @@ Decisions
 - What is decided is decided when the tables have it. The board, which traffic follows, is published
   before the answer goes out; MLflow's aliases are copies that may come later, so that a rollback needs
   no MLflow.
+- The console's figures (`figures`) come from tables, boards and files that are there anyway; only the traffic of the
+  last hour is kept here, in memory (`meter`): months of it are Prometheus' business.
 - Nothing is open without a key. A key is made by an admin; the first one lies in the data folder, for
   its owner's eyes (`local_key`).
 """

@@ -68,5 +68,5 @@ def authorize(caller: Caller, route: ControlRoute, model: str | None) -> None:
         raise NotAllowed(f"API key {key.name!r} has the role {key.role}: {route.name} needs {route.role}")
     if model is not None and not key.covers(model):
         raise NotAllowed(f"API key {key.name!r} is for {', '.join(key.models)}: {model[:64]!r} is not one of them")
-    if model is None and key.models:
+    if model is None and key.models and not route.own:
         raise NotAllowed(f"API key {key.name!r} is for {', '.join(key.models)} alone: {route.name} needs one for all")

@@ -16,11 +16,14 @@ from deploy.control.alias_keeper import AliasKeeper
 from deploy.control.app import Tell, build_control_app
 from deploy.control.desk import Desk
 from deploy.control.local_key import local_key
+from deploy.control.meter import MeterThread, TrafficMeter
 from deploy.control.server import ControlServer
+from deploy.control.sources import Sources
 from deploy.drift_reports.shelf import ReportShelf
 from deploy.settings import PlatformSettings
 from deploy.telemetry.open import exporter_of
 from drift.days.reports import DayReports
+from drift.settings import parse_monitor
 from pipelines.archive.files import Archive
 from pipelines.gates.planning import GatePlanner
 from pipelines.rollouts.canary import outlook
@@ -33,6 +36,7 @@ from registry.contracts.rollouts import Rollout
 from registry.counters import RedisCounterBoard
 from registry.drift_board import RedisDriftBoard, declare
 from registry.errors import RegistryError, StoreUnavailable
+from registry.glimpse_board import RedisGlimpseBoard
 from registry.promotion import Promoter
 from registry.receipts import KEPT_MS
 from registry.retirement import ServableVersions
@@ -111,15 +115,18 @@ def control(settings: PlatformSettings, stop: threading.Event) -> None:
     controller = make_controller(settings, database)
     if controller.aliases is not None:
         controller.aliases.start()
+    meter = MeterThread(TrafficMeter(), RedisCounterBoard(wiring.redis_client(settings, REDIS_TIMEOUT_S)))
+    meter.start()
     exporter = exporter_of(settings)
     if exporter is not None:
         exporter.start()
-    api = control_api(settings, controller, exporter.tell if exporter else None)
+    api = control_api(settings, controller, meter.meter, exporter.tell if exporter else None)
     api.start()
     try:
         controller.run(stop)
     finally:
         api.stop()
+        meter.stop()
         if exporter is not None:
             exporter.stop()
         if controller.aliases is not None:
@@ -143,7 +150,9 @@ def make_controller(settings: PlatformSettings, database: SqlControl) -> Control
     return Controller(database, board, engine, aliases, mine)
 
 
-def control_api(settings: PlatformSettings, controller: Controller, tell: Tell | None = None) -> ControlServer:
+def control_api(
+    settings: PlatformSettings, controller: Controller, meter: TrafficMeter, tell: Tell | None = None
+) -> ControlServer:
     """The API over the controller's parts, and the key of commands on this machine. tell: see `build_control_app`.
 
     Raises StoreUnavailable.
@@ -151,14 +160,24 @@ def control_api(settings: PlatformSettings, controller: Controller, tell: Tell |
     ring = SqlKeyRing(controller.control.engine)
     local_key(settings.admin_key_file, ring, now_ms())
     planner = GatePlanner(Archive(settings.archive_folder), parse_gates(settings.gates))
-    drift = RedisDriftBoard(wiring.redis_client(settings, REDIS_TIMEOUT_S))
+    board = RedisDriftBoard(wiring.redis_client(settings, REDIS_TIMEOUT_S))
+    shift = parse_monitor(settings.drift).shift
+    days = DayReports(settings.reports_folder / "drift")
+    sources = Sources(
+        meter,
+        glimpses=RedisGlimpseBoard(wiring.redis_client(settings, REDIS_TIMEOUT_S)),
+        days=days,
+        floors={"mean": shift.effect_floor_sd, "missing_share": shift.share_floor, "zero_share": shift.share_floor},
+    )
     desk = Desk(
         *(controller.control, ring, controller.store, controller.publish, controller.outlook, planner),
         *(SqlRuns(controller.control.engine), now_ms),
         retrain_ms=parse_retraining(settings.retraining, settings.retrain_anchor).window_ms,
-        closed_days=drift.latest,
-        declare=functools.partial(declare, drift),
-        reports=ReportShelf(wiring.evidently_reports(settings), DayReports(settings.reports_folder / "drift")),
+        closed_days=board.latest,
+        calibration=lambda model: board.calibrations().get(model),
+        sources=sources,
+        declare=functools.partial(declare, board),
+        reports=ReportShelf(wiring.evidently_reports(settings), days),
     )
     return ControlServer(build_control_app(desk, tell), parse_address(settings.controller_address))
 

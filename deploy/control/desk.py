@@ -4,15 +4,16 @@ import dataclasses
 import secrets
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from deploy.control.asks import Ask, Reply
 from deploy.control.errors import Conflict, NotNow, NotThere
+from deploy.control.sources import Sources
 from deploy.drift_reports.shelf import ReportShelf
 from pipelines.gates.planning import GatePlanner
 from pipelines.runs.schedule import DAY_MS
 from registry.api_keys import KeyRing
-from registry.contracts.drift import Rebaseline, ShiftRecord
+from registry.contracts.drift import CalibrationRecord, Rebaseline, ShiftRecord
 from registry.contracts.rollouts import Rollout
 from registry.contracts.traffic import TrafficPlan
 from registry.decisions import Decision
@@ -33,8 +34,9 @@ class Desk:
     plan; raises StoreUnavailable if the board is away. outlook: what the engine thinks of an active rollout, see
     `canary.outlook`; may raise StoreUnavailable. planner: of rollouts' gates. run_store: runs of pipelines;
     retrain_ms: of clicks that a retraining learns from, if nothing else is said. closed_days: of a model, the newest
-    first; raises StoreUnavailable. declare: keeps a declared change, unless a newer one is there; raises
-    StoreUnavailable. reports: of closed days, None where there are none.
+    first; calibration: of its newest collected window. Both raise StoreUnavailable. sources: of the console's figures.
+    declare: keeps a declared change, unless a newer one is there; raises StoreUnavailable. reports: of closed days
+    (None: there are none).
     """
 
     control: RolloutControl
@@ -48,6 +50,8 @@ class Desk:
     random_bytes: Callable[[int], bytes] = secrets.token_bytes
     retrain_ms: int = 14 * DAY_MS
     closed_days: Callable[[str], tuple[ShiftRecord, ...]] = lambda model: ()
+    calibration: Callable[[str], CalibrationRecord | None] = lambda model: None
+    sources: Sources = field(default_factory=Sources)
     declare: Callable[[Rebaseline], None] = lambda change: None
     reports: ReportShelf | None = None
 

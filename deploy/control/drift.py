@@ -15,8 +15,8 @@ from serving.gateway.control_schema import DriftAnswer, DriftReportList, Rebasel
 def drift(desk: Desk, ask: Ask) -> Reply:
     """What the newest closed days came to."""
     plan, records = desk.control.plan(ask.model), desk.closed_days(ask.model)
-    there = desk.reports.of(records) if desk.reports else ()
-    return ask.reply(DriftAnswer(ask.model, plan.revision if plan else 0, records, there))
+    calibration, there = desk.calibration(ask.model), desk.reports.of(records) if desk.reports else ()
+    return ask.reply(DriftAnswer(ask.model, plan.revision if plan else 0, records, calibration, there))
 
 
 def rebaseline(desk: Desk, ask: Ask) -> Reply:

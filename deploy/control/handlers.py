@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 
-from deploy.control import drift, evidence, keys, rollouts, runs, traffic
+from deploy.control import drift, evidence, figures, keys, rollouts, runs, traffic
 from deploy.control.asks import Ask, Reply
 from deploy.control.desk import Desk
 
@@ -33,6 +33,12 @@ HANDLERS: Mapping[str, Callable[[Desk, Ask], Reply]] = {
     "run": runs.run,
     "retry_run": runs.retry_run,
     "cancel_run": runs.cancel_run,
+    "me": figures.me,
+    "versions": figures.versions,
+    "traffic": figures.traffic,
+    "looks": figures.looks,
+    "drift_days": figures.drift_days,
+    "live": figures.live,
     "keys": keys.keys,
     "make_key": keys.make_key,
     "revoke_key": keys.revoke_key,

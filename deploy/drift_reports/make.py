@@ -30,14 +30,16 @@ class ReportSources:
     settings: ReportSettings
 
     def records(self, place: ReportPlace) -> tuple[ShiftRecord, ...]:
-        """What the day came to, by family; empty if it was not closed."""
+        """What the day came to, by family, then of segments; empty if it was not closed."""
         found = {
-            family: day.record
+            (family, ""): day.record
             for family in FAMILIES
             if (day := self.days.day(place.model, place.arm, family, place.since_ms)) is not None
         }
+        if not found:
+            return ()
         newest = [one for one in self.shown(place.model) if place_of(one) == place and one.verdict != "errored"]
-        return tuple((found | {one.family: one for one in newest}).values())
+        return tuple((found | {(one.family, one.segment): one for one in newest}).values())
 
     def make(self, place: ReportPlace, now_ms: int) -> MadeReport:
         """The report. Raises ReportRefused if there is nothing to make it of, DataRefused if the archive is damaged."""

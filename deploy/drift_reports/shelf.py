@@ -95,6 +95,10 @@ def _place(model: str, arm: str, since_ms: int) -> ReportPlace:
         raise ControlRefused(str(error)) from error
 
 
+def _name(record: ShiftRecord) -> str:
+    return f"{record.family} of {record.segment}" if record.segment else record.family
+
+
 def _line(about: ReportAbout) -> DriftReportLine:
     arm = about.arm.partition("-")[0]
     return DriftReportLine(
@@ -105,7 +109,7 @@ def _line(about: ReportAbout) -> DriftReportLine:
         since_ms=about.since_ms,
         until_ms=about.until_ms,
         made_ms=about.made_ms,
-        verdicts={record.family: record.verdict for record in about.records},
+        verdicts={_name(record): record.verdict for record in about.records},
         alarms=sum(len(record.open_alarms) for record in about.records),
         against=about.against,
         lists=about.day.lists,

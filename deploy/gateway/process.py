@@ -30,6 +30,7 @@ from registry.contracts.counters import process_name
 from registry.contracts.ids import RankingIds
 from registry.counters import RedisCounterBoard
 from registry.errors import RegistryError
+from registry.glimpse_board import RedisGlimpseBoard
 from registry.replica_board import RedisReplicaBoard
 from registry.stream import RedisStream
 from serving import tally
@@ -39,12 +40,14 @@ from serving.errors import ReplicaUnhealthy
 from serving.event_log import EventLog
 from serving.flow.settings import parse_flow
 from serving.gateway.app import build_app
+from serving.gateway.console.files import console_router
 from serving.gateway.control_routes import control_router
 from serving.gateway.controller import Controller
 from serving.gateway.http import HotRoutes
 from serving.gateway.oip import oip_routes
 from serving.gateway.oip_infer import OipInfer
 from serving.gateway.protocol import protocol_with
+from serving.glimpses import GlimpsePublisher
 from serving.infer import InferService
 from serving.journal import Journal
 from serving.mirror import Mirror
@@ -145,6 +148,7 @@ async def _serve(settings: PlatformSettings, mine: GatewaySettings, stop: thread
             follow_replicas,
         ),
         CounterPublisher(counts, RedisCounterBoard(redis_client(settings, 1.0)), process),
+        GlimpsePublisher(ranker.glimpses, RedisGlimpseBoard(redis_client(settings, 1.0))),
     )
 
     async def hold(model: str, wanted: bool) -> None:
@@ -170,7 +174,7 @@ async def _serve(settings: PlatformSettings, mine: GatewaySettings, stop: thread
         event_log,
         lambda: metrics_registry(settings),
         version("sluice"),
-        routers=[oip_routes(service, regions, version("sluice"))],
+        routers=[oip_routes(service, regions, version("sluice")), console_router()],
         control=control_router(Controller(control).ask, control),
         process={PROCESS_HEADER: f"gateway-{settings.replica}"},
     )

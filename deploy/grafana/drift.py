@@ -73,6 +73,47 @@ def board() -> Board:
             span=12,
         ),
         lines(
+            Words(
+                "Segments: largest sum of daily shifts over its threshold",
+                "Of all quantities of a declared part of the rankings (SLUICE_DRIFT_SEGMENTS). Past 1 one alarms, if"
+                " its shift is past the floor; from 28 days on. `sluice drift show` names it.",
+            ),
+            "none",
+            Query(f"topk(10, drift_segment_cusum_ratio{_ARM})", "{{model}} {{arm}} {{segment}} {{family}}"),
+            steps=((None, _CLEAR), (1, BAD)),
+            span=12,
+        ),
+        lines(
+            Words(
+                "Segments: alarms open",
+                "In a declared part of the rankings. They decide nothing by themselves: look whose queries these are.",
+            ),
+            "none",
+            Query(f"drift_segment_alarms_open{_ARM}", "{{model}} {{arm}} {{segment}} {{family}}"),
+            span=12,
+        ),
+        lines(
+            Words(
+                "Calibration: clicks for each that scores said",
+                "Of the newest collected window, freed of position bias; the mapping of scores is fitted before it,"
+                " so 1 says that it still holds. No statement on how good the ranking is.",
+            ),
+            "none",
+            Query('drift_calibration_clicks_ratio{model=~"$model"}', "{{model}} simulated {{simulated}}"),
+            span=12,
+            bounds=(None, None),
+        ),
+        lines(
+            Words(
+                "Calibration error",
+                "How far clicks lie from what scores said, score by score, over their mean and beyond noise. nan:"
+                " position bias is not known, or there are too few clicks. `sluice drift calibration` shows the curve.",
+            ),
+            "percentunit",
+            Query('drift_calibration_error_ratio{model=~"$model"}', "{{model}} simulated {{simulated}}"),
+            span=12,
+        ),
+        lines(
             Words("Open alarms", "1 while an alarm is open and not answered, by quantity; open ones first."),
             "none",
             Query(

@@ -128,6 +128,7 @@ def steps(settings: PlatformSettings, mine: RetrainSettings) -> Mapping[RunKind,
 
 def retraining(settings: PlatformSettings, mine: RetrainSettings) -> "Retraining":
     """Over the platform's archive, registry and tables. MLflow is asked only by the steps that need it."""
+    from deploy.verdicts.calibration import Calibrations
     from pipelines.archive.files import Archive
     from pipelines.feedback.bias_evidence import BiasRules
     from pipelines.feedback.cleaning import CleaningRules
@@ -135,6 +136,7 @@ def retraining(settings: PlatformSettings, mine: RetrainSettings) -> "Retraining
     from pipelines.gates.planning import GatePlanner
     from pipelines.runs.retraining import Retraining
     from pipelines.settings import parse_gates
+    from registry.drift_board import RedisDriftBoard
 
     control = wiring.traffic_control(settings)
     archive = Archive(settings.archive_folder)
@@ -160,6 +162,7 @@ def retraining(settings: PlatformSettings, mine: RetrainSettings) -> "Retraining
         spec = default_spec() if not simulated else of_simulated_clicks(default_spec())
         return start_once(control, planner, run, challenger, champion, spec, bool(mine.underpowered), _now_ms)
 
+    calibrations = Calibrations(archive, lambda: RedisDriftBoard(wiring.redis_client(settings)))
     return Retraining(
         archive=archive,
         collected=settings.collected_folder,
@@ -172,6 +175,7 @@ def retraining(settings: PlatformSettings, mine: RetrainSettings) -> "Retraining
         part_ms=mine.part_ms,
         replay_windows=mine.replay_windows,
         replay_lists=mine.replay_lists,
+        on_collected=calibrations.keep,
         settings=parse_train(settings.train),
     )
 

@@ -34,8 +34,9 @@ class DriftEvidence:
 
     def keep(self, record: ShiftRecord) -> None:
         """Keeps what it says of a challenger on its way, once however often it is told. Confidence is no evidence:
-        a shift of it says nothing on quality. Raises RegistryError."""
-        if record.arm != "challenger" or record.family != "features":
+        a shift of it says nothing on quality. Nor is a segment: what all see is rolled back for. Raises
+        RegistryError."""
+        if record.arm != "challenger" or record.family != "features" or record.segment:
             return
         mine = [
             rollout
@@ -48,7 +49,8 @@ class DriftEvidence:
             (
                 one
                 for one in self._board.latest(record.model)
-                if one.arm == "champion" and one.family == record.family and one.until_ms == record.until_ms
+                if (one.arm, one.family, one.segment) == ("champion", record.family, "")
+                and one.until_ms == record.until_ms
             ),
             None,
         )

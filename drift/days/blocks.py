@@ -95,8 +95,11 @@ def places_of(reference: Reference, family: Family) -> IntArray:
     return np.flatnonzero(of_confidence if family == "confidence" else ~of_confidence)
 
 
-def watched(reference: Reference, family: Family) -> Watched:
-    """What is watched of a version. What no importance is known of weighs as the features' mean."""
+def watched(reference: Reference, family: Family, parts: int = 1, profiled: bool = True) -> Watched:
+    """What is watched of a version. What no importance is known of weighs as the features' mean.
+
+    parts: how many watches like this one share the family's budget. profiled: see `Watched`.
+    """
     places = places_of(reference, family).tolist()
     names = tuple(reference.names[place] for place in places)
     features = reference.names[: reference.features]
@@ -107,5 +110,6 @@ def watched(reference: Reference, family: Family) -> Watched:
         kinds=tuple(reference.aspects[place] for place in places),
         importance=np.array([known.get(name, mean) for name in names]),
         by_version=frozenset({SCORES}),
-        family=FAMILY if family == "confidence" else len(names),
+        family=parts * (FAMILY if family == "confidence" else len(names)),
+        profiled=profiled,
     )

@@ -76,8 +76,10 @@ class DayReports:
         return msgspec.json.decode(content, type=DayReport)
 
     def arms(self, model: str) -> list[str]:
-        """Of which there are days, as `read` wants them."""
-        return sorted(unquote(path.name) for path in (self.folder / model / FOLDER).glob("*"))
+        """Those that have days, as `read` takes them; the champion's first. Raises OSError."""
+        home = self.folder / model / FOLDER
+        found = [unquote(one.name) for one in home.iterdir()] if home.exists() else []
+        return sorted(found, key=lambda arm: (arm != "champion", arm))
 
     def _home(self, model: str, arm: str) -> Path:
         return self.folder / model / FOLDER / quote(arm, safe="")

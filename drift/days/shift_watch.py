@@ -43,7 +43,8 @@ class Watched:
 
     importance: (quantities,), relative; all equal if None. by_version: those whose days are standardised by the
     profile of the version that made them, for versions may score on other scales. family: how many quantities
-    share the budget of false alarms, these if None.
+    share the budget of false alarms, these if None. profiled: whether versions' profiles are of what is watched; a
+    part of the traffic, which no version was made on alone, knows its anchor only.
     """
 
     names: tuple[str, ...]
@@ -51,6 +52,7 @@ class Watched:
     importance: FloatArray | None = None
     by_version: frozenset[str] = frozenset()
     family: int | None = None
+    profiled: bool = True
 
     def __post_init__(self) -> None:
         lengths = {len(self.names), len(self.kinds), *([] if self.importance is None else [len(self.importance)])}
@@ -254,7 +256,7 @@ class ShiftWatch:
     def _compare_with_profile(
         self, values: FloatArray, error: FloatArray, weekday: int, made_on: Level, day: DayMeans
     ) -> None:
-        if self._version == self._muted_version:
+        if self._version == self._muted_version or not self.watched.profiled:
             return
         distance = values - self._standardised(made_on.mean, made_on)
         day_sd: FloatArray = np.full(len(values), self._settings.unknown_day_sd)

@@ -30,6 +30,7 @@ class DayWorld:
     that days are drawn from, None for normal ones. common: share of the day's variance that all features
     have in common. odd_day: one on which all features lie `odd_shift` higher, a holiday. mean: of a feature, in
     its deviations, so that a shift of a mean by a share has a size. missing_share, zero_share: by nature.
+    parts: how many watches share a family's budget, of which this is one; profiled: see `shift_watch.Watched`.
     """
 
     features: int = 200
@@ -46,13 +47,16 @@ class DayWorld:
     mean: float = 1.0
     missing_share: float = 0.02
     zero_share: float = 0.1
+    parts: int = 1
+    profiled: bool = True
 
     @property
     def watched(self) -> Watched:
         """Means, missing shares, zero shares."""
         names = tuple(f"f{i}" for i in range(self.features))
         kinds: tuple[ShiftKind, ...] = ("mean", "missing_share", "zero_share")
-        return Watched(names * 3, tuple(kind for kind in kinds for _ in names))
+        told = tuple(kind for kind in kinds for _ in names)
+        return Watched(names * 3, told, family=self.parts * len(told), profiled=self.profiled)
 
     @property
     def level(self) -> Level:

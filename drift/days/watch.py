@@ -11,7 +11,8 @@ anybody is told. Told again after a crash it changes nothing, and its record is 
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -29,6 +30,7 @@ from drift.days.verdict import verdict_of
 from drift.errors import UnreadableSnapshot
 from drift.moments import Moments
 from drift.settings import ShiftSettings
+from drift.windows.segments import Segments
 from drift.windows.window import Window
 from registry.contracts.drift import Family, ShiftAlarm, ShiftRecord
 from registry.contracts.errors import UNDECODABLE
@@ -48,12 +50,14 @@ Told = Callable[[ShiftRecord], None]
 
 
 class Place(msgspec.Struct, frozen=True, order=True):
-    """What a watch is of. arm: `shadow` for disagreement. version: 0 where it goes on through all versions."""
+    """What a watch is of. arm: `shadow` for disagreement. version: 0 where it goes on through all versions. segment:
+    empty for the whole."""
 
     model: str
     arm: str
     version: int
     family: Family
+    segment: str = ""
 
 
 class KeptWatch(msgspec.Struct, frozen=True):
@@ -82,6 +86,7 @@ class DayWatches:
 
     kept_in: must outlive the process. told: also gets every record, after the file holds it and perhaps again
     after a crash; what it raises but RegistryError ends the run. reports: keep every day with all its quantities.
+    segments: that days come in, by model; watches over others are given up.
     """
 
     def __init__(
@@ -91,11 +96,14 @@ class DayWatches:
         settings: ShiftSettings,
         told: Told = lambda record: None,
         reports: DayReports | None = None,
+        segments: Mapping[str, Segments] | None = None,
     ) -> None:
         self._kept_in, self._board, self._settings, self._told = kept_in, board, settings, told
-        self._reports = reports
+        self._reports, self._segments = reports, segments or {}
         self._lock = threading.Lock()
-        self._kept = {kept.place: kept for kept in _read(kept_in)}
+        found = {kept.place: kept for kept in _read(kept_in)}
+        self._kept = {place: kept for place, kept in found.items() if self._is_declared(place)}
+        self._given_up = [kept.record for place, kept in found.items() if place not in self._kept and kept.record]
         self._watches: dict[Place, ShiftWatch] = {}
         known = ((kept.record, False) for kept in self._kept.values() if kept.record)
         self._untold: deque[tuple[ShiftRecord, bool]] = deque(known, maxlen=MOST_UNTOLD)  # with: is it new
@@ -119,7 +127,7 @@ class DayWatches:
         """Takes a closed day of mirrored lists, (1,) moments of 1 - tau; then tells the champion's confidence."""
         with self._lock:
             place = Place(model, "shadow", 0, "confidence")
-            watch = self._watch(place, SHADOW, "")
+            watch = self._watch(place, self._shadow(model), "")
             lists = int(disagreement.weight[0])
             std = np.sqrt(disagreement.variance)
             error = std / np.sqrt(max(lists, 1))
@@ -136,6 +144,9 @@ class DayWatches:
         """Publishes what was not yet; while the board or who else is told is away it waits for the next call."""
         with self._lock:
             try:
+                while self._given_up:
+                    self._board.withdraw(self._given_up[0])
+                    del self._given_up[0]
                 while self._untold:
                     record, is_new = self._untold[0]
                     self._board.publish(record)
@@ -152,12 +163,12 @@ class DayWatches:
         key, reference = day.key, day.reference
         arm: Arm = "champion" if key.arm == "champion" else "challenger"
         for family in FAMILIES:
-            place = Place(key.model, arm, 0 if arm == "champion" else key.version, family)
+            place = Place(key.model, arm, 0 if arm == "champion" else key.version, family, key.segment)
             if reference is None or day.lists < (1.0 - MOST_UNFIT) * day.seen:
-                why = _unfit(day)
-                self._errored(place, day, why)
+                if not key.segment:  # of which the whole tells
+                    self._errored(place, day, _unfit(day))
                 continue
-            what = watched(reference, family)
+            what = watched(reference, family, self._parts(key.model, key.segment), profiled=not key.segment)
             watch = self._watch(place, what, reference.fingerprint)
             if (change := self._declared(key.model)) is not None and change <= key.start_ms:
                 watch.rebaseline(change)
@@ -168,7 +179,7 @@ class DayWatches:
             record = figures.in_record(self._record(place, watch, day)) if watch.last_end_ms == key.end_ms else None
             self._keep(place, reference.fingerprint, watch, record or self._kept[place].record)
             _show(place, watch)
-            if record is not None and self._reports is not None:
+            if record is not None and self._reports is not None and not key.segment:
                 self._reports.write(DayReport.of(record, _with_moments(_quantities(watch), means), figures))
 
     def _tell_disagreement(self, model: str) -> None:
@@ -204,6 +215,7 @@ class DayWatches:
             lists=day.lists,
             alarms=alarms,
             false_alarms_a_month=settings.false_alarms_a_month,
+            segment=place.segment,
             anchor_since_ms=watch.anchor_span[0],
             anchor_until_ms=watch.anchor_span[1],
         )
@@ -233,9 +245,23 @@ class DayWatches:
     def _alarms(self, place: Place, watch: ShiftWatch) -> tuple[ShiftAlarm, ...]:
         """The champion's confidence is of all three: what its own lists say, and its shadow's disagreement."""
         shadow = Place(place.model, "shadow", 0, "confidence")
-        if (place.arm, place.family) != ("champion", "confidence") or shadow not in self._kept:
+        whole = Place(place.model, "champion", 0, "confidence")
+        if place != whole or shadow not in self._kept:
             return watch.alarms()
-        return (*watch.alarms(), *self._watch(shadow, SHADOW, "").alarms())
+        return (*watch.alarms(), *self._watch(shadow, self._shadow(place.model), "").alarms())
+
+    def _shadow(self, model: str) -> Watched:
+        return replace(SHADOW, family=FAMILY * self._parts(model, ""))
+
+    def _parts(self, model: str, segment: str) -> int:
+        """Among how many the budget of a family is split: half of it is the whole's, half its segments' together."""
+        if model not in self._segments:
+            return 1
+        return 2 * len(self._segments[model].names) if segment else 2
+
+    def _is_declared(self, place: Place) -> bool:
+        segments = self._segments.get(place.model)
+        return not place.segment or (segments is not None and place.segment in segments.names)
 
     def _watch(self, place: Place, what: Watched, fingerprint: str) -> ShiftWatch:
         """The place's watch. Other quantities, or the same ones by another feature view, are another pipeline."""
@@ -281,7 +307,7 @@ def _one_of_each_arm(days: Iterable[Window]) -> list[Window]:
         key = day.key
         if key.arm == "interleaved":  # of two versions' items
             continue
-        place = (key.end_ms, key.model, key.arm, 0 if key.arm == "champion" else key.version)
+        place = (key.end_ms, key.model, key.arm, 0 if key.arm == "champion" else key.version, key.segment)
         if place not in chosen or day.seen > chosen[place].seen:
             chosen[place] = day
     return list(chosen.values())
@@ -296,6 +322,9 @@ def _unfit(day: Window) -> str:
 def _count(record: ShiftRecord, is_new: bool) -> None:
     """Tells the gauges, and of a new one the counters and the log."""
     arm = (record.model, record.arm)
+    if record.segment:
+        metrics.SEGMENT_ALARMS_OPEN.labels(*arm, record.segment, record.family).set(len(record.open_alarms))
+        return
     metrics.DAY_END.labels(*arm).set(record.until_ms / 1000)
     metrics.ALARMS_OPEN.labels(*arm, record.family).set(len(record.open_alarms))
     if not is_new:
@@ -335,6 +364,10 @@ _alarmed: set[tuple[str, str, str, str]] = set()  # series of quantities that we
 
 def _show(place: Place, watch: ShiftWatch) -> None:
     """Sets the gauges of what the watch watches; alarms are counted when they are told."""
+    if place.segment:  # every quantity of every segment would be too many series
+        cusum = max((one.cusum for one in _quantities(watch)), default=0.0)
+        metrics.SEGMENT_CUSUM.labels(place.model, place.arm, place.segment, place.family).set(cusum)
+        return
     opened = {(alarm.quantity, alarm.kind) for alarm in watch.alarms() if not alarm.answered}
     for one in _quantities(watch):
         labels = (place.model, place.arm, one.quantity, one.kind)

@@ -22,7 +22,8 @@ def title_of(about: ReportAbout) -> str:
 def head_of(about: ReportAbout, figures: Sequence[ComparedQuantity]) -> str:
     """HTML; whatever is not ours in it is escaped."""
     verdicts = "".join(
-        f'<p>{record.family}: <span class="{record.verdict}">{record.verdict}</span> {escape(record.why)}</p>'
+        f"<p>{record.family}{escape(f' of {record.segment}' if record.segment else '')}: "
+        f'<span class="{record.verdict}">{record.verdict}</span> {escape(record.why)}</p>'
         for record in about.records
     )
     alarms = [alarm for record in about.records for alarm in record.alarms]

@@ -6,7 +6,7 @@ import msgspec
 import numpy as np
 
 from drift import statistics
-from drift.joint.two_sample import FeatureArray, Lists, TestSettings, ToldApart, tell_apart
+from drift.joint.two_sample import FeatureArray, JointSettings, Lists, ToldApart, tell_apart
 from drift.moments import FloatArray
 
 ALPHA = 0.01
@@ -56,7 +56,7 @@ def explain(
     days: Sequence[Lists],
     current: Lists,
     names: Sequence[str],
-    settings: TestSettings,
+    settings: JointSettings,
     seed: int,
     progress: Progress = lambda done, of: None,
 ) -> Explanation:

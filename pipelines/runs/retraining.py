@@ -82,7 +82,8 @@ class Retraining:
     """What the steps work with, handed over by `deploy`.
 
     collected: folder of collected windows. part_ms: longest window that is collected in one piece, and replay_windows
-    how many older ones are looked for. champion: a model's, as registered and as it is served. register: gives the
+    how many older ones are looked for. on_collected: told of the newest window of each run once it is there; must not
+    raise. champion: a model's, as registered and as it is served. register: gives the
     package's number, the same for the same package. evidence: keeps it, and says its id. rollout: starts one of a
     version of this run against that champion, once however often it is asked. run_log: the log of a run's training.
     All of them may raise StoreUnavailable; champion raises UnknownVersion.
@@ -101,6 +102,7 @@ class Retraining:
     replay_lists: int = 20_000
     training: TrainingRules = field(default_factory=TrainingRules)
     settings: TrainSettings = field(default_factory=TrainSettings)
+    on_collected: Callable[[Collected], None] = lambda collected: None
     plan: OfflinePlan = field(default_factory=lambda: OfflinePlan(metric=ATTRACTION_NDCG, champion_anew=True))
 
 
@@ -136,6 +138,7 @@ def _collect_window(parts: Retraining, context: StepContext) -> StepResult:
     run = context.run
     collected = _collected(parts, context, (run.since_ms, run.until_ms))
     record = collected.record
+    parts.on_collected(collected)
     return StepResult(
         _window(collected) | {"bias": record.bias.method},
         f"{record.lists} lists with {record.quality.clicks} clicks, position bias by {record.bias.method}",
@@ -151,6 +154,7 @@ def _collect(parts: Retraining, context: StepContext) -> StepResult:
     windows = []
     for number, span in enumerate(spans):
         windows.append(_collected(parts, context, span, number, len(spans)))
+    parts.on_collected(windows[-1])
     usable = [one for one in windows if one.record.lists and one.record.bias.method != "none"]
     output = {
         "champion": stored.version,

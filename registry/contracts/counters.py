@@ -20,6 +20,16 @@ what is beyond. A quantile read from them is that much too high at most."""
 LATENCY_BUCKETS = len(LATENCY_BOUNDS_MS) + 1
 
 
+STAGES = ("queue", "features", "device", "hop", "total")
+"""Of an answered query: waiting for a device, rows, forward pass, the way there and back, and all of it."""
+
+STAGE_BOUNDS_MS: tuple[float, ...] = tuple(0.01 * 2 ** (step / 4) for step in range(87))
+"""Upper bounds of the stages' buckets, each included: 0.01 ms to 29.7 s, as far apart as `LATENCY_BOUNDS_MS` (a
+stage may take microseconds); one more bucket takes what is beyond."""
+
+STAGE_BUCKETS = len(STAGE_BOUNDS_MS) + 1
+
+
 def latency_bucket(latency_ms: float) -> int:
     """The bucket that an answer of this latency counts in.
 
@@ -61,15 +71,33 @@ class ArmCounters(msgspec.Struct, frozen=True):
         return self.model, self.plan_revision, self.experiment, self.arm
 
 
+class StageCounters(msgspec.Struct, frozen=True):
+    """Where the time of a model's answered queries went, since the process started.
+
+    buckets: of each of STAGES in turn, queries by bucket.
+    """
+
+    model: str
+    buckets: tuple[tuple[int, ...], ...]
+
+    def __post_init__(self) -> None:
+        if [len(stage) for stage in self.buckets] != [STAGE_BUCKETS] * len(STAGES):
+            raise ContractError(f"buckets: expected {len(STAGES)} stages of {STAGE_BUCKETS} buckets")
+        if any(min(stage) < 0 for stage in self.buckets):
+            raise ContractError("a counter is negative")
+
+
 class CounterSnapshot(msgspec.Struct, frozen=True):
     """All counters of one process at one instant.
 
     process: its name, pid and start, as `process_name` writes them. at_ms: of its clock, since the epoch.
+    stages: by model, at most a second behind the rest.
     """
 
     process: str
     at_ms: int
     arms: tuple[ArmCounters, ...]
+    stages: tuple[StageCounters, ...] = ()
 
     def encode(self) -> bytes:
         """JSON."""

@@ -90,9 +90,11 @@ class ShiftRecord(msgspec.Struct, frozen=True):
     since_ms, until_ms: the day; made_ms: when it was closed, by the event times (so that a day told again is
     the same record). days: closed days known of this arm, this one too. lists: of the day.
     alarms: all that are open, the weightiest first. false_alarms_a_month: that the family's thresholds
-    are set for, over all its quantities together. figures: of the quantities that differ most, `MOST_FIGURES` at most,
-    and row_ages: shown, never decided on; None without a sketch, or of another family than `features`. anchor_since_ms,
-    anchor_until_ms: the stretch that the anchor was laid from, both 0 before there is one.
+    are set for, over all its quantities together, in the whole and in all segments.
+    segment: the part of the arm's rankings that it is of, empty for the whole. figures: of the quantities that differ
+    most, `MOST_FIGURES` at most, and row_ages: shown, never decided on; the latter None without a sketch, as a segment
+    and the family `confidence` are. anchor_since_ms, anchor_until_ms: the
+    stretch that the anchor was laid from, both 0 before there is one.
     """
 
     model: str
@@ -111,6 +113,7 @@ class ShiftRecord(msgspec.Struct, frozen=True):
     schema: int = 1
     figures: tuple[QuantityFigures, ...] = ()
     row_ages: RowAges | None = None
+    segment: str = ""
     anchor_since_ms: int = 0
     anchor_until_ms: int = 0
 
@@ -165,6 +168,58 @@ class Rebaseline(msgspec.Struct, frozen=True):
             return msgspec.json.decode(raw, type=Rebaseline)
         except UNDECODABLE as error:
             raise ContractError(f"not a declared change: {error}") from error
+
+
+class ReliabilityBin(msgspec.Struct, frozen=True):
+    """Items whose scores said much the same. predicted, observed: clicks an examined item, as the scores said and as
+    they came; error: standard error of their difference. share: of all examined items."""
+
+    predicted: float
+    observed: float
+    error: float
+    share: float
+
+
+class CalibrationRecord(msgspec.Struct, frozen=True):
+    """Whether clicks of a collected window came as often as the version's scores said, by a mapping that was fitted
+    on clicks before it. Shown, never decided on: no statement on how good the ranking is.
+
+    verdict: `failed` if they differ by more than matters and than chance explains, `passed` if they cannot differ by
+    that much, else `inconclusive`; why: in words. since_ms, until_ms: the window; fitted_since_ms, fitted_until_ms:
+    what the mapping is of, 0 if there was nothing. simulated: a click model's clicks. lists, clicks: of the window.
+    error, plain, by_chance: in clicks an examined item, ratio: clicks over those expected, see `drift.calibration`.
+    """
+
+    model: str
+    version: int
+    verdict: Verdict
+    why: str
+    since_ms: int
+    until_ms: int
+    fitted_since_ms: int
+    fitted_until_ms: int
+    simulated: bool
+    lists: int
+    clicks: int
+    error: float
+    plain: float
+    by_chance: float
+    ratio: float
+    ratio_error: float
+    bins: tuple[ReliabilityBin, ...]
+    schema: int = 1
+
+    def encode(self) -> bytes:
+        """Canonical JSON."""
+        return msgspec.json.encode(self, order="deterministic")
+
+    @staticmethod
+    def decode(raw: bytes) -> "CalibrationRecord":
+        """Raises ContractError naming what does not fit."""
+        try:
+            return msgspec.json.decode(raw, type=CalibrationRecord)
+        except UNDECODABLE as error:
+            raise ContractError(f"not a record of calibration: {error}") from error
 
 
 _DATE = re.compile(r"\d{4}-\d\d-\d\d")

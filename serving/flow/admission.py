@@ -15,8 +15,9 @@ from dataclasses import dataclass
 @dataclass(frozen=True, slots=True)
 class AdmissionRule:
     """aim: share of its deadline that a query may wait; late_share: of queries that may wait longer. If more do, the
-    limit falls, in proportion to what they waited on average, by half at most; else, if it was reached, it grows by
-    a tenth. least: it falls no lower. round: outcomes that are looked at together, fewer if fewer are in flight.
+    limit falls below what was in flight, in proportion to what they waited, by half at most; else, if it was reached,
+    it grows by a tenth. least: it falls no lower. round: outcomes that are looked at together, fewer if fewer are in
+    flight.
     on: whether the limit moves at all.
     """
 
@@ -26,29 +27,32 @@ class AdmissionRule:
     least: int = 4
     round: int = 64
 
-    def next_limit(self, limit: float, used: float, late: float, reached: bool) -> float:
-        """The limit for the next round. used: share of the deadline that was waited, mean of the round's queries;
-        late: share of them that waited more than the aim. reached: whether anybody was refused.
+    def next_limit(self, limit: float, peak: int, used: float, late: float, reached: bool) -> float:
+        """The limit for the next round.
+
+        peak: most that were in flight at a time: a limit far above that bounds nothing. used: share of the deadline
+        that was waited, mean of the round's queries; late: share of them that waited more than the aim. reached:
+        whether anybody was refused.
 
         >>> rule = AdmissionRule(aim=0.5)
-        >>> rule.next_limit(100, used=1.0, late=0.9, reached=True)
-        50.0
-        >>> rule.next_limit(100, used=0.1, late=0.0, reached=True)
+        >>> rule.next_limit(100, peak=60, used=1.0, late=0.9, reached=False)
+        30.0
+        >>> rule.next_limit(100, peak=100, used=0.1, late=0.0, reached=True)
         110.0
         """
         if late > self.late_share:
-            return max(float(self.least), limit * min(0.95, max(0.5, self.aim / max(used, 1e-9))))
+            return max(float(self.least), min(limit, peak) * min(0.95, max(0.5, self.aim / max(used, 1e-9))))
         return limit + max(1.0, 0.1 * limit) if reached else limit
 
 
 class Admission:
     """The bound of one model. most: the limit that it begins with and never passes."""
 
-    __slots__ = ("_late", "_left", "_most", "_reached", "_rule", "_skip", "_used", "limit", "taken")
+    __slots__ = ("_late", "_left", "_most", "_peak", "_reached", "_rule", "_seen", "_skip", "_used", "limit", "taken")
 
     def __init__(self, rule: AdmissionRule, most: int) -> None:
         self._rule, self._most = rule, most
-        self.limit, self.taken = float(most), 0
+        self.limit, self.taken, self._peak = float(most), 0, 0
         self._skip = 0  # outcomes of queries that were let in under an earlier limit: they say nothing of this one
         self._begin_round()
 
@@ -66,6 +70,8 @@ class Admission:
     def ended(self, used: float | None) -> None:
         """One that was let in has ended, however. used: the share of its deadline that it waited; None if that is
         not known."""
+        if self.taken > self._peak:
+            self._peak = self.taken
         self.taken -= 1
         if used is None:
             self._skip = max(0, self._skip - 1)
@@ -81,13 +87,13 @@ class Admission:
             self._end_round()
 
     def _begin_round(self) -> None:
-        self._left = max(1, min(self._rule.round, int(self.limit)))
-        self._used, self._late, self._reached = 0.0, 0, False
+        self._seen = self._left = max(1, min(self._rule.round, int(self.limit)))
+        self._used, self._late, self._reached, self._peak = 0.0, 0, False, 0
 
     def _end_round(self) -> None:
-        seen = max(1, min(self._rule.round, int(self.limit)))
         if self._rule.on:
-            limit = self._rule.next_limit(self.limit, self._used / seen, self._late / seen, self._reached)
+            used, late = self._used / self._seen, self._late / self._seen
+            limit = self._rule.next_limit(self.limit, self._peak, used, late, self._reached)
             if limit < self.limit:
                 self._skip = self.taken
             self.limit = min(float(self._most), limit)

@@ -12,6 +12,7 @@ from serving.errors import BodyTooLarge
 from serving.gateway.control_schema import (
     ChangeAnswer,
     DriftAnswer,
+    DriftDaysAnswer,
     DriftReportAnswer,
     DriftReportList,
     DriftReportWish,
@@ -23,6 +24,9 @@ from serving.gateway.control_schema import (
     KeyAnswer,
     KeyBody,
     KeysAnswer,
+    LiveAnswer,
+    LooksAnswer,
+    MeAnswer,
     NewKeyAnswer,
     PlanBody,
     PlannedAnswer,
@@ -39,6 +43,8 @@ from serving.gateway.control_schema import (
     RunAnswer,
     RunList,
     RunsAnswer,
+    TrafficAnswer,
+    VersionsAnswer,
     WhyBody,
 )
 from serving.gateway.controller import Headers
@@ -50,8 +56,9 @@ from serving.settings import ControlSettings
 class ControlRoute:
     """role: the least that a key needs. body: None if the route takes none. success: its status.
 
-    conditional: whether `If-Match` with a plan revision counts. page: whether a person may open it in a browser, which
-    sends a key as the password of Basic authentication, and gets HTML.
+    conditional: whether `If-Match` with a plan revision counts. own: of no model, and answered out of what the key is
+    good for, whatever that is. page: whether a person may open it in a browser, which sends a key as the password of
+    Basic authentication, and gets HTML.
     """
 
     name: str
@@ -63,6 +70,7 @@ class ControlRoute:
     body: type | None = None
     success: int = 200
     conditional: bool = False
+    own: bool = False
     page: bool = False
 
 
@@ -125,6 +133,12 @@ CONTROL_ROUTES = (
         "retry_run", "POST", f"{_RUN}/retry", "Go on with it, or from a step on", "operator", RunAnswer, RetryBody
     ),
     ControlRoute("cancel_run", "POST", f"{_RUN}/cancel", "End it; what is done stays", "operator", RunAnswer, WhyBody),
+    ControlRoute("me", "GET", "/v1/me", "Whose key it is, and the models it is for", "viewer", MeAnswer, own=True),
+    _look("versions", f"{_MODEL}/versions", "Versions and their place in the traffic", VersionsAnswer),
+    _look("traffic", f"{_MODEL}/traffic", "Answers by arm, time by stage: the last `?minutes=`, 15", TrafficAnswer),
+    _look("looks", f"{_MODEL}{_ROLLOUT}/looks", "Its gates' intervals over time", LooksAnswer),
+    _look("drift_days", f"{_MODEL}/drift/days", "Shifts by day; `?days=&arm=&family=&limit=`", DriftDaysAnswer),
+    _look("live", f"{_MODEL}/live", "A few of the newest answers, `?limit=`", LiveAnswer),
     _look("keys", "/v1/keys", "All API keys, without the keys themselves", KeysAnswer, "admin"),
     ControlRoute("make_key", "POST", "/v1/keys", "A new API key", "admin", NewKeyAnswer, KeyBody, success=201),
     ControlRoute("revoke_key", "POST", "/v1/keys/{id}/revoke", "End an API key for good", "admin", KeyAnswer),

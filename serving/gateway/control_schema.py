@@ -3,15 +3,16 @@
 Shares are whole numbers of 0.1 %, as in a traffic plan. `why` is kept for ever beside the change.
 """
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 
-from registry.contracts.drift import ShiftRecord
+from registry.contracts.drift import CalibrationRecord, Family, ShiftAlarm, ShiftKind, ShiftRecord
 from registry.contracts.gates import GateTerms
+from registry.contracts.glimpses import Glimpse
 from registry.contracts.rollouts import Evidence, GuardrailLimits, Rollout, Step, Verdict, What
 from registry.contracts.runs import Run
-from registry.contracts.traffic import Kind, TrafficPlan
+from registry.contracts.traffic import Arm, Kind, TrafficPlan
 from registry.roles import Role
 
 Why = Annotated[str, msgspec.Meta(min_length=1, max_length=1000, description="The reason, in words.")]
@@ -401,12 +402,13 @@ class DriftReportAnswer(msgspec.Struct, frozen=True):
 
 
 class DriftAnswer(msgspec.Struct, frozen=True):
-    """The newest closed day of each arm and family, the newest first; empty before a day was closed. reports: those of
-    these days that are there."""
+    """The newest closed day of each arm, family and segment, the newest first; empty before a day was closed.
+    calibration: of the newest collected window; null before one. reports: of these days, those that are there."""
 
     model: str
     plan_revision: int
     records: tuple[ShiftRecord, ...]
+    calibration: CalibrationRecord | None = None
     reports: tuple[DriftReportLine, ...] = ()
 
 
@@ -418,6 +420,194 @@ class RebaselineAnswer(msgspec.Struct, frozen=True):
     from_ms: int
     who: str
     why: str
+
+
+class ModelLine(msgspec.Struct, frozen=True):
+    """A model that a key is good for. challengers: of rollouts that are on their way."""
+
+    model: str
+    plan_revision: int
+    champion: int
+    challengers: tuple[int, ...]
+
+
+class MeAnswer(msgspec.Struct, frozen=True):
+    """Whose key it is, and what there is for it."""
+
+    name: str
+    role: Role
+    models: tuple[ModelLine, ...]
+
+
+Place = Literal["champion", "challenger", "mirror", "interleaved", "holdback", "former", "registered", "archived"]
+"""What a version is in the model's traffic. mirror: sees copies of queries only. former: was champion before."""
+
+
+class VersionLine(msgspec.Struct, frozen=True):
+    """One version and its place. share, mirror_share: in steps of 0.1 % of units and of queries. promoted_ms: when it
+    last became champion. created_ms, metrics, parent: of the registry, None while it does not answer."""
+
+    version: int
+    place: Place
+    share: int
+    mirror_share: int
+    experiment: str
+    digest: str
+    promoted_ms: int | None
+    created_ms: int | None
+    parent: int | None
+    metrics: dict[str, float] | None
+
+
+class VersionsAnswer(msgspec.Struct, frozen=True):
+    """Those in traffic first, then the newest, 30 at most. registry: why it does not answer, empty if it does."""
+
+    model: str
+    plan_revision: int
+    versions: tuple[VersionLine, ...]
+    registry: str
+
+
+class ArmTraffic(msgspec.Struct, frozen=True):
+    """One arm over the time of the answer. version: that its units get by the plan now, None if the arm has left it.
+    refused: 4xx; failed: 5xx; away: answered by the champion in the version's place. *_ms: from permit to answer;
+    per_s, failures_per_s, p50_ms_of, p99_ms_of: by step, None where nobody looked or nothing came."""
+
+    experiment: str
+    arm: Arm
+    version: int | None
+    answered: int
+    refused: int
+    failed: int
+    degraded: int
+    away: int
+    p50_ms: float | None
+    p95_ms: float | None
+    p99_ms: float | None
+    per_s: tuple[float | None, ...]
+    failures_per_s: tuple[float | None, ...]
+    p50_ms_of: tuple[float | None, ...]
+    p99_ms_of: tuple[float | None, ...]
+
+
+class StageTraffic(msgspec.Struct, frozen=True):
+    """Where answered queries' time went. p50_ms_of, p99_ms_of: by step."""
+
+    stage: str
+    p50_ms: float | None
+    p95_ms: float | None
+    p99_ms: float | None
+    p50_ms_of: tuple[float | None, ...]
+    p99_ms_of: tuple[float | None, ...]
+
+
+class TrafficAnswer(msgspec.Struct, frozen=True):
+    """Of all gateways, the last minutes. steps_ms: end of each step. watched_s: of the time, how long somebody
+    counted: less, and there is a gap. answered: queries in the stages' figures."""
+
+    model: str
+    plan_revision: int
+    since_ms: int
+    until_ms: int
+    step_s: float
+    watched_s: float
+    steps_ms: tuple[int, ...]
+    arms: tuple[ArmTraffic, ...]
+    answered: int
+    stages: tuple[StageTraffic, ...]
+
+
+class LookPoint(msgspec.Struct, frozen=True):
+    """What a gate said at a moment. low, high: adjusted for looking, at the last planned look; anytime_*: over all
+    until now. All in the unit of the gate's `kind`."""
+
+    at_ms: int
+    evidence: str
+    verdict: Verdict
+    why: str
+    look: int
+    closed: int
+    lists: int
+    champion_units: int
+    challenger_units: int
+    estimate: float | None
+    low: float | None
+    high: float | None
+    anytime_low: float | None
+    anytime_high: float | None
+    z: float | None
+    boundary: float | None
+
+
+class GateLooks(msgspec.Struct, frozen=True):
+    """One step's gate over time. kind: `ab`, relative lift of click-NDCG; `interleaving`, clicks a list. passes_over:
+    that the interval's lower end has to pass at a planned look; fails_under: that it is rolled back for being surely
+    under. looks_ms: when each planned look closes, empty before the step began. points: oldest first."""
+
+    step: str
+    kind: str
+    terms: GateTerms
+    passes_over: float
+    fails_under: float
+    began_ms: int | None
+    looks_ms: tuple[int, ...]
+    points: tuple[LookPoint, ...]
+
+
+class LooksAnswer(msgspec.Struct, frozen=True):
+    """Of all gates of a rollout, in the order of its steps."""
+
+    model: str
+    plan_revision: int
+    rollout: str
+    gates: tuple[GateLooks, ...]
+
+
+class DriftDay(msgspec.Struct, frozen=True):
+    """A closed day. version: that most of its lists were ranked by."""
+
+    since_ms: int
+    until_ms: int
+    version: int
+    verdict: Verdict
+    why: str
+    lists: int
+
+
+class DriftRow(msgspec.Struct, frozen=True):
+    """A quantity day by day. shifts: from the anchor, in standard deviations of single values (kind `mean`) or as a
+    difference of shares; None where the day said nothing. cusums: the largest sum over its threshold; 1 and more, with
+    a shift past the floor, is an alarm. floor: smallest shift that is alarmed on."""
+
+    quantity: str
+    kind: ShiftKind
+    floor: float
+    shifts: tuple[float | None, ...]
+    cusums: tuple[float | None, ...]
+
+
+class DriftDaysAnswer(msgspec.Struct, frozen=True):
+    """A heat-map's numbers: days oldest first, rows that shifted most first. arms: that have days. total: rows that
+    there are; fewer are shown if `?limit=` says so. alarms: that are open on the newest day."""
+
+    model: str
+    plan_revision: int
+    arm: str
+    family: Family
+    arms: tuple[str, ...]
+    days: tuple[DriftDay, ...]
+    rows: tuple[DriftRow, ...]
+    total: int
+    alarms: tuple[ShiftAlarm, ...]
+
+
+class LiveAnswer(msgspec.Struct, frozen=True):
+    """A few of the newest answers, the newest first."""
+
+    model: str
+    plan_revision: int
+    now_ms: int
+    glimpses: tuple[Glimpse, ...]
 
 
 class KeyAnswer(msgspec.Struct, frozen=True):

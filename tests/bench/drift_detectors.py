@@ -30,6 +30,8 @@ WORLDS = {
     "a holiday in the anchor (0.6 sd)": DayWorld(odd_day=10),
     "days 0.05 sd apart": DayWorld(day_sd=0.05),
     "days 0.1 sd apart, remembering (0.3)": DayWorld(day_sd=0.1, day_memory=0.3),
+    "D6, the whole beside 5 segments": DayWorld(parts=2),
+    "D6, one of 5 segments of 2,000 rows": DayWorld(rows_a_day=2000, parts=10, profiled=False),
 }
 LISTS = {
     "D11: scores times 1.5 half-way": (ListWorld(), True),

@@ -14,6 +14,7 @@ from deploy.control.app import build_control_app
 from deploy.control.desk import Desk
 from deploy.control.local_key import local_key
 from deploy.control.server import ControlServer
+from deploy.control.sources import Sources
 from deploy.drift_reports.shelf import ReportShelf
 from drift.days.reports import DayReports
 from drift.evidently_reports.files import EvidentlyReports
@@ -54,6 +55,7 @@ class ControlBench:
     reports: EvidentlyReports
     away: set[str] = field(default_factory=set)
     drift: MemoryDriftBoard = field(default_factory=MemoryDriftBoard)
+    sources: Sources = field(default_factory=Sources)
 
     def request(self, method: str, path: str, key: str | None = None, **options: Any) -> httpx.Response:
         """key: the admin's by default, empty for none. The body is `json`."""
@@ -90,8 +92,10 @@ def a_control_bench(folder: Path, database: str = "") -> Iterator[ControlBench]:
     promoter = Promoter(store, control, board)
     ring = SqlKeyRing(control.engine)
     archive = Archive(folder / "archive")
-    reports = EvidentlyReports(folder / "reports", kept=30)
-    bench = ControlBench("", local_key(folder / "admin.key", ring, NOW_MS), control, store, board, archive, reports)
+    reports, days = EvidentlyReports(folder / "drift", kept=30), DayReports(folder / "drift")
+    sources = Sources(days=days)
+    key = local_key(folder / "admin.key", ring, NOW_MS)
+    bench = ControlBench("", key, control, store, board, archive, reports, sources=sources)
 
     def there() -> ModelStore:
         if "store" in bench.away:
@@ -121,8 +125,9 @@ def a_control_bench(folder: Path, database: str = "") -> Iterator[ControlBench]:
             Desk(
                 *(control, ring, there, publish, engine_outlook, GatePlanner(archive), runs),
                 closed_days=bench.drift.latest,
+                sources=bench.sources,
                 declare=declared,
-                reports=ReportShelf(bench.reports, DayReports(folder / "reports")),
+                reports=ReportShelf(bench.reports, days),
             )
         ),
         TcpAddress("127.0.0.1", port),

@@ -1,5 +1,6 @@
 import redis
 
+from deploy.commands.status import open_breakers
 from deploy.machine.status import EVENTS, event_lag
 
 GROUP = "archiver"
@@ -36,3 +37,13 @@ def test_an_entry_that_is_waiting_behind_an_acknowledged_one_counts(redis_client
 
 def test_without_a_stream_nobody_lags(redis_client: redis.Redis):
     assert event_lag(redis_client, now_ms=0) == {}
+
+
+def test_only_breakers_that_are_not_closed_are_named():
+    gateway = {
+        "breakers": {"search@3": "half_open", "search@2": "closed"},
+        "replicas": [{"replica": "worker-0", "breaker": "closed"}, {"replica": "worker-1", "breaker": "open"}],
+    }
+
+    assert open_breakers(gateway) == {"search@3": "half open", "worker-1": "open"}
+    assert open_breakers({}) == {}

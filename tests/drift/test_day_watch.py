@@ -1,7 +1,7 @@
 """From the stream to the drift board: days close, watches remember, and a kill anywhere changes no verdict."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from drift.monitor import Monitor
 from drift.settings import MonitorSettings, RankDiffSettings, RankLimits, Rule, ShiftSettings
 from drift.windows.hours import Hours
 from drift.windows.judge import DriftVerdict
+from drift.windows.segments import Segments, parse_segments
 from registry.contracts.drift import Rebaseline, ShiftRecord
 from registry.contracts.events import Event, RankingEvent, encode_event, join_events
 from registry.contracts.profile import ReferenceProfile
@@ -28,7 +29,7 @@ from registry.errors import StoreUnavailable
 from registry.stream import MemoryStream
 from tests.builders import NOW_MS
 from tests.drift.mirrored import mirrors
-from tests.drift.traffic import PROFILE, rankings
+from tests.drift.traffic import COLUMNS, PROFILE, rankings
 
 DAY_MS = 20_000
 LISTS = 60
@@ -65,10 +66,11 @@ class Platform:
     told: list[ShiftRecord] = field(default_factory=list)
     verdicts: list[DriftVerdict] = field(default_factory=list)
     profiles: dict[int, ReferenceProfile] = field(default_factory=lambda: dict.fromkeys((1, 2), PROFILE))
+    segments: dict[str, Segments] = field(default_factory=dict)
 
     def watches(self) -> DayWatches:
         reports = DayReports(self.folder / "reports")
-        return DayWatches(self.folder / "days.watch", self.board, SHIFT, self.told.append, reports)
+        return DayWatches(self.folder / "days.watch", self.board, SHIFT, self.told.append, reports, self.segments)
 
     def monitor(self) -> Monitor:
         """A new one under the name of the last; as if that had been killed."""
@@ -76,7 +78,7 @@ class Platform:
             self.stream.reader("monitor", "monitor-0"),
             lambda model, version: self.profiles.get(version),
             self.verdicts.append,
-            SETTINGS,
+            replace(SETTINGS, segments=self.segments),
             self.folder / "monitor.windows",
             lambda: self.now_s,
             self.watches(),
@@ -399,3 +401,75 @@ def test_a_window_is_shown_beside_the_same_hours_of_the_weeks_before(platform: P
     shifts = {(one.quantity, one.aspect): one.shift for one in platform.verdicts[-1].season}
     assert shifts["of_item", "mean"] > 1.0
     assert abs(shifts["of_both", "mean"]) < 0.5
+
+
+LOW, HIGH = "of_query<0", "0<=of_query"
+
+
+def divided_season(days: int, broken_from: int) -> list[RankingEvent]:
+    """From then on `of_item` is half a deviation up, where `of_query` is below 0."""
+    events = []
+    for day in range(days):
+        quiet, moved = (a_day(day, by, lists=4 * LISTS) for by in (None, {"of_item": 0.6}))
+        of_query = COLUMNS.index("of_query")
+        low = [one.feature_matrix()[0, of_query] < 0 for one in quiet]
+        broken = day >= broken_from
+        events += [b if broken and is_low else a for a, b, is_low in zip(quiet, moved, low, strict=True)]
+    return events
+
+
+def segment_records(platform: Platform, family: str = "features") -> dict[str, ShiftRecord]:
+    return {one.segment: one for one in platform.board.latest("codesearch") if one.family == family and one.segment}
+
+
+def test_a_shift_in_one_segment_is_found_there_and_in_no_other(platform: Platform) -> None:
+    platform.segments = parse_segments("codesearch:of_query<0")
+
+    platform.see(divided_season(ANCHORED + 8, ANCHORED), ANCHORED + 8)
+
+    records = segment_records(platform)
+    assert {name: record.verdict for name, record in records.items()} == {LOW: "failed", HIGH: "passed"}
+    (alarm,) = [one for one in records[LOW].alarms if one.kind == "mean" and one.quantity == "of_item"]
+    assert alarm.against == "anchor"
+    assert alarm.effect == pytest.approx(0.7, abs=0.1)  # shown items vary less than all do
+    assert records[LOW].lists + records[HIGH].lists == platform.latest().lists == 4 * LISTS
+    assert set(segment_records(platform, "confidence")) == {LOW, HIGH}
+    labels = {"model": "codesearch", "arm": "champion", "family": "features"}
+    opened = [REGISTRY.get_sample_value("drift_segment_alarms_open", labels | {"segment": one}) for one in (LOW, HIGH)]
+    assert opened == [len(records[LOW].alarms), 0]
+
+
+def test_a_segment_is_held_against_no_profile_for_none_was_made_of_it(platform: Platform) -> None:
+    platform.segments = parse_segments("codesearch:of_query<0")
+
+    platform.see(divided_season(ANCHORED - 1, ANCHORED), ANCHORED - 1)
+
+    assert all(record.alarms == () for record in segment_records(platform).values())  # though of_query is as declared
+
+
+def test_segments_that_are_declared_no_more_are_neither_kept_nor_shown(platform: Platform) -> None:
+    platform.segments = parse_segments("codesearch:of_query<0")
+    platform.see(season(2), 2)
+    assert set(segment_records(platform)) == {LOW, HIGH}
+
+    platform.segments = {}
+    platform.see(a_day(2), 3)
+
+    assert segment_records(platform) == {}
+    assert {kept.place.segment for kept in load(platform.folder / "days.watch").watches} == {""}
+
+
+def test_the_whole_is_counted_with_segments_as_without(tmp_path: Path) -> None:
+    plain, divided = Platform(tmp_path / "plain"), Platform(tmp_path / "divided")
+    divided.segments = parse_segments("codesearch:of_query<0")
+    for platform in (plain, divided):
+        platform.see(season(3), 3)
+
+    whole, together = plain.latest(), divided.latest()
+    assert msgspec.structs.replace(whole, figures=()) == msgspec.structs.replace(together, figures=())
+    for one, other in zip(whole.figures, together.figures, strict=True):  # sums of sums, in another order
+        assert (other.quantity, other.psi, other.spread) == (
+            one.quantity,
+            pytest.approx(one.psi),
+            pytest.approx(one.spread),
+        )

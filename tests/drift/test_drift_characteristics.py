@@ -27,6 +27,25 @@ def test_a_ramp_to_35_percent_in_14_days_is_found_in_its_first_week(world: DayWo
     assert found.false.value <= 0.8
 
 
+WHOLE, SEGMENT = DayWorld(parts=2), DayWorld(rows_a_day=2000, parts=10, profiled=False)  # beside, and of, five
+
+
+def test_five_segments_and_the_whole_share_one_budget() -> None:
+    """Reached is none; what is refused is one alarm too many in the forty months of all of them."""
+    whole, segments = (
+        false_alarms(world, SETTINGS, runs=runs, seed=5).value for world, runs in ((WHOLE, 3), (SEGMENT, 15))
+    )
+
+    assert whole + 5 * segments <= 0.8
+
+
+def test_a_ramp_in_a_fifth_of_the_traffic_is_found_within_its_14_days() -> None:
+    found = time_to_find(SEGMENT, SETTINGS, runs=20, seed=6)
+
+    assert found.by(14).value >= 0.95
+    assert found.median <= 8
+
+
 def test_the_worlds_days_are_as_they_say() -> None:
     world = DayWorld(features=50, weekly_sd=0.2, day_sd=0.05, day_memory=0.3, tails=5.0, common=0.5)
     means = np.array([day.mean for day, _ in world.days(7 * 60, np.random.default_rng(1))])[:, :50]

@@ -86,7 +86,7 @@ def test_windows_and_days_are_told_in_one_line() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("days=1", "days=1: expected name=number, each name once, of window_s, lateness_s, day_s"),
+        ("days=1", "days=1: expected name=number, each name once, of window_s, lateness_s, save_every_s"),
         ("min_lists=2.5", "min_lists=2.5: expected a whole number"),
         ("day_s=60", "monitor.window_s=300.0: expected a whole number of windows in a day of 60 s"),
     ],

@@ -36,6 +36,8 @@ WITHOUT_DATA = {
         NEEDS_A_GPU,
     ),
     "pipelines: Newest window learned from": NEEDS_A_RETRAINING,
+    "drift: Calibration: clicks for each that scores said": NEEDS_A_RETRAINING,
+    "drift: Calibration error": NEEDS_A_RETRAINING,
 }
 """Panels that have no data here, and why."""
 SELECTORS_WITHOUT_DATA = {

@@ -188,7 +188,7 @@ class Watched:
 @contextmanager
 def watched_platform(folder: Path) -> Iterator[Watched]:
     """With everything started, and traffic that goes on."""
-    quick = {"rank_diff": RANK_DIFF, "drift": DAYS, "gates": GATES}
+    quick = {"rank_diff": RANK_DIFF, "drift": DAYS, "drift_segments": f"{MODEL}:match<0.5", "gates": GATES}
     platform = Platform.start(folder / "home", with_celery=True, with_monitor=True, **quick)
     try:
         watched = Watched(platform, wiring.traffic_control(platform.settings))

@@ -37,8 +37,12 @@ def write_log(
     sessions_a_unit: int = 3,
     served: bool = False,
     model: str = "codesearch",
+    scores: NDArray[np.float32] | None = None,
 ) -> None:
-    """Writes the log's lists as answered one after the other, each click within five minutes."""
+    """Writes the log's lists as answered one after the other, each click within five minutes.
+
+    scores: of each query's candidates, (queries, candidates); falling by rank if None.
+    """
     rng = np.random.default_rng(99)
     features, lists = features_of(log, served=served), len(log.query_of)
     times = since_ms + np.arange(lists) * lasting_ms // max(1, lists)
@@ -50,6 +54,7 @@ def write_log(
             a_ranking(
                 f"{name}{i}",
                 tuple(f"q{query}-{item}" for item in shown),
+                **({} if scores is None else {"scores": scores[query, shown].astype("<f4").tobytes()}),
                 model=model,
                 answered_ms=int(times[i]),
                 version=version,

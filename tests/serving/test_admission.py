@@ -114,14 +114,14 @@ def test_a_deadline_that_is_short_for_the_model_is_not_held_against_the_number_i
 
 def test_outcomes_of_who_was_let_in_before_the_limit_fell_do_not_let_it_fall_again() -> None:
     bound = Admission(AdmissionRule(round=10), most=100)
-    bound.taken = 100
+    bound.taken = 80
     for _ in range(10):
         bound.ended(1.0)
-    assert bound.limit == 50.0
+    assert bound.limit == 40.0  # half of what was in flight
 
-    for _ in range(90):  # they were in flight then
+    for _ in range(70):  # they were in flight then
         bound.ended(1.0)
-    assert bound.limit == 50.0
+    assert bound.limit == 40.0
 
 
 def test_one_model_that_is_slow_takes_no_permits_from_another() -> None:

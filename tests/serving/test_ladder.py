@@ -1,5 +1,6 @@
 """By how much less a query is answered: each rung, what it says, and what is there without it."""
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -154,6 +155,10 @@ def test_a_champion_that_fails_on_most_is_spared_the_queries_that_have_an_order_
         states = asker.gateway.ranker.router.breakers()
         assert states[("codesearch", 1)].value in ("open", "half_open")
         assert fickle.failures < 40  # the others were not sent
+        asker.connection.request("GET", "/v1/status")
+        told = json.loads(asker.connection.getresponse().read())
+        assert told["breakers"]["codesearch@1"] in ("open", "half_open")
+        assert [one["breaker"] for one in told["replicas"]] == ["closed"]
 
         fickle.well = True
         asker.gateway.until(lambda: asker.ask(**COMPLETE)["degraded"] == [])

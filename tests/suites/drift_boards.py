@@ -60,6 +60,25 @@ class DriftBoardSuite:
         assert latest_drift(board, "codesearch", version=2) == (challenger,)
         assert latest_drift(board, "codesearch", version=9) == ()
 
+    def test_segments_stand_beside_the_whole_and_decide_nothing(self, board: DriftBoard) -> None:
+        whole = a_shift_record()
+        parts = [a_shift_record(segment=name, verdict="failed") for name in ("length<2", "2<=length")]
+        for record in (*parts, whole):
+            board.publish(record)
+
+        assert set(board.latest("codesearch")) == {whole, *parts}
+        assert latest_drift(board, "codesearch") == (whole,)
+
+    def test_what_is_withdrawn_is_not_shown_and_all_else_is(self, board: DriftBoard) -> None:
+        whole, part = a_shift_record(), a_shift_record(segment="length<2")
+        for record in (whole, part):
+            board.publish(record)
+
+        board.withdraw(part)
+        board.withdraw(a_shift_record(model="other"))
+
+        assert board.latest("codesearch") == (whole,)
+
     def test_the_newest_declared_change_of_a_model_is_kept(self, board: DriftBoard) -> None:
         old, new = (Rebaseline("codesearch", NOW_MS + day, "anna", "units changed: é") for day in (0, 1))
         board.declare(old)
