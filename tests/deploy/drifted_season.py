@@ -16,7 +16,7 @@ from registry.contracts.manifest import ModelPackage
 from registry.drift_board import MemoryDriftBoard
 from registry.stream import MemoryStream, StreamEntry
 from tests.builders import NOW_MS, a_package
-from tests.drift.traffic import PROFILE, rankings
+from tests.drift.traffic import PROFILE, VIEW, rankings
 
 MODEL = "codesearch"
 DAY_MS = 86_400_000
@@ -52,7 +52,7 @@ class DriftedSeason:
         """By a monitor and an archive over the same stream."""
         settings = PlatformSettings(home=home, with_mlflow=False)
         season = DriftedSeason(settings, MemoryDriftBoard())
-        package = a_package()
+        package = a_package(view=VIEW)
         profiled = ModelPackage(package.program, package.manifest_json, PROFILE.encode())
         write(profiled, settings.versions_folder / MODEL / "1")
         stream = MemoryStream()

@@ -34,7 +34,7 @@ def specs(name: str, settings: PlatformSettings) -> list[ProcessSpec]:
             wanted = {"redis", "mlflow", "controller", "gateway-0"}
             return [spec for spec in platform_processes(settings) if spec.name in wanted]
         case "reports":
-            wanted = {"redis", "controller", "gateway-0", "celery-worker", "celery-beat"}
+            wanted = {"redis", "mlflow", "controller", "gateway-0", "celery-worker", "celery-beat"}
             return [spec for spec in platform_processes(settings) if spec.name in wanted]
         case "monitor":
             return [spec for spec in platform_processes(settings) if spec.name in ("redis", "monitor")]

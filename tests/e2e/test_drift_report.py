@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -19,7 +20,7 @@ from deploy.settings import PlatformSettings
 from registry.drift_board import RedisDriftBoard
 from tests.builders import NOW_MS, a_plan
 from tests.deploy.drifted_season import MODEL, DriftedSeason
-from tests.deploy.platforms import ROOT, Platforms
+from tests.deploy.platforms import ROOT, Platforms, until
 from tests.missing_tools import lacks
 
 NEWEST, QUIET = "2026-01-18", "2026-01-10"
@@ -33,12 +34,15 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PlatformSetti
     home = tmp_path_factory.mktemp("reports") / "home"
     season = DriftedSeason.written(home)
     ports = {"gateway_port": 0, "grpc_port": 0, "mlflow_port": 0}
-    told = PlatformSettings(home=home, with_mlflow=False, with_grpc=False, **ports)
-    control = wiring.traffic_control(told)
-    control.change(a_plan(MODEL), expected_revision=0, who="test", why="served", evidence={}, now_ms=NOW_MS)
+    told = PlatformSettings(home=home, with_grpc=False, **ports)
     with Platforms(told) as platforms:
         platforms.ready(platforms.start("reports"))
         found, _ = running(told)
+        registered = sluice(found, "models", "register", MODEL, str(found.versions_folder / MODEL / "1"))
+        assert registered.returncode == 0, registered.stderr
+        # from now on it is looked at
+        control = wiring.traffic_control(found)
+        control.change(a_plan(MODEL), expected_revision=0, who="test", why="served", evidence={}, now_ms=NOW_MS)
         with wiring.redis_client(found) as client:
             board = RedisDriftBoard(client)
             for record in season.board.latest(MODEL):
@@ -89,6 +93,23 @@ def test_the_report_of_a_drifted_day_is_made_and_found_by_every_way(settings: Pl
     assert answer(settings, f"/v1/models/{MODEL}/drift").json()["reports"][0]["path"] == path
     latest = answer(settings, f"/v1/models/{MODEL}/drift/reports/latest?arm=champion", headers={"accept": "text/html"})
     assert latest.text == page.text
+
+
+def test_mlflow_s_run_of_the_version_that_drifted_has_the_report(settings: PlatformSettings) -> None:
+    def asked(route: str, **query: str) -> dict[str, Any]:
+        return dict(httpx.get(f"{settings.mlflow_url}/api/2.0/mlflow/{route}", params=query, timeout=60).json())
+
+    version = asked("model-versions/get", name=MODEL, version="1")["model_version"]
+    run_id = version["run_id"]
+
+    def tagged() -> str:
+        tags = asked("runs/get", run_id=run_id)["run"]["data"]["tags"]
+        return str({tag["key"]: tag["value"] for tag in tags}.get("sluice.drift_report", ""))
+
+    assert sluice(settings, "drift", "report", MODEL, "--day", NEWEST).returncode == 0
+    assert until(tagged, "the run is tagged", WAIT_S) == f"/v1/models/{MODEL}/drift/reports/{NEWEST}"
+    files = asked("artifacts/list", run_id=run_id, path="drift")["files"]
+    assert [file["path"] for file in files] == ["drift/report.html", "drift/report.json"]
 
 
 def test_a_quiet_day_s_report_is_made_when_somebody_asks(settings: PlatformSettings) -> None:
