@@ -15,6 +15,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from deploy import wiring
+from deploy.commands.drift_explain import explain
+from deploy.commands.drift_figures import print_figures
 from deploy.commands.promote import AsJson, Model, OnceKey, Why
 from deploy.control.client import ControlClient, model_path
 from deploy.errors import SluiceError
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from registry.drift_board import DriftBoard
 
 drift = typer.Typer(help="Closed days: show what they came to, rebaseline after a change of features.")
+drift.command()(explain)
 Arm = Annotated[str, typer.Option(help="`champion`, or a challenger with its version: `challenger-2`.")]
 _FLOORS = {"mean": 0.1, "missing_share": 0.05, "zero_share": 0.05}
 _COLOURS = {"passed": "green", "failed": "bold red", "inconclusive": "yellow", "errored": "red"}
@@ -304,6 +307,7 @@ def print_records(console: Console, records: "Sequence[ShiftRecord]") -> None:
             console.print(_alarms(record.alarms))
         elif record.why:
             console.print(f"  {escape(record.why)}", highlight=False)
+        print_figures(console, record)
 
 
 def _part(record: "ShiftRecord") -> str:

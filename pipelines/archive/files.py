@@ -318,7 +318,7 @@ def _parts_of(path: Path, columns: list[str]) -> Iterator[pa.Table]:
             parquet = pq.ParquetFile(file, pre_buffer=False, buffer_size=READ_BYTES)
             for part in parquet.iter_batches(PART_ROWS, columns=columns):
                 yield unpacked(pa.Table.from_batches([part]))
-        except (pa.ArrowInvalid, OSError) as error:
+        except (pa.ArrowException, ValueError, OSError) as error:
             raise _damaged(path, error) from error
 
 
@@ -333,7 +333,7 @@ def _table(path: Path, columns: list[str] | None = None) -> pa.Table:
     with path.open("rb") as file:
         try:
             return unpacked(pq.ParquetFile(file).read(columns))
-        except (pa.ArrowInvalid, OSError) as error:
+        except (pa.ArrowException, ValueError, OSError) as error:
             raise _damaged(path, error) from error
 
 

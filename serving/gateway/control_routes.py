@@ -10,6 +10,7 @@ import msgspec
 from registry.roles import Role
 from serving.errors import BodyTooLarge
 from serving.gateway.control_schema import (
+    AuditAnswer,
     ChangeAnswer,
     DriftAnswer,
     DriftDaysAnswer,
@@ -24,6 +25,7 @@ from serving.gateway.control_schema import (
     KeyAnswer,
     KeyBody,
     KeysAnswer,
+    LimitBody,
     LiveAnswer,
     LooksAnswer,
     MeAnswer,
@@ -40,6 +42,7 @@ from serving.gateway.control_schema import (
     RolloutBody,
     RolloutList,
     RolloutReport,
+    RotateBody,
     RunAnswer,
     RunList,
     RunsAnswer,
@@ -47,7 +50,7 @@ from serving.gateway.control_schema import (
     VersionsAnswer,
     WhyBody,
 )
-from serving.gateway.controller import Headers
+from serving.gateway.controller import CLIENT_HEADER, Headers
 from serving.gateway.http import Answer
 from serving.settings import ControlSettings
 
@@ -142,6 +145,12 @@ CONTROL_ROUTES = (
     _look("keys", "/v1/keys", "All API keys, without the keys themselves", KeysAnswer, "admin"),
     ControlRoute("make_key", "POST", "/v1/keys", "A new API key", "admin", NewKeyAnswer, KeyBody, success=201),
     ControlRoute("revoke_key", "POST", "/v1/keys/{id}/revoke", "End an API key for good", "admin", KeyAnswer),
+    ControlRoute(
+        *("rotate_key", "POST", "/v1/keys/{id}/rotate", "Another text for an API key; the old one is good for a while"),
+        *("admin", NewKeyAnswer, RotateBody),
+    ),
+    ControlRoute("limit_key", "POST", "/v1/keys/{id}/limit", "An API key's quota", "admin", KeyAnswer, LimitBody),
+    _look("audit", "/v1/audit", "Who asked for what; `?limit=`, `?before=`, `?model=`", AuditAnswer, "admin"),
 )
 
 
@@ -159,7 +168,9 @@ def control_router(ask: Asks, settings: ControlSettings) -> fastapi.APIRouter:
         body = await _body(request, settings.max_body_bytes)
         query = request.scope["query_string"]
         target = request.scope["raw_path"] + (b"?" + query if query else b"")
-        answer = await ask(request.method, target, request.headers.raw, body)
+        told = [header for header in request.headers.raw if header[0] != CLIENT_HEADER]
+        host = request.client.host if request.client else ""
+        answer = await ask(request.method, target, [*told, (CLIENT_HEADER, host.encode("latin-1", "replace"))], body)
         response = fastapi.Response(answer.body, answer.status)
         response.raw_headers.extend([(b"content-type", answer.content_type), *answer.hints])
         return response
@@ -183,8 +194,8 @@ async def _body(request: fastapi.Request, limit: int) -> bytes:
 
 _ERRORS = {
     "400": "A field or header breaks a rule; the message names both.",
-    "401": "No key, or one that is not known or revoked: `Authorization: Bearer <key>`.",
-    "403": "The key's role or models do not reach so far.",
+    "401": "No key or token, or one that is not good: `Authorization: Bearer <key or token>`.",
+    "403": "The role or models of the key or token do not reach so far.",
     "404": "No such model, version, rollout, run or key.",
     "409": "The state forbids it; the message says what to do first.",
     "412": "The traffic plan is at another revision than `If-Match` says.",
@@ -195,7 +206,7 @@ _ERRORS = {
     "503": "The controller, its database or MLflow is away; queries go on by the plan there is.",
     "504": "The controller did not answer in time and may still do it: repeat with the same Idempotency-Key.",
 }
-_KEY = "An API key, see `sluice keys`."
+_KEY = "An API key, see `sluice keys`, or a token (JWT) of the platform's issuer."
 _IDEMPOTENCY_KEY = {
     "name": "Idempotency-Key",
     "in": "header",
@@ -231,8 +242,8 @@ def with_control_routes(document: dict[str, Any]) -> dict[str, Any]:
 
 def _operation(route: ControlRoute, schema_of: dict[type, dict[str, Any]]) -> dict[str, Any]:
     parameters: list[dict[str, Any]] = [
-        {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
-        for name in ("model", "id")
+        {"name": name, "in": "path", "required": True, "schema": {"type": "string"} | rule}
+        for name, rule in (("model", {"pattern": "^[a-z0-9][a-z0-9_-]{0,63}$"}), ("id", {}))
         if f"{{{name}}}" in route.path
     ]
     if route.method != "GET":
