@@ -20,12 +20,12 @@ from deploy.database_url import database_url
 from deploy.errors import SettingsError
 from deploy.features.url import FeaturesUrl, without_password
 from deploy.telemetry.settings import parse_traces
-from drift.settings import parse_monitor, parse_rank_diff
+from drift.settings import parse_monitor, parse_rank_diff, parse_reports
 from drift.windows.segments import parse_segments
 from serving.addresses import TcpAddress, UnixAddress, parse_address
 from serving.budget import parse_budgets, parse_bytes
 from serving.flow.settings import parse_flow
-from serving.settings import device_rules
+from serving.settings import TokenSettings, device_rules, parse_quotas, parse_token_claims
 from serving.shares import parse_weights
 
 logger = logging.getLogger(__name__)
@@ -38,6 +38,9 @@ _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 _TRUE = ("1", "true", "yes", "on")
 _FALSE = ("0", "false", "no", "off")
 _SECRETIVE = ("features_url", "control_url", "mlflow_backend")  # may hold a password
+_SECRET = ("jwt_secret",)
+_FROM_FILES = (*_SECRETIVE, *_SECRET, "key")
+_AUTH = ("", "control", "all")
 _UNSET = frozenset({"replica"})  # told to a process by its name, not by the environment
 
 
@@ -75,12 +78,22 @@ class PlatformSettings:
     rank_diff: what mirrored lists are held against, `min_overlap=0.5,window_s=30`, see
     `drift.settings.parse_rank_diff`. drift: windows and days of the drift monitor, `window_s=60,day_s=3600`, see
     `drift.settings.parse_monitor`; drift_segments: parts of a model's rankings that are watched apart,
-    `search:query_terms<2<5`, see `drift.windows.segments.parse_segments`. gates: how online gates are judged and
-    what a model's year may spend, `period_s=30,yearly_alpha=0.3`, see `pipelines.settings.GateSettings`.
+    `search:query_terms<2<5`, see `drift.windows.segments.parse_segments`; drift_reports: of which days Evidently makes
+    a report, `each_day=1,kept=60`, see `drift.settings.ReportSettings`. gates: how online gates are judged and what a
+    model's year may spend, `period_s=30,yearly_alpha=0.3`, see `pipelines.settings.GateSettings`.
     retrain_anchor: a day on which a window of retraining begins, in UTC. retraining: when models learn anew and from
     what, `days=14,collect_days=7,cool_down_days=3`, see `pipelines.settings.RetrainSettings`; train: how,
     `loss=lambdaloss,hidden=64:32`, see `TrainSettings`; run_limits: how long a step of a run may take, in s,
     `train=43200,collect=3600`.
+    auth: who needs a key or token. `control`: who uses the control API; `all`: who asks queries, too; empty: `all`
+    where gateways listen on more than this machine, else `control`. quotas: what keys and lines may ask a second,
+    `key=50/5000,search=1000/100000,burst_s=2`, see `serving.settings.parse_quotas`.
+    jwt_issuer, jwt_audience, jwt_key_set, jwt_claims: whose tokens are good and what they say, see
+    `serving.settings.TokenSettings` and `parse_token_claims`; without an issuer, none. development: allows what is not
+    for production: tokens by a shared secret (jwt_secret, HS256), a key set by plain HTTP.
+    audit_days: how long the audit log of control calls is kept.
+    What may hold a secret (control_url, mlflow_backend, features_url, jwt_secret) may be in a file instead, which
+    `SLUICE_CONTROL_URL_FILE` and so on names.
     traces: where traces go and which, `endpoint=http://host:4318,ratio=0.01`, see `deploy.telemetry.settings`; empty:
     nowhere.
     Raises SettingsError, naming key, value and rule.
@@ -119,12 +132,22 @@ class PlatformSettings:
     flow: str = ""
     rank_diff: str = ""
     drift: str = ""
+    drift_reports: str = ""
     drift_segments: str = ""
     gates: str = ""
     retrain_anchor: str = "2026-01-05"
     retraining: str = ""
     train: str = ""
     run_limits: str = ""
+    auth: str = ""
+    quotas: str = ""
+    jwt_issuer: str = ""
+    jwt_audience: str = ""
+    jwt_key_set: str = ""
+    jwt_claims: str = ""
+    jwt_secret: str = field(default="", repr=False)
+    development: bool = False
+    audit_days: int = 400
     traces: str = ""
     log_level: str = "INFO"
     replica: int = 0
@@ -143,6 +166,7 @@ class PlatformSettings:
             ("flow", parse_flow),
             ("rank_diff", parse_rank_diff),
             ("drift", parse_monitor),
+            ("drift_reports", parse_reports),
             ("drift_segments", parse_segments),
             ("gates", _parse_gates),
             ("retrain_anchor", lambda anchor: _parse_retraining("", anchor)),
@@ -153,6 +177,8 @@ class PlatformSettings:
             ("control_url", database_url),
             ("mlflow_backend", database_url),
             ("control_address", parse_address),
+            ("quotas", parse_quotas),
+            ("jwt_claims", parse_token_claims),
         ):
             if text := getattr(self, key):
                 try:
@@ -179,13 +205,21 @@ class PlatformSettings:
         for key, holds, rule in device_rules(self.device, self.precision, self.compile):
             _require(holds, key, getattr(self, key), rule)
         self.triton_addresses  # noqa: B018 - raises if it cannot be read
+        _require(self.auth in _AUTH, "auth", self.auth, f"{' or '.join(filter(None, _AUTH))}, or nothing")
+        _require(1 <= self.audit_days <= 3660, "audit_days", self.audit_days, "1 to 3660")
+        try:
+            self.tokens  # noqa: B018 - raises if it is not whole
+        except ValueError as error:
+            key, _, told = str(error).partition("=")
+            value, _, rule = told.rpartition(": expected ")
+            raise SettingsError(_key("jwt_claims" if "." in key else key), value, rule) from error
         _require(self.log_level in _LEVELS, "log_level", self.log_level, f"one of {', '.join(_LEVELS)}")
         _require(0 <= self.replica < MAX_REPLICAS, "replica", self.replica, f"0 to {MAX_REPLICAS - 1}")
 
     @staticmethod
     def from_environment(environment: Mapping[str, str]) -> "PlatformSettings":
         """The settings that these variables ask for; an empty one counts as not set."""
-        told = {name: raw for name in _names() if (raw := environment.get(_key(name), "").strip())}
+        told = {name: raw for name in _names() if (raw := _told(environment, name))}
         home = Path(told.pop("home", ".sluice")).expanduser().absolute()
         return PlatformSettings(home=home, **{name: _parse(name, raw) for name, raw in told.items()})
 
@@ -197,6 +231,23 @@ class PlatformSettings:
     def gateway_url(self) -> str:
         """Where a client on this machine finds the gateway."""
         return f"http://{url_host(self.gateway_host)}:{self.gateway_port}"
+
+    @property
+    def queries_need_keys(self) -> bool:
+        """Whether who asks a query must have a key or token: by default where others than this machine can ask."""
+        if self.auth:
+            return self.auth == "all"
+        return not (self.gateway_host.startswith("127.") or self.gateway_host in ("::1", "localhost"))
+
+    @property
+    def tokens(self) -> TokenSettings:
+        """Whose tokens are good."""
+        return TokenSettings(
+            *(self.jwt_issuer, self.jwt_audience, self.jwt_key_set),
+            **parse_token_claims(self.jwt_claims),
+            development=self.development,
+            secret=self.jwt_secret.encode(),
+        )
 
     @property
     def triton_addresses(self) -> dict[str, str]:
@@ -366,9 +417,7 @@ class ClientSettings:
     @staticmethod
     def from_environment(environment: Mapping[str, str]) -> "ClientSettings":
         """What these variables say."""
-        return ClientSettings(
-            *(environment.get(_key(one.name), "").strip() for one in dataclasses.fields(ClientSettings))
-        )
+        return ClientSettings(*(_told(environment, one.name) for one in dataclasses.fields(ClientSettings)))
 
 
 def _parse_gates(text: str) -> object:
@@ -412,11 +461,24 @@ def log_effective(settings: PlatformSettings, environment: Mapping[str, str]) ->
     Only near misses: Kubernetes sets `SLUICE_*` variables of its own for services of that name.
     """
     shown = settings.to_environment() | {_key(name): without_password(getattr(settings, name)) for name in _SECRETIVE}
+    shown |= {_key(name): "(set)" if getattr(settings, name) else "" for name in _SECRET}
     logger.info("settings", extra={"settings": shown})
-    known = [_key(name) for name in _names()]
+    known = [_key(name) for name in _names()] + [f"{_key(name)}_FILE" for name in _FROM_FILES]
     for key in environment:
         if key.startswith(PREFIX) and key not in known and (near := difflib.get_close_matches(key, known, 1, 0.85)):
             logger.warning("%s is no setting: did you mean %s?", key, near[0])
+
+
+def _told(environment: Mapping[str, str], name: str) -> str:
+    """The variable's value, or, of what may be secret, that of the file that `..._FILE` names. Raises SettingsError."""
+    raw = environment.get(_key(name), "").strip()
+    path = environment.get(f"{_key(name)}_FILE", "").strip() if name in _FROM_FILES and not raw else ""
+    if not path:
+        return raw
+    try:
+        return Path(path).read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{_key(name)}_FILE", path, f"a file that can be read ({error})") from error
 
 
 def _names() -> list[str]:

@@ -20,7 +20,8 @@
 - `receipts`: the answer of a request with an idempotency key, in the transaction of its change.
 - `api_keys`, `roles`: who may ask for a change.
 - `database`, `tables`, `migrations`: the control database, SQLite or PostgreSQL.
-- `counters`: what gateways answered, arm by arm.
+- `counters`: what gateways answered, arm by arm, and where the time went.
+- `glimpse_board`: a few of the newest answers, for a person who watches.
 - `replica_board`: which workers there are, by heartbeat.
 - `drift_board`: what the newest closed days of every arm came to, and declared changes of feature pipelines.
 - `stream`: the event log that gateways write and the archiver and the drift monitor read.

@@ -14,6 +14,7 @@ RegistryError          500
     WindowTaken        409  the window has a run already; carries its id
   AnsweredBefore       409  the request was made before, under the same idempotency key
   UnknownKey           404  no such API key
+  KeyConflict          409  the key's state does not allow it
   RefusedDatabase      500  the control database was made by a newer Sluice
   StoreUnavailable     503  Redis, MLflow or SQL does not answer; try again
 ```
@@ -97,6 +98,10 @@ class AnsweredBefore(RegistryError):
 
 class UnknownKey(RegistryError):
     """No such API key."""
+
+
+class KeyConflict(RegistryError):
+    """What is asked for does not go together with the key as it is."""
 
 
 class RefusedDatabase(RegistryError):

@@ -103,7 +103,30 @@ api_keys = sql.Table(
     sql.Column("created_ms", sql.BigInteger, nullable=False),
     sql.Column("created_by", sql.Text, nullable=False),
     sql.Column("revoked_ms", sql.BigInteger),
+    sql.Column("expires_ms", sql.BigInteger),
+    sql.Column("rotated_ms", sql.BigInteger),
+    sql.Column("old_prefix", sql.String(16), nullable=False, server_default=""),
+    sql.Column("old_hash", sql.String(64), nullable=False, server_default=""),
+    sql.Column("old_until_ms", sql.BigInteger),
+    sql.Column("requests_per_s", sql.Float, nullable=False, server_default="0"),
+    sql.Column("candidates_per_s", sql.Float, nullable=False, server_default="0"),
+    sql.Column("line", sql.String(64), nullable=False, server_default=""),
+    sql.Column("revision", sql.Integer, nullable=False, server_default="1"),
 )
+
+audit = sql.Table(
+    "audit",
+    metadata,
+    sql.Column("seq", sql.Integer, primary_key=True),
+    sql.Column("request_id", sql.String(64), nullable=False),
+    sql.Column("phase", sql.String(16), nullable=False),
+    sql.Column("at_ms", sql.BigInteger, nullable=False),
+    sql.Column("principal", sql.String(64), nullable=False),
+    sql.Column("model", sql.String(64), nullable=False),
+    sql.Column("record", sql.Text, nullable=False),
+)
+sql.Index("audit_by_time", audit.c.at_ms)
+sql.Index("audit_by_request", audit.c.request_id)
 
 runs = sql.Table(
     "runs",

@@ -28,6 +28,9 @@ Decisions
   (`outside`), not its count: guardrails see the arm that the plan gave (`arm_counts`).
 - A mirrored query starts after the answer is written, has a deadline and a bound of its own, and shares
   nothing with the answer but the replica (`mirror`).
+- Who watches takes nothing from who asks: an answer's times by stage are one append, sorted into buckets
+  twice a second (`stage_times`), and of a model's answers four a second are shown whatever its traffic,
+  without unit or query (`glimpses`).
 - On a device the next batch is prepared while one computes (`execution`, `device`).
 - A batch is of the model whose turn it is (`shares`), most urgent query first; who cannot be in
   time is refused before the device (`batch_times`). Nothing starves: the bounds are in `batching`.

@@ -9,12 +9,16 @@ RankingError              500  INTERNAL
     BodyTooLarge          413  INVALID_ARGUMENT
     WrongContentType      415  INVALID_ARGUMENT
     NotServed             501  UNIMPLEMENTED       part of a protocol that is left out here
+  NotAuthenticated        401  UNAUTHENTICATED     no key or token, or one that is not good
+  NotAllowed              403  PERMISSION_DENIED   its role or models do not reach so far
   Overloaded              429  RESOURCE_EXHAUSTED  no permit; carries retry_after_s
+    QuotaExceeded         429  RESOURCE_EXHAUSTED  a key's or a line's; names it
   ReplicaUnhealthy        503  UNAVAILABLE         no replica holds the version
     PlansUnknown          503                      just started, and Redis is away
     ReplicaLost           503                      it died with the query; retried, rarely seen
     BelowStandard         503                      could only be answered by less than the settings allow
     EventLogFull          503                      feedback cannot be kept safe now
+    IdentityUnknown       503                      just started, and nobody says which keys are good
   ControlAway             503  UNAVAILABLE         the controller does not answer; queries go on
   DeadlineExceeded        504  DEADLINE_EXCEEDED
 ```
@@ -72,6 +76,26 @@ class NotServed(QueryRefused):
     status = 501
 
 
+class NotAuthenticated(RankingError):
+    """Who asks is not known. reason: for metrics."""
+
+    status = 401
+
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class UnknownSigner(NotAuthenticated):
+    """The token names a key that its issuer has not shown yet: it may be a new one."""
+
+
+class NotAllowed(RankingError):
+    """Who asks is known, and may not."""
+
+    status = 403
+
+
 class Overloaded(RankingError):
     """All permits are out: try again in `retry_after_s`."""
 
@@ -80,6 +104,14 @@ class Overloaded(RankingError):
     def __init__(self, message: str, retry_after_s: float) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+
+class QuotaExceeded(Overloaded):
+    """More than the quota gives; its tokens are back in `retry_after_s`. reason: which quota, for metrics."""
+
+    def __init__(self, message: str, retry_after_s: float, reason: str) -> None:
+        super().__init__(message, retry_after_s)
+        self.reason = reason
 
 
 class ReplicaUnhealthy(RankingError):
@@ -111,6 +143,10 @@ class BelowStandard(ReplicaUnhealthy):
 
 class EventLogFull(ReplicaUnhealthy):
     """The journal has no room: what cannot be kept is not accepted."""
+
+
+class IdentityUnknown(ReplicaUnhealthy):
+    """The gateway has not seen yet which keys are good: it cannot say that one is not."""
 
 
 class ControlAway(RankingError):

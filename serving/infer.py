@@ -338,6 +338,12 @@ class InferService:
             self._tracer.failed(query.trace, query.door, self._clock() - began_s, of_model(query.model), error)
 
 
+def rows_of(query: InferQuery) -> int:
+    """How many candidates it counts for in quotas: dimension 0 of its first input, 1 of a scalar."""
+    shape = query.inputs[0].shape if query.inputs else ()
+    return shape[0] if shape else 1
+
+
 def build_infer(query: InferQuery, loaded: LoadedVersion, max_rows: int) -> InferRequest:
     """The query in the loaded version's terms. Raises QueryRefused, naming the tensor and the rule."""
     inputs = fitting_inputs(query, loaded, max_rows)

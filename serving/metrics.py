@@ -35,6 +35,19 @@ MIRRORED = Counter(
     "Queries that the coin chose for a mirror, by what became of them.",
     ["model", "outcome"],
 )
+DOOR_REFUSALS = Counter(
+    "serving_door_refusals",
+    "Requests refused before their query was looked at, by reason: who asks, or how much.",
+    ["reason"],
+)
+QUOTA_LEASES = Counter(
+    "serving_quota_leases",
+    "Leases of quota tokens: granted and refused by Redis, local while it is away.",
+    ["outcome"],
+)
+KEY_SET_FETCHES = Counter(
+    "serving_key_set_fetches", "Fetches of the token issuer's public keys, by what came of them.", ["outcome"]
+)
 GRPC_CALLS = Counter("serving_grpc_calls", "gRPC calls ended, by method and status code.", ["method", "code"])
 STAGE_SECONDS = Histogram("serving_stage_seconds", "Time of one stage of an answered query.", ["stage"], buckets=_FAST)
 DEGRADED = Counter("serving_degraded_answers", "Answers that had to do without something.", ["model", "reason"])

@@ -4,11 +4,15 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+from registry.roles import ROLES
 from serving.flow.settings import FlowSettings
 
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 COMPILES = ("none", "compile", "aoti")
+LINE = "[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
+"""How a line (a product whose queries share a quota) may be named."""
 _DEVICE = re.compile(r"cpu|cuda(:\d{1,2})?")
 
 
@@ -187,3 +191,157 @@ class WorkerSettings:
             self.heartbeat_ttl_s,
             f"at least two heartbeats of {self.heartbeat_s} s",
         )
+
+
+@dataclass(frozen=True, slots=True)
+class TokenSettings:
+    """Whose tokens (JWT) are good, and what they say. issuer: the `iss` that they must have, empty: no tokens are.
+    audience: the `aud`. key_set: URL or path of the issuer's public keys (JWKS).
+
+    role_claim, models_claim, line_claim: of role, models and line, a name or a path with dots; without models_claim a
+    token is good for all models, with it, it must say which, `*` for all. roles: role by value of the claim, beside
+    the roles' own names. leeway_s: that clocks may differ. secret: of HS256, for development only, where development
+    is set; at least 32 bytes.
+    refresh_s: how often the keys are fetched anew; unknown_s: for an unknown key id at most so often; stale_s: how
+    long they count while the issuer is away.
+    """
+
+    issuer: str = ""
+    audience: str = ""
+    key_set: str = ""
+    role_claim: str = "sluice_role"
+    models_claim: str = ""
+    line_claim: str = ""
+    roles: Mapping[str, str] = field(default_factory=dict)
+    leeway_s: float = 30.0
+    development: bool = False
+    secret: bytes = field(default=b"", repr=False)
+    refresh_s: float = 300.0
+    unknown_s: float = 10.0
+    stale_s: float = 24 * 3600.0
+    timeout_s: float = 5.0
+
+    def __post_init__(self) -> None:
+        told = bool(self.issuer or self.audience or self.key_set or self.secret)
+        _require(bool(self.issuer) or not told, "jwt_issuer", self.issuer, "the `iss` of your issuer's tokens")
+        _require(
+            bool(self.audience) or not told, "jwt_audience", self.audience, "the `aud` of tokens for this platform"
+        )
+        _require(bool(self.key_set or self.secret) or not told, "jwt_key_set", "", "URL or path of the issuer's JWKS")
+        scheme, colon, rest = self.key_set.partition("://")
+        near = rest.startswith(("127.0.0.1:", "localhost:", "[::1]:"))
+        _require(
+            not colon or scheme == "https" or (scheme == "http" and (near or self.development)),
+            "jwt_key_set",
+            self.key_set,
+            "https://…, a path, or http:// of this machine",
+        )
+        _require(self.development or not self.secret, "jwt_secret", "(set)", "none without SLUICE_DEVELOPMENT=1")
+        _require(not self.secret or len(self.secret) >= 32, "jwt_secret", "(set)", "at least 32 bytes")
+        _require(bool(self.role_claim), "jwt.role_claim", self.role_claim, "the name of a claim")
+        wrong = [role for role in self.roles.values() if role not in ROLES]
+        _require(not wrong, "jwt.roles", wrong, f"values of {', '.join(ROLES)}")
+        _require(0 <= self.leeway_s <= 300, "jwt.leeway_s", self.leeway_s, "0 <= s <= 300")
+        _require(1 <= self.unknown_s <= self.refresh_s <= 86_400, "jwt.refresh_s", self.refresh_s, "unknown_s to 86400")
+        _require(self.refresh_s <= self.stale_s, "jwt.stale_s", self.stale_s, f"at least refresh_s ({self.refresh_s})")
+
+    @property
+    def used(self) -> bool:
+        """Whether any token is good."""
+        return bool(self.issuer)
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """Of a quota, per second; 0: not limited."""
+
+    requests: float = 0.0
+    candidates: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class QuotaSettings:
+    """key: of a key or token that has none of its own. lines: by name of the line. burst_s: as much as comes in so
+    long may be asked for at once.
+
+    lease_s: a gateway takes what it needs for so long; keep_s: after so long it throws away what it did not need.
+    timeout_s: for Redis; away_s: how long it is not asked again when it did not answer. gateways: that share the
+    quotas, as far as is known before Redis says.
+    """
+
+    key: Rates = field(default_factory=Rates)
+    lines: Mapping[str, Rates] = field(default_factory=dict)
+    burst_s: float = 2.0
+    lease_s: float = 0.1
+    keep_s: float = 1.0
+    timeout_s: float = 0.1
+    away_s: float = 1.0
+    gateways: int = 1
+
+    def __post_init__(self) -> None:
+        _require(0 < self.burst_s <= 604_800, "quotas.burst_s", self.burst_s, "0 < s <= 604800, a week")
+        _require(0 < self.lease_s <= self.keep_s <= 60, "quotas.lease_s", self.lease_s, "0 < s <= keep_s <= 60")
+        _require(0 < self.timeout_s <= 5, "quotas.timeout_s", self.timeout_s, "0 < s <= 5")
+        _require(self.gateways >= 1, "quotas.gateways", self.gateways, "at least 1")
+
+
+@dataclass(frozen=True, slots=True)
+class IdentitySettings:
+    """closed: whether queries need a key or token, too; control routes do in any case.
+
+    sheet_copy: file that keeps the last key sheet for a start without the board. remember_s: how long somebody who was
+    let in is let in again without a look at the sheet, if that does not change. used_every_s: how often it is noted
+    which keys are in use.
+    """
+
+    closed: bool
+    sheet_copy: Path
+    remember_s: float = 5.0
+    used_every_s: float = 60.0
+
+    def __post_init__(self) -> None:
+        _require(0 < self.remember_s <= 60, "identity.remember_s", self.remember_s, "0 < s <= 60")
+
+
+def parse_quotas(text: str) -> QuotaSettings:
+    """What `SLUICE_QUOTAS` says, `key=50/5000,search=1000/100000,burst_s=2`: requests and candidates a second of
+    keys without their own, and of lines by name; 0: not limited. Raises ValueError, naming the rule.
+
+    >>> parse_quotas("search=1000/0").lines
+    {'search': Rates(requests=1000.0, candidates=0.0)}
+    """
+    rule = "name=requests/candidates a second, each name once, `key` for keys without their own, and burst_s=seconds"
+    lines: dict[str, Rates] = {}
+    burst_s = QuotaSettings().burst_s
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        if found := re.fullmatch(r"burst_s=(\d{1,6}(\.\d{1,3})?)", part):
+            burst_s = float(found[1])
+        elif found := re.fullmatch(rf"({LINE})=(\d{{1,9}}(?:\.\d{{1,3}})?)/(\d{{1,9}}(?:\.\d{{1,3}})?)", part):
+            if found[1] in lines:
+                raise ValueError(f"quotas={part}: expected {rule}")
+            lines[found[1]] = Rates(float(found[2]), float(found[3]))
+        else:
+            raise ValueError(f"quotas={part}: expected {rule}")
+    return QuotaSettings(lines.pop("key", Rates()), lines, burst_s)
+
+
+def parse_token_claims(text: str) -> dict[str, Any]:
+    """What `SLUICE_JWT_CLAIMS` says, for `TokenSettings`: `role=groups,models=models,line=team,
+    role.ml-admins=admin,leeway_s=30`. Raises ValueError, naming the rule.
+
+    >>> parse_token_claims("role=groups,role.ml-admins=admin")
+    {'role_claim': 'groups', 'roles': {'ml-admins': 'admin'}}
+    """
+    rule = "role=, models=, line=CLAIM, role.VALUE=a role, leeway_s=seconds"
+    told: dict[str, Any] = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        name, _, value = part.partition("=")
+        if name in ("role", "models", "line") and value:
+            told[f"{name}_claim"] = value
+        elif name.startswith("role.") and value in ROLES:
+            told.setdefault("roles", {})[name.removeprefix("role.")] = value
+        elif name == "leeway_s" and value.isascii() and value.isdigit():
+            told["leeway_s"] = float(value)
+        else:
+            raise ValueError(f"jwt_claims={part[:64]}: expected {rule}")
+    return told

@@ -226,7 +226,7 @@ def _serving(settings: PlatformSettings) -> "ServingStats | None":
     from deploy.features.stats import serving_stats
 
     try:
-        with GatewayClient(settings.gateway_url, timeout_s=5.0) as gateway:
+        with GatewayClient.of(settings, timeout_s=5.0) as gateway:
             return serving_stats(gateway.text("/metrics"))
     except NotRunning:
         return None

@@ -1,7 +1,9 @@
-"""`sluice keys create|list|revoke`: who may use the control API."""
+"""`sluice keys create|rotate|limit|list|revoke`: who may ask queries and use the control API, and how much."""
 
 import os
+import re
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import quote
 
@@ -10,30 +12,75 @@ import typer
 from rich.console import Console
 from rich.table import Column, Table
 
+from deploy.control.admin_key import read_admin_key
 from deploy.control.client import ControlClient
+from deploy.settings import ClientSettings, PlatformSettings
+from registry.roles import ROLES
 
-keys = typer.Typer(help="API keys: create, list, revoke.", no_args_is_help=True)
+keys = typer.Typer(help="API keys: create, rotate, limit, list, revoke.", no_args_is_help=True)
 
 AsJson = Annotated[bool, typer.Option("--json", help="For scripts.")]
+KeyId = Annotated[str, typer.Argument(help="Its id, see `sluice keys list`.", metavar="ID")]
+_SPAN = re.compile(r"(\d{1,6})([smhd])")
+_UNIT_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+_NO_RATE = 0.0
 
 
 @keys.command()
 def create(
     name: Annotated[str, typer.Argument(help="Who the history will say it was.")],
-    role: Annotated[str, typer.Option(help="viewer, operator or admin.")],
+    role: Annotated[str, typer.Option(help="caller, viewer, operator or admin.")],
     models: Annotated[list[str] | None, typer.Option("--model", help="Good for this model only; repeat it.")] = None,
+    expires: Annotated[str, typer.Option(help="Good for so long, `90d`, `12h`; for ever, if not given.")] = "",
+    requests_per_s: Annotated[float, typer.Option(help="Its quota.", min=0)] = _NO_RATE,
+    candidates_per_s: Annotated[float, typer.Option(help="Its quota.", min=0)] = _NO_RATE,
+    line: Annotated[str, typer.Option(help="Line whose quota it draws on, too, whatever its queries say.")] = "",
     as_json: AsJson = False,
 ) -> None:
     """Make a key and show it, this once.
 
-    viewer looks; operator also starts, pauses and ends rollouts, rolls back and hands in evidence; admin also
-    promotes, changes plans by hand and makes keys.
+    caller asks queries and gives feedback; viewer also looks; operator also starts, pauses and ends rollouts, rolls
+    back and hands in evidence; admin also promotes, changes plans by hand, makes keys and reads the audit log.
     """
-    if role not in ("viewer", "operator", "admin"):
-        raise typer.BadParameter("expected viewer, operator or admin", param_hint="--role")
+    if role not in ROLES:
+        raise typer.BadParameter(f"expected one of {', '.join(ROLES)}", param_hint="--role")
+    body: dict[str, Any] = {"name": name, "role": role, "models": models or [], "line": line}
+    body |= {"requests_per_s": requests_per_s, "candidates_per_s": candidates_per_s}
+    if expires:
+        body["expires_in_s"] = _seconds(expires, "--expires")
     with ControlClient.of(os.environ) as control:
-        made = control.post("/v1/keys", {"name": name, "role": role, "models": models or []})
+        made = control.post("/v1/keys", body)
     typer.echo(msgspec.json.encode(made).decode() if as_json else made["key"])
+
+
+@keys.command()
+def rotate(
+    key_id: KeyId,
+    grace: Annotated[str, typer.Option(help="The old text is good for so long, `24h`, `0s`.")] = "24h",
+    as_json: AsJson = False,
+) -> None:
+    """Give a key another text and show it, this once; id, role and quota stay.
+
+    The key of this platform's data folder is written there, too.
+    """
+    with ControlClient.of(os.environ) as control:
+        rotated = control.post(f"/v1/keys/{quote(key_id, safe='')}/rotate", {"grace_s": _seconds(grace, "--grace")})
+    _keep_local(rotated)
+    typer.echo(msgspec.json.encode(rotated).decode() if as_json else rotated["key"])
+
+
+@keys.command()
+def limit(
+    key_id: KeyId,
+    requests_per_s: Annotated[float, typer.Option(help="0: the platform's default.", min=0)] = _NO_RATE,
+    candidates_per_s: Annotated[float, typer.Option(help="0: the platform's default.", min=0)] = _NO_RATE,
+    as_json: AsJson = False,
+) -> None:
+    """Set a key's quota; gateways follow within a second."""
+    body = {"requests_per_s": requests_per_s, "candidates_per_s": candidates_per_s}
+    with ControlClient.of(os.environ) as control:
+        limited = control.post(f"/v1/keys/{quote(key_id, safe='')}/limit", body)
+    typer.echo(msgspec.json.encode(limited).decode() if as_json else f"{limited['name']}: {_quota(limited)}")
 
 
 @keys.command("list")
@@ -44,25 +91,59 @@ def list_keys(as_json: AsJson = False) -> None:
     if as_json:
         typer.echo(msgspec.json.encode(found).decode())
         return
-    table = Table(Column("id", no_wrap=True, overflow="fold"), "name", "begins", "role", "models", "created", "revoked")
+    table = Table(
+        *(Column("id", no_wrap=True, overflow="fold"), "name", "begins", "role", "models", "quota"),
+        *("created", "last used", "expires", "revoked"),
+    )
     for key in found:
         models = ", ".join(key["models"]) or "all"
         table.add_row(
-            *(key["id"], key["name"], key["prefix"], key["role"], models),
-            *(_time(key["created_ms"]), _time(key["revoked_ms"])),
+            *(key["id"], key["name"], key["prefix"], key["role"], models, _quota(key)),
+            *(_time(key[name]) for name in ("created_ms", "used_ms", "expires_ms", "revoked_ms")),
         )
     Console().print(table)
 
 
 @keys.command()
-def revoke(
-    key_id: Annotated[str, typer.Argument(help="Its id, see `sluice keys list`.", metavar="ID")],
-    as_json: AsJson = False,
-) -> None:
+def revoke(key_id: KeyId, as_json: AsJson = False) -> None:
     """End a key for good."""
     with ControlClient.of(os.environ) as control:
         revoked: dict[str, Any] = control.post(f"/v1/keys/{quote(key_id, safe='')}/revoke")
     typer.echo(msgspec.json.encode(revoked).decode() if as_json else f"revoked {revoked['name']} ({revoked['id']})")
+
+
+def _keep_local(rotated: Any) -> None:
+    """Where the key of commands on this machine was rotated, they go on with its new text."""
+    if ClientSettings.from_environment(os.environ).url:
+        return
+    path = PlatformSettings.from_environment(os.environ).admin_key_file
+    try:
+        local = read_admin_key(path)
+    except OSError:
+        return
+    old = rotated["about"]["old_prefix"]
+    if old and local.startswith(old):
+        _write_key(path, rotated["key"])
+        typer.echo(f"written to {path}", err=True)
+
+
+def _write_key(path: Path, text: str) -> None:
+    fresh = path.with_name(f"{path.name}.{os.getpid()}")
+    fresh.touch(0o600)
+    fresh.write_text(text + "\n")
+    fresh.replace(path)
+
+
+def _seconds(span: str, option: str) -> int:
+    found = _SPAN.fullmatch(span.strip())
+    if not found:
+        raise typer.BadParameter("expected a number and one of s, m, h, d, as in 24h", param_hint=option)
+    return int(found[1]) * _UNIT_S[found[2]]
+
+
+def _quota(key: Any) -> str:
+    told = ((key["requests_per_s"], "requests/s"), (key["candidates_per_s"], "candidates/s"))
+    return ", ".join(f"{rate:g} {unit}" for rate, unit in told if rate) or "default"
 
 
 def _time(at_ms: int | None) -> str:

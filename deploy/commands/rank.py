@@ -42,7 +42,7 @@ def rank(
         },
         "features": {name: found.columns[:, i].tolist() for i, name in enumerate(names)},
     }
-    with GatewayClient(settings.gateway_url) as gateway:
+    with GatewayClient.of(settings) as gateway:
         answer = gateway.post(f"/v1/models/{model}/rank", body)
     if as_json:
         typer.echo(msgspec.json.encode(answer).decode())

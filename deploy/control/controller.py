@@ -4,6 +4,7 @@ It needs the control database and Redis, and waits for them when they are away; 
 aliases and for versions that are new. Several controllers may run: each change is a compare-and-set.
 """
 
+import functools
 import logging
 import threading
 import time
@@ -14,10 +15,13 @@ from deploy import wiring
 from deploy.control.alias_keeper import AliasKeeper
 from deploy.control.app import Tell, build_control_app
 from deploy.control.desk import Desk
+from deploy.control.key_publisher import KeyPublisher
 from deploy.control.local_key import local_key
 from deploy.control.meter import MeterThread, TrafficMeter
 from deploy.control.server import ControlServer
 from deploy.control.sources import Sources
+from deploy.drift_reports.shelf import ReportShelf
+from deploy.gateway.doorkeeper import token_key_set, token_verifier
 from deploy.settings import PlatformSettings
 from deploy.telemetry.open import exporter_of
 from drift.days.reports import DayReports
@@ -28,13 +32,15 @@ from pipelines.rollouts.canary import outlook
 from pipelines.rollouts.engine import RolloutEngine
 from pipelines.settings import RolloutSettings, parse_gates, parse_retraining
 from registry.api_keys import SqlKeyRing
+from registry.audit import SqlAuditLog
 from registry.board import PlanBoard, RedisBoard
 from registry.contracts.errors import ContractError
 from registry.contracts.rollouts import Rollout
 from registry.counters import RedisCounterBoard
-from registry.drift_board import RedisDriftBoard
+from registry.drift_board import RedisDriftBoard, declare
 from registry.errors import RegistryError, StoreUnavailable
 from registry.glimpse_board import RedisGlimpseBoard
+from registry.key_sheet import RedisKeyBoard
 from registry.promotion import Promoter
 from registry.receipts import KEPT_MS
 from registry.retirement import ServableVersions
@@ -43,18 +49,22 @@ from registry.runs import SqlRuns
 from registry.store import ModelStore
 from registry.traffic_control import SqlControl
 from serving.addresses import parse_address
+from serving.identity.key_sets import KeySetWatcher
 
 log = logging.getLogger(__name__)
 
 REDIS_TIMEOUT_S = 1.0
 FORGET_EVERY_MS = 3_600_000
+DAY_MS = 86_400_000
+AUDIT_DAYS = 400
 
 
 @dataclass
 class Controller:
     """The parts of the process, for the engine's loop and whoever else works on rollouts in here.
 
-    aliases: None where MLflow is left out.
+    aliases: None where MLflow is left out. keys: shown to gateways, None: to nobody. audit_days: how long rows of the
+    audit log are kept.
     """
 
     control: SqlControl
@@ -62,6 +72,8 @@ class Controller:
     engine: RolloutEngine
     aliases: AliasKeeper | None
     settings: RolloutSettings
+    keys: KeyPublisher | None = None
+    audit_days: int = AUDIT_DAYS
     _failures: int = field(default=0, init=False)
     _forgot_ms: int = field(default=0, init=False)
 
@@ -89,7 +101,9 @@ class Controller:
             due_s = max(due_s, time.monotonic() - self.settings.period_s) + self.settings.period_s
             try:
                 self.engine.turn(now_ms())
-                self._forget_receipts(now_ms())
+                if self.keys is not None:
+                    self.keys.publish()
+                self._forget(now_ms())
             except (RegistryError, ContractError) as error:
                 self._failures += 1
                 if self._failures == 1:  # each second: say it once
@@ -99,9 +113,10 @@ class Controller:
                 log.info("rollouts go on after %d turns that failed", self._failures)
                 self._failures = 0
 
-    def _forget_receipts(self, at_ms: int) -> None:
+    def _forget(self, at_ms: int) -> None:
         if not 0 <= at_ms - self._forgot_ms < FORGET_EVERY_MS:
             self.control.forget_receipts(at_ms - KEPT_MS)
+            SqlAuditLog(self.control.engine).forget(at_ms - self.audit_days * DAY_MS)
             self._forgot_ms = at_ms
 
 
@@ -114,19 +129,18 @@ def control(settings: PlatformSettings, stop: threading.Event) -> None:
     if controller.aliases is not None:
         controller.aliases.start()
     meter = MeterThread(TrafficMeter(), RedisCounterBoard(wiring.redis_client(settings, REDIS_TIMEOUT_S)))
-    meter.start()
-    exporter = exporter_of(settings)
-    if exporter is not None:
-        exporter.start()
-    api = control_api(settings, controller, meter.meter, exporter.tell if exporter else None)
+    token_keys, exporter = token_key_set(settings, "controller"), exporter_of(settings)
+    threads = [thread for thread in (meter, token_keys, exporter) if thread is not None]
+    for thread in threads:
+        thread.start()
+    api = control_api(settings, controller, meter.meter, token_keys, exporter.tell if exporter else None)
     api.start()
     try:
         controller.run(stop)
     finally:
         api.stop()
-        meter.stop()
-        if exporter is not None:
-            exporter.stop()
+        for thread in threads:
+            thread.stop()
         if controller.aliases is not None:
             controller.aliases.stop()
         database.close()
@@ -145,34 +159,47 @@ def make_controller(settings: PlatformSettings, database: SqlControl) -> Control
     decided = _nobody if aliases is None else aliases.decided
     tables: RolloutControl = database
     engine = RolloutEngine(tables, board, RedisCounterBoard(redis), decided)
-    return Controller(database, board, engine, aliases, mine)
+    keys = KeyPublisher(SqlKeyRing(database.engine), RedisKeyBoard(redis))
+    return Controller(database, board, engine, aliases, mine, keys, settings.audit_days)
 
 
 def control_api(
-    settings: PlatformSettings, controller: Controller, meter: TrafficMeter, tell: Tell | None = None
+    settings: PlatformSettings,
+    controller: Controller,
+    meter: TrafficMeter,
+    token_keys: KeySetWatcher | None = None,
+    tell: Tell | None = None,
 ) -> ControlServer:
-    """The API over the controller's parts, and the key of commands on this machine. tell: see `build_control_app`.
+    """The API over the controller's parts, and the key of commands on this machine. token_keys: of the issuer whose
+    tokens are good. tell: see `build_control_app`.
 
     Raises StoreUnavailable.
     """
-    ring = SqlKeyRing(controller.control.engine)
+    engine = controller.control.engine
+    ring, publisher = SqlKeyRing(engine), controller.keys
     local_key(settings.admin_key_file, ring, now_ms())
     planner = GatePlanner(Archive(settings.archive_folder), parse_gates(settings.gates))
     board = RedisDriftBoard(wiring.redis_client(settings, REDIS_TIMEOUT_S))
     shift = parse_monitor(settings.drift).shift
+    days = DayReports(settings.reports_folder / "drift")
     sources = Sources(
         meter,
         glimpses=RedisGlimpseBoard(wiring.redis_client(settings, REDIS_TIMEOUT_S)),
-        days=DayReports(settings.reports_folder / "drift"),
+        days=days,
         floors={"mean": shift.effect_floor_sd, "missing_share": shift.share_floor, "zero_share": shift.share_floor},
     )
     desk = Desk(
         *(controller.control, ring, controller.store, controller.publish, controller.outlook, planner),
-        *(SqlRuns(controller.control.engine), now_ms),
+        *(SqlRuns(engine), SqlAuditLog(engine), now_ms),
         retrain_ms=parse_retraining(settings.retraining, settings.retrain_anchor).window_ms,
         closed_days=board.latest,
         calibration=lambda model: board.calibrations().get(model),
         sources=sources,
+        publish_keys=publisher.publish if publisher is not None else lambda: None,
+        tokens=token_verifier(settings, token_keys),
+        used_ms=RedisKeyBoard(wiring.redis_client(settings, REDIS_TIMEOUT_S)).used_ms,
+        declare=functools.partial(declare, board),
+        reports=ReportShelf(wiring.evidently_reports(settings), days),
     )
     return ControlServer(build_control_app(desk, tell), parse_address(settings.controller_address))
 

@@ -9,10 +9,13 @@ from dataclasses import dataclass, field
 from deploy.control.asks import Ask, Reply
 from deploy.control.errors import Conflict, NotNow, NotThere
 from deploy.control.sources import Sources
+from deploy.control.trail import Strangers
+from deploy.drift_reports.shelf import ReportShelf
 from pipelines.gates.planning import GatePlanner
 from pipelines.runs.schedule import DAY_MS
 from registry.api_keys import KeyRing
-from registry.contracts.drift import CalibrationRecord, ShiftRecord
+from registry.audit import SqlAuditLog
+from registry.contracts.drift import CalibrationRecord, Rebaseline, ShiftRecord
 from registry.contracts.rollouts import Rollout
 from registry.contracts.traffic import TrafficPlan
 from registry.decisions import Decision
@@ -21,6 +24,7 @@ from registry.rollouts import RolloutControl
 from registry.runs import RunStore
 from registry.store import ModelStore
 from registry.traffic_control import TrafficChange
+from serving.identity.tokens import TokenVerifier
 
 TRIES = 10
 
@@ -34,6 +38,11 @@ class Desk:
     `canary.outlook`; may raise StoreUnavailable. planner: of rollouts' gates. run_store: runs of pipelines;
     retrain_ms: of clicks that a retraining learns from, if nothing else is said. closed_days: of a model, the newest
     first; calibration: of its newest collected window. Both raise StoreUnavailable. sources: of the console's figures.
+    publish_keys: shows gateways which keys are good; raises StoreUnavailable. tokens: whose are good beside keys, None:
+    nobody's. audit: of every change. used_ms: when keys were last used, by id; raises StoreUnavailable. strangers: how
+    many of their refusals are written down.
+    declare: keeps a declared change, unless a newer one is there; raises StoreUnavailable. reports: of closed days
+    (None: there are none).
     """
 
     control: RolloutControl
@@ -43,12 +52,19 @@ class Desk:
     outlook: Callable[[Rollout], Mapping[str, object]]
     planner: GatePlanner
     run_store: RunStore
+    audit: SqlAuditLog
     wall_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000
     random_bytes: Callable[[int], bytes] = secrets.token_bytes
     retrain_ms: int = 14 * DAY_MS
     closed_days: Callable[[str], tuple[ShiftRecord, ...]] = lambda model: ()
     calibration: Callable[[str], CalibrationRecord | None] = lambda model: None
     sources: Sources = field(default_factory=Sources)
+    publish_keys: Callable[[], None] = lambda: None
+    tokens: TokenVerifier | None = None
+    used_ms: Callable[[], Mapping[str, int]] = dict
+    strangers: Strangers = field(default_factory=Strangers)
+    declare: Callable[[Rebaseline], None] = lambda change: None
+    reports: ReportShelf | None = None
 
     def decide(
         self,

@@ -2,7 +2,7 @@
 
 ```
 ControlRefused     400  a field or header breaks a rule; names both
-  NoKey            401  none, or one that is not known or revoked
+  NoKey            401  no key or token, or one that is not good
   NotAllowed       403  the key's role or models do not reach so far
   NotThere         404
   Conflict         409  the state forbids it; says what to do first
@@ -15,6 +15,7 @@ ControlRefused     400  a field or header breaks a rule; names both
 from registry.contracts.errors import ContractError, InvalidName
 from registry.errors import (
     AnsweredBefore,
+    KeyConflict,
     RefusedVersion,
     RegistryError,
     RolloutConflict,
@@ -85,6 +86,7 @@ _BECOMES: tuple[tuple[type[Exception], type[ControlRefused]], ...] = (
     (RolloutConflict, Conflict),
     (RunConflict, Conflict),
     (AnsweredBefore, Conflict),
+    (KeyConflict, Conflict),
     (RefusedVersion, Contradiction),
     (StoreUnavailable, NotNow),
     (InvalidName, ControlRefused),

@@ -22,8 +22,9 @@ def local_key(path: Path, ring: KeyRing, now_ms: int) -> str:
     text = read_admin_key(path) or _make(path)
     key = make_key(text, LOCAL_KEY_NAME, "admin", created_ms=now_ms, created_by=f"controller, {path}")
     ring.add(key, text)
-    if (found := ring.find(text)) and found.revoked_ms is not None:
-        log.warning("the key in %s was revoked: for another, delete the file and restart the controller", path)
+    found = ring.find(text)
+    if why := "it was rotated" if found is None else found.refusal(now_ms):
+        log.warning("the key in %s is not good (%s): delete the file and restart the controller for another", path, why)
     return text
 
 

@@ -90,7 +90,11 @@ def _change_plan(desk: Desk, ask: Ask, decide: Callable[[TrafficPlan | None], De
 
 def _record(what: str, ask: Ask, evidence: Mapping[str, Any]) -> dict[str, Any]:
     """For the plan's history: the caller's evidence, and how the change came about."""
-    return {**evidence, "what": what, "by": f"{ask.route.name}, key {ask.caller.key.name} ({ask.caller.key.id})"}
+    return {
+        **evidence,
+        "what": what,
+        "by": f"{ask.route.name}, {ask.caller.kind} {ask.caller.key.name} ({ask.caller.key.id})",
+    }
 
 
 def _change_answer(change: TrafficChange) -> ChangeAnswer:

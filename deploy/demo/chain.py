@@ -138,7 +138,7 @@ def wait_until_served(settings: PlatformSettings, model: str, version: int) -> N
     until_s = time.monotonic() + SERVED_WITHIN_S
     while time.monotonic() < until_s:
         try:
-            with GatewayClient(settings.gateway_url) as gateway:
+            with GatewayClient.of(settings) as gateway:
                 status = gateway.get("/v1/status")
         except NotRunning:
             status = {"plans": {}, "replicas": []}
@@ -167,7 +167,7 @@ def replay(
             answered += 1
             on_answer(answered, len(test))
 
-    replayer = Replayer(settings.gateway_url, data.model, test.view, JUDGED_NDCG, seed=seed)
+    replayer = Replayer(settings, data.model, test.view, JUDGED_NDCG, seed=seed)
     served = replayer.run(test, told)
     if strangers := {answer.version for answer in served} - {version}:
         raise SluiceError(f"versions {sorted(strangers)} answered, not {version}", "sluice status")

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from deploy.client import GatewayClient
+from deploy.settings import PlatformSettings
 from pipelines.dataset import JudgedList, RankingDataset
 from pipelines.feedback.clicks import ClickModel, simulate_clicks
 from pipelines.ndcg import ndcg_of_served
@@ -39,7 +40,7 @@ class ServedList:
 class Replayer:
     """Sends lists to a model. concurrency: clients at once, each one query after the other."""
 
-    gateway_url: str
+    settings: PlatformSettings
     model: str
     view: FeatureView
     metric: MetricDefinition
@@ -60,7 +61,7 @@ class Replayer:
 
         def client() -> None:
             try:
-                with GatewayClient(self.gateway_url, patience_s=GATEWAY_PATIENCE_S) as gateway:
+                with GatewayClient.of(self.settings, patience_s=GATEWAY_PATIENCE_S) as gateway:
                     while not errors:
                         place = work.get_nowait()
                         served[place] = answer = self._serve(gateway, lists[place], place)

@@ -12,6 +12,7 @@ from serving.gateway.grpc.methods import SERVICES, method_table
 from serving.gateway.grpc.models import Models, SharedMemory
 from serving.gateway.grpc.ranking import RankingService
 from serving.gateway.grpc.server import GrpcServer
+from serving.identity.doorkeeper import Doorkeeper
 from serving.infer import InferService
 from serving.rank import Ranker
 from serving.regions import Regions
@@ -28,24 +29,26 @@ async def start_grpc(
     regions: Regions | None,
     random: random.Random,
     limits: GrpcSettings | None = None,
+    doorkeeper: Doorkeeper | None = None,
 ) -> GrpcServer:
     """A server on the running loop that accepts calls; the caller stops it, before the pool.
 
     listener: bound, with SO_REUSEPORT where several gateways share the port; becomes the server's.
-    regions: None where shared memory is off. random: makes trace ids.
+    regions: None where shared memory is off. random: makes trace ids. doorkeeper: None where queries are open to
+    everybody.
     """
 
     def ready() -> bool:
         return ranker.ready
 
     methods = method_table(
-        Inference(service, settings, regions),
-        Models(service, ready, version("sluice")),
+        Inference(service, settings, regions, doorkeeper),
+        Models(service, ready, version("sluice"), doorkeeper),
         SharedMemory(regions),
-        RankingService(ranker, event_log, ids, settings),
+        RankingService(ranker, event_log, ids, settings, doorkeeper=doorkeeper),
         Health(SERVICES, ready),
         settings,
     )
-    server = GrpcServer(methods, limits or GrpcSettings(), random)
+    server = GrpcServer(methods, limits or GrpcSettings(), random, doorkeeper)
     await server.start(listener)
     return server

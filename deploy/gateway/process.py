@@ -17,6 +17,7 @@ from fastapi import FastAPI
 from prometheus_client import REGISTRY, CollectorRegistry
 from prometheus_client.multiprocess import MultiProcessCollector
 
+from deploy.gateway.doorkeeper import Stoppable, gateway_doorkeeper
 from deploy.machine import collector, heap
 from deploy.machine.metrics import ProcessCollector
 from deploy.machine.probes import PROCESS_HEADER
@@ -39,6 +40,7 @@ from serving.discovery import ReplicaWatcher
 from serving.errors import ReplicaUnhealthy
 from serving.event_log import EventLog
 from serving.flow.settings import parse_flow
+from serving.gateway.access import GuardedApp
 from serving.gateway.app import build_app
 from serving.gateway.console.files import console_router
 from serving.gateway.control_routes import control_router
@@ -165,6 +167,9 @@ async def _serve(settings: PlatformSettings, mine: GatewaySettings, stop: thread
         control=hold if settings.repository_control else None,
         tracer=tracer,
     )
+    guard = gateway_doorkeeper(settings, process)
+    doorkeeper = guard.doorkeeper if guard is not None else None
+    threads: list[Stoppable] = [*watchers, *(guard.threads if guard is not None else ())]
     control = ControlSettings(address=settings.controller_address)
     regions = Regions(settings.run_folder / "regions") if settings.shared_memory_regions else None
     app = build_app(
@@ -186,7 +191,9 @@ async def _serve(settings: PlatformSettings, mine: GatewaySettings, stop: thread
 
         listener = _listen(settings.gateway_host, settings.grpc_port)
         trace_ids = random.Random(source.getrandbits(256))
-        return await start_grpc(listener, ranker, service, event_log, ids, mine, regions, trace_ids)
+        return await start_grpc(
+            *(listener, ranker, service, event_log, ids, mine, regions, trace_ids), doorkeeper=doorkeeper
+        )
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -194,17 +201,19 @@ async def _serve(settings: PlatformSettings, mine: GatewaySettings, stop: thread
         event_log.start()
         if exporter is not None:
             exporter.start()
-        for watcher in watchers:
-            watcher.start()
+        for thread in threads:
+            thread.start()
         # nobody is let in before: who shares a port with others would answer 404 for a model that they serve
         await asyncio.to_thread(plans.looked.wait, FIRST_LOOK_S)
+        if guard is not None:
+            await asyncio.to_thread(guard.looked.wait, FIRST_LOOK_S)
         grpc = await grpc_server()
         collector.calm()
         yield
         if grpc is not None:
             await grpc.stop(DRAIN_S)
-        for watcher in watchers:
-            watcher.stop()
+        for thread in threads:
+            thread.stop()
         await pool.stop()
         await asyncio.to_thread(event_log.stop)
         if exporter is not None:
@@ -212,14 +221,17 @@ async def _serve(settings: PlatformSettings, mine: GatewaySettings, stop: thread
 
     app.router.lifespan_context = lifespan
     routes = HotRoutes(
-        app,
+        app if doorkeeper is None else GuardedApp(app, doorkeeper),
         ranker,
         event_log,
         ids,
         mine,
         random.Random(source.getrandbits(256)),
-        infer=OipInfer(service, mine, regions, traces=random.Random(source.getrandbits(256)) if tracer else None),
+        infer=OipInfer(
+            *(service, mine, regions, doorkeeper), traces=random.Random(source.getrandbits(256)) if tracer else None
+        ),
         prefetch=pool.prefetch,
+        doorkeeper=doorkeeper,
     )
     server = uvicorn.Server(
         uvicorn.Config(

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import sqlalchemy as sql
 
-HEAD = "0004"
+HEAD = "0005"
 _LOCK = 0x51_0C_CE  # of PostgreSQL's advisory locks, ours by agreement
 
 

@@ -10,9 +10,13 @@ import msgspec
 from registry.roles import Role
 from serving.errors import BodyTooLarge
 from serving.gateway.control_schema import (
+    AuditAnswer,
     ChangeAnswer,
     DriftAnswer,
     DriftDaysAnswer,
+    DriftReportAnswer,
+    DriftReportList,
+    DriftReportWish,
     EvidenceAnswer,
     EvidenceBody,
     EvidenceList,
@@ -21,6 +25,7 @@ from serving.gateway.control_schema import (
     KeyAnswer,
     KeyBody,
     KeysAnswer,
+    LimitBody,
     LiveAnswer,
     LooksAnswer,
     MeAnswer,
@@ -28,6 +33,8 @@ from serving.gateway.control_schema import (
     PlanBody,
     PlannedAnswer,
     PromoteBody,
+    RebaselineAnswer,
+    ReportBody,
     RetrainBody,
     RetryBody,
     RollbackBody,
@@ -35,6 +42,7 @@ from serving.gateway.control_schema import (
     RolloutBody,
     RolloutList,
     RolloutReport,
+    RotateBody,
     RunAnswer,
     RunList,
     RunsAnswer,
@@ -42,7 +50,7 @@ from serving.gateway.control_schema import (
     VersionsAnswer,
     WhyBody,
 )
-from serving.gateway.controller import Headers
+from serving.gateway.controller import CLIENT_HEADER, Headers
 from serving.gateway.http import Answer
 from serving.settings import ControlSettings
 
@@ -52,7 +60,8 @@ class ControlRoute:
     """role: the least that a key needs. body: None if the route takes none. success: its status.
 
     conditional: whether `If-Match` with a plan revision counts. own: of no model, and answered out of what the key is
-    good for, whatever that is.
+    good for, whatever that is. page: whether a person may open it in a browser, which sends a key as the password of
+    Basic authentication, and gets HTML.
     """
 
     name: str
@@ -65,6 +74,7 @@ class ControlRoute:
     success: int = 200
     conditional: bool = False
     own: bool = False
+    page: bool = False
 
 
 _MODEL = "/v1/models/{model}"
@@ -105,6 +115,20 @@ CONTROL_ROUTES = (
         *("operator", RunAnswer, RetrainBody, 202),
     ),
     _look("drift", f"{_MODEL}/drift", "The newest closed days, and the alarms that are open", DriftAnswer),
+    ControlRoute(
+        *("rebaseline", "POST", f"{_MODEL}/drift/rebaseline", "Features mean something else from now on"),
+        *("operator", RebaselineAnswer, WhyBody),
+    ),
+    _look("drift_reports", f"{_MODEL}/drift/reports", "Evidently's reports of closed days", DriftReportList),
+    ControlRoute(
+        *("drift_report", "GET", f"{_MODEL}/drift/reports/{{id}}", "One report, or `latest`; `?arm=`, `?format=`"),
+        *("viewer", DriftReportAnswer),
+        page=True,
+    ),
+    ControlRoute(
+        *("want_drift_report", "POST", f"{_MODEL}/drift/reports", "Have a day's report made, in a minute or so"),
+        *("operator", DriftReportWish, ReportBody, 202),
+    ),
     _look("all_runs", "/v1/runs", "Runs of pipelines; `?state=dead` for those that wait for a person", RunsAnswer),
     _look("runs", f"{_MODEL}/runs", "A model's runs of pipelines, `?state=`, `?limit=`", RunList),
     _look("run", _RUN, "One run: its steps, how far it is, what came of it", RunAnswer),
@@ -121,6 +145,12 @@ CONTROL_ROUTES = (
     _look("keys", "/v1/keys", "All API keys, without the keys themselves", KeysAnswer, "admin"),
     ControlRoute("make_key", "POST", "/v1/keys", "A new API key", "admin", NewKeyAnswer, KeyBody, success=201),
     ControlRoute("revoke_key", "POST", "/v1/keys/{id}/revoke", "End an API key for good", "admin", KeyAnswer),
+    ControlRoute(
+        *("rotate_key", "POST", "/v1/keys/{id}/rotate", "Another text for an API key; the old one is good for a while"),
+        *("admin", NewKeyAnswer, RotateBody),
+    ),
+    ControlRoute("limit_key", "POST", "/v1/keys/{id}/limit", "An API key's quota", "admin", KeyAnswer, LimitBody),
+    _look("audit", "/v1/audit", "Who asked for what; `?limit=`, `?before=`, `?model=`", AuditAnswer, "admin"),
 )
 
 
@@ -138,7 +168,9 @@ def control_router(ask: Asks, settings: ControlSettings) -> fastapi.APIRouter:
         body = await _body(request, settings.max_body_bytes)
         query = request.scope["query_string"]
         target = request.scope["raw_path"] + (b"?" + query if query else b"")
-        answer = await ask(request.method, target, request.headers.raw, body)
+        told = [header for header in request.headers.raw if header[0] != CLIENT_HEADER]
+        host = request.client.host if request.client else ""
+        answer = await ask(request.method, target, [*told, (CLIENT_HEADER, host.encode("latin-1", "replace"))], body)
         response = fastapi.Response(answer.body, answer.status)
         response.raw_headers.extend([(b"content-type", answer.content_type), *answer.hints])
         return response
@@ -162,8 +194,8 @@ async def _body(request: fastapi.Request, limit: int) -> bytes:
 
 _ERRORS = {
     "400": "A field or header breaks a rule; the message names both.",
-    "401": "No key, or one that is not known or revoked: `Authorization: Bearer <key>`.",
-    "403": "The key's role or models do not reach so far.",
+    "401": "No key or token, or one that is not good: `Authorization: Bearer <key or token>`.",
+    "403": "The role or models of the key or token do not reach so far.",
     "404": "No such model, version, rollout, run or key.",
     "409": "The state forbids it; the message says what to do first.",
     "412": "The traffic plan is at another revision than `If-Match` says.",
@@ -174,7 +206,7 @@ _ERRORS = {
     "503": "The controller, its database or MLflow is away; queries go on by the plan there is.",
     "504": "The controller did not answer in time and may still do it: repeat with the same Idempotency-Key.",
 }
-_KEY = "An API key, see `sluice keys`."
+_KEY = "An API key, see `sluice keys`, or a token (JWT) of the platform's issuer."
 _IDEMPOTENCY_KEY = {
     "name": "Idempotency-Key",
     "in": "header",
@@ -222,6 +254,8 @@ def _operation(route: ControlRoute, schema_of: dict[type, dict[str, Any]]) -> di
     }
     if "{model}" in route.path:
         done["headers"] = {"ETag": {"schema": {"type": "string"}, "description": "The plan's revision, in quotes."}}
+    if route.page:
+        done["content"]["text/html"] = {"schema": {"type": "string"}}
     error = {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorAnswer"}}}
     operation: dict[str, Any] = {
         "operationId": route.name,

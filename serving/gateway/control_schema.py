@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from registry.audit_record import AuditRecord
 from registry.contracts.drift import CalibrationRecord, Family, ShiftAlarm, ShiftKind, ShiftRecord
 from registry.contracts.gates import GateTerms
 from registry.contracts.glimpses import Glimpse
@@ -14,11 +15,14 @@ from registry.contracts.rollouts import Evidence, GuardrailLimits, Rollout, Step
 from registry.contracts.runs import Run
 from registry.contracts.traffic import Arm, Kind, TrafficPlan
 from registry.roles import Role
+from serving.settings import LINE
 
 Why = Annotated[str, msgspec.Meta(min_length=1, max_length=1000, description="The reason, in words.")]
 Share = Annotated[int, msgspec.Meta(ge=0, le=1000, description="In steps of 0.1 %.")]
 Version = Annotated[int, msgspec.Meta(ge=1)]
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
+DAY_S, YEAR_S = 86_400, 366 * 86_400
+Rate = Annotated[float, msgspec.Meta(ge=0, le=1e9, description="A second; 0: the platform's default for keys.")]
 
 
 class Body(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -136,6 +140,25 @@ class KeyBody(Body, frozen=True):
     name: Annotated[str, msgspec.Meta(pattern="^[A-Za-z0-9][A-Za-z0-9._@-]{0,63}$")]
     role: Role
     models: tuple[str, ...] = ()
+    expires_in_s: (
+        Annotated[int, msgspec.Meta(ge=1, le=10 * YEAR_S, description="Never, if it is not given.")] | None
+    ) = None
+    requests_per_s: Rate = 0.0
+    candidates_per_s: Rate = 0.0
+    line: Annotated[str, msgspec.Meta(pattern=f"^({LINE})?$", description="Whose quota it draws on, too.")] = ""
+
+
+class RotateBody(Body, frozen=True):
+    """grace_s: how long the key's text of now is good beside the new one."""
+
+    grace_s: Annotated[int, msgspec.Meta(ge=0, le=90 * DAY_S)] = DAY_S
+
+
+class LimitBody(Body, frozen=True):
+    """A key's quota."""
+
+    requests_per_s: Rate
+    candidates_per_s: Rate
 
 
 class RetrainBody(Body, frozen=True):
@@ -152,6 +175,14 @@ class RetryBody(Body, frozen=True):
 
     why: Why
     from_step: Annotated[str, msgspec.Meta(max_length=64)] = ""
+
+
+class ReportBody(Body, frozen=True):
+    """A report of a closed day. day: its date, `2026-01-31`; by default the newest. arm: `champion`, or a challenger
+    with its version, `challenger-2`."""
+
+    day: Annotated[str, msgspec.Meta(max_length=32)] = ""
+    arm: Annotated[str, msgspec.Meta(max_length=32)] = "champion"
 
 
 class ChangeAnswer(msgspec.Struct, frozen=True):
@@ -348,14 +379,70 @@ class RunsAnswer(msgspec.Struct, frozen=True):
     runs: tuple[RunAnswer, ...]
 
 
+class DriftReportLine(msgspec.Struct, frozen=True):
+    """A report that is there. day, arm: its name. path: of its page, and with `?format=json` of its figures. alarms:
+    open ones. against: `anchor` or `profile`. lists: of the day, that were looked at."""
+
+    day: str
+    arm: str
+    version: int
+    path: str
+    since_ms: int
+    until_ms: int
+    made_ms: int
+    verdicts: dict[str, Verdict]
+    alarms: int
+    against: str
+    lists: int
+
+
+class DriftReportWish(msgspec.Struct, frozen=True):
+    """A report that is not there yet. state: `wanted`, or `failed`, after so many attempts, and why."""
+
+    day: str
+    arm: str
+    state: str
+    attempts: int = 0
+    why: str = ""
+
+
+class DriftReportList(msgspec.Struct, frozen=True):
+    """The newest day first. waiting: those that somebody asked for, or that could not be made."""
+
+    model: str
+    plan_revision: int
+    reports: tuple[DriftReportLine, ...]
+    waiting: tuple[DriftReportWish, ...]
+
+
+class DriftReportAnswer(msgspec.Struct, frozen=True):
+    """A report's figures. about: what was looked at, and what the day came to. quantities: our figures of all of them.
+    evidently: the metrics of its JSON, of those that it draws."""
+
+    about: dict[str, Any]
+    quantities: list[dict[str, Any]]
+    evidently: list[dict[str, Any]]
+
+
 class DriftAnswer(msgspec.Struct, frozen=True):
     """The newest closed day of each arm, family and segment, the newest first; empty before a day was closed.
-    calibration: of the newest collected window; null before one."""
+    calibration: of the newest collected window; null before one. reports: of these days, those that are there."""
 
     model: str
     plan_revision: int
     records: tuple[ShiftRecord, ...]
     calibration: CalibrationRecord | None = None
+    reports: tuple[DriftReportLine, ...] = ()
+
+
+class RebaselineAnswer(msgspec.Struct, frozen=True):
+    """The anchor is laid anew from the first day that begins at from_ms or later."""
+
+    model: str
+    plan_revision: int
+    from_ms: int
+    who: str
+    why: str
 
 
 class ModelLine(msgspec.Struct, frozen=True):
@@ -547,7 +634,8 @@ class LiveAnswer(msgspec.Struct, frozen=True):
 
 
 class KeyAnswer(msgspec.Struct, frozen=True):
-    """What is known of a key; the key itself is kept nowhere. prefix: how it begins."""
+    """What is known of a key; the key itself is kept nowhere. prefix: how it begins; old_prefix: the text before, which
+    is good until `old_until_ms`. used_ms: when it last was, to the minute and as far as is known."""
 
     id: str
     name: str
@@ -556,6 +644,29 @@ class KeyAnswer(msgspec.Struct, frozen=True):
     models: tuple[str, ...]
     created_ms: int
     revoked_ms: int | None = None
+    created_by: str = ""
+    expires_ms: int | None = None
+    rotated_ms: int | None = None
+    old_prefix: str = ""
+    old_until_ms: int | None = None
+    requests_per_s: float = 0.0
+    candidates_per_s: float = 0.0
+    line: str = ""
+    used_ms: int | None = None
+
+
+class AuditLine(msgspec.Struct, frozen=True):
+    """seq: in the order written."""
+
+    seq: int
+    record: AuditRecord
+
+
+class AuditAnswer(msgspec.Struct, frozen=True):
+    """The newest first. before: for the next page, None if there is none."""
+
+    lines: tuple[AuditLine, ...]
+    before: int | None
 
 
 class NewKeyAnswer(msgspec.Struct, frozen=True):

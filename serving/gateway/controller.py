@@ -17,11 +17,36 @@ from serving.errors import ControlAway, DeadlineExceeded, NotServed, Overloaded
 from serving.gateway.http import Answer
 from serving.settings import ControlSettings
 
+CLIENT_HEADER = b"x-sluice-client"
+"""The client's address, for the audit log; what a client says of itself under this name is not sent on."""
 _SENT_ON = frozenset(
-    {b"authorization", b"content-type", b"idempotency-key", b"if-match", b"traceparent", b"x-on-behalf-of"}
+    {
+        CLIENT_HEADER,
+        b"accept",
+        b"accept-encoding",
+        b"authorization",
+        b"content-type",
+        b"idempotency-key",
+        b"if-match",
+        b"traceparent",
+        b"x-on-behalf-of",
+    }
 )
 _SENT_BACK = frozenset(
-    {b"allow", b"cache-control", b"etag", b"idempotency-replayed", b"location", b"retry-after", b"www-authenticate"}
+    {
+        b"allow",
+        b"cache-control",
+        b"content-encoding",
+        b"content-security-policy",
+        b"etag",
+        b"idempotency-replayed",
+        b"location",
+        b"retry-after",
+        b"vary",
+        b"www-authenticate",
+        b"x-content-type-options",
+        b"x-request-id",
+    }
 )
 _READ_BYTES = 1 << 16
 

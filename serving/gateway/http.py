@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import functools
 import logging
+import math
 import random
 import re
 import time
@@ -30,6 +31,7 @@ from serving import metrics
 from serving.errors import (
     BodyTooLarge,
     DeadlineExceeded,
+    NotAuthenticated,
     QueryRefused,
     RankingError,
     ReplicaUnhealthy,
@@ -39,6 +41,7 @@ from serving.errors import (
 from serving.event_log import EventLog
 from serving.flow.deadlines import DEADLINE_HEADER, within
 from serving.gateway.schema import VERSION_HEADER, asked_version, read_feedback, read_prefetch, read_rank, write_ranking
+from serving.identity.doorkeeper import Doorkeeper, Visit
 from serving.rank import Ranker, Ranking, RankQuery
 from serving.settings import GatewaySettings
 
@@ -91,12 +94,13 @@ class InferRoute(Protocol):
 class HotRoute:
     """handle: from body, headers and trace to an answer; raises RankingError. json_only: other
     content types are refused. max_bytes: of a body as it comes over the wire. begin: a shorter way,
-    if there is one."""
+    if there is one. model: of the path, None if there is none."""
 
     handle: Callable[[Body, Headers, Trace], Awaitable[Answer]]
     json_only: bool
     max_bytes: int
     begin: Begin | None = None
+    model: str | None = None
 
 
 class ClientLeft(Exception):
@@ -117,8 +121,10 @@ class HotRoutes:
         wall_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
         infer: InferRoute | None = None,
         prefetch: Prefetch | None = None,
+        doorkeeper: Doorkeeper | None = None,
     ) -> None:
-        self._infer, self._prefetch = infer, prefetch
+        """doorkeeper: None where queries are open to everybody, and have no quotas."""
+        self._infer, self._prefetch, self._doorkeeper = infer, prefetch, doorkeeper
         self._rest, self._ranker, self._event_log, self._ids = rest, ranker, event_log, ids
         self._settings, self._random, self._wall_ms = settings, random, wall_ms
 
@@ -131,13 +137,7 @@ class HotRoutes:
                     answer = await self.answer(
                         route, scope["method"], path, headers, lambda: self._body(route, headers, receive)
                     )
-                    sent = [
-                        (b"content-type", answer.content_type),
-                        (b"content-length", b"%d" % len(answer.body)),
-                        *answer.hints,
-                    ]
-                    await send({"type": "http.response.start", "status": answer.status, "headers": sent})
-                    await send({"type": "http.response.body", "body": answer.body})
+                    await send_answer(answer, send)
                 return
         await self._rest(scope, receive, send)
 
@@ -152,11 +152,11 @@ class HotRoutes:
             model = path[len(MODELS_PREFIX) : -len(RANK_SUFFIX)]
             if model and "/" not in model:
                 long_way, begin = functools.partial(self._rank, model), functools.partial(self._begin_rank, model)
-                return HotRoute(long_way, True, limit, begin)
+                return HotRoute(long_way, True, limit, begin, model)
         if self._infer is not None and (found := _INFER_PATH.fullmatch(path)):
             answer = functools.partial(self._infer, found["model"], found["version"] or "")
             begun = None if found["version"] else functools.partial(self._infer.begin, found["model"])
-            return HotRoute(answer, False, self._settings.max_infer_bytes, begun)
+            return HotRoute(answer, False, self._settings.max_infer_bytes, begun, found["model"])
         return None
 
     async def answer(
@@ -170,7 +170,12 @@ class HotRoutes:
         try:
             if method != "POST":
                 raise WrongMethod(f"{method} {path}: expected POST")
-            given = body if isinstance(body, bytes | memoryview) else await body()
+            if isinstance(body, bytes | memoryview):
+                given = body
+            else:
+                if self._doorkeeper is not None:  # before a byte of the body is read
+                    (await self._doorkeeper.welcome(headers, route.model)).check()
+                given = await body()
             return await route.handle(given, headers, trace)
         except RankingError as error:
             if error.status >= 500:
@@ -182,7 +187,18 @@ class HotRoutes:
             log.exception("a bug answered with 500", extra={"trace_id": trace.trace_id, "path": path})
             return Answer(500, BUG)
 
+    def lets_in(self, route: HotRoute, headers: Headers) -> bool:
+        """Whether the body of a request with these headers is worth waiting for; the long way says why not."""
+        if self._doorkeeper is None:
+            return True
+        try:
+            self._doorkeeper.enter(headers, route.model)
+        except RankingError:
+            return False
+        return True
+
     async def _rank(self, model: str, body: Body, headers: Headers, trace: Trace) -> Answer:
+        visit = await self._visit(headers, model)
         try:
             query = self._read_rank(model, body, headers, trace)
         except (QueryRefused, DeadlineExceeded) as error:
@@ -190,7 +206,17 @@ class HotRoutes:
             if isinstance(error, DeadlineExceeded):
                 metrics.DEADLINES.labels("gateway").inc()
             raise
+        if visit is not None:
+            await visit.admitted(len(query.item_ids))
         return Answer(200, write_ranking(await self._ranker.rank(query)))
+
+    async def _visit(self, headers: Headers, model: str | None) -> Visit | None:
+        """Raises NotAuthenticated, NotAllowed, or QuotaExceeded if that is known already."""
+        if self._doorkeeper is None:
+            return None
+        visit = await self._doorkeeper.welcome(headers, model)
+        visit.check()
+        return visit
 
     def _read_rank(self, model: str, body: Body, headers: Headers, trace: Trace) -> RankQuery:
         query = read_rank(model, body, self._settings, trace)
@@ -202,20 +228,26 @@ class HotRoutes:
         self, model: str, body: Body, headers: Headers, answered: Callable[[Answer], None]
     ) -> Callable[[], None] | None:
         """See `Begin`."""
-        if (refused := self._ranker.refused_now(model)) is not None:
-            answered(answer_of(refused))
-            return told_already
+        visit = None
         try:
+            if self._doorkeeper is not None:
+                visit = self._doorkeeper.enter(headers, model)
+            if (refused := self._ranker.refused_now(model)) is not None:
+                answered(answer_of(refused))
+                return told_already
             query = self._read_rank(model, body, headers, trace_of(headers, self._random))
-        except (QueryRefused, DeadlineExceeded):
+        except RankingError:
             return None  # read once more on the long way, which says why
 
         def done(result: Ranking | RankingError) -> None:
             answered(answer_of(result) if isinstance(result, RankingError) else Answer(200, write_ranking(result)))
 
-        return self._ranker.begin(query, done)
+        if visit is None:
+            return self._ranker.begin(query, done)
+        return visit.begin(len(query.item_ids), lambda: self._ranker.begin(query, done))
 
     async def _feedback(self, body: Body, headers: Headers, trace: Trace) -> Answer:
+        visit = await self._visit(headers, None)
         self._ranker.check_informed()
         models = {model_tag(model): model for model in self._ranker.plans}
         try:
@@ -223,13 +255,21 @@ class HotRoutes:
         except QueryRefused:
             metrics.FEEDBACK.labels("", "refused").inc()
             raise
+        if visit is not None:
+            for model in {event.model for event in events}:
+                visit.check_model(model)
+            await visit.admitted(0)
         self._event_log.feedback(events)
         for event in events:
             metrics.FEEDBACK.labels(type(event).__name__.lower(), "accepted").inc()
         return Answer(202, msgspec.json.encode({"accepted": len(events)}))
 
     async def _warm(self, prefetch: Prefetch, body: Body, headers: Headers, trace: Trace) -> Answer:
+        visit = await self._visit(headers, None)
         model, hashes, ids = read_prefetch(body, self._settings)
+        if visit is not None:
+            visit.check_model(model)
+            await visit.admitted(len(hashes))
         self._ranker.plan_of(model)  # raises UnknownModel
         if not prefetch(model, hashes, ids):
             raise ReplicaUnhealthy(f"no replica ranks by {model!r} now: see `sluice status`")
@@ -273,6 +313,17 @@ def trace_of(headers: Headers, source: random.Random) -> Trace:
     return (header is not None and parse_traceparent(header)) or new_trace(source)
 
 
+async def send_answer(answer: Answer, send: Send) -> None:
+    """Over ASGI."""
+    sent = [
+        (b"content-type", answer.content_type),
+        (b"content-length", b"%d" % len(answer.body)),
+        *answer.hints,
+    ]
+    await send({"type": "http.response.start", "status": answer.status, "headers": sent})
+    await send({"type": "http.response.body", "body": answer.body})
+
+
 def told_already() -> None:
     """Takes back a request that was answered before it was begun."""
 
@@ -284,5 +335,7 @@ def answer_of(error: RankingError) -> Answer:
 
 def _hint(error: RankingError) -> tuple[tuple[bytes, bytes], ...]:
     if error.retry_after_s is not None:
-        return ((b"retry-after", b"%d" % max(1, round(error.retry_after_s))),)
+        return ((b"retry-after", b"%d" % max(1, math.ceil(error.retry_after_s))),)
+    if isinstance(error, NotAuthenticated):
+        return ((b"www-authenticate", b'Bearer realm="sluice"'),)
     return ((b"allow", b"POST"),) if isinstance(error, WrongMethod) else ()

@@ -12,7 +12,8 @@ from serving.flow.deadlines import DEADLINE_HEADER, within
 from serving.gateway.http import Answer, Headers, answer_of, told_already, trace_of
 from serving.gateway.oip_request import ParsedInfer, read_binary, read_infer
 from serving.gateway.oip_response import write_infer
-from serving.infer import InferAnswer, InferService
+from serving.identity.doorkeeper import Doorkeeper
+from serving.infer import InferAnswer, InferService, rows_of
 from serving.regions import Regions
 from serving.settings import GatewaySettings
 
@@ -24,7 +25,8 @@ _HEADER_LENGTH = b"inference-header-content-length"
 class OipInfer:
     """`POST /v2/models/{model}[/versions/{version}]/infer`, as `HotRoutes` mounts it.
 
-    regions: None where shared memory is off. traces: begins those of requests that bring none; None: no traces.
+    regions: None where shared memory is off. doorkeeper: None where queries are open to everybody. traces: begins
+    those of requests that bring none; None: no traces.
     """
 
     def __init__(
@@ -32,15 +34,20 @@ class OipInfer:
         service: InferService,
         settings: GatewaySettings,
         regions: Regions | None = None,
+        doorkeeper: Doorkeeper | None = None,
         traces: random.Random | None = None,
     ) -> None:
-        self._service, self._settings, self._regions = service, settings, regions
+        self._service, self._settings, self._regions, self._doorkeeper = service, settings, regions, doorkeeper
         self._traces = traces
 
     async def __call__(
         self, model: str, version: str, body: bytes | memoryview, headers: Headers, trace: Trace
     ) -> Answer:
         """The answer. version: empty leaves it to the traffic plan. Raises RankingError."""
+        visit = None
+        if self._doorkeeper is not None:
+            visit = await self._doorkeeper.welcome(headers, model)
+            visit.check()
         try:
             if (encoding := headers.get(b"content-encoding")) is not None:
                 body = await self._decompressed(bytes(body), encoding)
@@ -54,6 +61,8 @@ class OipInfer:
                 metrics.DEADLINES.labels("gateway").inc()
             raise
         parsed.query.trace = trace
+        if visit is not None:
+            await visit.admitted(rows_of(parsed.query))
         answer = await self._service.infer(parsed.query)
         written = self._written(parsed, answer)
         if (accepted := headers.get(b"accept-encoding")) is not None and (wanted := wanted_encoding(accepted)):
@@ -74,6 +83,12 @@ class OipInfer:
             return told_already
         if b"content-encoding" in headers or b"accept-encoding" in headers:
             return None
+        visit = None
+        if self._doorkeeper is not None:
+            try:
+                visit = self._doorkeeper.enter(headers, model)
+            except RankingError:
+                return None
         parsed = self._read(model, body, headers.get(_HEADER_LENGTH))
         if parsed is None:
             return None
@@ -90,7 +105,10 @@ class OipInfer:
             except QueryRefused as refused:
                 answered(answer_of(refused))
 
-        return self._service.begin(parsed.query, done)
+        if visit is None:
+            return self._service.begin(parsed.query, done)
+        query = parsed.query
+        return visit.begin(rows_of(query), lambda: self._service.begin(query, done))
 
     def _read(self, model: str, body: bytes | memoryview, header_length: bytes | None) -> ParsedInfer | None:
         """The request, None if it must go the long way, where it is read once more."""

@@ -191,6 +191,8 @@ class HotProtocol(HttpToolsProtocol):
         if head is None:
             return False
         cycle = _HotCycle(head, memoryview(data)[end + 4 :])
+        if cycle.missing_bytes > 0 and not self._routes.lets_in(head.place, head.headers):
+            return False
         self._hot = cycle
         self.cycle = cycle  # type: ignore[assignment]
         if cycle.missing_bytes > 0:

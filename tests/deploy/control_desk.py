@@ -12,26 +12,33 @@ import httpx
 
 from deploy.control.app import build_control_app
 from deploy.control.desk import Desk
+from deploy.control.key_publisher import KeyPublisher
 from deploy.control.local_key import local_key
 from deploy.control.server import ControlServer
 from deploy.control.sources import Sources
+from deploy.drift_reports.shelf import ReportShelf
 from drift.days.reports import DayReports
+from drift.evidently_reports.files import EvidentlyReports
 from pipelines.archive.files import Archive
 from pipelines.gates.planning import GatePlanner
 from pipelines.rollouts.canary import outlook
 from pipelines.rollouts.engine import RolloutEngine
 from registry.api_keys import SqlKeyRing
+from registry.audit import SqlAuditLog
 from registry.board import MemoryBoard
+from registry.contracts.drift import Rebaseline
 from registry.contracts.rollouts import Rollout
 from registry.counters import MemoryCounterBoard
-from registry.drift_board import MemoryDriftBoard
+from registry.drift_board import MemoryDriftBoard, declare
 from registry.errors import StoreUnavailable
+from registry.key_sheet import MemoryKeyBoard
 from registry.promotion import Promoter
 from registry.roles import Role
 from registry.runs import SqlRuns
 from registry.store import MemoryStore, ModelStore
 from registry.traffic_control import SqlControl
 from serving.addresses import TcpAddress
+from serving.identity.tokens import TokenVerifier
 from tests.builders import NOW_MS, a_package
 
 MODEL = "codesearch"
@@ -50,9 +57,11 @@ class ControlBench:
     store: MemoryStore
     board: MemoryBoard
     archive: Archive
+    reports: EvidentlyReports
     away: set[str] = field(default_factory=set)
     drift: MemoryDriftBoard = field(default_factory=MemoryDriftBoard)
     sources: Sources = field(default_factory=Sources)
+    keys: MemoryKeyBoard = field(default_factory=MemoryKeyBoard)
 
     def request(self, method: str, path: str, key: str | None = None, **options: Any) -> httpx.Response:
         """key: the admin's by default, empty for none. The body is `json`."""
@@ -80,8 +89,9 @@ class ControlBench:
 
 
 @contextmanager
-def a_control_bench(folder: Path, database: str = "") -> Iterator[ControlBench]:
-    """Four versions registered, none promoted. database: SQLAlchemy's URL; SQLite in the folder by default."""
+def a_control_bench(folder: Path, database: str = "", tokens: TokenVerifier | None = None) -> Iterator[ControlBench]:
+    """Four versions registered, none promoted. database: SQLAlchemy's URL; SQLite in the folder by default. tokens:
+    whose are good, by default nobody's."""
     control = SqlControl(database or f"sqlite:///{folder / 'control.db'}")
     store, board = MemoryStore(), MemoryBoard()
     for version in range(VERSIONS):
@@ -91,12 +101,19 @@ def a_control_bench(folder: Path, database: str = "") -> Iterator[ControlBench]:
     archive = Archive(folder / "archive")
     away: set[str] = set()
     drift = MemoryDriftBoard()
-    sources = Sources(days=DayReports(folder / "drift"))
+    reports, days = EvidentlyReports(folder / "drift", kept=30), DayReports(folder / "drift")
+    sources = Sources(days=days)
+    keys = MemoryKeyBoard()
 
     def there() -> ModelStore:
         if "store" in away:
             raise StoreUnavailable("MLflow is being loaded: try again in some seconds")
         return store
+
+    def declared(change: Rebaseline) -> None:
+        if "board" in away:
+            raise StoreUnavailable("Redis does not answer")
+        declare(drift, change)
 
     def publish(model: str) -> None:
         if "board" in away:
@@ -108,16 +125,27 @@ def a_control_bench(folder: Path, database: str = "") -> Iterator[ControlBench]:
     def engine_outlook(rollout: Rollout) -> dict[str, object]:
         return outlook(engine.look(rollout, time.time_ns() // 1_000_000))
 
-    runs = SqlRuns(control.engine)
+    def publish_keys() -> None:
+        if "board" in away:
+            raise StoreUnavailable("Redis does not answer")
+        KeyPublisher(ring, keys).publish()
+
+    runs, audit = SqlRuns(control.engine), SqlAuditLog(control.engine)
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     desk = Desk(
-        *(control, ring, there, publish, engine_outlook, GatePlanner(archive), runs),
+        *(control, ring, there, publish, engine_outlook, GatePlanner(archive), runs, audit),
         closed_days=drift.latest,
         sources=sources,
+        publish_keys=publish_keys,
+        tokens=tokens,
+        used_ms=keys.used_ms,
+        declare=declared,
+        reports=ReportShelf(reports, days),
     )
     admin = local_key(folder / "admin.key", ring, NOW_MS)
-    bench = ControlBench(f"http://127.0.0.1:{port}", desk, admin, control, store, board, archive, away, drift, sources)
+    url = f"http://127.0.0.1:{port}"
+    bench = ControlBench(url, desk, admin, control, store, board, archive, reports, away, drift, sources, keys)
     server = ControlServer(build_control_app(desk), TcpAddress("127.0.0.1", port))
     server.start()
     try:

@@ -193,3 +193,60 @@ def test_a_gpu_takes_the_precision_that_only_a_gpu_has():
     settings = PlatformSettings.from_environment({"SLUICE_DEVICE": "cuda:1", "SLUICE_PRECISION": "tf32"})
 
     assert (settings.device, settings.precision, settings.compile) == ("cuda:1", "tf32", "none")
+
+
+@pytest.mark.parametrize(
+    ("host", "auth", "closed"),
+    [
+        *(("127.0.0.1", "", False), ("::1", "", False), ("localhost", "", False)),
+        *(("0.0.0.0", "", True), ("::", "", True), ("10.0.0.5", "", True)),
+        *(("0.0.0.0", "control", False), ("127.0.0.1", "all", True)),
+    ],
+)
+def test_queries_need_keys_where_others_can_ask_unless_it_is_said(host: str, auth: str, closed: bool):
+    assert PlatformSettings(HOME, gateway_host=host, auth=auth).queries_need_keys is closed
+
+
+def test_secrets_may_be_in_files_and_are_not_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    secret, url = "a secret for development, of 40 bytes....", "postgresql://ann:hunter2@db.internal/control"
+    (tmp_path / "jwt").write_text(secret + "\n")
+    (tmp_path / "db").write_text(url + "\n")
+    told = {
+        "SLUICE_JWT_SECRET_FILE": str(tmp_path / "jwt"),
+        "SLUICE_CONTROL_URL_FILE": str(tmp_path / "db"),
+        "SLUICE_JWT_ISSUER": "dev",
+        "SLUICE_JWT_AUDIENCE": "sluice",
+        "SLUICE_DEVELOPMENT": "1",
+    }
+    settings = PlatformSettings.from_environment(told)
+    with caplog.at_level(logging.INFO):
+        log_effective(settings, told)
+
+    assert (settings.control_url, settings.tokens.secret) == (url, secret.encode())
+    assert vars(caplog.records[0])["settings"]["SLUICE_JWT_SECRET"] == "(set)"
+    assert len(caplog.records) == 1  # and no warning of a setting that does not exist
+    assert [word for word in (secret, "hunter2") if word in str(vars(caplog.records[0])) + repr(settings.tokens)] == []
+    assert PlatformSettings.from_environment(settings.to_environment()) == settings
+
+
+@pytest.mark.parametrize(
+    ("told", "words"),
+    [
+        ({"AUTH": "none"}, "SLUICE_AUTH=none: expected control or all, or nothing"),
+        ({"QUOTAS": "search=1"}, "SLUICE_QUOTAS=search=1: expected name=requests/candidates a second"),
+        ({"QUOTAS": "a=1/1,a=2/2"}, "each name once"),
+        ({"JWT_ISSUER": "x"}, "SLUICE_JWT_AUDIENCE="),
+        ({"JWT_ISSUER": "x", "JWT_AUDIENCE": "y"}, "SLUICE_JWT_KEY_SET="),
+        ({"JWT_ISSUER": "x", "JWT_AUDIENCE": "y", "JWT_KEY_SET": "http://z/k"}, "SLUICE_JWT_KEY_SET=http://z/k"),
+        ({"JWT_CLAIMS": "role.x=root"}, "SLUICE_JWT_CLAIMS="),
+        ({"JWT_ISSUER": "x", "JWT_AUDIENCE": "y", "JWT_SECRET": "s" * 40}, "SLUICE_DEVELOPMENT=1"),
+        ({"JWT_SECRET_FILE": "/no/such/file"}, "SLUICE_JWT_SECRET_FILE=/no/such/file"),
+        ({"AUDIT_DAYS": "0"}, "SLUICE_AUDIT_DAYS=0"),
+    ],
+)
+def test_settings_of_identity_that_are_wrong_are_told_without_the_secret(told: dict[str, str], words: str):
+    with pytest.raises(SettingsError) as caught:
+        PlatformSettings.from_environment({f"SLUICE_{name}": value for name, value in told.items()})
+
+    assert words in str(caught.value)
+    assert "s" * 40 not in str(caught.value)

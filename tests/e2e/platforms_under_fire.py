@@ -134,7 +134,7 @@ class Platform:
     def status(self) -> Any:
         """What the gateway says of itself, nothing while it is not there."""
         try:
-            with GatewayClient(self.settings.gateway_url) as gateway:
+            with GatewayClient.of(self.settings) as gateway:
                 return gateway.get("/v1/status")
         except SluiceError:
             return {}
@@ -170,7 +170,7 @@ class Load:
 
     def _run(self, number: int) -> None:
         place = number * 1_000_000
-        with GatewayClient(self.platform.settings.gateway_url, patience_s=self.patience_s) as gateway:
+        with GatewayClient.of(self.platform.settings, patience_s=self.patience_s) as gateway:
             while not self._stop.is_set():
                 place += 1
                 try:

@@ -134,7 +134,11 @@ def test_a_database_of_an_older_sluice_is_brought_up_with_its_data(url: str, eng
     with engine.begin() as connection:  # as the second migration left it
         for index in ("evidence_by_kind", "evidence_by_verdict"):
             connection.execute(sql.text(f"DROP INDEX {index}"))
-        connection.execute(sql.text("DROP TABLE runs"))
+        for table in ("runs", "audit"):
+            connection.execute(sql.text(f"DROP TABLE {table}"))
+        newer = "expires_ms rotated_ms old_prefix old_hash old_until_ms requests_per_s candidates_per_s line revision"
+        for column in newer.split():
+            connection.execute(sql.text(f"ALTER TABLE api_keys DROP COLUMN {column}"))
         connection.execute(sql.text("UPDATE alembic_version SET version_num = '0002'"))
 
     with closing(SqlControl(url)) as control:

@@ -38,6 +38,7 @@ from serving.gateway.grpc.ranking import RankingService
 from serving.gateway.grpc.server import GrpcServer
 from serving.gateway.http import HotRoutes
 from serving.gateway.oip import oip_routes
+from serving.identity.doorkeeper import Doorkeeper
 from serving.infer import InferService
 from serving.journal import Journal
 from serving.loaded import LoadedProgram
@@ -170,9 +171,14 @@ class Gateway:
 
 @asynccontextmanager
 async def a_gateway(
-    worker: Replica, regions: Regions | None = None, limits: GrpcSettings | None = None, **changes: Any
+    worker: Replica,
+    regions: Regions | None = None,
+    limits: GrpcSettings | None = None,
+    doorkeeper: Callable[[], Doorkeeper] | None = None,
+    **changes: Any,
 ) -> AsyncIterator[Gateway]:
-    """A gateway in front of the worker; changes are the gateway settings'."""
+    """A gateway in front of the worker; changes are the gateway settings'. doorkeeper: makes one."""
+    guard = doorkeeper() if doorkeeper is not None else None
     with tempfile.TemporaryDirectory() as folder, Journal(Path(folder) / "events", 1 << 20) as journal:
         settings = GatewaySettings(Path(folder) / "events", Path(folder) / "plans.json", (worker.address,), **changes)
         stream = MemoryStream()
@@ -190,14 +196,14 @@ async def a_gateway(
         )
         routes = HotRoutes(app, ranker, event_log, ids, settings, random.Random(2), wall_ms=lambda: NOW_MS)
         table = method_table(
-            Inference(service, settings, regions),
-            Models(service, lambda: ranker.ready, "0.0"),
+            Inference(service, settings, regions, guard),
+            Models(service, lambda: ranker.ready, "0.0", guard),
             SharedMemory(regions),
-            RankingService(ranker, event_log, ids, settings, wall_ms=lambda: NOW_MS),
+            RankingService(ranker, event_log, ids, settings, wall_ms=lambda: NOW_MS, doorkeeper=guard),
             Health(SERVICES, lambda: ranker.ready),
             settings,
         )
-        server = GrpcServer(table, limits or GrpcSettings(), random.Random(3))
+        server = GrpcServer(table, limits or GrpcSettings(), random.Random(3), guard)
         listener = socket.create_server(("127.0.0.1", 0))
         await pool.start()
         await server.start(listener)

@@ -20,7 +20,9 @@ from registry.contracts.ids import RankingIds
 from registry.contracts.traffic import TrafficPlan
 from registry.stream import MemoryStream
 from serving.event_log import EventLog
+from serving.gateway.access import GuardedApp
 from serving.gateway.app import build_app
+from serving.gateway.console.files import console_router
 from serving.gateway.control_routes import control_router
 from serving.gateway.controller import Controller
 from serving.gateway.http import HotRoutes
@@ -28,6 +30,7 @@ from serving.gateway.oip import oip_routes
 from serving.gateway.oip_infer import OipInfer
 from serving.gateway.patience import Patience
 from serving.gateway.protocol import protocol_with
+from serving.identity.doorkeeper import Doorkeeper
 from serving.infer import InferService
 from serving.journal import Journal
 from serving.mirror import Mirror
@@ -95,14 +98,16 @@ def a_running_gateway(
     regions: Regions | None = None,
     control: Callable[[str, bool], Awaitable[None]] | None = None,
     keep_alive_s: int = 5,
+    doorkeeper: Callable[[], Doorkeeper] | None = None,
     controller: str = "",
     patience: Patience | None = None,
     **changes: Any,
 ) -> Iterator[RunningGateway]:
     """A gateway in front of the workers at the addresses that hold all versions of the plan.
 
-    regions: None for shared memory off. control: see `InferService`. controller: its address, empty if there is
-    none, and no control routes. patience: with slow clients. changes: of the settings.
+    regions: None for shared memory off. control: see `InferService`. doorkeeper: makes one on the gateway's loop.
+    controller: its address, empty if there is none, and no control routes. patience: with slow clients. changes: of
+    the settings.
     """
     followed = plan or a_plan()
     started = threading.Event()
@@ -126,12 +131,24 @@ def a_running_gateway(
         )
         ranker.follow({followed.model: followed})
         service = InferService(ranker, pool, permits, settings.max_candidates, control)
-        routers = [oip_routes(service, regions, version="0.0")]
+        routers = [oip_routes(service, regions, version="0.0"), console_router()]
         asked = ControlSettings(address=controller)
         way = control_router(Controller(asked).ask, asked) if controller else None
         app = build_app(ranker, pool, permits, event_log, lambda: REGISTRY, "0.0", routers=routers, control=way)
-        infer = OipInfer(service, settings, regions)
-        routes = HotRoutes(app, ranker, event_log, ids, settings, random.Random(2), infer=infer, prefetch=pool.prefetch)
+        guard = doorkeeper() if doorkeeper is not None else None
+        infer = OipInfer(service, settings, regions, guard)
+        behind = app if guard is None else GuardedApp(app, guard)
+        routes = HotRoutes(
+            behind,
+            ranker,
+            event_log,
+            ids,
+            settings,
+            random.Random(2),
+            infer=infer,
+            prefetch=pool.prefetch,
+            doorkeeper=guard,
+        )
         await pool.start()
         for version in followed.versions():
             await pool.wait_for_holder(followed.model, version, time.monotonic() + PATIENCE_S)

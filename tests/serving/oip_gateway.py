@@ -4,7 +4,7 @@ import asyncio
 import http.client
 import io
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from registry.contracts.manifest import ModelPackage, TensorSpec
 from registry.contracts.profile import no_profile
 from registry.contracts.traffic import TrafficPlan
 from serving.batching import BatchWindow
+from serving.identity.doorkeeper import Doorkeeper
 from serving.loaded import LoadedProgram
 from serving.program import TorchProgram
 from serving.regions import Regions
@@ -73,8 +74,13 @@ class Served:
 
 
 @contextmanager
-def serve(version: LoadedProgram, plan: TrafficPlan, regions: Regions | None = None) -> Iterator[Served]:
-    """A gateway and a worker that holds the version. regions: None for shared memory off."""
+def serve(
+    version: LoadedProgram,
+    plan: TrafficPlan,
+    regions: Regions | None = None,
+    doorkeeper: Callable[[], Doorkeeper] | None = None,
+) -> Iterator[Served]:
+    """A gateway and a worker that holds the version. regions: None for shared memory off. doorkeeper: makes one."""
     running: list[RunningGateway] = []
 
     async def control(model: str, wanted: bool) -> None:
@@ -86,7 +92,7 @@ def serve(version: LoadedProgram, plan: TrafficPlan, regions: Regions | None = N
     with tempfile.TemporaryDirectory(prefix="sluice-", dir="/tmp") as folder:
         replica = Replica(str(Path(folder) / "worker.sock"), lambda *_: version, plan, BatchWindow(4096), lambda: 0.0)
         try:
-            with a_running_gateway(replica.address, plan, regions, control) as gateway:
+            with a_running_gateway(replica.address, plan, regions, control, doorkeeper=doorkeeper) as gateway:
                 running.append(gateway)
                 yield Served(gateway)
         finally:

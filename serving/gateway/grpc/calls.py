@@ -3,6 +3,7 @@
 Sources: gRPC over HTTP/2 (PROTOCOL-HTTP2.md); the table of errors in `serving.errors`.
 """
 
+import math
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -26,13 +27,17 @@ class Code(IntEnum):
     INVALID_ARGUMENT = 3
     DEADLINE_EXCEEDED = 4
     NOT_FOUND = 5
+    PERMISSION_DENIED = 7
     RESOURCE_EXHAUSTED = 8
     UNIMPLEMENTED = 12
     INTERNAL = 13
     UNAVAILABLE = 14
+    UNAUTHENTICATED = 16
 
 
 _CODES = {
+    401: Code.UNAUTHENTICATED,
+    403: Code.PERMISSION_DENIED,
     404: Code.NOT_FOUND,
     405: Code.UNIMPLEMENTED,
     429: Code.RESOURCE_EXHAUSTED,
@@ -59,7 +64,7 @@ class Status:
         """
         code = _CODES.get(error.status, Code.INVALID_ARGUMENT if error.status < 500 else Code.INTERNAL)
         after_s = error.retry_after_s
-        hints = () if after_s is None else ((b"retry-after", b"%d" % max(1, round(after_s))),)
+        hints = () if after_s is None else ((b"retry-after", b"%d" % max(1, math.ceil(after_s))),)
         return Status(code, str(error), hints)
 
     def trailers(self) -> list[tuple[bytes, bytes]]:
@@ -152,6 +157,7 @@ class Method:
     """What a path leads to: one of `answer` and `converse`. max_bytes: of a message from the client.
 
     Both raise RankingError for what the client did or must know.
+    open: whether everybody may call it, also where queries need a key.
     begin: a shorter way for some of what `answer` answers, without a coroutine: calls its third
     argument once, later, with the answer or why there is none, and returns how to take the call
     back; returns None for what must go the long way.
@@ -162,6 +168,7 @@ class Method:
     answer: Answer | None = None
     begin: Begin | None = None
     converse: Converse | None = None
+    open: bool = False
 
 
 Methods = Mapping[str, Method]

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import cast
 
 from registry.contracts.traces import Trace
-from serving.errors import Overloaded, QueryRefused
+from serving.errors import Overloaded, QueryRefused, RankingError
 from serving.gateway.grpc.calls import Call, Status
 from serving.gateway.grpc.exchange import STREAM_WINDOW, Exchange, StreamingExchange, UnaryExchange
 from serving.gateway.grpc.fields import FieldReader
@@ -70,7 +70,7 @@ class Service:
     """What all connections of a server share.
 
     understand: a request head from its fields. begin_trace: of a call that brings none. count: notes how a call ended.
-    lost: called with a connection that is no more.
+    lost: called with a connection that is no more. refusal: why a call need not be read at all, None if it is to be.
     """
 
     settings: GrpcSettings
@@ -78,6 +78,7 @@ class Service:
     begin_trace: Callable[[], Trace]
     count: Callable[[RequestHead, Status], None]
     lost: Callable[["Connection"], None]
+    refusal: Callable[[RequestHead], RankingError | None]
 
 
 class Connection(asyncio.Protocol):
@@ -271,6 +272,10 @@ class Connection(asyncio.Protocol):
                 call.reject(head.http_status)
             else:
                 call.refuse(head.refusal or QueryRefused("not a call"))
+            return
+        if (refusal := self._service.refusal(head)) is not None:
+            self._calls[number] = call = Exchange(self, number, head, 0)
+            call.refuse(refusal)
             return
         if method.converse is not None:
             call = StreamingExchange(self, number, head, method.max_bytes, method.converse)

@@ -16,7 +16,8 @@ from serving.gateway.protos.open_inference_pb2 import (
     ModelInferResponse,
     ModelStreamInferResponse,
 )
-from serving.infer import InferAnswer, InferService
+from serving.identity.doorkeeper import Doorkeeper
+from serving.infer import InferAnswer, InferService, rows_of
 from serving.regions import Regions
 from serving.settings import GatewaySettings
 from serving.tracing.doors import GRPC_INFER
@@ -36,10 +37,16 @@ def decode(kind: type[Request], message: bytes | memoryview) -> Request:
 
 
 class Inference:
-    """regions: None where shared memory is off."""
+    """regions: None where shared memory is off. doorkeeper: None where queries are open to everybody."""
 
-    def __init__(self, service: InferService, settings: GatewaySettings, regions: Regions | None = None) -> None:
-        self._service, self._settings, self._regions = service, settings, regions
+    def __init__(
+        self,
+        service: InferService,
+        settings: GatewaySettings,
+        regions: Regions | None = None,
+        doorkeeper: Doorkeeper | None = None,
+    ) -> None:
+        self._service, self._settings, self._regions, self._doorkeeper = service, settings, regions, doorkeeper
 
     async def infer(self, call: Call, message: bytes | memoryview) -> bytes:
         """One answer. Raises RankingError."""
@@ -62,6 +69,12 @@ class Inference:
             return None
         if query is None:
             return None
+        visit = None
+        if self._doorkeeper is not None:
+            try:
+                visit = self._doorkeeper.enter(call.fields, query.model)
+            except RankingError:
+                return None
 
         def answered(result: InferAnswer | RankingError) -> None:
             try:
@@ -69,7 +82,9 @@ class Inference:
             except Exception as error:  # whatever it is, it must not end the connection to the worker
                 done(error)
 
-        return self._service.begin(query, answered)
+        if visit is None:
+            return self._service.begin(query, answered)
+        return visit.begin(rows_of(query), lambda: self._service.begin(query, answered))
 
     async def stream(self, call: Call, conversation: Conversation) -> None:
         """Answers every request; one that cannot be answered has an error message in its place."""
@@ -99,7 +114,10 @@ class Inference:
         return answered.SerializeToString()
 
     async def _answer(self, call: Call, request: ModelInferRequest) -> ModelInferResponse:
-        settings = self._settings
+        settings, visit = self._settings, None
+        if self._doorkeeper is not None:
+            visit = await self._doorkeeper.welcome(call.fields, request.model_name)
+            visit.check()
         try:
             parsed = read_infer(request, settings, self._regions)
         except QueryRefused as error:
@@ -110,6 +128,8 @@ class Inference:
         if call.deadline_s is not None:
             asked_ms = query.deadline_ms if request.parameters and "timeout" in request.parameters else None
             query.deadline_ms = call.deadline_ms(asked_ms, settings.default_deadline_ms, settings.max_deadline_ms)
+        if visit is not None:
+            await visit.admitted(rows_of(query))
         answer = await self._service.infer(query)
         if any(wish.classes for wish in parsed.wishes):
             return write_infer(parsed, answer, self._service.describe(answer.model, answer.version).batchable)

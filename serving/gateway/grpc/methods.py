@@ -11,6 +11,8 @@ INFERENCE = "inference.GRPCInferenceService"
 RANKING = "sluice.ranking.v1.Ranking"
 HEALTH = "grpc.health.v1.Health"
 SERVICES = (INFERENCE, RANKING)
+OPEN = ("ServerLive", "ServerReady")
+"""Asked by probes, who have no key."""
 
 
 def method_table(
@@ -26,8 +28,8 @@ def method_table(
     methods = [
         Method(f"/{INFERENCE}/ModelInfer", tensors, answer=inference.infer, begin=inference.begin),
         Method(f"/{INFERENCE}/ModelStreamInfer", tensors, converse=inference.stream),
-        Method(f"/{HEALTH}/Check", small, answer=health.check),
-        Method(f"/{HEALTH}/Watch", small, converse=health.watch),
+        Method(f"/{HEALTH}/Check", small, answer=health.check, open=True),
+        Method(f"/{HEALTH}/Watch", small, converse=health.watch, open=True),
     ]
     answers: dict[str, dict[str, Answer]] = {
         INFERENCE: {
@@ -38,7 +40,7 @@ def method_table(
         RANKING: ranking.methods(),
     }
     methods += (
-        Method(f"/{service}/{name}", small, answer=answer)
+        Method(f"/{service}/{name}", small, answer=answer, open=name in OPEN)
         for service, named in answers.items()
         for name, answer in named.items()
     )

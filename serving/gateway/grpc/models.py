@@ -4,17 +4,20 @@ Bodies come from `model_documents`, as over REST.
 """
 
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from google.protobuf.message import Message
 
+from registry.roles import Role
 from serving.errors import NotServed, UnknownModel
 from serving.gateway import model_documents
+from serving.gateway.access import Needs, check
 from serving.gateway.grpc.calls import Answer, Call
 from serving.gateway.grpc.inference import decode
 from serving.gateway.grpc.tensors import version_of
 from serving.gateway.oip import CUDA, LOGGING, OVERRIDES, TRACING
 from serving.gateway.protos import open_inference_pb2 as pb
+from serving.identity.doorkeeper import Doorkeeper
 from serving.infer import InferService
 from serving.regions import REGIONS_OFF, Regions, UnknownRegion
 
@@ -24,11 +27,18 @@ NOT_SERVED = {"TraceSetting": TRACING, "LogSettings": LOGGING}
 """What to do instead, by method of the service."""
 
 
-def unary(kind: type[Request], answer: Callable[[Request], Awaitable[Message]]) -> Answer:
+Check = Callable[[Call, Any], Awaitable[None]]
+"""Raises RankingError if the call may not ask for what the request says."""
+
+
+def unary(kind: type[Request], answer: Callable[[Request], Awaitable[Message]], check: Check | None = None) -> Answer:
     """A method of messages from a function of messages."""
 
     async def run(call: Call, message: bytes | memoryview) -> bytes:
-        return (await answer(decode(kind, message))).SerializeToString()
+        request = decode(kind, message)
+        if check is not None:
+            await check(call, request)
+        return (await answer(request)).SerializeToString()
 
     return run
 
@@ -43,25 +53,42 @@ def refuse(why: str) -> Answer:
 
 
 class Models:
-    """ready: whether the server as a whole can answer. version: the platform's."""
+    """ready: whether the server as a whole can answer. version: the platform's. doorkeeper: None where queries are
+    open to everybody."""
 
-    def __init__(self, service: InferService, ready: Callable[[], bool], version: str) -> None:
-        self._service, self._ready, self._version = service, ready, version
+    def __init__(
+        self, service: InferService, ready: Callable[[], bool], version: str, doorkeeper: Doorkeeper | None = None
+    ) -> None:
+        self._service, self._ready, self._version, self._doorkeeper = service, ready, version, doorkeeper
 
     def methods(self) -> dict[str, Answer]:
         """By name in the service."""
         return {
             "ServerLive": unary(pb.ServerLiveRequest, self._live),
             "ServerReady": unary(pb.ServerReadyRequest, self._server_ready),
-            "ModelReady": unary(pb.ModelReadyRequest, self._model_ready),
+            "ModelReady": unary(pb.ModelReadyRequest, self._model_ready, self._check_named),
             "ServerMetadata": unary(pb.ServerMetadataRequest, self._server),
-            "ModelMetadata": unary(pb.ModelMetadataRequest, self._metadata),
-            "ModelConfig": unary(pb.ModelConfigRequest, self._config),
-            "ModelStatistics": unary(pb.ModelStatisticsRequest, self._statistics),
-            "RepositoryIndex": unary(pb.RepositoryIndexRequest, self._index),
-            "RepositoryModelLoad": unary(pb.RepositoryModelLoadRequest, self._load),
-            "RepositoryModelUnload": unary(pb.RepositoryModelUnloadRequest, self._unload),
+            "ModelMetadata": unary(pb.ModelMetadataRequest, self._metadata, self._check_named),
+            "ModelConfig": unary(pb.ModelConfigRequest, self._config, self._check_named),
+            "ModelStatistics": unary(pb.ModelStatisticsRequest, self._statistics, self._check_named),
+            "RepositoryIndex": unary(pb.RepositoryIndexRequest, self._index, self._check_all),
+            "RepositoryModelLoad": unary(pb.RepositoryModelLoadRequest, self._load, self._check_loading),
+            "RepositoryModelUnload": unary(pb.RepositoryModelUnloadRequest, self._unload, self._check_loading),
         }
+
+    async def _check_named(self, call: Call, request: Any) -> None:
+        await self._check(call, request.name, "caller")
+
+    async def _check_all(self, call: Call, request: Any) -> None:
+        await self._check(call, "", "caller")
+
+    async def _check_loading(self, call: Call, request: Any) -> None:
+        await self._check(call, request.model_name, "operator")
+
+    async def _check(self, call: Call, model: str, role: Role) -> None:
+        """model: empty: all of them."""
+        if self._doorkeeper is not None and self._doorkeeper.closed:
+            await check(self._doorkeeper, Needs(role, model or None, every_model=not model), call.fields)
 
     async def _live(self, request: pb.ServerLiveRequest) -> Message:
         return pb.ServerLiveResponse(live=True)

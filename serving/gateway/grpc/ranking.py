@@ -21,6 +21,7 @@ from serving.gateway.schema import (
     feedback_events,
     rank_query,
 )
+from serving.identity.doorkeeper import Doorkeeper, Visit
 from serving.rank import Ranker, Ranking
 from serving.settings import GatewaySettings
 from serving.tracing.doors import GRPC_RANK
@@ -39,7 +40,10 @@ class RankingService:
         ids: RankingIds,
         settings: GatewaySettings,
         wall_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        doorkeeper: Doorkeeper | None = None,
     ) -> None:
+        """doorkeeper: None where queries are open to everybody."""
+        self._doorkeeper = doorkeeper
         self._ranker, self._event_log, self._ids = ranker, event_log, ids
         self._settings, self._wall_ms = settings, wall_ms
 
@@ -52,6 +56,7 @@ class RankingService:
         try:
             request = decode(pb.RankRequest, message)
             model = request.model
+            visit = await self._visit(call, model)
             query = rank_query(model, rank_body(request), self._settings, call.trace)
             query.door = GRPC_RANK
             query.version = asked_version(call.fields.get(_VERSION_HEADER), self._settings)
@@ -62,9 +67,20 @@ class RankingService:
         query.deadline_ms = call.deadline_ms(
             asked_ms, self._settings.default_deadline_ms, self._settings.max_deadline_ms
         )
+        if visit is not None:
+            await visit.admitted(len(query.item_ids))
         return rank_response(await self._ranker.rank(query)).SerializeToString()
 
+    async def _visit(self, call: Call, model: str | None) -> Visit | None:
+        """Raises NotAuthenticated, NotAllowed, or QuotaExceeded if that is known already."""
+        if self._doorkeeper is None:
+            return None
+        visit = await self._doorkeeper.welcome(call.fields, model)
+        visit.check()
+        return visit
+
     async def _feedback(self, call: Call, message: bytes | memoryview) -> bytes:
+        visit = await self._visit(call, None)
         self._ranker.check_informed()
         models = {model_tag(model): model for model in self._ranker.plans}
         try:
@@ -73,6 +89,10 @@ class RankingService:
         except QueryRefused:
             metrics.FEEDBACK.labels("", "refused").inc()
             raise
+        if visit is not None:
+            for model in {event.model for event in events}:
+                visit.check_model(model)
+            await visit.admitted(0)
         self._event_log.feedback(events)
         for event in events:
             metrics.FEEDBACK.labels(type(event).__name__.lower(), "accepted").inc()

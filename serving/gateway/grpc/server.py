@@ -6,9 +6,11 @@ import socket
 
 from registry.contracts.traces import new_trace
 from serving import metrics
+from serving.errors import RankingError
 from serving.gateway.grpc.calls import Code, Methods, Status
 from serving.gateway.grpc.connection import Connection, Service
 from serving.gateway.grpc.heads import RequestHead, understand
+from serving.identity.doorkeeper import Doorkeeper
 from serving.settings import GrpcSettings
 from serving.tally import CounterTally
 
@@ -16,11 +18,13 @@ from serving.tally import CounterTally
 class GrpcServer:
     """Serves the methods to everybody who connects.
 
-    random: of the traces of calls that bring none.
+    random: of the traces of calls that bring none. doorkeeper: None where methods are open to everybody.
     """
 
-    def __init__(self, methods: Methods, settings: GrpcSettings, random: random.Random) -> None:
-        self._random = random
+    def __init__(
+        self, methods: Methods, settings: GrpcSettings, random: random.Random, doorkeeper: Doorkeeper | None = None
+    ) -> None:
+        self._random, self._doorkeeper = random, doorkeeper
         self._connections: set[Connection] = set()
         self._counts: dict[tuple[str, Code], CounterTally] = {}
         self._listening: asyncio.Server | None = None
@@ -31,6 +35,7 @@ class GrpcServer:
             begin_trace=lambda: new_trace(self._random),
             count=self._count,
             lost=self._lost,
+            refusal=self._refusal,
         )
 
     def __repr__(self) -> str:
@@ -70,6 +75,16 @@ class GrpcServer:
     def _lost(self, connection: Connection) -> None:
         self._connections.discard(connection)
         self._all_gone.set()
+
+    def _refusal(self, head: RequestHead) -> RankingError | None:
+        """Of whoever is not known or not let in, whatever the call is about: secure for every method in the table."""
+        doorkeeper = self._doorkeeper
+        if doorkeeper is None or not doorkeeper.closed or head.method is None or head.method.open:
+            return None
+        error = doorkeeper.early_refusal(head.fields)
+        if error is not None:
+            doorkeeper.count(error)
+        return error
 
     def _count(self, head: RequestHead, status: Status) -> None:
         method = head.method.path if head.method else ""

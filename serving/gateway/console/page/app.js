@@ -36,7 +36,7 @@ const feeds = {
   looks: new Feed(ofRollout("looks"), 10, heard),
   explain: new Feed(ofRollout("explain"), 10, heard),
   drift: new Feed(() => (state.model ? `${modelPath(state.model, "drift", "days")}?${new URLSearchParams({ arm: state.drift.arm, family: state.drift.family, limit: 400 })}` : null), 60, heard),
-  live: new Feed(ofModel("live"), 2, heard),
+  live: new Feed(() => (state.model ? `${modelPath(state.model, "live")}?limit=20` : null), 2, heard),
 };
 
 function heard(feed) {
@@ -171,9 +171,9 @@ function tiles() {
   return h("dl", { key: "tiles", class: "tiles", "aria-label": "At a glance" },
     tile("Champion", champion ? `@${champion.version}` : "–", champion ? `${steps(champion.share)} of units` : ""),
     tile("Rollout", rollout ? (active ? step.name : words(rollout.state)) : "none", rollout ? `@${rollout.challenger} against @${rollout.champion}${active ? `, ${words(rollout.state)}${weight ? ` at ${steps(weight)}` : ""}` : ""}` : "no version is on its way", rollout && ["rolled_back", "paused"].includes(rollout.state) ? "warn" : ""),
-    tile("Answers", all ? `${number(all.perS)} /s` : "–", all ? `${all.asked} in 15 min` : ""),
+    tile("Answers", all && all.perS !== null ? `${number(all.perS)} /s` : "–", all ? `${all.asked} in 15 min` : ""),
     tile("p99 of the champion", all ? ms(all.p99) : "–", "permit to answer"),
-    tile("Failed", all ? percent(all.failed) : "–", all ? `${percent(all.degraded)} degraded` : "", all && all.failed > 0.01 ? "bad" : ""),
+    tile("Failed", all ? percent(all.failed) : "–", all && all.degraded !== null ? `${percent(all.degraded)} degraded` : "", all && all.failed > 0.01 ? "bad" : ""),
     tile("Drift alarms", alarms ? `${alarms.length} open` : "–", !alarms ? "no day closed yet" : alarms.length ? alarms.map((one) => one.quantity).join(", ") : `${drift.data.days.length} days, ${drift.data.family}`, alarms?.length ? "warn" : ""),
   );
 }
