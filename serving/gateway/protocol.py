@@ -281,7 +281,7 @@ def _response(answer: Answer, keep_alive: bool) -> bytes:
 
 def protocol_with(routes: HotRoutes, patience: Patience | None = None) -> "type[asyncio.Protocol]":
     """The class for uvicorn's `http` setting."""
-    patience = patience or Patience()
+    limits = patience or Patience()
 
     def admits(route: HotRoute, headers: dict[bytes, bytes]) -> bool:
         try:
@@ -294,6 +294,6 @@ def protocol_with(routes: HotRoutes, patience: Patience | None = None) -> "type[
 
     class Bound(HotProtocol):
         def __init__(self, *args: Any, **kwargs: Any) -> None:
-            super().__init__(*args, routes=routes, heads=heads, patience=patience, **kwargs)
+            super().__init__(*args, routes=routes, heads=heads, patience=limits, **kwargs)
 
     return Bound

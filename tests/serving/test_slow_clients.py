@@ -1,5 +1,6 @@
 """Clients that send a byte now and then, say too much, or do not read: they are cut off, and nobody else waits."""
 
+import asyncio
 import json
 import socket
 import time
@@ -8,7 +9,10 @@ from contextlib import closing
 
 import pytest
 
+from serving.gateway.grpc.frames import CONTINUATION, DATA, END_HEADERS, END_STREAM, HEADERS, frame
+from serving.gateway.grpc.messages import prefixed
 from serving.gateway.patience import Patience
+from tests.serving.http2_wire import Wire, wired
 from tests.serving.http_gateway import RunningGateway, a_running_gateway
 from tests.serving.workbench import PATIENCE_S, a_replica
 
@@ -145,3 +149,59 @@ def test_a_client_that_takes_its_time_between_requests_is_served(
             until_s = time.monotonic() + 2 * IMPATIENT.head_s
             while time.monotonic() < until_s:
                 is_answered(gateway)
+
+
+# gRPC
+
+
+async def until_closed(wire: Wire) -> None:
+    """Returns when the gateway has ended the connection."""
+    async with asyncio.timeout(PATIENCE_S):
+        while not wire.transport.closed:
+            await wire.listen()
+
+
+def test_a_grpc_client_that_says_nothing_or_half_a_head_is_cut() -> None:
+    async def silent(wire: Wire) -> None:
+        await until_closed(wire)
+
+    async def half(wire: Wire) -> None:
+        await wire.greet()
+        await wire.say(frame(HEADERS, 0, 1, wire.head()[:5]))
+        await until_closed(wire)
+
+    wired(silent, head_s=0.05)
+    wired(half, head_s=0.05)
+
+
+def test_a_grpc_client_that_does_not_read_is_cut_and_one_that_reads_in_time_is_not() -> None:
+    async def unread(wire: Wire) -> None:
+        await wire.greet()
+        wire.connection.pause_writing()
+        await until_closed(wire)
+
+    async def read(wire: Wire) -> int | None:
+        await wire.greet()
+        wire.connection.pause_writing()
+        wire.connection.resume_writing()
+        async with asyncio.timeout(PATIENCE_S):
+            until_s = asyncio.get_running_loop().time() + 0.15
+            while asyncio.get_running_loop().time() < until_s:
+                await wire.listen()
+        return (await wire.say(wire.call(1))).answers[1].code
+
+    wired(unread, read_s=0.05)
+    assert wired(read, read_s=0.05) == 0
+
+
+def test_a_head_that_came_in_parts_is_forgotten_by_its_timer() -> None:
+    async def scenario(wire: Wire) -> int | None:
+        await wire.greet()
+        block = wire.head()
+        await wire.say(frame(HEADERS, 0, 1, block[:5]), frame(CONTINUATION, END_HEADERS, 1, block[5:]))
+        until_s = asyncio.get_running_loop().time() + 0.15
+        while asyncio.get_running_loop().time() < until_s:
+            await wire.listen()
+        return (await wire.say(frame(DATA, END_STREAM, 1, prefixed(b"x")))).answers[1].code
+
+    assert wired(scenario, head_s=0.05) == 0
