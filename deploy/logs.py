@@ -58,7 +58,8 @@ def timestamp(epoch_s: float) -> str:
 
 def as_json(line: Mapping[str, Any]) -> str:
     """The line as JSON, without line breaks; what JSON does not know becomes its text."""
-    return json.dumps(line, default=str, ensure_ascii=False, separators=(",", ":"))
+    text = json.dumps(line, default=str, ensure_ascii=False, separators=(",", ":"))
+    return text if text.isascii() else text.encode(errors="replace").decode()  # half a surrogate pair is no text
 
 
 def adopt(process: str, raw: bytes, now_s: float) -> str:
@@ -73,7 +74,7 @@ def adopt(process: str, raw: bytes, now_s: float) -> str:
     if text.startswith("{"):
         try:
             line = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             pass
         else:
             return text if line.get("process") == process else as_json({**line, "process": process})

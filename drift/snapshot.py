@@ -1,5 +1,7 @@
 """What the monitor knows and how far it has read, in one file that is replaced as a whole."""
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -12,6 +14,7 @@ from drift.windows.window import WindowState
 from registry.contracts.errors import UNDECODABLE
 
 SCHEMA = 1
+_ENTRY_ID = re.compile(r"[0-9]{1,20}-[0-9]{1,20}")
 
 
 class Snapshot(msgspec.Struct, frozen=True):
@@ -44,4 +47,11 @@ def load(path: Path) -> Snapshot | None:
         raise UnreadableSnapshot(f"{path} is no snapshot of the drift monitor: {error}") from error
     if found.schema != SCHEMA:
         raise UnreadableSnapshot(f"{path} has schema {found.schema}: this code reads {SCHEMA}")
+    check_entries(path, found.entries)
     return found
+
+
+def check_entries(path: Path, entries: Sequence[str]) -> None:
+    """Raises UnreadableSnapshot unless they can be ids of stream entries: no store acknowledges any others."""
+    if not all(_ENTRY_ID.fullmatch(entry) and max(map(int, entry.split("-"))) < 1 << 64 for entry in entries):
+        raise UnreadableSnapshot(f"{path} is damaged: it names entries that no stream has")

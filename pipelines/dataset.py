@@ -18,6 +18,8 @@ from registry.contracts.features import FeatureView
 Matrix = NDArray[np.float32]
 
 _HEADER = b"sluice.dataset"
+_DAMAGED = (ValueError, LookupError, TypeError, AttributeError, RecursionError, pa.ArrowException)
+"""What pyarrow, numpy and we make of a table that is not as `save` wrote it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,10 +155,18 @@ class RankingDataset:
         """What `save` wrote. Raises DataRefused if the file is not one of ours."""
         try:
             table = pq.read_table(path, read_dictionary=["query", "text", "item"])
-        except (OSError, pa.ArrowInvalid) as error:
+        except (OSError, ValueError, pa.ArrowException) as error:
             raise DataRefused(f"{path}: not a readable dataset ({error}): build it again") from error
         if _HEADER not in (table.schema.metadata or {}):
             raise DataRefused(f"{path}: Parquet without our header: load it as judged data instead")
+        try:
+            return RankingDataset._of_table(table)
+        except _DAMAGED as error:
+            raise DataRefused(f"{path}: damaged ({error}): build it again") from error
+
+    @staticmethod
+    def _of_table(table: pa.Table) -> "RankingDataset":
+        """Raises one of _DAMAGED."""
         header = msgspec.json.decode(table.schema.metadata[_HEADER])
         query = table.column("query").combine_chunks()
         starts = np.flatnonzero(np.diff(query.indices.to_numpy(), prepend=-1))

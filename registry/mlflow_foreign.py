@@ -190,7 +190,7 @@ def _signature(logged: bytes) -> tuple[tuple[TensorSpec, ...] | None, tuple[Tens
     try:
         signature = yaml.safe_load(logged).get("signature") or {}
         return _specs(signature.get("inputs")), _specs(signature.get("outputs"))
-    except (yaml.YAMLError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (yaml.YAMLError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise RefusedVersion(f"its {_MLMODEL} cannot be read ({error}): log the model again") from error
 
 
@@ -223,5 +223,5 @@ def _rows(example: bytes) -> tuple[tuple[float, ...], ...]:
         if isinstance(rows, dict) and len(rows) == 1:
             [rows] = rows.values()
         return tuple(tuple(float(value) for value in row) for row in rows)
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return ()

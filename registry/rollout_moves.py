@@ -150,7 +150,9 @@ def _promoted(
     holdback_until_ms = None
     if spec.holdback_weight and spec.holdback_s:
         held = Experiment(
-            rollout.holdback, rollout.champion, rollout.champion_digest, spec.holdback_weight, kind="holdback"
+            *(rollout.holdback, rollout.champion, rollout.champion_digest, spec.holdback_weight),
+            kind="holdback",
+            mirror_share=spec.shadow_share,
         )
         # the layer's salt is fixed: the same units are held back each time, and measure the longest run
         held_back = with_experiment(planned, held, layer=HOLDBACK_LAYER, salt=f"{HOLDBACK_LAYER} of {plan.model}")

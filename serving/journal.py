@@ -60,7 +60,7 @@ class Journal:
             size = _HEADER_BYTES + (capacity_bytes + 7) // 8 * 8
             os.posix_fallocate(self._file, 0, size)  # a full disk is an error now, not a crash later
         self._map = mmap.mmap(self._file, size)
-        self._end = size
+        self._end = size // 8 * 8  # entries end at multiples of 8, also in a file that was cut
         self._lock = threading.Lock()
         self._turn, self._read_sequence, self._read_at = self._newest_mark()
         self._sequence, self._write_at = self._read_sequence, self._read_at
@@ -100,6 +100,7 @@ class Journal:
             at, wraps = self._place(need)
             if wraps and self._write_at + _ENTRY.size <= self._end:
                 _ENTRY.pack_into(self._map, self._write_at, _WRAP, 0, self._sequence)
+            self._end_at(at + need)
             body = at + _ENTRY.size
             self._map[body : body + len(payload)] = payload
             _ENTRY.pack_into(self._map, at, len(payload), _check(payload, self._sequence), self._sequence)
@@ -155,6 +156,12 @@ class Journal:
         if ahead and need <= limit - _HEADER_BYTES:
             return _HEADER_BYTES, not empty
         raise JournalFull(f"all {self._end - _HEADER_BYTES} bytes are taken")
+
+    def _end_at(self, at: int) -> None:
+        """Nothing follows here: what lay behind an entry that was lost must not come back behind a new one."""
+        limit = self._read_at if at <= self._read_at and self._sequence != self._read_sequence else self._end
+        if at + _ENTRY.size <= limit:
+            _ENTRY.pack_into(self._map, at, 0, 0, 0)
 
     def _entry(self, at: int, sequence: int) -> tuple[bytes, int] | None:
         """The payload of the entry with this sequence, and where the next one starts."""

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import msgspec
 
-from registry.contracts.errors import InvalidName
+from registry.contracts.errors import UNDECODABLE, InvalidName
 from registry.contracts.ids import check_id
 from serving.errors import QueryRefused, RankingError, UnknownModel
 
@@ -223,10 +223,12 @@ class Regions:
         revision, size = _HEAD.unpack(head) if len(head) == _HEAD.size else (0, 0)
         if revision == self._revision:
             return
-        text = os.pread(self._book, size, _HEAD.size) if size else b"[]"
+        # a damaged head may claim anything: what is read is bounded by what is there
+        there = os.fstat(self._book).st_size - _HEAD.size
+        text = os.pread(self._book, min(size, there), _HEAD.size) if size else b"[]"
         try:
             regions = msgspec.json.decode(text, type=list[Region])
-        except msgspec.DecodeError:
+        except UNDECODABLE:
             log.error("the book of shared memory regions is damaged and taken for empty: clients must register again")
             regions = []
         known, self._regions, self._revision = self._regions, {region.name: region for region in regions}, revision

@@ -6,6 +6,7 @@ from pathlib import Path
 import msgspec
 
 from deploy.machine.home import write_atomically
+from registry.contracts.errors import UNDECODABLE
 from registry.contracts.features import FeatureView
 
 _EDGE_BYTES = 1 << 20
@@ -41,7 +42,7 @@ class LoadLedger:
         """The mark of an interrupted load; None if there is none, or none that can be read."""
         try:
             return msgspec.json.decode(self._file.read_bytes(), type=LoadMark)
-        except (FileNotFoundError, msgspec.DecodeError):
+        except (FileNotFoundError, *UNDECODABLE):
             return None
 
     def write(self, mark: LoadMark) -> None:

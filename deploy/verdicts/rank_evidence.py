@@ -32,7 +32,8 @@ class RankEvidence:
 
     def keep(self, diff: RankDiff) -> None:
         """Keeps it once, however often it is told. What no plan knows of is evidence of nothing: it is
-        logged and left out. Raises RegistryError."""
+        logged and left out. Nor is a shadow, the champion of before, which no rollout is about: how far it disagrees is
+        watched by the day. Raises RegistryError."""
         plan = self._plan(diff.model, diff.plan_revision)
         digests = plan.versions() if plan else {}
         if diff.champion not in digests or diff.version not in digests:
@@ -40,6 +41,8 @@ class RankEvidence:
                 "a rank-diff of %s is left out: revision %d of its plan does not name both @%d and @%d",
                 *(diff.model, diff.plan_revision, diff.champion, diff.version),
             )
+            return
+        if plan is not None and (told := plan.experiment(diff.experiment)) is not None and told.kind == "holdback":
             return
         self._control().add_evidence(as_evidence(diff, digests[diff.champion], digests[diff.version]))
 

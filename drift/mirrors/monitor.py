@@ -23,6 +23,7 @@ from drift.mirrors.rank_diff import RankDiff, compare, together
 from drift.mirrors.recent import Recent
 from drift.mirrors.windows import MirrorWindows, Shadow, StandardOf, Stretch, StretchState
 from drift.settings import RankDiffSettings, ShiftSettings
+from drift.snapshot import check_entries
 from registry.contracts.errors import UNDECODABLE, ContractError
 from registry.contracts.events import MirrorEvent, decode_event, split_mirrors
 from registry.errors import RegistryError
@@ -230,6 +231,7 @@ def load(path: Path) -> MirrorSnapshot | None:
         raise UnreadableSnapshot(f"{path} is no snapshot of the mirror monitor: {error}") from error
     if found.schema != SCHEMA:
         raise UnreadableSnapshot(f"{path} has schema {found.schema}: this code reads {SCHEMA}")
+    check_entries(path, found.entries)
     return found
 
 

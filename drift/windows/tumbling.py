@@ -123,6 +123,8 @@ class OpenWindows:
     def _put(self, key: WindowKey, members: list[Ranked]) -> int:
         """Into the window, or those of its segments; how many there was no room for."""
         if key not in self._references:
+            if len(self._open) >= self._most_windows:
+                return len(members)
             self._references[key] = self._reference_of(key.model, key.version)
         segments, reference = self._segments.get(key.model), self._references[key]
         if segments is None:

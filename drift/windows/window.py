@@ -140,14 +140,17 @@ class Window:
 
     @staticmethod
     def restore(state: WindowState, reference: Reference | None) -> "Window":
-        """The window again. Counted by another profile, or with none to be found now, it keeps
+        """The window again. Counted by another profile, or with none to be found now, or damaged, it keeps
         only how many rankings it saw, and will be judged `errored`."""
         window = Window(state.key, reference)
         window.seen = state.seen
         if reference is not None and reference.digest == state.digest:
-            sums = np.frombuffer(state.moments).reshape(6, -1).copy()
-            window.lists = state.lists
+            try:
+                sums = np.frombuffer(state.moments).reshape(6, len(reference.names)).copy()
+                bins = np.frombuffer(state.bins, dtype=np.int64).reshape(window.bins.shape).copy()
+            except ValueError:
+                return window
+            window.lists, window.bins = state.lists, bins
             window.pooled, window.blocks = Moments(*sums[:3]), Moments(*sums[3:])
-            window.bins = np.frombuffer(state.bins, dtype=np.int64).reshape(window.bins.shape).copy()
             window.sketch = restored(state.sketch, reference)
         return window

@@ -22,6 +22,7 @@ from registry.contracts.ids import check_id
 
 PART_BYTES = 4 << 20  # of values; what is in memory at a time is a few of these
 MAX_PART_ROWS = 16_384
+UNREADABLE = (OSError, ValueError, pa.ArrowException)  # names that are no UTF-8 are ValueErrors
 _CSV_ERROR = re.compile(r"In CSV column #(?P<column>\d+): Row #(?P<row>\d+): (?P<what>.*)", re.DOTALL)
 
 
@@ -51,11 +52,12 @@ class FeatureFile:
         self._kind = _kind(path)
         try:
             self._schema, self.rows = self._look()
-        except (OSError, pa.ArrowException) as error:
+            names = self._schema.names
+        except UNREADABLE as error:
             raise DataRefused(f"{path}: not a readable {self._kind} file: {_line(error)}") from error
         self._check(view)
         wanted = {item_column, *self._columns}
-        self.ignored = [name for name in self._schema.names if name not in wanted]
+        self.ignored = [name for name in names if name not in wanted]
         self._part_rows = max(1, min(MAX_PART_ROWS, PART_BYTES // (4 * len(self._columns))))
 
     def parts(self, skip_rows: int = 0) -> Iterator[FeatureRows]:
@@ -65,7 +67,7 @@ class FeatureFile:
                 skip = max(0, skip_rows - start)
                 for offset in range(skip, len(batch), self._part_rows):
                     yield self._rows(batch.slice(offset, self._part_rows), start + offset + 1)
-        except (OSError, pa.ArrowException) as error:
+        except UNREADABLE as error:
             raise DataRefused(f"{self.path}: {self._place(str(error))}") from error
 
     def _look(self) -> tuple[pa.Schema, int | None]:
@@ -136,6 +138,7 @@ class FeatureFile:
                     else reader
                 )
                 for batch in batches:
+                    batch.validate(full=True)  # nobody else looks: a wrong offset would read beyond the file
                     yield start, batch
                     start += len(batch)
 

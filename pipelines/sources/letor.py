@@ -136,7 +136,7 @@ def _offsets_of_sizes(sizes_file: Path, file: Path, count: int) -> NDArray[np.in
 def _read_parquet(file: Path) -> _Part:
     try:
         table = pq.read_table(file)
-    except (OSError, pa.ArrowInvalid) as error:
+    except (OSError, ValueError, pa.ArrowException) as error:
         raise DataRefused(f"{file}: not readable as Parquet ({error})") from error
     if absent := [name for name in ("query", "item", "label") if name not in table.column_names]:
         raise DataRefused(f"{file}: no column {absent[0]!r}: expected query, item, label and one per feature")

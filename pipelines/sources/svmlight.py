@@ -18,10 +18,13 @@ from pipelines.errors import DataRefused
 
 BLOCK_BYTES = 8 * 2**20
 MAX_COLUMNS = 100_000
+MAX_QID = 2**53 - 1
+"""Beyond it a float64, which numbers pass through here, does not tell every whole number from its neighbour."""
 
 _COMMENT = re.compile(rb"#[^\n]*")
 _LINE = re.compile(rb"\s*(\S+)(\s+qid:(\d+))?((\s+\d+:\S+)*)\s*")
-_FLOAT32_MAX = np.finfo(np.float32).max
+_FLOAT32_MAX = float(np.finfo(np.float32).max)
+_MANY_CELLS, _SPARSE = 1 << 26, 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +48,10 @@ def read_svmlight(path: Path, block_bytes: int = BLOCK_BYTES) -> JudgedLines:
     with path.open("rb") as file:
         for text in _whole_lines(file, block_bytes):
             bare = _COMMENT.sub(b"", text)
-            block = _parse(bare)
+            try:
+                block = _parse(bare)
+            except _TooSparse as error:
+                raise DataRefused(f"{path}, lines from {line} on: {error}") from error
             if block is None:
                 raise DataRefused(f"{path}:{_first_refused(bare, line)}")
             blocks.append(block)
@@ -55,7 +61,10 @@ def read_svmlight(path: Path, block_bytes: int = BLOCK_BYTES) -> JudgedLines:
         raise DataRefused(f"{path}: no candidates: expected lines of `label qid:ID 1:value ...`")
     if len({block.qids is None for block in filled}) > 1:
         raise DataRefused(f"{path}: some lines have a qid and some have none: expected all or none")
-    return _joined(filled)
+    try:
+        return _joined(filled)
+    except _TooSparse as error:
+        raise DataRefused(f"{path}: {error}") from error
 
 
 def _whole_lines(file: BinaryIO, block_bytes: int) -> Iterator[bytes]:
@@ -79,14 +88,33 @@ def _parse(text: bytes) -> JudgedLines | None:
     indices, values, line_of = indices[~is_qid], values[~is_qid], line_of[~is_qid]
     if len(qids) and not np.array_equal(lines_with_qid, np.arange(len(tokens))):
         return None
-    if not ((labels >= 0) & (labels < np.inf)).all() or (qids % 1 != 0).any():
+    if not ((labels >= 0) & (labels <= _FLOAT32_MAX)).all():
         return None
-    if not ((indices >= 1) & (indices <= MAX_COLUMNS) & (indices % 1 == 0)).all():
+    if not _are_whole(qids, 0, MAX_QID) or not _are_whole(indices, 1, MAX_COLUMNS):
         return None
-    features = np.zeros((len(tokens), int(indices.max(initial=0))), dtype=np.float32)
+    columns = int(indices.max(initial=0))
+    _check_density(len(tokens), columns, len(values))
+    features = np.zeros((len(tokens), columns), dtype=np.float32)
     known = np.abs(values) <= _FLOAT32_MAX
     features[line_of[known], indices[known].astype(np.int64) - 1] = values[known]
     return JudgedLines(features, labels.astype(np.float32), qids.astype(np.int64) if len(qids) else None)
+
+
+class _TooSparse(Exception):
+    """A few large indices would make a matrix of almost nothing but zeros."""
+
+
+def _check_density(lines: int, columns: int, values: int) -> None:
+    """Raises _TooSparse: the matrix is made for what the indices claim, a hundred thousand times what was written."""
+    if lines * columns > max(_MANY_CELLS, _SPARSE * values):
+        raise _TooSparse(
+            f"{lines} lines name {values} values and feature {columns}: as a matrix that is {lines * columns} numbers, "
+            f"more than {_SPARSE} for each of them: number the features without gaps"
+        )
+
+
+def _are_whole(numbers: NDArray[np.float64], least: int, most: int) -> bool:
+    return bool(((numbers >= least) & (numbers < most + 1)).all() and (numbers % 1 == 0).all())
 
 
 def _tokens_and_pairs(text: bytes) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -118,20 +146,25 @@ def _first_refused(text: bytes, line: int) -> str:
             continue
         match = _LINE.fullmatch(raw)
         if match is None:
-            found = raw.strip()[:60].decode("utf-8", "replace")
-            return f"{number}: expected `label qid:ID 1:value 2:value ...`, found {found!r}"
+            return f"{number}: expected `label qid:ID 1:value 2:value ...`, found {_shown(raw.strip())!r}"
         label, _, qid, pairs, _ = match.groups()
-        if not _is_number(label) or not 0 <= float(label) < np.inf:
-            return f"{number}: label {label.decode('utf-8', 'replace')!r}: expected a finite number >= 0"
+        if not _is_number(label) or not 0 <= float(label) <= _FLOAT32_MAX:
+            return f"{number}: label {_shown(label)!r}: expected a number >= 0 of float32's range"
+        if qid is not None and float(qid) > MAX_QID:
+            return f"{number}: qid {_shown(qid)}: expected at most {MAX_QID}"
         for index, value in (pair.split(b":", 1) for pair in pairs.split()):
-            if not 1 <= int(index) <= MAX_COLUMNS:
-                return f"{number}: feature index {int(index)}: expected 1 to {MAX_COLUMNS}"
+            if not 1 <= float(index) <= MAX_COLUMNS:
+                return f"{number}: feature index {_shown(index)}: expected 1 to {MAX_COLUMNS}"
             if not _is_number(value):
-                return f"{number}: feature {int(index)} is {value.decode('utf-8', 'replace')!r}: expected a number"
+                return f"{number}: feature {_shown(index)} is {_shown(value)!r}: expected a number"
         if with_qid is not None and with_qid != (qid is not None):
             return f"{number}: some lines have a qid and some have none: expected all or none"
         with_qid = qid is not None
     return f"{line}: a number in the lines from here on cannot be read"
+
+
+def _shown(raw: bytes) -> str:
+    return raw[:60].decode("utf-8", "replace")
 
 
 def _is_number(text: bytes) -> bool:
@@ -143,8 +176,11 @@ def _is_number(text: bytes) -> bool:
 
 
 def _joined(blocks: list[JudgedLines]) -> JudgedLines:
-    """One result of many, giving each block back as soon as it is copied."""
+    """One result of many, giving each block back as soon as it is copied. Raises _TooSparse."""
     width = max(block.features.shape[1] for block in blocks)
+    lines = sum(len(block.labels) for block in blocks)
+    if lines * width > _MANY_CELLS:
+        _check_density(lines, width, sum(int(np.count_nonzero(block.features)) for block in blocks))
     labels = np.concatenate([block.labels for block in blocks])
     qids = [block.qids for block in blocks if block.qids is not None]
     features = np.zeros((len(labels), width), dtype=np.float32)

@@ -7,7 +7,6 @@ it: those of an epoch follow from seed and epoch.
 import io
 import json
 import logging
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,6 @@ from pipelines.durable import replace_file
 log = logging.getLogger(__name__)
 
 HEADER = "header"
-UNREADABLE = (ValueError, KeyError, EOFError, OSError, zipfile.BadZipFile)
 
 
 @dataclass(frozen=True)
@@ -43,11 +41,14 @@ class Checkpoint:
 
     @staticmethod
     def decode(content: bytes) -> "Checkpoint":
-        """What `encode` made. Raises one of UNREADABLE for anything else."""
-        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-            header = json.loads(arrays[HEADER].tobytes())
-            tensors = {name: torch.from_numpy(arrays[name]) for name in arrays.files if name != HEADER}
-            return Checkpoint(header["inputs"], header["told"], tensors)
+        """What `encode` made. Raises ValueError for anything else."""
+        try:
+            with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+                header = json.loads(arrays[HEADER].tobytes())
+                tensors = {name: torch.from_numpy(arrays[name]) for name in arrays.files if name != HEADER}
+                return Checkpoint(header["inputs"], header["told"], tensors)
+        except Exception as error:  # whatever zipfile, zlib and numpy make of garbage
+            raise ValueError(f"no checkpoint: {error}") from error
 
 
 def write(path: Path, checkpoint: Checkpoint) -> None:
@@ -67,7 +68,7 @@ def read(path: Path, inputs: str) -> bytes:
         return b""
     try:
         found = Checkpoint.decode(content).inputs
-    except UNREADABLE as error:
+    except ValueError as error:
         log.warning("%s is no readable checkpoint (%s): training starts afresh", path, error)
         return b""
     if found != inputs:

@@ -139,8 +139,9 @@ class RolloutSpec(msgspec.Struct, frozen=True):
     """The plan of a rollout; leaving its last step is the promotion.
 
     holdback_weight, holdback_s: units that keep the old champion after the promotion, to measure the
-    long run, and for how long; 0 for none. aa: the champion against itself, to see whether the gates are right:
-    its verdicts are counted, and it never promotes anything.
+    long run, and for how long; 0 for none. shadow_share: of the new champion's queries that the old one ranks too,
+    unseen, for as long: how far the two disagree is watched with the new one's confidence. aa: the champion against
+    itself, to see whether the gates are right: its verdicts are counted, and it never promotes anything.
     """
 
     steps: tuple[Step, ...]
@@ -148,6 +149,7 @@ class RolloutSpec(msgspec.Struct, frozen=True):
     holdback_weight: int = 10
     holdback_s: float = 14 * DAY_S
     aa: bool = False
+    shadow_share: int = 10
 
     def __post_init__(self) -> None:
         names = [step.name for step in self.steps]
@@ -157,6 +159,8 @@ class RolloutSpec(msgspec.Struct, frozen=True):
             raise ContractError(f"step {twice[0]!r} is there twice")
         if not 0 <= self.holdback_weight <= WEIGHT_STEPS // 2:
             raise ContractError(f"holdback_weight={self.holdback_weight}: expected 0 to {WEIGHT_STEPS // 2}")
+        if not 0 <= self.shadow_share <= WEIGHT_STEPS:
+            raise ContractError(f"shadow_share={self.shadow_share}: expected 0 to {WEIGHT_STEPS}")
         if self.holdback_s < 0:
             raise ContractError(f"holdback_s={self.holdback_s:g}: expected >= 0")
 

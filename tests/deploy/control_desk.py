@@ -16,7 +16,9 @@ from deploy.control.key_publisher import KeyPublisher
 from deploy.control.local_key import local_key
 from deploy.control.server import ControlServer
 from deploy.control.sources import Sources
+from deploy.drift_reports.shelf import ReportShelf
 from drift.days.reports import DayReports
+from drift.evidently_reports.files import EvidentlyReports
 from pipelines.archive.files import Archive
 from pipelines.gates.planning import GatePlanner
 from pipelines.rollouts.canary import outlook
@@ -24,9 +26,10 @@ from pipelines.rollouts.engine import RolloutEngine
 from registry.api_keys import SqlKeyRing
 from registry.audit import SqlAuditLog
 from registry.board import MemoryBoard
+from registry.contracts.drift import Rebaseline
 from registry.contracts.rollouts import Rollout
 from registry.counters import MemoryCounterBoard
-from registry.drift_board import MemoryDriftBoard
+from registry.drift_board import MemoryDriftBoard, declare
 from registry.errors import StoreUnavailable
 from registry.key_sheet import MemoryKeyBoard
 from registry.promotion import Promoter
@@ -45,14 +48,16 @@ PATIENCE_S = 30.0
 
 @dataclass
 class ControlBench:
-    """url: of the API. admin: the local key. away: names of what does not answer, `store` or `board`."""
+    """url: of the API. desk: behind it. admin: the local key. away: of what does not answer, `store` or `board`."""
 
     url: str
+    desk: Desk
     admin: str
     control: SqlControl
     store: MemoryStore
     board: MemoryBoard
     archive: Archive
+    reports: EvidentlyReports
     away: set[str] = field(default_factory=set)
     drift: MemoryDriftBoard = field(default_factory=MemoryDriftBoard)
     sources: Sources = field(default_factory=Sources)
@@ -94,17 +99,24 @@ def a_control_bench(folder: Path, database: str = "", tokens: TokenVerifier | No
     promoter = Promoter(store, control, board)
     ring = SqlKeyRing(control.engine)
     archive = Archive(folder / "archive")
-    sources = Sources(days=DayReports(folder / "drift"))
-    key = local_key(folder / "admin.key", ring, NOW_MS)
-    bench = ControlBench("", key, control, store, board, archive, sources=sources)
+    away: set[str] = set()
+    drift = MemoryDriftBoard()
+    reports, days = EvidentlyReports(folder / "drift", kept=30), DayReports(folder / "drift")
+    sources = Sources(days=days)
+    keys = MemoryKeyBoard()
 
     def there() -> ModelStore:
-        if "store" in bench.away:
+        if "store" in away:
             raise StoreUnavailable("MLflow is being loaded: try again in some seconds")
         return store
 
+    def declared(change: Rebaseline) -> None:
+        if "board" in away:
+            raise StoreUnavailable("Redis does not answer")
+        declare(drift, change)
+
     def publish(model: str) -> None:
-        if "board" in bench.away:
+        if "board" in away:
             raise StoreUnavailable("Redis does not answer")
         promoter.publish([model])
 
@@ -114,28 +126,28 @@ def a_control_bench(folder: Path, database: str = "", tokens: TokenVerifier | No
         return outlook(engine.look(rollout, time.time_ns() // 1_000_000))
 
     def publish_keys() -> None:
-        if "board" in bench.away:
+        if "board" in away:
             raise StoreUnavailable("Redis does not answer")
-        KeyPublisher(ring, bench.keys).publish()
+        KeyPublisher(ring, keys).publish()
 
     runs, audit = SqlRuns(control.engine), SqlAuditLog(control.engine)
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    server = ControlServer(
-        build_control_app(
-            Desk(
-                *(control, ring, there, publish, engine_outlook, GatePlanner(archive), runs, audit),
-                closed_days=bench.drift.latest,
-                sources=bench.sources,
-                publish_keys=publish_keys,
-                tokens=tokens,
-                used_ms=bench.keys.used_ms,
-            )
-        ),
-        TcpAddress("127.0.0.1", port),
+    desk = Desk(
+        *(control, ring, there, publish, engine_outlook, GatePlanner(archive), runs, audit),
+        closed_days=drift.latest,
+        sources=sources,
+        publish_keys=publish_keys,
+        tokens=tokens,
+        used_ms=keys.used_ms,
+        declare=declared,
+        reports=ReportShelf(reports, days),
     )
+    admin = local_key(folder / "admin.key", ring, NOW_MS)
+    url = f"http://127.0.0.1:{port}"
+    bench = ControlBench(url, desk, admin, control, store, board, archive, reports, away, drift, sources, keys)
+    server = ControlServer(build_control_app(desk), TcpAddress("127.0.0.1", port))
     server.start()
-    bench.url = f"http://127.0.0.1:{port}"
     try:
         yield bench
     finally:

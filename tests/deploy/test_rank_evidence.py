@@ -4,6 +4,7 @@ import io
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -15,8 +16,10 @@ from drift.mirrors.rank_diff import RankDiff, as_evidence, compare, together
 from drift.mirrors.rank_summary import Gauge, RankSummary
 from drift.settings import RankLimits
 from registry.contracts.rollouts import Rollout, RolloutSpec, Step
+from registry.contracts.traffic import Experiment
 from registry.decisions import Decision, Move
 from registry.errors import UnknownRollout
+from registry.promotion import with_experiment
 from registry.rollouts import RolloutControl
 from registry.traffic_control import MemoryControl, SqlControl
 from tests.builders import NOW_MS, a_plan, a_tested_plan
@@ -114,6 +117,17 @@ def test_what_no_plan_knows_of_is_evidence_of_nothing(control: RolloutControl, u
     start(control)
 
     RankEvidence(lambda: control).keep(a_diff(**unknown))
+
+    assert control.evidence("codesearch") == []
+
+
+def test_a_shadow_that_no_rollout_is_about_is_no_evidence(control: RolloutControl) -> None:
+    held = Experiment("test", 2, f"{2:064x}", 10, kind="holdback", mirror_share=10)
+    plan = with_experiment(a_plan(champion=1), held, layer="holdback", salt="s")
+    told: dict[str, Any] = {"who": "test", "why": "a holdback", "now_ms": NOW_MS}
+    plan = control.change(plan, expected_revision=0, evidence={}, **told)
+
+    RankEvidence(lambda: control).keep(a_diff(revision=plan.revision))
 
     assert control.evidence("codesearch") == []
 

@@ -123,10 +123,17 @@ def test_a_ranking_that_comes_again_counts_once_for_as_long_as_its_window_is_ope
 
 
 def test_rankings_that_would_open_too_many_windows_are_left_out() -> None:
-    windows = OpenWindows(WINDOW_MS, LATENESS_MS, lambda model, version: REFERENCE, most_windows=2)
+    asked: list[int] = []
+
+    def reference_of(model: str, version: int) -> Reference:
+        asked.append(version)
+        return REFERENCE
+
+    windows = OpenWindows(WINDOW_MS, LATENESS_MS, reference_of, most_windows=2)
 
     assert absorb(windows, [0, 1000, 2000, 2001], now_ms=2001) == {"absorbed": 2, "crowded": 2}
-    assert len(windows) == 2
+    assert (len(windows), len(asked)) == (2, 2)  # of versions without room nothing is read
+    assert absorb(windows, [1001], now_ms=2001) == {"absorbed": 1}
 
 
 def test_segments_are_counted_apart_and_together() -> None:

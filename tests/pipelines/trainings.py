@@ -10,7 +10,7 @@ import msgspec
 
 from pipelines.dataset import DatasetSplits
 from pipelines.settings import TrainSettings
-from pipelines.training.checkpoint import UNREADABLE, Checkpoint
+from pipelines.training.checkpoint import Checkpoint
 
 ROOT = Path(__file__).parents[2]
 DEADLINE_S = 120.0
@@ -60,7 +60,7 @@ def epochs_in(checkpoint: Path) -> int:
     """0 if there is none."""
     try:
         return len(Checkpoint.decode(checkpoint.read_bytes()).told["epochs"])
-    except UNREADABLE:
+    except ValueError:
         return 0
 
 

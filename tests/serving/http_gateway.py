@@ -23,6 +23,8 @@ from serving.event_log import EventLog
 from serving.gateway.access import GuardedApp
 from serving.gateway.app import build_app
 from serving.gateway.console.files import console_router
+from serving.gateway.control_routes import control_router
+from serving.gateway.controller import Controller
 from serving.gateway.http import HotRoutes
 from serving.gateway.oip import oip_routes
 from serving.gateway.oip_infer import OipInfer
@@ -35,7 +37,7 @@ from serving.permits import Permits
 from serving.rank import Ranker
 from serving.regions import Regions
 from serving.replicas import ReplicaPool
-from serving.settings import GatewaySettings
+from serving.settings import ControlSettings, GatewaySettings
 from tests.builders import a_plan
 from tests.serving.workbench import PATIENCE_S
 
@@ -96,12 +98,13 @@ def a_running_gateway(
     control: Callable[[str, bool], Awaitable[None]] | None = None,
     keep_alive_s: int = 5,
     doorkeeper: Callable[[], Doorkeeper] | None = None,
+    controller: str = "",
     **changes: Any,
 ) -> Iterator[RunningGateway]:
     """A gateway in front of the workers at the addresses that hold all versions of the plan.
 
     regions: None for shared memory off. control: see `InferService`. doorkeeper: makes one on the gateway's loop.
-    changes: of the settings.
+    controller: its address, empty if there is none, and no control routes. changes: of the settings.
     """
     followed = plan or a_plan()
     started = threading.Event()
@@ -126,11 +129,23 @@ def a_running_gateway(
         ranker.follow({followed.model: followed})
         service = InferService(ranker, pool, permits, settings.max_candidates, control)
         routers = [oip_routes(service, regions, version="0.0"), console_router()]
-        app = build_app(ranker, pool, permits, event_log, lambda: REGISTRY, version="0.0", routers=routers)
+        asked = ControlSettings(address=controller)
+        way = control_router(Controller(asked).ask, asked) if controller else None
+        app = build_app(ranker, pool, permits, event_log, lambda: REGISTRY, "0.0", routers=routers, control=way)
         guard = doorkeeper() if doorkeeper is not None else None
         infer = OipInfer(service, settings, regions, guard)
         behind = app if guard is None else GuardedApp(app, guard)
-        routes = HotRoutes(behind, ranker, event_log, ids, settings, random.Random(2), infer=infer, doorkeeper=guard)
+        routes = HotRoutes(
+            behind,
+            ranker,
+            event_log,
+            ids,
+            settings,
+            random.Random(2),
+            infer=infer,
+            prefetch=pool.prefetch,
+            doorkeeper=guard,
+        )
         await pool.start()
         for version in followed.versions():
             await pool.wait_for_holder(followed.model, version, time.monotonic() + PATIENCE_S)

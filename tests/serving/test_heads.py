@@ -59,6 +59,14 @@ def test_garbage_is_left_to_the_full_parser(raw: bytes) -> None:
     assert heads().read(raw) is None
 
 
+def test_many_lines_of_a_head_that_fits_nowhere_are_looked_at_once() -> None:
+    """Each line that could be matched in two ways would double the work: this one would not end."""
+    lines = b"".join(b"\r\nX-%d: \t a" % number for number in range(300))
+
+    assert heads().read(PLAIN + lines + b"\r\nX-Last: \x01") is None
+    assert heads().read(PLAIN + lines) is not None
+
+
 def test_ever_new_heads_cost_no_memory() -> None:
     known = heads()
 

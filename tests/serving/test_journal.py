@@ -181,3 +181,36 @@ def test_what_a_killed_process_appended_is_there(tmp_path: Path, appends: int) -
     assert all(after == before + 1 for before, after in pairwise(found))
     assert found[-1] in (reported[-1], reported[-1] + 1)
     assert len(found) > 20 or found[0] == 0
+
+
+def test_what_lay_behind_a_damaged_entry_does_not_come_back_behind_a_new_one(tmp_path: Path) -> None:
+    path = tmp_path / "events"
+    with Journal(path, 4096) as journal:
+        for payload in (b"first...", b"second..", b"third..."):
+            journal.append(payload)
+    raw = bytearray(path.read_bytes())
+    raw[HEADER_BYTES + entry_bytes(b"first...") + ENTRY_HEAD_BYTES] ^= 1
+    path.write_bytes(raw)
+
+    with Journal(path, 4096) as journal:
+        assert contents(journal) == [b"first..."]
+        journal.append(b"fourth..")
+
+    with Journal(path, 4096) as journal:
+        assert contents(journal) == [b"first...", b"fourth.."]
+
+
+@pytest.mark.parametrize("cut_bytes", range(1, 9))
+def test_a_journal_in_a_file_that_was_cut_holds_no_more_than_fits(tmp_path: Path, cut_bytes: int) -> None:
+    path = tmp_path / "events"
+    with Journal(path, 160) as journal:
+        journal.append(b"x" * 60)
+        journal.append(b"y" * 60)
+    path.write_bytes(path.read_bytes()[:-cut_bytes])
+
+    with Journal(path, 160) as journal:
+        assert contents(journal)[0] == b"x" * 60
+        assert journal.backlog_bytes <= journal.capacity_bytes
+        journal.release(2)
+        journal.append(b"z" * 100)
+        assert contents(journal) == [b"z" * 100]

@@ -117,7 +117,7 @@ class RolloutControlSuite:
         promoted, plan = control.rollout(rollout.id), control.plan("codesearch")
         assert plan is not None
         assert (promoted.state, plan.champion, plan.champion_digest) == ("promoted", 2, f"{2:064x}")
-        assert plan.experiments == (Experiment("holdback-2", 1, f"{1:064x}", 10, kind="holdback"),)
+        assert plan.experiments == (Experiment("holdback-2", 1, f"{1:064x}", 10, kind="holdback", mirror_share=10),)
         assert promoted.holdback_until_ms == NOW_MS + 1000 + 86_400_000
         assert control.rollouts(open_only=True) == [promoted]
 
