@@ -11,6 +11,7 @@ Folders, each with a door sign:
 - `mirrors`: mirrored lists beside the champion's.
 - `sketches`: quantiles, categories and ages of rows in bounded memory, mergeable. Shown.
 - `joint`: whether two stretches can be told apart at all, and by what. Explains an alarm, on demand.
+- `evidently_reports`: a closed day for eyes, of lists that `deploy` takes out of the archive. Decides nothing.
 
 `statistics` are distances of arrays and of what is kept of them, `corrections` p-values of many quantities.
 

@@ -5,6 +5,7 @@ DriftError
   NothingToExplain      a day that was not closed, or of which nothing is left
   UnreadableSketch      its window or day goes on without the sketch
   UnreadableSnapshot    the monitor says so and starts with empty windows
+  ReportRefused         there is no report of that day; says why
 ```
 """
 
@@ -23,3 +24,7 @@ class NothingToExplain(DriftError):
 
 class UnreadableSketch(DriftError):
     """The bytes are no sketch, or are damaged."""
+
+
+class ReportRefused(DriftError):
+    """What was asked for cannot be shown."""

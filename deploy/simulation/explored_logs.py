@@ -127,7 +127,7 @@ class FromTheLog:
             far = quantile([{"off": float(abs(one))} for one in off], "off", 0.9)
             lines.append(Figure(f"{title}: off, p90", *far, "at most", 0.015, "points", "0.0 to 1.4"))
             lines.append(Figure(f"{title}: bias", bias, error, shown="points"))
-            lines.append(Figure(f"{title}: truth in the 95 % interval", *share(outcomes, f"{name} covered")))
+            lines.append(Figure(f"{title}: in the interval", *share(outcomes, f"{name} covered")))
         refused, error = share(outcomes, "refused")
         spoken = share([{"spoken": 1 - one["better refused"]} for one in outcomes], "spoken")
         return (

@@ -24,6 +24,10 @@ class CountedSecond(msgspec.Struct, frozen=True):
     second: int
     digests: bytes
 
+    def __post_init__(self) -> None:
+        if len(self.digests) % 8:  # as a damaged file may have it
+            raise ValueError(f"second {self.second}: expected digests of 8 bytes each, not {len(self.digests)} bytes")
+
 
 class Counted:
     """The ids of rankings that were counted, by the second of their answer, as 64-bit digests.

@@ -1,6 +1,7 @@
 """What was counted is known for as long as it could be counted again, in eight bytes each."""
 
 import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -52,3 +53,10 @@ def test_past_its_limit_the_oldest_second_is_forgotten() -> None:
 
 def test_a_snapshot_holds_eight_bytes_a_ranking() -> None:
     assert sum(len(second.digests) for second in filled(range(30)).seconds()) == 8 * 30 * 20
+
+
+def test_a_damaged_second_is_refused() -> None:
+    damaged = msgspec.msgpack.encode([{"second": 1, "digests": b"1234567"}])
+
+    with pytest.raises(msgspec.ValidationError, match="digests of 8 bytes"):
+        msgspec.msgpack.decode(damaged, type=tuple[CountedSecond, ...])
