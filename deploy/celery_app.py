@@ -12,10 +12,12 @@ from deploy.training.retraining import run_wiring
 from pipelines.archive.files import Archive
 from pipelines.gates.tasks import GateWiring
 from pipelines.settings import parse_gates
-from pipelines.tasks import PipelineWiring, make_celery
+from pipelines.tasks import Chore, PipelineWiring, make_celery
 
 CHATTY = ("celery.beat", "celery.worker.strategy", "celery.worker.request", "celery.app.trace")
 """They tell of every message: three lines each few seconds. What a task did, it says itself; errors still come."""
+
+REPORTS_S = 15.0  # somebody may be waiting for one
 
 settings = PlatformSettings.from_environment(os.environ)
 broker = f"redis+socket://{settings.redis_socket}"
@@ -29,6 +31,7 @@ app = make_celery(
         models=lambda: wiring.traffic_control(settings).models(),
         runs=run_wiring(settings),
         gates=GateWiring(lambda: wiring.gate_judge(settings), parse_gates(settings.gates).period_s),
+        chores=(Chore("report-drift", REPORTS_S, lambda now_ms: wiring.report_turns(settings).turn(now_ms)),),
     ),
 )
 

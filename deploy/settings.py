@@ -20,7 +20,7 @@ from deploy.database_url import database_url
 from deploy.errors import SettingsError
 from deploy.features.url import FeaturesUrl, without_password
 from deploy.telemetry.settings import parse_traces
-from drift.settings import parse_monitor, parse_rank_diff
+from drift.settings import parse_monitor, parse_rank_diff, parse_reports
 from drift.windows.segments import parse_segments
 from serving.addresses import TcpAddress, UnixAddress, parse_address
 from serving.budget import parse_budgets, parse_bytes
@@ -78,8 +78,9 @@ class PlatformSettings:
     rank_diff: what mirrored lists are held against, `min_overlap=0.5,window_s=30`, see
     `drift.settings.parse_rank_diff`. drift: windows and days of the drift monitor, `window_s=60,day_s=3600`, see
     `drift.settings.parse_monitor`; drift_segments: parts of a model's rankings that are watched apart,
-    `search:query_terms<2<5`, see `drift.windows.segments.parse_segments`. gates: how online gates are judged and
-    what a model's year may spend, `period_s=30,yearly_alpha=0.3`, see `pipelines.settings.GateSettings`.
+    `search:query_terms<2<5`, see `drift.windows.segments.parse_segments`; drift_reports: of which days Evidently makes
+    a report, `each_day=1,kept=60`, see `drift.settings.ReportSettings`. gates: how online gates are judged and what a
+    model's year may spend, `period_s=30,yearly_alpha=0.3`, see `pipelines.settings.GateSettings`.
     retrain_anchor: a day on which a window of retraining begins, in UTC. retraining: when models learn anew and from
     what, `days=14,collect_days=7,cool_down_days=3`, see `pipelines.settings.RetrainSettings`; train: how,
     `loss=lambdaloss,hidden=64:32`, see `TrainSettings`; run_limits: how long a step of a run may take, in s,
@@ -131,6 +132,7 @@ class PlatformSettings:
     flow: str = ""
     rank_diff: str = ""
     drift: str = ""
+    drift_reports: str = ""
     drift_segments: str = ""
     gates: str = ""
     retrain_anchor: str = "2026-01-05"
@@ -164,6 +166,7 @@ class PlatformSettings:
             ("flow", parse_flow),
             ("rank_diff", parse_rank_diff),
             ("drift", parse_monitor),
+            ("drift_reports", parse_reports),
             ("drift_segments", parse_segments),
             ("gates", _parse_gates),
             ("retrain_anchor", lambda anchor: _parse_retraining("", anchor)),

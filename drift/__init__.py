@@ -9,10 +9,17 @@ Folders, each with a door sign:
 - `windows`: what happens now, in minutes. Shown.
 - `days`: what lasts, on closed days. Decides, and raises alarms.
 - `mirrors`: mirrored lists beside the champion's.
+- `sketches`: quantiles, categories and ages of rows in bounded memory, mergeable. Shown.
+- `joint`: whether two stretches can be told apart at all, and by what. Explains an alarm, on demand.
+- `evidently_reports`: a closed day for eyes, of lists that `deploy` takes out of the archive. Decides nothing.
+
+`statistics` are distances of arrays and of what is kept of them, `corrections` p-values of many quantities.
 
 Decisions
 
-- Nothing raw is kept: exact moments and bin counts, a few kB a feature whatever the traffic.
+- Nothing raw is kept: exact moments, bin counts and sketches, a few kB a feature whatever the traffic.
+- Of days and windows, means, missing and zero shares decide. PSI beyond chance, spread, categories, quantiles, ages
+  of rows and the same hours of earlier weeks stand beside them: they say what it looks like, not whether it is drift.
 - State and place in the stream are one file (`snapshot`): entries are acknowledged after a
   snapshot that holds them is on disk, and a snapshot names those it holds that may come again.
   A crash anywhere neither loses an event nor counts one twice; a verdict can be told twice, in

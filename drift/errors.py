@@ -2,8 +2,10 @@
 
 ```
 DriftError
+  NothingToExplain      a day that was not closed, or of which nothing is left
   UnreadableSketch      its window or day goes on without the sketch
   UnreadableSnapshot    the monitor says so and starts with empty windows
+  ReportRefused         there is no report of that day; says why
 ```
 """
 
@@ -16,5 +18,13 @@ class UnreadableSnapshot(DriftError):
     """The file is no snapshot, or one of another version of Sluice."""
 
 
+class NothingToExplain(DriftError):
+    """There is no such day, or too little of it and of those before."""
+
+
 class UnreadableSketch(DriftError):
     """The bytes are no sketch, or are damaged."""
+
+
+class ReportRefused(DriftError):
+    """What was asked for cannot be shown."""

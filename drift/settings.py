@@ -257,6 +257,39 @@ _OF_DAYS: dict[str, type[int] | type[float]] = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class ReportSettings:
+    """Evidently's reports of closed days.
+
+    lists: that are looked at, of the day and of its reference. drawn: quantities that Evidently draws. kept: days of
+    a model's arm whose report stays. each_day: 1 for a report of each closed day, 0 of those with an open alarm and
+    of those that somebody asks for.
+    """
+
+    lists: int = 2000
+    drawn: int = 24
+    kept: int = 30
+    each_day: int = 0
+
+    def __post_init__(self) -> None:
+        for holds, key, rule in (
+            (100 <= self.lists <= 100_000, "lists", "100 to 100000"),
+            (1 <= self.drawn <= 500, "drawn", "1 to 500"),
+            (1 <= self.kept <= 400, "kept", "1 to 400"),
+            (self.each_day in (0, 1), "each_day", "0 or 1"),
+        ):
+            _require(holds, key, getattr(self, key), rule, "report")
+
+
+def parse_reports(text: str) -> ReportSettings:
+    """Settings by name, the others as they are by default. Raises ValueError saying what was expected.
+
+    >>> parse_reports("each_day=1").each_day
+    1
+    """
+    return ReportSettings(**_told(text, dict.fromkeys(("lists", "drawn", "kept", "each_day"), int)))  # type: ignore[arg-type]
+
+
 def _told(text: str, known: dict[str, type[int] | type[float]]) -> dict[str, float]:
     """`name=number` by name. Raises ValueError."""
     told: dict[str, float] = {}

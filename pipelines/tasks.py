@@ -34,7 +34,7 @@ COMPACT_AFTER_S = 900  # an hour's last events are in the archive by then; later
 @dataclass(frozen=True, slots=True)
 class PipelineWiring:
     """What tasks work on. models: names of those that are served. clock: seconds since the epoch. gates, runs: what
-    online gates and runs of pipelines need, None to leave them out."""
+    online gates and runs of pipelines need, None to leave them out. chores: what else is to be done now and then."""
 
     archive: Archive
     reports: Path
@@ -43,6 +43,17 @@ class PipelineWiring:
     runs: RunWiring | None = None
     gates: GateWiring | None = None
     gauges: ClickGauges = field(default_factory=ClickGauges)
+    chores: tuple["Chore", ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Chore:
+    """Work of another room's, each so many seconds. turn: takes the time, ms since the epoch, and says what it did; it
+    finds by itself what there is to do, so that a message that is lost or comes twice changes nothing."""
+
+    name: str
+    period_s: float
+    turn: Callable[[int], list[str]]
 
 
 def make_celery(broker_url: str, backend_url: str, wiring: PipelineWiring) -> Celery:
@@ -71,6 +82,8 @@ def make_celery(broker_url: str, backend_url: str, wiring: PipelineWiring) -> Ce
         add_run_tasks(app, wiring.runs, wiring.clock)
     if wiring.gates is not None:
         add_gate_tasks(app, wiring.gates, wiring.clock)
+    for chore in wiring.chores:
+        _add_chore(app, chore, wiring)
     return app
 
 
@@ -90,6 +103,18 @@ def _add_tasks(app: Celery, wiring: PipelineWiring) -> None:
         """Merges the files of closed hours; how many files that were."""
         closed_ms = _now_ms(wiring) - COMPACT_AFTER_S * 1000
         return sum(_compact(wiring.archive, *hour) for hour in wiring.archive.uncompacted(closed_ms))
+
+
+def _add_chore(app: Celery, chore: Chore, wiring: PipelineWiring) -> None:
+    name = f"pipelines.{chore.name.replace('-', '_')}"
+
+    @app.task(name=name, shared=False)  # type: ignore[untyped-decorator]
+    def turn() -> list[str]:
+        """What the chore did."""
+        return chore.turn(_now_ms(wiring))
+
+    options = {"expires": max(1.0, chore.period_s)}
+    app.conf.beat_schedule[chore.name] = {"task": name, "schedule": chore.period_s, "options": options}
 
 
 def _unmeasured(wiring: PipelineWiring, model: str) -> list[Window]:

@@ -80,7 +80,7 @@ def verify_program(program: bytes) -> None:
     """Raises RefusedVersion unless the program is a torch.export archive without any pickle."""
     try:
         with zipfile.ZipFile(io.BytesIO(program)) as archive:
-            _verify_archive(archive)
+            _verify_archive(archive, len(program))
     except RefusedVersion:
         raise
     except Exception as error:  # whatever zipfile makes of garbage
@@ -96,9 +96,12 @@ def strip_sample_inputs(program: bytes) -> bytes:
     stripped = io.BytesIO()
     try:
         with zipfile.ZipFile(io.BytesIO(program)) as given, zipfile.ZipFile(stripped, "w") as made:
+            _check_sizes(given, len(program))
             for entry in given.infolist():
                 empty = entry.filename.partition("/")[2] == _SAMPLE_INPUTS
                 made.writestr(_aligned(entry.filename, made), b"" if empty else given.read(entry))
+    except RefusedVersion:
+        raise
     except Exception as error:  # whatever zipfile makes of garbage
         raise RefusedVersion(f"the program is no torch.export archive: {EXPORT_HINT}") from error
     return stripped.getvalue()
@@ -134,9 +137,22 @@ def read(folder: Path) -> ModelPackage:
     return ModelPackage(program, manifest, profile)
 
 
-def _verify_archive(archive: zipfile.ZipFile) -> None:
+def _check_sizes(archive: zipfile.ZipFile, size_bytes: int) -> None:
+    """Before a byte of an entry is read: torch packs nothing, so that all entries together are no more than the
+    file. What is packed, or lies in one place under many names, could be any number of times as much."""
+    entries = archive.infolist()
+    packed = [one.filename for one in entries if one.compress_type != zipfile.ZIP_STORED]
+    if packed or sum(one.file_size for one in entries) > size_bytes:
+        what = f"holds {packed[0]!r} compressed" if packed else "holds more than its bytes"
+        raise RefusedVersion(f"the program {what}, which torch.export does not do: {EXPORT_HINT}")
+
+
+def _verify_archive(archive: zipfile.ZipFile, size_bytes: int) -> None:
     names = [name.partition("/")[2] for name in archive.namelist()]
-    if "archive_format" not in names or archive.read(archive.namelist()[names.index("archive_format")]) != b"pt2":
+    if "archive_format" not in names:
+        raise RefusedVersion(f"the program is {_what_else(names)}: {EXPORT_HINT}")
+    _check_sizes(archive, size_bytes)
+    if archive.read(archive.namelist()[names.index("archive_format")]) != b"pt2":
         raise RefusedVersion(f"the program is {_what_else(names)}: {EXPORT_HINT}")
     root, *others = {name.partition("/")[0] for name in archive.namelist()}
     # what torch's zip reader and Python's could understand differently is not torch.export's
@@ -150,7 +166,7 @@ def _verify_archive(archive: zipfile.ZipFile) -> None:
                 "the program holds its sample inputs as a pickle: pass it through "
                 "registry.artefacts.strip_sample_inputs before registering it"
             )
-        if entry.compress_type != zipfile.ZIP_STORED or not (name in _PLAIN or _RAW.fullmatch(name)):
+        if not (name in _PLAIN or _RAW.fullmatch(name)):
             raise RefusedVersion(f"the program holds {name!r}, which may be a pickle or machine code: {EXPORT_HINT}")
     for config, allowed in _CONFIGS.items():
         _verify_config(archive.read(f"{root}/{config}"), allowed)

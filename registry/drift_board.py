@@ -76,6 +76,14 @@ def latest_drift(board: DriftBoard, model: str, version: int | None = None) -> t
     return tuple(found.values())
 
 
+def declare(board: DriftBoard, change: Rebaseline) -> None:
+    """Keeps the change, unless a newer one is there: one that is told again takes nobody else's place. Raises
+    StoreUnavailable."""
+    before = board.declared(change.model)
+    if before is None or before.from_ms <= change.from_ms:
+        board.declare(change)
+
+
 class MemoryDriftBoard:
     """A board inside one process; safe for several threads."""
 

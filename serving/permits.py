@@ -36,12 +36,13 @@ class Permits:
 
     def free(self, model: str) -> bool:
         """Whether one is left for the model."""
-        return self.taken < self._limit and self._of(model).free
+        found = self._models.get(model) or self._new(model)
+        return self.taken < self._limit and (found.taken < found.limit or found.full())
 
     def take(self, model: str) -> Admission:
         """Takes one, to be given back. Raises Overloaded if none is left."""
-        found = self._of(model)
-        if self.taken >= self._limit or not found.free:
+        found = self._models.get(model) or self._new(model)
+        if self.taken >= self._limit or (found.taken >= found.limit and not found.full()):
             raise self.refusal(model)
         self.taken += 1
         found.taken += 1
@@ -49,7 +50,7 @@ class Permits:
 
     def refusal(self, model: str) -> Overloaded:
         """What those are told who get none."""
-        in_flight = min(self._limit, int(self._of(model).limit))
+        in_flight = min(self._limit, int(self._models[model].limit))
         return Overloaded(f"{in_flight} queries are in flight: slow down", self._retry_after_s)
 
     def give(self, taken: Admission, used: float | None) -> None:
@@ -76,8 +77,6 @@ class Permits:
         for model, one in self._models.items():
             metrics.MODEL_PERMITS.labels(model).set(int(one.limit))
 
-    def _of(self, model: str) -> Admission:
-        found = self._models.get(model)
-        if found is None:
-            found = self._models[model] = Admission(self._rule, self._limit)
+    def _new(self, model: str) -> Admission:
+        found = self._models[model] = Admission(self._rule, self._limit)
         return found

@@ -107,7 +107,7 @@ class Ranking:
     experiment: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: one is made for every answer, and that would cost it a microsecond
 class ListFigures:
     """What is known of a list beside its items, over all candidates: of their scores, and how old their rows were on
     average; None if there are no rows. All 0 of an order that no version gave now."""
@@ -158,7 +158,7 @@ class Ranker:
         self._coins = coins or random.Random()
         self._mirror, self._tracer = mirror, tracer
         self._ladder = ladder or LadderRules()
-        self._orders = RecentOrders(self._ladder.cached_bytes, self._ladder.cached_s, clock)
+        self._orders = RecentOrders(self._ladder.cached_bytes, self._ladder.cached_s)
         self.counts = counts or ArmCounts()
         self.glimpses = glimpses or Glimpses()
         self.router = Router(pool.has, self._coins, clock)
@@ -225,7 +225,11 @@ class Ranker:
             if plan is None or route is None:
                 plan = self.plan_of(query.model)
                 route = self.router.of(plan, query.unit, query.version)
-            if self._rests(query, plan, route) and (order := self._orders.of(query)) is not None:
+            if (
+                self.router.failed
+                and self._rests(query, plan, route)
+                and (order := self._orders.of(query, self._clock())) is not None
+            ):
                 return self._show(query, plan, route, order, CACHED_ORDER, began_s)
             with self._permits.one(query.model, query.deadline_ms / 1000, self._clock):
                 if route.drafted:
@@ -266,7 +270,7 @@ class Ranker:
             route = self.router.of(plan, query.unit, query.version)
         except RankingError:
             return None
-        if route.drafted or self._rests(query, plan, route):
+        if route.drafted or (self.router.failed and self._rests(query, plan, route)):
             return in_task(self.rank(query, (plan, route)), done)
         began_s = self._clock()
         allowed_s = query.deadline_ms / 1000
@@ -301,7 +305,11 @@ class Ranker:
         self, query: RankQuery, plan: TrafficPlan, route: Route, attempts: Attempts | None = None
     ) -> Ranking:
         began_s = self._clock()
-        patience = 1.0 if self._pool.has(query.model, route.version) or not self._orders.of(query) else HOLDER_PATIENCE
+        patience = (
+            1.0
+            if self._pool.has(query.model, route.version) or not self._orders.of(query, self._clock())
+            else HOLDER_PATIENCE
+        )
         deadline_s = began_s + patience * query.deadline_ms / 1000
         rows = exploration_of(query, plan).rows if route.explored else query.top_k
         reply, loaded = await self._pool.score(
@@ -372,11 +380,12 @@ class Ranker:
         ranking = self._log(
             query, plan, route, shown, loaded.fingerprint, ListFigures.of(reply), degraded, stages_ms, total_s
         )
-        if route.arm in BREAKING:
+        if self.router.failed and route.arm in BREAKING:
             self.router.served(query.model, route.version, failed=False)
         if route.arm == "champion" and not shown.explored:
             if self._ladder.cached_order:
-                self._orders.keep(query, Order(route.version, ranking.items, shown.scores.tobytes()))
+                now_s = began_s + total_s
+                self._orders.keep(query, route.version, ranking.items, shown.scores.tobytes(), now_s)
             if plan.layers and self._mirror is not None:
                 self._mirror(query, plan, ranking)
         return ranking
@@ -474,9 +483,11 @@ class Ranker:
 
     def _rests(self, query: RankQuery, plan: TrafficPlan, route: Route) -> bool:
         """Whether the champion fails so often that a query which has a cached order is not sent to it."""
-        if not self.router.failing or route.version != plan.champion or not self._ladder.cached_order:
+        if route.version != plan.champion or not self._ladder.cached_order:
             return False
-        return self._orders.of(query) is not None and not self.router.lets_through(query.model, route.version)
+        return self._orders.of(query, self._clock()) is not None and not self.router.lets_through(
+            query.model, route.version
+        )
 
     async def _lower(self, query: RankQuery, plan: TrafficPlan, route: Route, began_s: float) -> Ranking | None:
         """The answer on the next lower rung of the ladder, None if there is none: the champion's, the last one, the
@@ -487,7 +498,7 @@ class Ranker:
             query.deadline_ms = left_ms
             with contextlib.suppress(RankingError), self._permits.one(query.model, left_ms / 1000, self._clock):
                 return await self._answer(query, plan, route.away(plan.champion))
-        if rules.cached_order and (order := self._orders.of(query)) is not None:
+        if rules.cached_order and (order := self._orders.of(query, self._clock())) is not None:
             return self._show(query, plan, route, order, CACHED_ORDER, began_s)
         if rules.given_order:
             return self._show(query, plan, route, given_order(query, plan.champion), GIVEN_ORDER, began_s)
@@ -510,7 +521,7 @@ class Ranker:
     def count_answer(self, model: str, plan: TrafficPlan, route: Route, total_s: float, degraded: bool) -> None:
         """One more answer, so long after its permit."""
         self.counts.of(model, plan.revision, route.experiment, route.assigned, route.arm).answered(total_s, degraded)
-        if route.arm in BREAKING:
+        if self.router.failed and route.arm in BREAKING:
             self.router.served(model, route.version, failed=False)
 
     def count_refused(self, model: str, plan: TrafficPlan | None, route: Route | None, error: RankingError) -> None:

@@ -306,14 +306,15 @@ class ReplicaPool:
         return any((model, version) in one.held and one.process not in lost_by for one in self.replicas)
 
     def _flow(self, model: str) -> _Flow:
-        found = self._flows.get(model)
-        if found is None:
-            retry, hedge, now_s = self._retry, self._hedge_rule, self._clock()
-            found = self._flows[model] = _Flow(
-                RetryBudget(retry.share, retry.floor_per_s, retry.reserve, now_s),
-                RetryBudget(hedge.share, hedge.floor_per_s, hedge.reserve, now_s),
-                Latencies(hedge, now_s),
-            )
+        return self._flows.get(model) or self._new_flow(model)
+
+    def _new_flow(self, model: str) -> _Flow:
+        retry, hedge, now_s = self._retry, self._hedge_rule, self._clock()
+        found = self._flows[model] = _Flow(
+            RetryBudget(retry.share, retry.floor_per_s, retry.reserve, now_s),
+            RetryBudget(hedge.share, hedge.floor_per_s, hedge.reserve, now_s),
+            Latencies(hedge, now_s),
+        )
         return found
 
     def begin(
@@ -351,7 +352,7 @@ class ReplicaPool:
         waiting = Outstanding(answer, 0, deadline_s, now_s, now_s, tries, loaded.outputs)
         number = self._post_request(replica, loaded, build, waiting)
         if wanted and tries == 1:
-            flow = self._flow(loaded.model)
+            flow = self._flows.get(loaded.model) or self._new_flow(loaded.model)
             flow.retries.queries += 1
             if len(self.replicas) > 1:
                 waiting.took = flow.latencies.took

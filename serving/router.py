@@ -61,7 +61,8 @@ class Router:
 
     def __init__(self, holds: Callable[[str, int], bool], coins: random.Random, clock: Callable[[], float]) -> None:
         self._holds, self._coins, self._clock = holds, coins, clock
-        self._breakers: dict[tuple[str, int], Breaker] = {}  # of versions that failed
+        self.failed: dict[tuple[str, int], Breaker] = {}
+        """Breakers of the versions that have failed: without any, nobody needs to be asked."""
 
     def of(self, plan: TrafficPlan, unit: str, version: int = 0) -> Route:
         """The way of a query to be ranked. version: that a tester asks for, 0 for none.
@@ -95,11 +96,11 @@ class Router:
 
     def served(self, model: str, version: int, failed: bool) -> None:
         """What came of a query that the version took part in. failed: it could not, by its own fault."""
-        breaker = self._breakers.get((model, version))
+        breaker = self.failed.get((model, version))
         if breaker is None:
             if not failed:
                 return
-            breaker = self._breakers[model, version] = Breaker()
+            breaker = self.failed[model, version] = Breaker()
         was_open = breaker.is_open
         breaker.count(failed, self._clock())
         if breaker.is_open != was_open:
@@ -109,35 +110,30 @@ class Router:
             else:
                 log.info("%s@%d answers again", model, version)
 
-    @property
-    def failing(self) -> bool:
-        """Whether any version has failed lately: if not, no breaker needs to be asked."""
-        return bool(self._breakers)
-
     def lets_through(self, model: str, version: int) -> bool:
         """Whether the version's breaker lets a query pass; if it is open, this one may be the probe."""
-        breaker = self._breakers.get((model, version))
+        breaker = self.failed.get((model, version))
         return breaker is None or breaker.lets_through(self._clock())
 
     def breakers(self) -> dict[tuple[str, int], State]:
         """The state of every version that has failed, by model and version."""
-        return {key: breaker.state for key, breaker in sorted(self._breakers.items())}
+        return {key: breaker.state for key, breaker in sorted(self.failed.items())}
 
     def forget(self, plan: TrafficPlan) -> None:
         """Of its model's versions, those that the plan does not name: nobody asks them, so that an open breaker
         would stay open, and be alarmed on, for ever. One that comes back begins anew."""
         named = plan.versions()
-        gone = [key for key in self._breakers if key[0] == plan.model and key[1] not in named]
+        gone = [key for key in self.failed if key[0] == plan.model and key[1] not in named]
         for key in gone:
-            del self._breakers[key]
+            del self.failed[key]
         if gone:
             self._show_open(plan.model)
 
     def _show_open(self, model: str) -> None:
-        metrics.BREAKERS_OPEN.labels(model).set(sum(b.is_open for (m, _), b in self._breakers.items() if m == model))
+        metrics.BREAKERS_OPEN.labels(model).set(sum(b.is_open for (m, _), b in self.failed.items() if m == model))
 
     def _can_serve(self, model: str, version: int) -> bool:
-        breaker = self._breakers.get((model, version)) if self._breakers else None
+        breaker = self.failed.get((model, version)) if self.failed else None
         return self._holds(model, version) and (breaker is None or breaker.lets_through(self._clock()))
 
 

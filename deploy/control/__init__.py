@@ -1,7 +1,7 @@
 """The control API: who answers whom is looked at and changed here, over HTTP, in the controller process.
 
 `app` is HTTP, `access` and `conditions` check a request, `handlers` says which function answers it: `traffic`,
-`rollouts`, `evidence`, `runs`, `keys`, `figures`. They stand on `desk`, which alone makes decisions true.
+`rollouts`, `evidence`, `drift`, `runs`, `keys`, `figures`. They stand on `desk`, which alone makes decisions true.
 
 Decisions
 

@@ -1,5 +1,6 @@
 """Who asks, and whether they may."""
 
+import base64
 import re
 from dataclasses import dataclass
 
@@ -12,6 +13,8 @@ from serving.errors import NotAuthenticated
 from serving.gateway.control_routes import ControlRoute
 from serving.identity.tokens import TokenVerifier
 
+BEARER = 'Bearer realm="sluice"'
+BASIC = 'Basic realm="sluice: any name, an API key as the password", charset="UTF-8"'
 _BEARER = re.compile(r"[Bb]earer ([A-Za-z0-9._~+/=-]{1,8192})")
 _KEY = re.compile(rf"{MARK}[A-Za-z0-9_-]{{43}}")
 _PERSON = re.compile(r"[^\x00-\x1f\x7f]{1,100}")
@@ -63,6 +66,23 @@ def authenticate(
     if on_behalf_of and not _PERSON.fullmatch(on_behalf_of):
         raise ControlRefused("X-On-Behalf-Of: expected 1 to 100 printable characters")
     return Caller(principal, on_behalf_of)
+
+
+def as_bearer(authorization: str) -> str:
+    """The header of a browser, which can send a key as the password of Basic authentication only, as ours. Of
+    pages that are looked at alone: a browser sends it by itself, whoever made it ask.
+
+    >>> as_bearer("Basic YW55Ym9keTprZXk="), as_bearer("Bearer key")
+    ('Bearer key', 'Bearer key')
+    """
+    scheme, _, told = authorization.strip().partition(" ")
+    if scheme.lower() != "basic":
+        return authorization
+    try:
+        password = base64.b64decode(told, validate=True).decode().partition(":")[2]
+    except ValueError:
+        return authorization
+    return f"Bearer {password}"
 
 
 def authorize(caller: Caller, route: ControlRoute, model: str | None) -> None:

@@ -15,10 +15,11 @@ from fastapi.responses import JSONResponse, Response
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
-from deploy.control.access import Caller, authenticate, authorize
+from deploy.control.access import BASIC, BEARER, Caller, as_bearer, authenticate, authorize
 from deploy.control.asks import Ask, Reply
 from deploy.control.conditions import IfMatch, digest_of, idempotency_key
 from deploy.control.desk import Desk
+from deploy.control.drift import declare_decided
 from deploy.control.errors import Contradiction, ControlRefused, NoKey, NotNow, as_refusal
 from deploy.control.handlers import HANDLERS
 from deploy.control.metrics import CONTROL_REQUESTS
@@ -30,6 +31,7 @@ from registry.contracts.traces import Span
 from registry.errors import RegistryError
 from registry.receipts import Receipt
 from serving.gateway.control_routes import CONTROL_ROUTES, ControlRoute
+from serving.gateway.control_schema import RebaselineAnswer
 
 log = logging.getLogger(__name__)
 
@@ -99,12 +101,14 @@ def answer(
     told = {"x-request-id": trail.request_id}
     caller, ask = None, None
     try:
-        caller = _caller(desk, headers)
+        caller = _caller(desk, route, headers)
         ask = _ask(desk, caller, route, path, query, headers, raw)
         if route.method != "GET":
             trail.asked(ask)
     except Exception as error:
         reply = _of_error(route, error, "nothing was done" if ask is not None else "")
+        if isinstance(error, NoKey) and route.page and "text/html" in headers.get("accept", ""):
+            told["www-authenticate"] = BASIC
         if ask is None and (route.method != "GET" or reply.status in (401, 403)):
             trail.refused(caller, reply, _words(reply))
         return replace(reply, headers={**reply.headers, **told})
@@ -126,7 +130,7 @@ def _of_error(route: ControlRoute, error: Exception, also: str = "") -> Reply:
     if isinstance(error, RegistryError | ContractError | ControlRefused):
         if (refusal := as_refusal(error)) is not None:
             words = f"{refusal} ({also})" if also else str(refusal)
-            return _refused(refusal.status, words, isinstance(refusal, NoKey))
+            return _refused(refusal.status, words, BEARER if isinstance(refusal, NoKey) else "")
         log.error("%s failed", route.name, exc_info=error)
     else:
         log.error("a bug answered %s with 500", route.name, exc_info=error)
@@ -138,9 +142,10 @@ def _words(reply: Reply) -> str:
     return str(msgspec.json.decode(reply.body)["error"]) if reply.status >= 400 else ""
 
 
-def _caller(desk: Desk, headers: Mapping[str, str]) -> Caller:
+def _caller(desk: Desk, route: ControlRoute, headers: Mapping[str, str]) -> Caller:
     """First of all, so that a stranger learns nothing, not even what a body should look like."""
-    told = (headers.get("authorization", ""), headers.get("x-on-behalf-of", ""))
+    authorization = headers.get("authorization", "")
+    told = (as_bearer(authorization) if route.page else authorization, headers.get("x-on-behalf-of", ""))
     return authenticate(desk.ring, desk.tokens, *told, desk.wall_ms())
 
 
@@ -170,6 +175,8 @@ def _ask(
         IfMatch.parse(headers.get("if-match", "")) if route.conditional else IfMatch(),
         idempotency_key(headers.get("idempotency-key", "")) if route.method != "GET" else "",
         digest_of(route.name, "/".join(path.values()), body),
+        accept=headers.get("accept", ""),
+        gzip="gzip" in headers.get("accept-encoding", ""),
     )
 
 
@@ -216,6 +223,8 @@ def _repeated(desk: Desk, ask: Ask, receipt: Receipt) -> Reply:
         )
     if ask.model and receipt.status < 400:
         desk.publish_decided(ask.model)  # whoever answered first may have died before this
+    if ask.route.name == "rebaseline" and receipt.status < 400:
+        declare_decided(desk, msgspec.json.decode(receipt.response, type=RebaselineAnswer))
     found = msgspec.json.decode(receipt.response)
     return Reply(receipt.status, receipt.response.encode(), found.get("plan_revision"), replayed=True)
 
@@ -224,8 +233,8 @@ def _reply(desk: Desk, ask: Ask) -> Reply:
     return HANDLERS[ask.route.name](desk, ask)
 
 
-def _refused(status: int, message: str, challenge: bool = False) -> Reply:
-    headers = {"www-authenticate": 'Bearer realm="sluice"'} if challenge else {}
+def _refused(status: int, message: str, challenge: str = "") -> Reply:
+    headers = {"www-authenticate": challenge} if challenge else {}
     if status == NotNow.status:
         headers["retry-after"] = "1"
     return Reply(status, msgspec.json.encode({"error": message}), headers=headers)
@@ -237,4 +246,4 @@ def _response(reply: Reply) -> Response:
         headers["etag"] = f'"{reply.plan_revision}"'
     if reply.replayed:
         headers["idempotency-replayed"] = "true"
-    return Response(reply.body, reply.status, headers, media_type="application/json")
+    return Response(reply.body, reply.status, headers, media_type=reply.media_type)

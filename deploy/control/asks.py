@@ -18,19 +18,20 @@ MOST_ROWS = 1000
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """body: JSON. plan_revision: of the model's plan, None of routes without a model."""
+    """body: JSON, unless media_type says otherwise. plan_revision: of the model's plan, None of routes without one."""
 
     status: int
     body: bytes
     plan_revision: int | None = None
     replayed: bool = False
     headers: Mapping[str, str] = field(default_factory=dict)
+    media_type: str = "application/json"
 
 
 @dataclass(frozen=True, slots=True)
 class Ask:
     """A request by somebody who may make it. model, id: of the path, empty if it has none. key: for
-    idempotency, empty if there is none. digest: see `conditions.digest_of`."""
+    idempotency, empty if there is none. digest: see `conditions.digest_of`. accept, gzip: what answer is wanted."""
 
     route: ControlRoute
     caller: Caller
@@ -42,6 +43,8 @@ class Ask:
     if_match: IfMatch = field(default_factory=IfMatch)
     key: str = ""
     digest: str = ""
+    accept: str = ""
+    gzip: bool = False
 
     def reply(self, answer: msgspec.Struct) -> Reply:
         """With the route's status."""

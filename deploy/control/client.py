@@ -75,6 +75,10 @@ class ControlClient:
 
     def get(self, path: str) -> Any:
         """The decoded answer. Raises as `post`."""
+        return msgspec.json.decode(self.fetch(path))
+
+    def fetch(self, path: str) -> bytes:
+        """The answer as it is. Raises as `post`."""
         return self._until_answered("GET", path, None, {})
 
     def post(self, path: str, body: Any = None, *, if_match: int | None = None, idempotency_key: str = "") -> Any:
@@ -86,9 +90,9 @@ class ControlClient:
         headers = {"idempotency-key": idempotency_key or secrets.token_hex(16)}
         if if_match is not None:
             headers["if-match"] = f'"{if_match}"'
-        return self._until_answered("POST", path, body, headers)
+        return msgspec.json.decode(self._until_answered("POST", path, body, headers))
 
-    def _until_answered(self, method: str, path: str, body: Any, headers: dict[str, str]) -> Any:
+    def _until_answered(self, method: str, path: str, body: Any, headers: dict[str, str]) -> bytes:
         until_s = time.monotonic() + self._patience_s
         raw = None if body is None else msgspec.json.encode(body)
         while True:
@@ -102,7 +106,7 @@ class ControlClient:
                     ) from error
             else:
                 if status < 400:
-                    return msgspec.json.decode(answer)
+                    return answer
                 if status not in _AGAIN or time.monotonic() >= until_s:
                     raise Refused(status, _reason(answer))
             time.sleep(_PAUSE_S)

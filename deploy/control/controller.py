@@ -4,6 +4,7 @@ It needs the control database and Redis, and waits for them when they are away; 
 aliases and for versions that are new. Several controllers may run: each change is a compare-and-set.
 """
 
+import functools
 import logging
 import threading
 import time
@@ -19,6 +20,7 @@ from deploy.control.local_key import local_key
 from deploy.control.meter import MeterThread, TrafficMeter
 from deploy.control.server import ControlServer
 from deploy.control.sources import Sources
+from deploy.drift_reports.shelf import ReportShelf
 from deploy.gateway.doorkeeper import token_key_set, token_verifier
 from deploy.settings import PlatformSettings
 from deploy.telemetry.open import exporter_of
@@ -35,7 +37,7 @@ from registry.board import PlanBoard, RedisBoard
 from registry.contracts.errors import ContractError
 from registry.contracts.rollouts import Rollout
 from registry.counters import RedisCounterBoard
-from registry.drift_board import RedisDriftBoard
+from registry.drift_board import RedisDriftBoard, declare
 from registry.errors import RegistryError, StoreUnavailable
 from registry.glimpse_board import RedisGlimpseBoard
 from registry.key_sheet import RedisKeyBoard
@@ -179,10 +181,11 @@ def control_api(
     planner = GatePlanner(Archive(settings.archive_folder), parse_gates(settings.gates))
     board = RedisDriftBoard(wiring.redis_client(settings, REDIS_TIMEOUT_S))
     shift = parse_monitor(settings.drift).shift
+    days = DayReports(settings.reports_folder / "drift")
     sources = Sources(
         meter,
         glimpses=RedisGlimpseBoard(wiring.redis_client(settings, REDIS_TIMEOUT_S)),
-        days=DayReports(settings.reports_folder / "drift"),
+        days=days,
         floors={"mean": shift.effect_floor_sd, "missing_share": shift.share_floor, "zero_share": shift.share_floor},
     )
     desk = Desk(
@@ -195,6 +198,8 @@ def control_api(
         publish_keys=publisher.publish if publisher is not None else lambda: None,
         tokens=token_verifier(settings, token_keys),
         used_ms=RedisKeyBoard(wiring.redis_client(settings, REDIS_TIMEOUT_S)).used_ms,
+        declare=functools.partial(declare, board),
+        reports=ReportShelf(wiring.evidently_reports(settings), days),
     )
     return ControlServer(build_control_app(desk, tell), parse_address(settings.controller_address))
 

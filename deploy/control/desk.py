@@ -10,11 +10,12 @@ from deploy.control.asks import Ask, Reply
 from deploy.control.errors import Conflict, NotNow, NotThere
 from deploy.control.sources import Sources
 from deploy.control.trail import Strangers
+from deploy.drift_reports.shelf import ReportShelf
 from pipelines.gates.planning import GatePlanner
 from pipelines.runs.schedule import DAY_MS
 from registry.api_keys import KeyRing
 from registry.audit import SqlAuditLog
-from registry.contracts.drift import CalibrationRecord, ShiftRecord
+from registry.contracts.drift import CalibrationRecord, Rebaseline, ShiftRecord
 from registry.contracts.rollouts import Rollout
 from registry.contracts.traffic import TrafficPlan
 from registry.decisions import Decision
@@ -40,6 +41,8 @@ class Desk:
     publish_keys: shows gateways which keys are good; raises StoreUnavailable. tokens: whose are good beside keys, None:
     nobody's. audit: of every change. used_ms: when keys were last used, by id; raises StoreUnavailable. strangers: how
     many of their refusals are written down.
+    declare: keeps a declared change, unless a newer one is there; raises StoreUnavailable. reports: of closed days
+    (None: there are none).
     """
 
     control: RolloutControl
@@ -60,6 +63,8 @@ class Desk:
     tokens: TokenVerifier | None = None
     used_ms: Callable[[], Mapping[str, int]] = dict
     strangers: Strangers = field(default_factory=Strangers)
+    declare: Callable[[Rebaseline], None] = lambda change: None
+    reports: ReportShelf | None = None
 
     def decide(
         self,

@@ -1,4 +1,4 @@
-"""What was measured of two versions, and what days came to."""
+"""What was measured of two versions."""
 
 from collections.abc import Iterable
 
@@ -8,7 +8,6 @@ from registry.contracts.rollouts import DAY_S, Evidence
 from registry.contracts.traffic import TrafficPlan
 from registry.decisions import Decision
 from serving.gateway.control_schema import (
-    DriftAnswer,
     EvidenceAnswer,
     EvidenceBody,
     EvidenceList,
@@ -57,13 +56,6 @@ def evidence(desk: Desk, ask: Ask) -> Reply:
     found = desk.control.evidence(ask.model, since_ms=since_ms)
     revision = plan.revision if plan else 0
     return ask.reply(EvidenceList(ask.model, revision, evidence_answers(revision, found)))
-
-
-def drift(desk: Desk, ask: Ask) -> Reply:
-    """What the newest closed days came to."""
-    plan = desk.control.plan(ask.model)
-    records, calibration = desk.closed_days(ask.model), desk.calibration(ask.model)
-    return ask.reply(DriftAnswer(ask.model, plan.revision if plan else 0, records, calibration))
 
 
 def evidence_answers(plan_revision: int, found: Iterable[Evidence]) -> tuple[EvidenceAnswer, ...]:

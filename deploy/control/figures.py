@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, get_args
 
+import msgspec
 import numpy as np
 
 from deploy.control.asks import Ask, Reply, number
@@ -143,7 +144,7 @@ def drift_days(desk: Desk, ask: Ask) -> Reply:
     try:
         found = desk.sources.days.read(ask.model, arm, family, newest) if desk.sources.days else []
         arms = desk.sources.days.arms(ask.model) if desk.sources.days else []
-    except (OSError, ValueError) as error:
+    except (OSError, msgspec.MsgspecError) as error:
         raise NotNow(f"closed days of {ask.model!r} cannot be read: {error}") from error
     days = tuple(
         DriftDay(one.since_ms, one.until_ms, one.version, one.verdict, one.why, one.lists)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 
-from deploy.control import audit, evidence, figures, keys, rollouts, runs, traffic
+from deploy.control import audit, drift, evidence, figures, keys, rollouts, runs, traffic
 from deploy.control.asks import Ask, Reply
 from deploy.control.desk import Desk
 
@@ -22,7 +22,11 @@ HANDLERS: Mapping[str, Callable[[Desk, Ask], Reply]] = {
     "rollout": rollouts.rollout,
     "add_evidence": evidence.add_evidence,
     "evidence": evidence.evidence,
-    "drift": evidence.drift,
+    "drift": drift.drift,
+    "rebaseline": drift.rebaseline,
+    "drift_reports": drift.drift_reports,
+    "drift_report": drift.drift_report,
+    "want_drift_report": drift.want_drift_report,
     "retrain": runs.retrain,
     "all_runs": runs.all_runs,
     "runs": runs.runs,

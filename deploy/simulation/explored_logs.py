@@ -9,20 +9,9 @@ import numpy as np
 from deploy.simulation.challengers import random_order
 from deploy.simulation.characteristic import Figure, Outcome, Stage, column, mean, quantile, share
 from deploy.simulation.world import NOBODY, SHOWN, Floats, Ints, Ranking, true_lift
-from pipelines.feedback.counterfactual import (
-    ClickLists,
-    CounterfactualReport,
-    CounterfactualRules,
-    counterfactual,
-    shown_chance,
-)
-from pipelines.feedback.position_bias import (
-    counts_of,
-    harvest,
-    harvest_without_each,
-    ranks_before_exploration,
-    smoothed,
-)
+from pipelines.feedback.counterfactual import CounterfactualReport, CounterfactualRules, counterfactual
+from pipelines.feedback.explored_lists import ClickLists, shown_chance
+from pipelines.feedback.position_bias import counts_of, counts_without_each, harvest_along, ranks_before_exploration
 from registry.contracts.traffic import EXPLORE_DEPTH, WEIGHT_STEPS
 from serving.exploration import Exploration
 
@@ -80,20 +69,23 @@ class ExploredLog:
         positions = np.broadcast_to(np.arange(1, SHOWN + 1), items.shape)[there]
         return ExploredLog(logged, positions, propensities[there], depth)
 
-    def examination(self) -> Floats:
+    def examination(self) -> tuple[Floats, Floats]:
         """Harvested from the log itself: what a version ranked third stood third or, by chance, elsewhere. Strata are
-        ranks in lists of one length. Shape (SHOWN,)."""
+        ranks in lists of one length. Shape (SHOWN,), and (GROUPS, SHOWN) without each group of units."""
         sizes = np.diff(self.lists.offsets)
         ranks = ranks_before_exploration(self.propensities, self.lists.offsets)
         strata = np.repeat(sizes * self.depth, sizes) * (SHOWN + 1) + ranks
-        whole = harvest(counts_of(strata, self.positions, self.lists.clicks)).examination
+        rows = (strata, self.positions, self.lists.clicks)
         units = np.repeat(self.lists.units, sizes)
-        return smoothed(whole, harvest_without_each(strata, self.positions, self.lists.clicks, units, GROUPS))[0]
+        return harvest_along(counts_of(*rows), counts_without_each(*rows, units, GROUPS))
 
-    def report(self, champion: Ranking, challenger: Ranking, examination: Floats) -> CounterfactualReport:
+    def report(
+        self, champion: Ranking, challenger: Ranking, examination: tuple[Floats, Floats]
+    ) -> CounterfactualReport:
         """What the log says of the challenger."""
-        ours, theirs = (ranking.items[self.lists.queries] for ranking in (champion, challenger))
-        return counterfactual(self.lists, ours, theirs, examination, CounterfactualRules())
+        ours, theirs = (one.world.best(one.scores, EXPLORE_DEPTH) for one in (champion, challenger))
+        whole, without_each = examination
+        return counterfactual(self.lists, ours, theirs, whole, CounterfactualRules(), without_each)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +108,9 @@ class FromTheLog:
             told = log.report(champion, challenger, examination)
             estimate = told.doubly_robust
             found[f"{name} refused"] = float(estimate is None)
-            found[name] = float("nan") if estimate is None else estimate.lift - true_lift(champion, challenger)
+            truth = true_lift(champion, challenger)
+            found[name] = float("nan") if estimate is None else estimate.lift - truth
+            found[f"{name} covered"] = float(estimate is not None and estimate.low <= truth <= estimate.high)
         unexplored = ExploredLog.of(champion, self.lists // 10, 0.0, rng)
         told = unexplored.report(champion, random_order(stage.world, 1), examination)
         return found | {
@@ -133,6 +127,7 @@ class FromTheLog:
             far = quantile([{"off": float(abs(one))} for one in off], "off", 0.9)
             lines.append(Figure(f"{title}: off, p90", *far, "at most", 0.015, "points", "0.0 to 1.4"))
             lines.append(Figure(f"{title}: bias", bias, error, shown="points"))
+            lines.append(Figure(f"{title}: in the interval", *share(outcomes, f"{name} covered")))
         refused, error = share(outcomes, "refused")
         spoken = share([{"spoken": 1 - one["better refused"]} for one in outcomes], "spoken")
         return (

@@ -14,8 +14,8 @@ from scipy.stats import gamma
 
 from pipelines.dataset import RankingDataset
 from pipelines.errors import DataRefused
+from pipelines.feedback.click_ndcg import expected_ndcg
 from pipelines.feedback.clicks import ClickModel
-from pipelines.feedback.counterfactual import expected_ndcg
 from pipelines.ndcg import mean_ndcg
 from registry.contracts.manifest import CLICK_NDCG, JUDGED_NDCG
 

@@ -10,6 +10,8 @@ from drift.windows.shapes import CategoryShift, Shape, categories_of, row_ages_o
 from drift.windows.window import Window
 from registry.contracts.drift import MOST_FIGURES, QuantityFigures, RowAges, ShiftRecord
 
+DIGITS = 6
+
 
 @dataclass(frozen=True, slots=True)
 class DayFigures:
@@ -31,19 +33,24 @@ class DayFigures:
         """The record with those that differ most."""
         by_name = {one.quantity: one for one in self.categories}
         figures = [_figures(shape, by_name.get(shape.quantity)) for shape in self.shapes]
-        figures.sort(key=lambda one: -max(one.wasserstein, abs(one.spread), one.jensen_shannon or 0.0))
+        figures.sort(key=lambda one: (-max(one.wasserstein, abs(one.spread), one.jensen_shannon or 0.0), one.quantity))
         return msgspec.structs.replace(record, figures=tuple(figures[:MOST_FIGURES]), row_ages=self.row_ages)
 
 
 def _figures(shape: Shape, categories: CategoryShift | None) -> QuantityFigures:
+    """Rounded: in which order parts of a day were added up is no part of what it was like."""
     figures = QuantityFigures(
-        shape.quantity, shape.psi - shape.psi_by_chance, shape.ks, shape.wasserstein, shape.spread
+        quantity=shape.quantity,
+        psi=round(shape.psi - shape.psi_by_chance, DIGITS),
+        ks=round(shape.ks, DIGITS),
+        wasserstein=round(shape.wasserstein, DIGITS),
+        spread=round(shape.spread, DIGITS),
     )
     if categories is None:
         return figures
     return msgspec.structs.replace(
         figures,
-        jensen_shannon=categories.jensen_shannon,
-        new_share=categories.new_share,
+        jensen_shannon=round(categories.jensen_shannon, DIGITS),
+        new_share=round(categories.new_share, DIGITS),
         newcomers=categories.newcomers,
     )

@@ -18,12 +18,15 @@ FOLDER = "days"
 
 class QuantityDay(msgspec.Struct, frozen=True):
     """A quantity's shift from the anchor, from the profile before there is one, as `ShiftAlarm.effect`; None if the
-    day said nothing of it. cusum: the largest sum over its threshold."""
+    day said nothing of it. cusum: the largest sum over its threshold. mean, std: of the day's single values, a share's
+    mean being the share; None where there was no value."""
 
     quantity: str
     kind: ShiftKind
     shift: float | None
     cusum: float
+    mean: float | None = None
+    std: float | None = None
 
 
 class DayReport(msgspec.Struct, frozen=True):
@@ -63,6 +66,14 @@ class DayReports:
         """Days, oldest first; arm: of a challenger with its version, `challenger-2`. Raises OSError."""
         files = sorted(self._home(model, arm).glob(f"{family}-*.json"))[-newest:]
         return [msgspec.json.decode(file.read_bytes(), type=DayReport) for file in files]
+
+    def day(self, model: str, arm: str, family: Family, since_ms: int) -> DayReport | None:
+        """The day that began then; arm as in `read`. Raises OSError."""
+        try:
+            content = (self._home(model, arm) / f"{family}-{stamp(since_ms)}.json").read_bytes()
+        except FileNotFoundError:
+            return None
+        return msgspec.json.decode(content, type=DayReport)
 
     def arms(self, model: str) -> list[str]:
         """Those that have days, as `read` takes them; the champion's first. Raises OSError."""

@@ -90,6 +90,7 @@ class WatchState(msgspec.Struct, frozen=True):
     after: bytes
     near: bytes
     charts: tuple[ChartState, ChartState]
+    anchor_span: tuple[int, int] = (0, 0)
 
 
 class ShiftWatch:
@@ -121,6 +122,11 @@ class ShiftWatch:
     def anchored(self) -> bool:
         """Whether there is an anchor to compare with."""
         return self._anchor is not None
+
+    @property
+    def anchor_span(self) -> tuple[int, int]:
+        """From when to when the days were that the anchor was laid from, ms since the epoch; zeros without one."""
+        return self._anchor_span if self._anchor is not None else (0, 0)
 
     @property
     def thresholds(self) -> FloatArray:
@@ -173,7 +179,7 @@ class ShiftWatch:
         weekday = day.start_ms // self._settings.day_ms % WEEK
         self._compare_with_profile(values, error, weekday, made_on, day)
         if self._anchor is None:
-            self._learn(values, weekday)
+            self._learn(values, weekday, day)
         else:
             self._compare_with_anchor(self._anchor, values, error, weekday, day)
 
@@ -191,6 +197,7 @@ class ShiftWatch:
         self._history: list[FloatArray] = []
         self._history_days: list[tuple[int, int]] = []  # weekday, version
         self._anchor: Anchor | None = None
+        self._anchor_span = (0, 0)
         self._offset, self._slack = np.zeros(quantities), np.zeros(quantities)
         self._week: deque[FloatArray] = deque(maxlen=WEEK)  # distances from the profile
         self._before: deque[FloatArray] = deque(maxlen=BEFORE_DAYS)
@@ -198,7 +205,8 @@ class ShiftWatch:
         self._settled = self._settings.settle_days
         self._of_anchor = _Chart.quiet(quantities)
 
-    def _learn(self, values: FloatArray, weekday: int) -> None:
+    def _learn(self, values: FloatArray, weekday: int, day: DayMeans) -> None:
+        self._anchor_span = (self._anchor_span[0] if self._history else day.start_ms, day.end_ms)
         self._history.append(values)
         self._history_days.append((weekday, self._version))
         if len(self._history) < self._settings.anchor_days:
@@ -330,6 +338,7 @@ class ShiftWatch:
             after=_bytes(self._after),
             near=self._near.tobytes(),
             charts=(self._of_anchor.state(), self._of_profile.state()),
+            anchor_span=self._anchor_span,
         )
 
     @staticmethod
@@ -340,7 +349,7 @@ class ShiftWatch:
         watch, quantities = ShiftWatch(watched, settings), len(watched.names)
         watch._version, watch._muted_version = state.version, state.muted_version
         watch.days, watch.last_end_ms, watch.rebaselined_ms = state.days, state.last_end_ms, state.rebaselined_ms
-        watch._settled = state.settled
+        watch._settled, watch._anchor_span = state.settled, state.anchor_span
         if state.scale:
             centre, unit = _rows(state.scale, quantities)
             watch._scale = centre, unit

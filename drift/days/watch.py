@@ -173,13 +173,14 @@ class DayWatches:
             if (change := self._declared(key.model)) is not None and change <= key.start_ms:
                 watch.rebaseline(change)
             places = places_of(reference, family)
-            watch.day(means_of(day).of(places), level_of(reference).of(places))
+            means = means_of(day).of(places)
+            watch.day(means, level_of(reference).of(places))
             figures = DayFigures.of(day, reference, watch.watched.names)
             record = figures.in_record(self._record(place, watch, day)) if watch.last_end_ms == key.end_ms else None
             self._keep(place, reference.fingerprint, watch, record or self._kept[place].record)
             _show(place, watch)
             if record is not None and self._reports is not None and not key.segment:
-                self._reports.write(DayReport.of(record, _quantities(watch), figures))
+                self._reports.write(DayReport.of(record, _with_moments(_quantities(watch), means), figures))
 
     def _tell_disagreement(self, model: str) -> None:
         """In the record of the champion's newest day, if there is one that could be read."""
@@ -215,6 +216,8 @@ class DayWatches:
             alarms=alarms,
             false_alarms_a_month=settings.false_alarms_a_month,
             segment=place.segment,
+            anchor_since_ms=watch.anchor_span[0],
+            anchor_until_ms=watch.anchor_span[1],
         )
 
     def _errored(self, place: Place, day: Window, why: str) -> None:
@@ -345,6 +348,14 @@ def _quantities(watch: ShiftWatch) -> tuple[QuantityDay, ...]:
         for name, kind, shift, ratio in zip(
             watch.watched.names, watch.watched.kinds, shifts, ratios.tolist(), strict=True
         )
+    )
+
+
+def _with_moments(quantities: Sequence[QuantityDay], day: DayMeans) -> tuple[QuantityDay, ...]:
+    """The quantities of the day, in its order, with its own moments."""
+    moments = zip(quantities, day.mean.tolist(), day.std.tolist(), strict=True)
+    return tuple(
+        msgspec.structs.replace(one, mean=mean, std=std) if np.isfinite(mean) else one for one, mean, std in moments
     )
 
 

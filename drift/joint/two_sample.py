@@ -59,11 +59,11 @@ class Lists:
 @dataclass(frozen=True, slots=True)
 class JointSettings:
     """folds: each holds lists out that the others are learnt from. most_lists: of each side, and most_rows of each
-    list, drawn from those given. trees, leaves: of the classifier. permutations: that the p-value is of, and so its
-    smallest is 1 / (that + 1).
+    list, drawn from those given. trees, leaves: of the classifier. permutations: that p-values are of, and so the
+    smallest is 2 / (that + 1).
     """
 
-    folds: int = 4
+    folds: int = 2
     most_lists: int = 800
     most_rows: int = 3
     trees: int = 25
@@ -167,7 +167,7 @@ def tell_apart(reference: Lists, current: Lists, settings: JointSettings, seed: 
     """The test. Raises ValueError if a side has fewer than two lists a fold, or they have other columns.
 
     Source: Lopez-Paz & Oquab, Revisiting classifier two-sample tests, ICLR 2017; by the area under the curve instead
-    of the accuracy, which needs no threshold, with a permutation of the held-out lists inside of their folds.
+    of the accuracy, which needs no threshold. Halves by default: one to learn from and one to ask, then the other way.
     """
     if reference.rows.shape[1] != current.rows.shape[1]:
         raise ValueError(f"{reference.rows.shape[1]} and {current.rows.shape[1]} columns: expected the same")
@@ -205,15 +205,19 @@ def auc(scores: FloatArray, is_current: NDArray[np.bool_]) -> float:
 
 
 def _p_value(folds: Sequence[HeldOut], permutations: int, rng: np.random.Generator) -> float:
-    """Given the classifiers, the held-out lists' sides could be exchanged inside of a fold if there were no difference.
+    """Twice the mean of the folds' p-values, which holds whatever depends on what; each is exact.
 
-    That folds learn from each other's lists is not in it; what that does to tests with nothing to find is measured in
-    `tests/drift/test_two_sample.py`.
+    Given its classifier, a fold's held-out lists could change sides if there were no difference. Folds learn from each
+    other's lists, so that their sum may not be permuted as one: that rejected 10 % of 300 tests with nothing to find
+    at 5 %, with four folds.
+
+    Source: Vovk & Wang, Combining p-values via averaging, Biometrika 107(4), 2020.
     """
-    found, by_chance = 0.0, np.zeros(permutations)
-    for fold in folds:
-        ranks, current = rankdata(fold.scores), int(fold.is_current.sum())
-        found += float(ranks[fold.is_current].sum())
-        shuffled = rng.permuted(np.tile(ranks, (permutations, 1)), axis=1)
-        by_chance += shuffled[:, :current].sum(axis=1)
-    return float((1 + (by_chance >= found - 1e-9).sum()) / (permutations + 1))
+    return min(1.0, 2.0 * float(np.mean([_fold_p_value(fold, permutations, rng) for fold in folds])))
+
+
+def _fold_p_value(fold: HeldOut, permutations: int, rng: np.random.Generator) -> float:
+    ranks, current = rankdata(fold.scores), int(fold.is_current.sum())
+    shuffled = rng.permuted(np.tile(ranks, (permutations, 1)), axis=1)
+    as_far = shuffled[:, :current].sum(axis=1) >= ranks[fold.is_current].sum() - 1e-9
+    return float((1 + as_far.sum()) / (permutations + 1))

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drift.errors import UnreadableSketch
-from drift.sketches.heavy_hitters import HeavyHitters
+from drift.sketches.heavy_hitters import MOST_TOTAL, HeavyHitters
 from registry.contracts.profile import MOST_CATEGORIES
 
 CountArray = NDArray[np.int64]
@@ -75,7 +75,7 @@ class CategoryCounts:
         if len(counts) != found.counts.nbytes:
             raise UnreadableSketch(f"{len(counts)} bytes: expected {found.counts.nbytes} of {len(found.codes)} codes")
         found.counts = np.frombuffer(counts, dtype="<i8").reshape(found.counts.shape).astype(np.int64)
-        if (found.counts < 0).any():
-            raise UnreadableSketch("a category came less than no time")
+        if (found.counts < 0).any() or (found.counts > MOST_TOTAL).any():
+            raise UnreadableSketch("a category came less than no time, or more often than anything ever did")
         found.newcomers = HeavyHitters.decode(newcomers)
         return found

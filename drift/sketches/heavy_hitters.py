@@ -9,6 +9,7 @@ from drift.errors import UnreadableSketch
 CAPACITY = 64
 MOST_CAPACITY = 1 << 16
 LONGEST = 256
+MOST_TOTAL = 1 << 50  # more than there ever were: a damaged number must not add up past 64 bits
 
 
 class _Encoded(msgspec.Struct, frozen=True, array_like=True):
@@ -95,7 +96,7 @@ class HeavyHitters:
         counts = dict(found.counts)
         sound = 1 <= found.capacity <= MOST_CAPACITY and len(found.counts) == len(counts) <= found.capacity
         sound = sound and all(count > 0 and len(value) <= LONGEST for value, count in counts.items())
-        if not sound or found.missed < 0 or sum(counts.values()) > found.total:
+        if not sound or found.missed < 0 or not sum(counts.values()) + found.missed <= found.total <= MOST_TOTAL:
             raise UnreadableSketch("the counts of values do not add up")
         hitters = HeavyHitters(found.capacity)
         hitters.total, hitters.missed, hitters.counts = found.total, found.missed, counts

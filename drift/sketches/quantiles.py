@@ -18,6 +18,7 @@ K = 200
 MOST_LEVELS = 48
 LEAST_K, MOST_K = 8, 4096
 MOST_QUANTITIES = 1 << 16
+MOST_ROWS = 1 << 50  # more than there ever were: a damaged number must not add up past 64 bits
 _SHRINK = 2.0 / 3.0
 _LEAST_CAPACITY = 8
 _U64 = (1 << 64) - 1
@@ -140,6 +141,8 @@ class QuantileSketch:
         sizes = struct.unpack_from(f"<{levels}I", raw, _HEAD.size)
         if len(raw) != _HEAD.size + 4 * levels + 4 * quantities * sum(sizes):
             raise UnreadableSketch(f"a quantile sketch of {quantities} quantities is cut or too long: {len(raw)} bytes")
+        if rows > MOST_ROWS:
+            raise UnreadableSketch(f"a quantile sketch of {rows} rows: expected at most {MOST_ROWS}")
         if sum(size << level for level, size in enumerate(sizes)) != rows or (rows and not quantities):
             raise UnreadableSketch("the values of a quantile sketch do not stand for as many rows as it says")
         sketch = QuantileSketch(quantities, k)

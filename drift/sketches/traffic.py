@@ -12,7 +12,7 @@ import xxhash
 from drift.errors import UnreadableSketch
 from drift.sketches.categories import CategoryCounts, Codes
 from drift.sketches.heavy_hitters import HeavyHitters
-from drift.sketches.quantiles import QuantileSketch
+from drift.sketches.quantiles import MOST_ROWS, QuantileSketch
 from registry.contracts.events import Ranked
 
 LISTS = 1024
@@ -87,7 +87,9 @@ class TrafficSketch:
     def restore(state: SketchState, features: int, codes: Sequence[Codes]) -> "TrafficSketch":
         """The sketch again. Raises UnreadableSketch if it is damaged or of another profile."""
         sketch = TrafficSketch(features, codes)
-        sketch.seen = max(state.seen, 0)
+        if not 0 <= state.seen <= MOST_ROWS:
+            raise UnreadableSketch(f"a sketch of {state.seen} lists: expected 0 to {MOST_ROWS}")
+        sketch.seen = state.seen
         for name, raw, like in (("rows", state.rows, sketch.rows), ("lists", state.lists, sketch.lists)):
             found = QuantileSketch.decode(raw)
             if (found.k, found.quantities) != (like.k, like.quantities):

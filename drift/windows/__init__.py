@@ -9,6 +9,12 @@ Decisions
 - The list is the unit of variance inside of a window, not the row: rows of one list share their query
   (`drift.moments`, `judge`).
 - Two windows merge into what one would have been (`window`).
+- The profile's verdict is shown beside the same hour of earlier weeks (`hours`): what comes back is no drift, but a
+  profile does not know it. Blocks of hours are kept for four weeks, without sketches: 30 MB an arm of 200 features.
+- A sketch is kept of each whole window (`sketched`), not of its segments, and of 64 windows at once at most.
+- p-values are weighted by importance and corrected (`drift.corrections`), by default for the share of wrong ones.
+- PSI is told less what chance makes of it, rows being alike in their lists as they were (`shapes`): plain PSI of a
+  small window is far from 0 without any drift.
 - Windows follow event time (`tumbling`): a monitor that was away catches up into the same windows
   and comes to the same verdicts.
 - Everything that was read at once is added up at once (`batch`), so that who falls behind gets quicker: of 200

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
+import xxhash
 
 from drift import statistics
 from drift.atomic_file import replace_file
@@ -46,7 +47,8 @@ class SeasonShift(msgspec.Struct, frozen=True):
 
 
 class HourBlock(msgspec.Struct, frozen=True):
-    """A file. windows: starts of those that are in it, so that none is twice. names: of the profile's quantities."""
+    """A file, behind a digest of it. windows: starts of those that are in it, so that none is twice. names: of the
+    profile's quantities."""
 
     windows: tuple[int, ...]
     names: tuple[str, ...]
@@ -92,7 +94,7 @@ class Hours:
             block = Window.restore(known.state, window.reference).merge(block)
         block.sketch = None  # ten times as large as all else
         content = msgspec.msgpack.encode(HourBlock(windows, window.reference.names, block.state()))
-        replace_file(path, content)
+        replace_file(path, xxhash.xxh3_64_digest(content) + content)
         self._forget(window)
 
     def beside(self, window: Window) -> tuple[SeasonShift, ...]:
@@ -202,7 +204,11 @@ def _version(path: Path) -> int:
 def _read(path: Path) -> HourBlock | None:
     """None if there is no such file, or it is damaged: then that hour is not known."""
     try:
-        found = msgspec.msgpack.decode(path.read_bytes(), type=HourBlock)
+        raw = path.read_bytes()
+        if raw[:8] != xxhash.xxh3_64_digest(raw[8:]):  # numbers that changed would look like a shift
+            log.warning("an hour is not known any more: %s is damaged", path)
+            return None
+        found = msgspec.msgpack.decode(raw[8:], type=HourBlock)
     except FileNotFoundError:
         return None
     except UNDECODABLE as error:

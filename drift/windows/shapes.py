@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from drift import statistics
 from drift.moments import FloatArray
-from drift.sketches.traffic import OF_LISTS
+from drift.sketches.traffic import FULL, OF_LISTS
 from drift.windows.reference import Reference
 from drift.windows.window import Window
 from registry.contracts.drift import RowAges
@@ -95,7 +95,9 @@ def row_ages_of(window: Window) -> RowAges | None:
     if window.sketch is None:
         return None
     ages = window.sketch.lists.quantiles(AGE_SHARES)[OF_LISTS.index("ranking:row_age_s")]
-    lacking = {reason: share for reason, share in window.sketch.degraded.shares().items() if reason != "complete"}
+    answers = max(window.sketch.lists.rows, 1)
+    told = window.sketch.degraded.shares()  # in order of how often
+    lacking = {reason: window.sketch.degraded.counts[reason] / answers for reason in told if reason != FULL}
     p50_s, p95_s, p99_s = _finite(ages) or (None, None, None)
     return RowAges(p50_s, p95_s, p99_s, lacking)
 

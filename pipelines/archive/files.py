@@ -46,6 +46,8 @@ from registry.stream import StreamEntry
 
 REPEATS_WITHIN_MS = 24 * HOUR_MS  # a client may send its feedback again, hours later, until it is accepted
 MERGED = "merged.parquet"
+PART_ROWS = 4096
+READ_BYTES = 1 << 20
 TIMES = ("answered_ms", "received_ms", "mirrored_ms")
 REPEATING = ["arm", "fingerprint", "version", "plan_revision", "event", "experiment", "team_version", "champion"]
 
@@ -116,6 +118,20 @@ class Archive:
         columns: of the schema `RANKINGS`; the features are most of the bytes.
         """
         return self._read("rankings", model, since_ms, until_ms, columns, repeats_ms=0)
+
+    def ranking_parts(
+        self, model: str, since_ms: int, until_ms: int, columns: Sequence[str] = tuple(RANKINGS.names)
+    ) -> Iterator[pa.Table]:
+        """What `rankings` gives, in parts of at most `PART_ROWS`, with memory for one part: hours in order, rankings of
+        an hour in any. One that was written twice comes twice: whoever asks tells them apart by id."""
+        wanted = list(dict.fromkeys([*columns, "answered_ms"]))
+        for start_ms in self.hours(model, since_ms, until_ms):
+            for part in _parts(self._partition(model, hour_of(start_ms), "rankings"), wanted):
+                rows = _together("rankings", [part], wanted)
+                inside = pc.and_(
+                    pc.greater_equal(rows["answered_ms"], since_ms), pc.less(rows["answered_ms"], until_ms)
+                )
+                yield rows.filter(inside).select(list(columns))
 
     def feedback(
         self,
@@ -279,6 +295,33 @@ def _consistent(partition: Path, columns: list[str]) -> list[pa.Table]:
             continue  # it has just been merged: list again
 
 
+def _parts(partition: Path, columns: list[str]) -> Iterator[pa.Table]:
+    """All rows of a partition at least once, also while it is being compacted, a part at a time."""
+    done: set[str] = set()
+    while True:
+        try:
+            for path in _files(partition):
+                if path.name not in done:
+                    yield from _parts_of(path, columns)
+                    done.add(path.name)
+            break
+        except FileNotFoundError:
+            continue  # it has just been merged: list again
+    if (merged := partition / MERGED).exists():
+        yield from _parts_of(merged, columns)
+
+
+def _parts_of(path: Path, columns: list[str]) -> Iterator[pa.Table]:
+    with path.open("rb") as file:
+        try:
+            # read as it goes: a row group of an hour may be larger than memory
+            parquet = pq.ParquetFile(file, pre_buffer=False, buffer_size=READ_BYTES)
+            for part in parquet.iter_batches(PART_ROWS, columns=columns):
+                yield unpacked(pa.Table.from_batches([part]))
+        except (pa.ArrowException, ValueError, OSError) as error:
+            raise _damaged(path, error) from error
+
+
 def _merged(partition: Path, columns: list[str] | None = None) -> list[pa.Table]:
     try:
         return [_table(partition / MERGED, columns)]
@@ -291,7 +334,11 @@ def _table(path: Path, columns: list[str] | None = None) -> pa.Table:
         try:
             return unpacked(pq.ParquetFile(file).read(columns))
         except (pa.ArrowException, ValueError, OSError) as error:
-            raise DataRefused(f"{path}: damaged ({error}): restore it or move it out of the archive") from error
+            raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> DataRefused:
+    return DataRefused(f"{path}: damaged ({error}): restore it or move it out of the archive")
 
 
 def _together(kind: Kind, tables: list[pa.Table], columns: list[str] | None = None) -> pa.Table:

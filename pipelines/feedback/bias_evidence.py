@@ -32,12 +32,11 @@ from pipelines.feedback.position_bias import (
     ClickCounts,
     PositionBias,
     counts_of,
-    harvest,
+    harvest_along,
     jackknife_error,
     joined_positions,
     ranks_before_exploration,
     regression_em,
-    smoothed,
 )
 
 Floats = NDArray[np.float64]
@@ -392,13 +391,13 @@ def _rows_of(lists: Sequence[_SampledList]) -> _Rows:
 
 
 def _harvested(counts: Sequence[ClickCounts]) -> _Estimate:
-    """Examination by the first counts, and by each of the others, of the positions that all of them can tell, smoothed
-    along positions."""
+    """Examination by the first counts, and by each of the others, of the positions that all of them can tell, along
+    positions."""
     depth = counts[0].impressions.shape[1]
     while (joined := min(joined_positions(_first(one, depth)) for one in counts)) < depth:
         depth = joined
-    whole, *others = (harvest(_first(one, depth)).examination for one in counts)
-    return _Estimate(*smoothed(whole, np.stack(others)))
+    whole, *others = (_first(one, depth) for one in counts)
+    return _Estimate(*harvest_along(whole, others))
 
 
 def _first(counts: ClickCounts, positions: int) -> ClickCounts:

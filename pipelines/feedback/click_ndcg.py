@@ -19,13 +19,15 @@ from numpy.typing import NDArray
 from pipelines.archive.files import Archive
 from pipelines.feedback.cleaning import RANKING_COLUMNS, CleaningRules, Impressions, clean
 from pipelines.ndcg import mean_ndcg
-from registry.contracts.manifest import CLICK_NDCG
+from registry.contracts.manifest import CLICK_NDCG, MetricDefinition
 from registry.contracts.traffic import Arm
 
+Floats = NDArray[np.float64]
 WINDOW_MS = 300_000
 COMPARED: tuple[Arm, ...] = ("champion", "challenger")
 EVERY_ARM: tuple[Arm, ...] = (*COMPARED, "interleaved", "outside")
 _MANY = 1 << 40
+_AT_ONCE = 20_000  # lists whose expected click-NDCG is worked out together
 CLICKS_WITHIN_MS = 300_000  # a click counts that comes so long after the window at the latest
 
 
@@ -197,6 +199,44 @@ def feedback_of_window(received: pa.Table, rankings: pa.Table, earlier: pa.Table
     theirs = pc.is_in(received["ranking_id"], earlier["ranking_id"].combine_chunks())
     orphan = pc.and_(pc.less(received["received_ms"], until_ms), pc.invert(theirs))
     return received.filter(pc.or_(ours, orphan))
+
+
+def expected_ndcg(chances: Floats, metric: MetricDefinition) -> Floats:
+    """Click-NDCG of lists whose items are clicked independently with these chances. Shape (lists,).
+
+    chances: shape (lists, width), best position first. An estimate of a chance may lie outside of [0, 1]: the
+    result is affine in each.
+
+    >>> expected_ndcg(np.array([[1.0, 0.0], [0.0, 1.0], [0.5, 0.0]]), CLICK_NDCG).round(4).tolist()
+    [1.0, 0.6309, 0.5]
+    """
+    parts = [_expected(chances[start : start + _AT_ONCE], metric) for start in range(0, len(chances), _AT_ONCE)]
+    return np.concatenate([np.zeros(0), *parts])
+
+
+def ideal_dcg(clicks: int, k: int) -> Floats:
+    """DCG of so many clicks at the top. Shape (clicks + 1,)."""
+    ranks = np.arange(clicks)
+    return np.concatenate([[0.0], np.cumsum(np.where(ranks < k, 1 / np.log2(ranks + 2), 0.0))])
+
+
+def _expected(chances: Floats, metric: MetricDefinition) -> Floats:
+    """What is clicked before a position, forwards, meets what a click is worth by that and what follows, backwards."""
+    lists, width = chances.shape
+    by_position = np.ascontiguousarray(chances.T)
+    worth = np.broadcast_to((1.0 / ideal_dcg(width, metric.k)[1:])[:, None], (width, lists))  # by clicks before
+    worth_at = [worth]
+    for chance in by_position[:0:-1]:
+        worth = worth[:-1] + chance * (worth[1:] - worth[:-1])
+        worth_at.append(worth)
+    found = np.zeros(lists)
+    before = np.ones((1, lists))  # how many of those before are clicked
+    for position, chance in enumerate(by_position[: metric.k]):
+        found += chance * (before * worth_at[width - 1 - position]).sum(axis=0) / np.log2(position + 2)
+        moved = before * chance
+        before = np.concatenate([before - moved, np.zeros((1, lists))])
+        before[1:] += moved
+    return found
 
 
 def _arms(rankings: pa.Table, lists: Impressions) -> NDArray[np.str_]:

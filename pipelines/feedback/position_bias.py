@@ -13,12 +13,12 @@ personal search", WSDM 2018; Agarwal, Zaitsev, Wang, Li, Najork & Joachims, "Est
 intrusive interventions", WSDM 2019.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.optimize import minimize
 from scipy.stats import f as f_distribution
 from threadpoolctl import threadpool_limits
 
@@ -27,6 +27,8 @@ Ints = NDArray[np.int64]
 
 BEYOND = 0  # the rank of an item that exploration brought in from below what is shown
 _LEAST = 1e-4  # a probability of the model is never nearer to 0 or 1
+_MOST_ROUNDS = 100
+_HALVINGS = 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,20 +114,23 @@ def ranks_before_exploration(propensities: ArrayLike, offsets: ArrayLike) -> Int
     return found
 
 
-def harvest(counts: ClickCounts, method: Literal["all_pairs", "adjacent"] = "all_pairs") -> PositionBias:
+def harvest(counts: ClickCounts, method: Literal["strata", "adjacent"] = "strata") -> PositionBias:
     """Intervention harvesting: examination from items that stood at two positions.
 
-    A pair of positions is held together by the strata seen at both; its clicks at either are those of the same
-    items, so their ratio is that of the examination. `adjacent` chains the ratios of neighbours; `all_pairs`
-    fits one examination to all pairs, each with an attraction of its own, and is less noisy far down.
-    A stratum weighs the harmonic mean of its impressions at the two, as Mantel & Haenszel (1959) weigh strata (the
-    paper weighs all alike, for strata of few impressions each).
+    A stratum seen at two positions holds them together: its clicks at either are those of the same items, so their
+    ratio is that of the examination. `adjacent` chains the ratios of neighbours; `strata` is the likeliest examination
+    of all strata at all their positions, each with an attraction of its own, and is less noisy far down. Its likelihood
+    is that of a stratum's clicks falling on its positions as they do, given how many there are: attraction is no part
+    of it, and where clicks are not Poisson, what it finds is right on average nonetheless.
     Raises ValueError if some position shares no stratum with those before it, or has no clicks to compare.
+
+    Source: Agarwal et al., WSDM 2019, for `adjacent`; likelihood given the totals: Hausman, Hall & Griliches,
+    Econometrica 52(4), 1984, and without Poisson: Wooldridge, J. Econometrics 90(1), 1999.
     """
-    here, there = _interventions(counts)
     impressions = counts.impressions.sum(axis=0).astype(np.int64)
     if len(impressions) == 1:
         return PositionBias(np.ones(1), 0, True, impressions)
+    here = _interventions(counts)
     _check_joined(here)
     if method == "adjacent":
         steps = np.arange(len(impressions) - 1)
@@ -134,25 +139,22 @@ def harvest(counts: ClickCounts, method: Literal["all_pairs", "adjacent"] = "all
             where = int(np.flatnonzero((reached <= 0) | (before <= 0))[0])
             raise ValueError(
                 f"positions {where + 1} and {where + 2}: no clicks on items that stood at both: explore more lists, "
-                "or use all_pairs"
+                "or use strata"
             )
         return PositionBias(np.cumprod(np.append(1.0, reached / before)), 1, True, impressions)
-    return _all_pairs(here, there, impressions)
+    positions = len(impressions)
+    free = _likeliest(counts, np.eye(positions)[:, 1:], np.zeros(positions - 1))
+    return PositionBias(np.exp(free.logarithms), free.iterations, free.converged, impressions)
 
 
-def harvest_without_each(
-    strata: ArrayLike,
-    positions: ArrayLike,
-    clicks: ArrayLike,
-    units: ArrayLike,
-    groups: int = 10,
-    method: Literal["all_pairs", "adjacent"] = "all_pairs",
-) -> Floats:
-    """Examination as harvested without each group of units in turn: how far it may be off. Shape (groups, positions).
+def counts_without_each(
+    strata: ArrayLike, positions: ArrayLike, clicks: ArrayLike, units: ArrayLike, groups: int = 10
+) -> list[ClickCounts]:
+    """Counts without each group of units in turn.
 
     All of shape (rows,), as for `counts_of`, of equal propensity inside a stratum; units: numbers, of which those
     of equal rest by `groups` are a group. The spread of what is computed from them is `jackknife_error`'s.
-    Raises ValueError as `harvest`, or if groups < 2.
+    Raises ValueError if groups < 2, or one group alone saw the last position.
 
     Source: delete-a-group jackknife: Kott, J. Official Statistics 17(4), 2001.
     """
@@ -160,57 +162,46 @@ def harvest_without_each(
         raise ValueError(f"groups={groups}: expected >= 2")
     strata, positions, clicks = (np.asarray(given) for given in (strata, positions, clicks))
     group_of = np.asarray(units, dtype=np.int64) % groups
-    found = []
-    for group in range(groups):
-        rest = group_of != group
-        found.append(harvest(counts_of(strata[rest], positions[rest], clicks[rest]), method).examination)
-    if len({len(examination) for examination in found}) > 1:
+    rests = [group_of != group for group in range(groups)]
+    found = [counts_of(strata[rest], positions[rest], clicks[rest]) for rest in rests]
+    if len({one.impressions.shape[1] for one in found}) > 1:
         raise ValueError("a position is seen by one group of units only: expected every position in every group")
-    return np.stack(found)
+    return found
 
 
-def smoothed(examination: ArrayLike, without_each: ArrayLike) -> tuple[Floats, Floats]:
-    """Examination, whole and without each group, as a power of the position as far as nothing speaks against it.
+def harvest_along(counts: ClickCounts, without_each: Sequence[ClickCounts]) -> tuple[Floats, Floats]:
+    """Examination, whole and without each group of units, as a power of the position as far as nothing speaks against.
 
-    examination: shape (positions,), the first is 1; without_each: (groups, positions), of `harvest_without_each`.
+    counts: all of them, without_each: see `counts_without_each`. Shape (positions,) and (groups, positions).
     Far down few clicks tell a position's examination (twenty are 22 % off by chance), and weights multiply that.
-    Attention falls smoothly, so all positions together tell it better: logarithms are fitted by a line through the
-    first. Where they lie off it by more than chance does in one case of a hundred, each keeps its distance by the part
-    of its variance that is not chance.
-    Raises ValueError if the shapes differ or an examination is not > 0.
+    Attention falls smoothly, so all positions together tell it better: of the likelihood of `harvest`, the likeliest
+    power is taken. Where the clicks speak against any, by more than chance does in one case of a hundred, positions
+    keep their distances from it, as far as these are larger than chance makes them. How large that is, the spread of
+    the power over the groups tells: clicks of a unit hang together, and scatter by more than their root.
+    Raises ValueError as `harvest`, or if there are fewer than two groups.
 
-    Source: examination as a power of the position: Joachims, Swaminathan & Schnabel, WSDM 2017; distances kept by
-    the method of moments: DerSimonian & Laird, Controlled Clin. Trials 7(3), 1986.
-
-    >>> whole, _ = smoothed([1.0, 0.49, 0.36, 0.24], [[1.0, 0.4, 0.4, 0.2], [1.0, 0.6, 0.2, 0.3]])
-    >>> whole.round(2).tolist()
-    [1.0, 0.49, 0.33, 0.24]
+    Source: examination as a power of the position: Joachims, Swaminathan & Schnabel, WSDM 2017; score test: Rao, Proc.
+    Cambridge Philosophical Society 44, 1948; distances by the method of moments: DerSimonian & Laird, Controlled
+    Clin. Trials 7(3), 1986.
     """
-    found, others = np.asarray(examination, dtype=np.float64), np.asarray(without_each, dtype=np.float64)
-    if found.ndim != 1 or others.ndim != 2 or others.shape[1] != len(found) or len(others) < 2:
-        raise ValueError(f"{found.shape}, {others.shape}: expected (positions,) and (groups, positions)")
-    if not ((found > 0).all() and (others > 0).all()):
-        raise ValueError("examination: expected > 0 at every position")
-    if len(found) < 3:
-        return found.copy(), others.copy()
-    logs = np.log(np.vstack([found, others]))[:, 1:]
-    place = np.log(np.arange(2, len(found) + 1))
-    groups, free = len(others), len(place) - 1
-    variance = np.maximum((groups - 1) / groups * ((logs[1:] - logs[1:].mean(axis=0)) ** 2).sum(axis=0), 1e-12)
-    weights = 1 / variance
-    squares = float(weights @ (logs[0] - place * _slope_through_first(place, weights, logs[0])) ** 2)
-    own = 0.0  # variance that is no chance
-    if squares > free * f_distribution.ppf(0.99, free, groups - 1):
-        own = (squares - free) / float(weights.sum() - (weights**2 @ place**2) / (weights @ place**2))
-    weights = 1 / (variance + own)
-    line = np.outer([_slope_through_first(place, weights, each) for each in logs], place)
-    drawn = line + own / (variance + own) * (logs - line)
-    both = np.exp(np.column_stack([np.zeros(groups + 1), drawn]))
-    return both[0], both[1:]
-
-
-def _slope_through_first(place: Floats, weights: Floats, values: Floats) -> float:
-    return float((weights * place) @ values / (weights @ place**2))
+    every = [counts, *without_each]
+    positions = counts.impressions.shape[1]
+    if len(every) < 3 or any(one.impressions.shape[1] != positions for one in every):
+        raise ValueError(f"expected two groups at least, of {positions} positions each")
+    for one in every:
+        _check_joined(_interventions(one))
+    if positions == 1:
+        return np.ones(1), np.ones((len(without_each), 1))
+    power = -np.log(np.arange(1, positions + 1.0))[:, None]
+    lines = [_likeliest(one, power, np.zeros(1)) for one in every]
+    spread = jackknife_error([line.coefficients[0] for line in lines[1:]])
+    own = _own_variance(counts, lines[0], spread, len(without_each))
+    if own > 0:
+        both = np.column_stack([power, np.eye(positions)[:, 1:]])
+        penalty = np.append(0.0, np.full(positions - 1, 1 / own))
+        lines = [_likeliest(one, both, penalty) for one in every]
+    found = np.exp([line.logarithms for line in lines])
+    return found[0], found[1:]
 
 
 def jackknife_error(without_each: ArrayLike) -> float:
@@ -337,25 +328,27 @@ def effective_size(weights: ArrayLike) -> float:
     return float(given.sum()) ** 2 / squares if squares else 0.0
 
 
-def _interventions(counts: ClickCounts) -> tuple[Floats, Floats]:
-    """Weighted clicks and missed clicks at k of the strata seen at both k and j. Both (positions, positions)."""
+def _interventions(counts: ClickCounts) -> Floats:
+    """Weighted clicks at k of the strata seen at both k and j. Shape (positions, positions).
+
+    A stratum weighs the harmonic mean of its impressions at the two, as Mantel & Haenszel (1959) weigh strata (the
+    paper weighs all alike, for strata of few impressions each).
+    """
     impressions, rates = counts.impressions, counts.rates
-    here, there = (np.zeros((impressions.shape[1],) * 2) for _ in range(2))
+    here = np.zeros((impressions.shape[1],) * 2)
     for k in range(impressions.shape[1]):
         at_k, at_all = impressions[:, [k]], impressions
         weight = np.where((at_k > 0) & (at_all > 0), at_k * at_all / np.maximum(at_k + at_all, 1e-12), 0.0)
         here[k] = rates[:, k] @ weight
-        there[k] = (1 - rates[:, k]) @ weight
     np.fill_diagonal(here, 0.0)
-    np.fill_diagonal(there, 0.0)
-    return here, there
+    return here
 
 
 def joined_positions(counts: ClickCounts) -> int:
     """How many positions, from the first on, `harvest` can tell: each has clicks on items that stood elsewhere too."""
     if not counts.impressions.shape[1]:
         return 0
-    reached = _reached(_interventions(counts)[0])
+    reached = _reached(_interventions(counts))
     return int(np.argmin(reached)) if not reached.all() else len(reached)
 
 
@@ -379,36 +372,74 @@ def _check_joined(here: Floats) -> None:
         )
 
 
-def _all_pairs(here: Floats, there: Floats, impressions: Ints) -> PositionBias:
-    """Minimises the cross-entropy of the paper's equation for AllPairs. Over the logarithms of examination and of the
-    pairs' attraction, which is the same for both directions, it is convex: there is one solution."""
-    size = len(here)
-    low, high = np.triu_indices(size, 1)
-    total = (here + there).sum()
+@dataclass(frozen=True, slots=True)
+class _Likeliest:
+    """coefficients: of the design; logarithms: of examination, (positions,). slope, curvature: of the likelihood by
+    these logarithms, all but the first's."""
 
-    def loss(logarithms: Floats) -> tuple[float, Floats]:
-        wanted = np.zeros((size, size))
-        wanted[low, high] = wanted[high, low] = logarithms[size:]
-        chance = np.minimum(np.exp(logarithms[:size, None] + wanted), 1 - 1e-6)
-        value = -(here * np.log(chance) + there * np.log1p(-chance)).sum() / total
-        slope = -(here - there * chance / (1 - chance)) / total  # by the logarithm of the chance
-        return float(value), np.concatenate([slope.sum(axis=1), slope[low, high] + slope[high, low]])
+    coefficients: Floats
+    logarithms: Floats
+    slope: Floats
+    curvature: Floats
+    iterations: int
+    converged: bool
 
-    rates = here.sum(axis=1) / np.maximum((here + there).sum(axis=1), 1e-12)
-    first = np.log(np.clip(rates / rates.max(), 1e-3, 0.9))
-    pair_rates = (here + here.T) / np.maximum(here + here.T + there + there.T, 1e-12)
-    begin = np.concatenate([first, np.log(np.clip(pair_rates[low, high], 1e-3, 0.9))])
+
+def _likeliest(counts: ClickCounts, design: Floats, penalty: Floats) -> _Likeliest:
+    """The logarithms of examination, linear by `design` (positions, columns), that make the strata's clicks likeliest
+    given their number; penalty: on the squared coefficients, (columns,). Convex: there is one solution."""
+    seen = counts.impressions
+    total, by_position = counts.clicks.sum(axis=1), counts.clicks.sum(axis=0)
+
+    def loss(logarithms: Floats, coefficients: Floats) -> float:
+        looked = np.maximum(seen @ np.exp(logarithms), 1e-300)
+        return float(total @ np.log(looked) - by_position @ logarithms + penalty @ coefficients**2 / 2)
+
+    coefficients = np.zeros(design.shape[1])
+    value, rounds, rests = loss(design @ coefficients, coefficients), 0, False
     with threadpool_limits(1, user_api="blas"):  # threads over so small a matrix wait for each other: 20 x the time
-        found = minimize(
-            loss,
-            begin,
-            jac=True,
-            method="L-BFGS-B",
-            bounds=[(-12.0, 0.0)] * len(begin),
-            options={"maxiter": 5000, "maxfun": 20_000, "ftol": 1e-13, "gtol": 1e-8},
-        )
-    examined = np.exp(found.x[:size])
-    return PositionBias(examined / examined[0], int(found.nit), bool(found.success), impressions)
+        while not rests and rounds < _MOST_ROUNDS:
+            rounds += 1
+            slope, curvature = _moments(seen, total, by_position, design @ coefficients)
+            gradient = design.T @ slope - penalty * coefficients
+            step = np.linalg.solve(design.T @ curvature @ design + np.diag(penalty + 1e-12), gradient)
+            for _ in range(_HALVINGS):
+                tried = loss(design @ (coefficients + step), coefficients + step)
+                if tried <= value:
+                    break
+                step = step / 2
+            rests = bool(np.abs(step).max() < 1e-7)
+            coefficients, value = coefficients + step, min(value, tried)
+    logarithms = design @ coefficients
+    slope, curvature = _moments(seen, total, by_position, logarithms)
+    return _Likeliest(coefficients, logarithms, slope[1:], curvature[1:, 1:], rounds, rests)
+
+
+def _moments(seen: Floats, total: Floats, by_position: Floats, logarithms: Floats) -> tuple[Floats, Floats]:
+    """Slope and curvature of the likelihood by the logarithms of examination: (positions,), (positions, positions)."""
+    shares = seen * np.exp(logarithms)
+    shares /= np.maximum(shares.sum(axis=1, keepdims=True), 1e-300)
+    expected = total @ shares
+    return by_position - expected, np.diag(expected) - (shares * total[:, None]).T @ shares
+
+
+def _own_variance(counts: ClickCounts, line: _Likeliest, error: float, groups: int) -> float:
+    """Variance of the positions about the likeliest power that is no chance, 0 where all of it may be.
+
+    error: of the power, by the spread over so many groups of units.
+    """
+    place = np.log(np.arange(2, counts.impressions.shape[1] + 1.0))
+    free = len(place) - 1
+    if not free:
+        return 0.0
+    information = float(place @ line.curvature @ place)
+    hangs_together = max(1.0, error**2 * information)
+    squares = float(line.slope @ np.linalg.lstsq(line.curvature, line.slope, rcond=None)[0])
+    if squares <= hangs_together * free * f_distribution.ppf(0.99, free, groups - 1):
+        return 0.0
+    toward = line.curvature @ place
+    across = float(np.trace(line.curvature)) - float(toward @ toward) / information
+    return (squares - hangs_together * free) / max(across, 1e-12)
 
 
 def _newton(design: Floats, coefficients: Floats, wanted: Floats, ridge: float) -> Floats:

@@ -230,6 +230,19 @@ class Comparison:
         half = sqrt(max(0.0, centre**2 - (mean**2 - z**2 * variance) / square))
         return centre - half - 1, centre + half - 1
 
+    @property
+    def caution(self) -> float:
+        """How much larger the error is if the challenger's units vary no less than the champion's. At least 1.
+
+        Few units underrate how far they are apart whenever those came that click little: what then looks bad looks
+        sure as well. Versions that are equal vary alike, and the arm of many units knows by how much.
+        """
+        ours, theirs = self.champion.standard_error**2, self.challenger.standard_error**2
+        if not ours + theirs > 0:
+            return 1.0
+        alike = ours * self.champion_units / self.challenger_units
+        return sqrt((ours + max(theirs, alike)) / (ours + theirs))
+
     def _error_at(self, ratio: float) -> float:
         return sqrt(self.challenger.standard_error**2 + ratio**2 * self.champion.standard_error**2)
 

@@ -22,15 +22,8 @@ from scipy.stats import binom
 from pipelines.dataset import DatasetSplits, RankingDataset
 from pipelines.errors import ExportRefused
 from pipelines.feedback.collection import Collected
-from pipelines.feedback.counterfactual import (
-    NONE,
-    ClickLists,
-    CounterfactualReport,
-    CounterfactualRules,
-    counterfactual,
-    explored_depth,
-    shown_chance,
-)
+from pipelines.feedback.counterfactual import CounterfactualReport, CounterfactualRules, counterfactual
+from pipelines.feedback.explored_lists import NONE, ClickLists, explored_depth, shown_chance
 from pipelines.feedback.logged_lists import LoggedLists, read_lists
 from pipelines.gates.offline import JudgedSet, OfflinePlan, offline_gate
 from pipelines.training.export import offline_scores
@@ -145,10 +138,10 @@ def counterfactual_report(
     known = lists.dataset(f"{record.model}/known", view)
     item_of = _item_numbers(lists, known)
     k = rules.metric.k
-    places = [_places(known, offline_scores(package, known)) for package in (champion, challenger)]
-    ours, theirs = (_best(known, item_of, each, k) for each in places)
     depth = explored_depth(lists.propensities, lists.offsets) or EXPLORE_DEPTH
     reach = np.minimum(depth, lists.candidates)
+    places = [_places(known, offline_scores(package, known)) for package in (champion, challenger)]
+    ours, theirs = (_best(known, item_of, each, max(k, depth)) for each in places)
     try:
         chance = shown_chance(lists.propensities, lists.offsets, reach)
     except ValueError as error:
@@ -173,8 +166,8 @@ def counterfactual_report(
             shown_chance=chance,
             offsets=lists.offsets,
         ),
-        ours[lists.variant],
-        theirs[lists.variant],
+        ours,
+        theirs,
         record.bias.examined(width),
         rules,
         record.bias.examined_without_each(width) if groups > 1 else None,
@@ -244,6 +237,7 @@ def _refusal(rules: CounterfactualRules, why: str, lists: int = 0) -> Counterfac
         support=0.0,
         effective=0.0,
         clipped=0.0,
+        corrected=0.0,
         logged=0.0,
         lists=lists,
         units=0,

@@ -381,12 +381,14 @@ def _decide(plan: GatePlan, seen: _Course, closed: int, until: int | None) -> _D
 
 @dataclass(frozen=True, slots=True)
 class _Stand:
-    """What some of the data say. z: against the plan's margin; worse_z: against that of rollback. interval: by z."""
+    """What some of the data say. z: against the plan's margin; worse_z: against that of rollback. caution: by how much
+    more the error may be, see `Comparison.caution`. interval: by z."""
 
     estimate: float
     z: float
     worse_z: float
     information: float
+    caution: float
     champion_units: int
     challenger_units: int
     lists: int
@@ -399,7 +401,7 @@ class _Stand:
             liked, units = mean_score(arms[0]), arms[0].units
             error = liked.standard_error
             z, information = (liked.mean / error, error**-2) if error > 0 else (0.0, 0.0)
-            return _Stand(liked.mean, z, z, information, units, units, lists, _Ends(liked.mean, error))
+            return _Stand(liked.mean, z, z, information, 1.0, units, units, lists, _Ends(liked.mean, error))
         old, new = arms
         found = compare(old, new)
         lift = found.lift
@@ -407,7 +409,7 @@ class _Stand:
         information = error**-2 if error > 0 else 0.0
         ends = _Ends(lift.mean, error, found.lift_interval)
         z, worse = (found.z(margin) for margin in (plan.margin, plan.fails_under))
-        return _Stand(lift.mean, z, worse, information, old.units, new.units, lists, ends)
+        return _Stand(lift.mean, z, worse, information, found.caution, old.units, new.units, lists, ends)
 
     def enough(self, plan: GatePlan) -> bool:
         return min(self.champion_units, self.challenger_units) >= plan.min_units and self.information > 0
@@ -418,7 +420,8 @@ class _Stand:
     def anytime_z(self, plan: GatePlan) -> float:
         if not self.enough(plan):
             return inf
-        return ConfidenceSequence(plan.rollback_alpha, plan.rollback_at, 1).z(self.information)
+        sequence = ConfidenceSequence(plan.rollback_alpha, plan.rollback_at, 1)
+        return self.caution * sequence.z(self.information / self.caution**2)
 
 
 class _Ends:

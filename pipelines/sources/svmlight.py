@@ -180,7 +180,7 @@ def _joined(blocks: list[JudgedLines]) -> JudgedLines:
     width = max(block.features.shape[1] for block in blocks)
     lines = sum(len(block.labels) for block in blocks)
     if lines * width > _MANY_CELLS:
-        _check_density(lines, width, sum(np.count_nonzero(block.features) for block in blocks))
+        _check_density(lines, width, sum(int(np.count_nonzero(block.features)) for block in blocks))
     labels = np.concatenate([block.labels for block in blocks])
     qids = [block.qids for block in blocks if block.qids is not None]
     features = np.zeros((len(labels), width), dtype=np.float32)

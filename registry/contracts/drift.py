@@ -4,6 +4,8 @@ The drift monitor writes it; retraining, the gate's validity check and rollouts 
 of `day_ms` by the time events happened (a UTC day, unless told otherwise).
 """
 
+import re
+from datetime import UTC, datetime
 from typing import Literal
 
 import msgspec
@@ -91,7 +93,8 @@ class ShiftRecord(msgspec.Struct, frozen=True):
     are set for, over all its quantities together, in the whole and in all segments.
     segment: the part of the arm's rankings that it is of, empty for the whole. figures: of the quantities that differ
     most, `MOST_FIGURES` at most, and row_ages: shown, never decided on; the latter None without a sketch, as a segment
-    and the family `confidence` are.
+    and the family `confidence` are. anchor_since_ms, anchor_until_ms: the
+    stretch that the anchor was laid from, both 0 before there is one.
     """
 
     model: str
@@ -111,6 +114,13 @@ class ShiftRecord(msgspec.Struct, frozen=True):
     figures: tuple[QuantityFigures, ...] = ()
     row_ages: RowAges | None = None
     segment: str = ""
+    anchor_since_ms: int = 0
+    anchor_until_ms: int = 0
+
+    @property
+    def report(self) -> str:
+        """Path of the day's report at the control API: it is made when an alarm is open, or somebody asks for it."""
+        return report_path(self.model, self.arm, self.version, self.since_ms)
 
     @property
     def open_alarms(self) -> tuple[ShiftAlarm, ...]:
@@ -210,3 +220,45 @@ class CalibrationRecord(msgspec.Struct, frozen=True):
             return msgspec.json.decode(raw, type=CalibrationRecord)
         except UNDECODABLE as error:
             raise ContractError(f"not a record of calibration: {error}") from error
+
+
+_DATE = re.compile(r"\d{4}-\d\d-\d\d")
+_MOMENT = re.compile(r"\d{8}T\d{9}Z")
+
+
+def report_path(model: str, arm: str, version: int, since_ms: int) -> str:
+    """Where the control API has the report of that day.
+
+    >>> report_path("search", "challenger", 2, 86_400_000)
+    '/v1/models/search/drift/reports/1970-01-02?arm=challenger-2'
+    """
+    path = f"/v1/models/{model}/drift/reports/{day_name(since_ms)}"
+    return path if arm == "champion" else f"{path}?arm={arm}-{version}"
+
+
+def day_name(since_ms: int) -> str:
+    """A day by its start: a date if it begins at midnight UTC, else the moment, as files are named.
+
+    >>> day_name(0), day_name(1)
+    ('1970-01-01', '19700101T000000001Z')
+    """
+    if since_ms % 86_400_000 == 0:
+        return f"{datetime.fromtimestamp(since_ms / 1000, UTC):%Y-%m-%d}"
+    return f"{datetime.fromtimestamp(since_ms // 1000, UTC):%Y%m%dT%H%M%S}{since_ms % 1000:03}Z"
+
+
+def day_of(name: str) -> int:
+    """The start of the day with this name, ms since the epoch. Raises ContractError.
+
+    >>> day_of("1970-01-02"), day_of("19700101T000000001Z")
+    (86400000, 1)
+    """
+    try:
+        if _DATE.fullmatch(name):
+            return round(datetime.fromisoformat(name).replace(tzinfo=UTC).timestamp()) * 1000
+        if _MOMENT.fullmatch(name):
+            moment = datetime.strptime(name[:15], "%Y%m%dT%H%M%S").replace(tzinfo=UTC)
+            return round(moment.timestamp()) * 1000 + int(name[15:18])
+    except ValueError as error:
+        raise ContractError(f"day={name!r}: {error}") from error
+    raise ContractError(f"day={name[:32]!r}: expected a date, 2026-01-31, or a moment, 20260131T060000000Z")

@@ -62,8 +62,10 @@ class Admission:
     @property
     def free(self) -> bool:
         """Whether one more may come in; that there was not is remembered."""
-        if self.taken < self.limit:
-            return True
+        return self.taken < self.limit or self.full()
+
+    def full(self) -> bool:
+        """Remembers that somebody found no room. Returns False: there is none."""
         self._reached = True
         return False
 

@@ -6,10 +6,10 @@ An answer says in `degraded` what it did without; its rung is the lowest that an
 switched off: who would have stood there gets a lower one that is on, or 503.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from serving.rank import RankQuery
@@ -91,44 +91,52 @@ class Order(NamedTuple):
     scores: bytes
 
 
-Key = tuple[Any, ...]
-
-
 class RecentOrders:
-    """The last order of each query, bounded in bytes and in age. Which was answered longest ago leaves first."""
+    """The last order of each query, bounded in bytes and in age. now_s: of one clock throughout, seconds.
 
-    def __init__(self, most_bytes: int, kept_s: float, clock: Callable[[], float]) -> None:
-        self._most_bytes, self._kept_s, self._clock = most_bytes, kept_s, clock
-        self._orders: dict[Key, tuple[float, int, Order]] = {}
-        self.bytes = 0
+    Two generations: when the young one has half of the bytes, it becomes the old one, and that is forgotten. A query
+    is known by a hash of 64 bits, salted in each process: its candidates are not kept.
+    """
+
+    def __init__(self, most_bytes: int, kept_s: float) -> None:
+        self._most_bytes, self._kept_s = most_bytes, kept_s
+        self._young: dict[int, tuple[float, int, list[str], bytes]] = {}
+        self._old: dict[int, tuple[float, int, list[str], bytes]] = {}
+        self._young_bytes = self._old_bytes = 0
 
     def __len__(self) -> int:
-        return len(self._orders)
+        return len(self._young.keys() | self._old.keys())
 
-    def keep(self, query: "RankQuery", order: Order) -> None:
-        """From now on that is the query's order."""
-        key = _key(query)
-        size = 400 + len(query.ids_blob) + 80 * len(order.items)  # as sys.getsizeof has it, roughly
-        if (old := self._orders.pop(key, None)) is not None:
-            self.bytes -= old[1]
-        self._orders[key] = (self._clock(), size, order)
-        self.bytes += size
-        while self.bytes > self._most_bytes:
-            self.bytes -= self._orders.pop(next(iter(self._orders)))[1]
+    @property
+    def size_bytes(self) -> int:
+        """At most so many are taken."""
+        return self._young_bytes + self._old_bytes
 
-    def of(self, query: "RankQuery") -> Order | None:
+    def keep(self, query: "RankQuery", version: int, items: list[str], scores: bytes, now_s: float) -> None:
+        """From now on that is the query's order, see `Order`."""
+        size = 300 + 70 * len(items)  # as sys.getsizeof has it, roughly
+        if 2 * (self._young_bytes + size) > self._most_bytes:
+            self._old, self._old_bytes = self._young, self._young_bytes
+            self._young, self._young_bytes = {}, 0
+            if 2 * size > self._most_bytes:
+                return
+        self._young_bytes += size
+        self._young[_key(query)] = (now_s, version, items, scores)  # an `Order` would cost a microsecond more
+
+    def of(self, query: "RankQuery", now_s: float) -> Order | None:
         """The query's order, None if there is none that is young enough."""
-        found = self._orders.get(_key(query))
-        if found is None or self._clock() - found[0] > self._kept_s:
+        key = _key(query)
+        found = self._young.get(key) or self._old.get(key)
+        if found is None or now_s - found[0] > self._kept_s:
             return None
-        return found[2]
+        return Order(*found[1:])
 
 
-def _key(query: "RankQuery") -> Key:
+def _key(query: "RankQuery") -> int:
     """Queries are the same if they name the same candidates in the same order and the same query features: what
     came with candidates differs by the hour, and the order of an hour ago is still one."""
     features = query.query_features
-    return (query.model, query.top_k, query.ids_blob, tuple(features.items()) if features else None)
+    return hash((query.model, query.top_k, query.hashes.tobytes(), tuple(features.items()) if features else None))
 
 
 def given_order(query: "RankQuery", version: int) -> Order:

@@ -7,6 +7,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from registry.roles import Role
 from serving.errors import NotAllowed, RankingError
+from serving.gateway.console.files import PATH as CONSOLE
 from serving.gateway.control_routes import CONTROL_ROUTES
 from serving.gateway.http import answer_of, send_answer
 from serving.identity.doorkeeper import Doorkeeper, Headers
@@ -46,12 +47,14 @@ def needs(method: str, path: str) -> Needs:
 
     >>> needs("GET", "/health").role, needs("GET", "/metrics").role, needs("GET", "/what/is/this").role
     (None, 'viewer', 'caller')
+    >>> needs("GET", "/console/app.js").role is None  # nothing is in it; the figures are the control plane's
+    True
     >>> needs("GET", "/v2/models/search/config")
     Needs(role='caller', model='search', every_model=False)
     >>> needs("POST", "/v1/models/search/promote").role is None  # the controller asks for an admin's key
     True
     """
-    if path in _OPEN_PATHS:
+    if path in _OPEN_PATHS or path == CONSOLE or path.startswith(f"{CONSOLE}/"):
         return OPEN
     if (found := _ALL.get(path)) is not None:
         return found

@@ -14,7 +14,7 @@ from serving.errors import RankingError
 from serving.event_log import EventLog
 from serving.gateway.control_routes import with_control_routes
 from serving.gateway.http import answer_of
-from serving.gateway.openapi import with_hot_routes
+from serving.gateway.openapi import with_hot_routes, with_rest
 from serving.permits import Permits
 from serving.rank import Ranker
 from serving.replicas import ReplicaPool
@@ -115,7 +115,7 @@ def build_app(
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
-            document = with_hot_routes(from_routes())
+            document = with_hot_routes(with_rest(from_routes()))
             app.openapi_schema = with_control_routes(document) if control else document
         return app.openapi_schema
 

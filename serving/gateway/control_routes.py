@@ -14,6 +14,9 @@ from serving.gateway.control_schema import (
     ChangeAnswer,
     DriftAnswer,
     DriftDaysAnswer,
+    DriftReportAnswer,
+    DriftReportList,
+    DriftReportWish,
     EvidenceAnswer,
     EvidenceBody,
     EvidenceList,
@@ -30,6 +33,8 @@ from serving.gateway.control_schema import (
     PlanBody,
     PlannedAnswer,
     PromoteBody,
+    RebaselineAnswer,
+    ReportBody,
     RetrainBody,
     RetryBody,
     RollbackBody,
@@ -55,7 +60,8 @@ class ControlRoute:
     """role: the least that a key needs. body: None if the route takes none. success: its status.
 
     conditional: whether `If-Match` with a plan revision counts. own: of no model, and answered out of what the key is
-    good for, whatever that is.
+    good for, whatever that is. page: whether a person may open it in a browser, which sends a key as the password of
+    Basic authentication, and gets HTML.
     """
 
     name: str
@@ -68,6 +74,7 @@ class ControlRoute:
     success: int = 200
     conditional: bool = False
     own: bool = False
+    page: bool = False
 
 
 _MODEL = "/v1/models/{model}"
@@ -108,6 +115,20 @@ CONTROL_ROUTES = (
         *("operator", RunAnswer, RetrainBody, 202),
     ),
     _look("drift", f"{_MODEL}/drift", "The newest closed days, and the alarms that are open", DriftAnswer),
+    ControlRoute(
+        *("rebaseline", "POST", f"{_MODEL}/drift/rebaseline", "Features mean something else from now on"),
+        *("operator", RebaselineAnswer, WhyBody),
+    ),
+    _look("drift_reports", f"{_MODEL}/drift/reports", "Evidently's reports of closed days", DriftReportList),
+    ControlRoute(
+        *("drift_report", "GET", f"{_MODEL}/drift/reports/{{id}}", "One report, or `latest`; `?arm=`, `?format=`"),
+        *("viewer", DriftReportAnswer),
+        page=True,
+    ),
+    ControlRoute(
+        *("want_drift_report", "POST", f"{_MODEL}/drift/reports", "Have a day's report made, in a minute or so"),
+        *("operator", DriftReportWish, ReportBody, 202),
+    ),
     _look("all_runs", "/v1/runs", "Runs of pipelines; `?state=dead` for those that wait for a person", RunsAnswer),
     _look("runs", f"{_MODEL}/runs", "A model's runs of pipelines, `?state=`, `?limit=`", RunList),
     _look("run", _RUN, "One run: its steps, how far it is, what came of it", RunAnswer),
@@ -221,8 +242,8 @@ def with_control_routes(document: dict[str, Any]) -> dict[str, Any]:
 
 def _operation(route: ControlRoute, schema_of: dict[type, dict[str, Any]]) -> dict[str, Any]:
     parameters: list[dict[str, Any]] = [
-        {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
-        for name in ("model", "id")
+        {"name": name, "in": "path", "required": True, "schema": {"type": "string"} | rule}
+        for name, rule in (("model", {"pattern": "^[a-z0-9][a-z0-9_-]{0,63}$"}), ("id", {}))
         if f"{{{name}}}" in route.path
     ]
     if route.method != "GET":
@@ -233,6 +254,8 @@ def _operation(route: ControlRoute, schema_of: dict[type, dict[str, Any]]) -> di
     }
     if "{model}" in route.path:
         done["headers"] = {"ETag": {"schema": {"type": "string"}, "description": "The plan's revision, in quotes."}}
+    if route.page:
+        done["content"]["text/html"] = {"schema": {"type": "string"}}
     error = {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorAnswer"}}}
     operation: dict[str, Any] = {
         "operationId": route.name,

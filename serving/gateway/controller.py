@@ -22,6 +22,8 @@ CLIENT_HEADER = b"x-sluice-client"
 _SENT_ON = frozenset(
     {
         CLIENT_HEADER,
+        b"accept",
+        b"accept-encoding",
         b"authorization",
         b"content-type",
         b"idempotency-key",
@@ -34,11 +36,15 @@ _SENT_BACK = frozenset(
     {
         b"allow",
         b"cache-control",
+        b"content-encoding",
+        b"content-security-policy",
         b"etag",
         b"idempotency-replayed",
         b"location",
         b"retry-after",
+        b"vary",
         b"www-authenticate",
+        b"x-content-type-options",
         b"x-request-id",
     }
 )

@@ -6,6 +6,7 @@ import msgspec
 
 from serving.flow.deadlines import DEADLINE_HEADER
 from serving.gateway.infer_head import RequestHead
+from serving.gateway.oip import IndexBody, LoadBody, RegionBody
 from serving.gateway.schema import VERSION_HEADER, FeedbackBody, PrefetchBody, RankAnswer, RankBody
 
 
@@ -66,6 +67,62 @@ _INFER_ERRORS = {
 }
 
 
+_REST_ERRORS = {
+    "400": "A field breaks a rule; the message names both.",
+    "404": "No such model, version or region.",
+    "413": "The body is larger than the gateway takes.",
+    "501": "This part of the protocol is not served, or is switched off here; the message says what to do.",
+    "503": "Not now: it is not ready, or what keeps it is away.",
+}
+_REST_BODIES: dict[str, tuple[type, bool]] = {
+    "/v2/repository/index": (IndexBody, False),
+    "/v2/repository/models/{model}/load": (LoadBody, False),
+    "/v2/systemsharedmemory/region/{region}/register": (RegionBody, True),
+}
+_NAMES = {
+    "model": {"type": "string", "pattern": "^[a-z0-9][a-z0-9_-]{0,63}$"},
+    "version": {"type": "string", "pattern": "^[0-9]{1,9}$"},
+}
+
+
+def with_rest(document: dict[str, Any]) -> dict[str, Any]:
+    """The document with what FastAPI cannot see of its own routes: their refusals are ours, not its 422, and bodies
+    are read by our types."""
+    kinds = [kind for kind, _ in _REST_BODIES.values()]
+    references, components = msgspec.json.schema_components(
+        [*kinds, ErrorAnswer], ref_template="#/components/schemas/{name}"
+    )
+    schemas = document.setdefault("components", {}).setdefault("schemas", {})
+    for ours in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(ours, None)
+    schemas.update(components)
+    bodies = dict(zip(_REST_BODIES, references, strict=False))
+    error = {"application/json": {"schema": references[-1]}}
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            operation["responses"].pop("422", None)
+            for parameter in operation.get("parameters", ()):
+                if parameter["in"] == "path" and parameter["name"] in _NAMES:
+                    parameter["schema"] = _NAMES[parameter["name"]]
+            for status in _rest_statuses(path, method):
+                content = {"application/json": {"schema": {}}} if status == "503" and path.endswith("ready") else error
+                operation["responses"].setdefault(status, {"description": _REST_ERRORS[status], "content": content})
+            if method == "post" and path in bodies:
+                content = {"application/json": {"schema": bodies[path]}}
+                operation["requestBody"] = {"required": _REST_BODIES[path][1], "content": content}
+    return document
+
+
+def _rest_statuses(path: str, method: str) -> tuple[str, ...]:
+    if path.startswith("/v2/models/") or "/region/{region}" in path or "{model}/" in path:
+        return ("400", "404", "413", "501", "503")
+    if "{" in path:
+        return ("404", "503")
+    if method == "post":
+        return ("400", "413", "503")
+    return ("503",) if path.endswith("ready") else ()
+
+
 def with_hot_routes(document: dict[str, Any]) -> dict[str, Any]:
     """The document with the routes that FastAPI does not see."""
     types = (
@@ -75,10 +132,10 @@ def with_hot_routes(document: dict[str, Any]) -> dict[str, Any]:
     references, components = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
     rank_body, rank_answer, feedback_body, feedback_answer, error, infer_head, inferred, *prefetch = references
     document.setdefault("components", {}).setdefault("schemas", {}).update(components)
-    model = {"name": "model", "in": "path", "required": True, "schema": {"type": "string"}}
+    model = {"name": "model", "in": "path", "required": True, "schema": _NAMES["model"]}
     asked = {"name": VERSION_HEADER, "in": "header", "required": False, "schema": {"type": "integer"}}
     deadline = {"name": DEADLINE_HEADER, "in": "header", "required": False, "schema": {"type": "integer"}}
-    version = {"name": "version", "in": "path", "required": True, "schema": {"type": "integer"}}
+    version = {"name": "version", "in": "path", "required": True, "schema": _NAMES["version"]}
     document["paths"]["/v1/models/{model}/rank"] = {
         "post": _operation(
             "rank",

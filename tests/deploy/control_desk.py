@@ -16,7 +16,9 @@ from deploy.control.key_publisher import KeyPublisher
 from deploy.control.local_key import local_key
 from deploy.control.server import ControlServer
 from deploy.control.sources import Sources
+from deploy.drift_reports.shelf import ReportShelf
 from drift.days.reports import DayReports
+from drift.evidently_reports.files import EvidentlyReports
 from pipelines.archive.files import Archive
 from pipelines.gates.planning import GatePlanner
 from pipelines.rollouts.canary import outlook
@@ -24,9 +26,10 @@ from pipelines.rollouts.engine import RolloutEngine
 from registry.api_keys import SqlKeyRing
 from registry.audit import SqlAuditLog
 from registry.board import MemoryBoard
+from registry.contracts.drift import Rebaseline
 from registry.contracts.rollouts import Rollout
 from registry.counters import MemoryCounterBoard
-from registry.drift_board import MemoryDriftBoard
+from registry.drift_board import MemoryDriftBoard, declare
 from registry.errors import StoreUnavailable
 from registry.key_sheet import MemoryKeyBoard
 from registry.promotion import Promoter
@@ -54,6 +57,7 @@ class ControlBench:
     store: MemoryStore
     board: MemoryBoard
     archive: Archive
+    reports: EvidentlyReports
     away: set[str] = field(default_factory=set)
     drift: MemoryDriftBoard = field(default_factory=MemoryDriftBoard)
     sources: Sources = field(default_factory=Sources)
@@ -97,13 +101,19 @@ def a_control_bench(folder: Path, database: str = "", tokens: TokenVerifier | No
     archive = Archive(folder / "archive")
     away: set[str] = set()
     drift = MemoryDriftBoard()
-    sources = Sources(days=DayReports(folder / "drift"))
+    reports, days = EvidentlyReports(folder / "drift", kept=30), DayReports(folder / "drift")
+    sources = Sources(days=days)
     keys = MemoryKeyBoard()
 
     def there() -> ModelStore:
         if "store" in away:
             raise StoreUnavailable("MLflow is being loaded: try again in some seconds")
         return store
+
+    def declared(change: Rebaseline) -> None:
+        if "board" in away:
+            raise StoreUnavailable("Redis does not answer")
+        declare(drift, change)
 
     def publish(model: str) -> None:
         if "board" in away:
@@ -130,10 +140,12 @@ def a_control_bench(folder: Path, database: str = "", tokens: TokenVerifier | No
         publish_keys=publish_keys,
         tokens=tokens,
         used_ms=keys.used_ms,
+        declare=declared,
+        reports=ReportShelf(reports, days),
     )
     admin = local_key(folder / "admin.key", ring, NOW_MS)
     url = f"http://127.0.0.1:{port}"
-    bench = ControlBench(url, desk, admin, control, store, board, archive, away, drift, sources, keys)
+    bench = ControlBench(url, desk, admin, control, store, board, archive, reports, away, drift, sources, keys)
     server = ControlServer(build_control_app(desk), TcpAddress("127.0.0.1", port))
     server.start()
     try:

@@ -22,11 +22,11 @@ PATIENCE_S = 60.0
 Found = TypeVar("Found")
 
 
-def until(condition: Callable[[], Found | None], what: str) -> Found:
+def until(condition: Callable[[], Found | None], what: str, patience_s: float = PATIENCE_S) -> Found:
     """What the condition gives as soon as that is true; fails the test if it never is."""
-    give_up_s = time.monotonic() + PATIENCE_S
+    give_up_s = time.monotonic() + patience_s
     while not (found := condition()):
-        assert time.monotonic() < give_up_s, f"not within {PATIENCE_S:g} s: {what}"
+        assert time.monotonic() < give_up_s, f"not within {patience_s:g} s: {what}"
         time.sleep(0.01)
     return found
 

@@ -33,6 +33,9 @@ def specs(name: str, settings: PlatformSettings) -> list[ProcessSpec]:
         case "registry":
             wanted = {"redis", "mlflow", "controller", "gateway-0"}
             return [spec for spec in platform_processes(settings) if spec.name in wanted]
+        case "reports":
+            wanted = {"redis", "mlflow", "controller", "gateway-0", "celery-worker", "celery-beat"}
+            return [spec for spec in platform_processes(settings) if spec.name in wanted]
         case "monitor":
             return [spec for spec in platform_processes(settings) if spec.name in ("redis", "monitor")]
     raise ValueError(name)

@@ -1,8 +1,10 @@
 """A challenger's drift is evidence against it only where it is its own, and large."""
 
 import io
+import math
 from typing import Any
 
+import msgspec
 import pytest
 from rich.console import Console
 
@@ -11,7 +13,7 @@ from deploy.verdicts.drift_evidence import KIND, DriftEvidence
 from drift.days.reports import DayReport, QuantityDay
 from pipelines.rollouts.canary import RollBack, decide
 from pipelines.rollouts.guardrails import Sample
-from registry.contracts.drift import ShiftRecord
+from registry.contracts.drift import QuantityFigures, RowAges, ShiftRecord
 from registry.contracts.rollouts import Evidence, Verdict
 from registry.drift_board import MemoryDriftBoard
 from registry.traffic_control import MemoryControl
@@ -105,6 +107,25 @@ def test_records_are_shown_with_their_alarms() -> None:
     assert "codesearch@1 champion, features: failed  day to 2026-01-02 00:00Z, 5000 lists, 29 days known" in text
     assert "price" in text and "+0.40 sd" in text and "+90.0 points" in text
     assert "3 days are known" in text
+
+
+def test_what_is_only_shown_of_a_day_stands_beneath_its_verdict() -> None:
+    far = QuantityFigures(
+        "price", 0.31, 0.2, 0.45, math.log(2), jensen_shannon=0.12, new_share=0.025, newcomers=("price=9",)
+    )
+    near = QuantityFigures("length", -0.002, 0.01, 0.02, 0.0)
+    ages = RowAges(90.0, 7300.0, 200_000.0, {"stale_rows": 0.02})
+    record = msgspec.structs.replace(champion(), figures=(far, near), row_ages=ages)
+    console = Console(file=io.StringIO(), width=160)
+
+    print_records(console, [record, champion()])
+
+    lines = [line.split() for line in console.file.getvalue().splitlines()]  # type: ignore[attr-defined]
+    assert ["price", "+0.310", "0.200", "0.45", "sd", "x", "2.00", "0.120", "2.5", "%", "(price=9)"] in lines
+    assert ["length", "-0.002", "0.010", "0.02", "sd", "x", "1.00"] in lines
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "rows were 90 s old (half), 2 h (95 %), 2.3 days (99 %); 2.0 % of answers had stale_rows" in text
+    assert text.count("never alarmed on") == 1
 
 
 def test_days_are_shown_beside_each_other_what_shifted_most_first() -> None:

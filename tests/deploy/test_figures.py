@@ -190,6 +190,19 @@ def test_drift_is_a_row_a_quantity_and_a_column_a_day_the_weightiest_first(bench
     assert len(bench.get("/drift/days?days=1").json()["days"]) == 1
 
 
+def test_a_day_that_cannot_be_read_is_said(bench: ControlBench) -> None:
+    reports = bench.sources.days
+    assert isinstance(reports, DayReports)
+    broken = reports.folder / MODEL / "days" / "challenger-9"
+    broken.mkdir(parents=True)
+    (broken / "features-20260101T000000000Z.json").write_text("{")
+
+    answer = bench.get("/drift/days?arm=challenger-9")
+
+    assert answer.status_code == 503
+    assert "cannot be read" in answer.json()["error"]
+
+
 def test_looks_are_what_the_judge_kept_with_the_bounds_that_were_planned(bench: ControlBench, tmp_path: Path) -> None:
     rollout = a_rollout(bench, IN_AB)
     traffic = Traffic(Archive(tmp_path / "archive"), {1: 1.0, 3: 0.8}, units=80)

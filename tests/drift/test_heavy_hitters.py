@@ -89,6 +89,8 @@ def test_any_bytes_are_refused_or_read_never_worse(raw: bytes) -> None:
         (2, 9, 0, (("a" * (LONGEST + 1), 2),)),
         (2, 9, 0, ((b"\xff", 2),)),
         (1 << 40, 9, 0, ()),
+        (2, 1 << 63, 0, (("a", 2),)),
+        (2, 9, 1 << 63, (("a", 2),)),
     ],
 )
 def test_counts_that_do_not_add_up_are_refused(parts: tuple[object, ...]) -> None:

@@ -104,6 +104,14 @@ def test_damaged_bytes_are_refused(field: str, raw: bytes) -> None:
         TrafficSketch.restore(state, REFERENCE.features, REFERENCE.codes)
 
 
+@pytest.mark.parametrize("seen", [-1, 1 << 63])
+def test_a_number_of_lists_that_never_came_is_refused(seen: int) -> None:
+    state = msgspec.structs.replace(sketch_of(lists(20)).state(), seen=seen)
+
+    with pytest.raises(UnreadableSketch, match="expected 0 to"):
+        TrafficSketch.restore(state, REFERENCE.features, REFERENCE.codes)
+
+
 def test_a_sketch_of_other_features_is_refused() -> None:
     with pytest.raises(UnreadableSketch, match="expected 3 quantities"):
         TrafficSketch.restore(sketch_of(lists(20)).state(), 3, ())

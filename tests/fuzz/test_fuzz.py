@@ -18,7 +18,7 @@ CRASHES = sorted((Path(__file__).parent / "crashes").glob("*.bin"))
 def test_damaged_input_is_read_or_refused(name: str, tmp_path: Path) -> None:
     target = TARGETS[name]
 
-    result = running.run(target, max(20, round(300 * target.share)), seed=7, folder=tmp_path)
+    result = running.run(target, max(15, round(300 * target.share)), seed=7, folder=tmp_path)
 
     assert not result.defects, "\n".join(f"{kind}\n{trace}" for kind, (_, trace) in result.defects.items())
     assert result.read > 0

@@ -50,9 +50,11 @@ def click_log(
     share: float = 0.05,
     noise: float = 1.5,
     eta: float = 1.0,
+    unequal: float = 0.0,
 ) -> ClickLog:
     """Lists of one ranker, explored as `serving.exploration` does: a swap of a shown rank and one within reach,
-    each pair as likely as any other; propensities over coin and swap."""
+    each pair as likely as any other; propensities over coin and swap. unequal: variance of the users' keenness, each
+    of whom asks three times."""
     rng = np.random.default_rng(seed)
     labels = rng.choice(5, size=(queries, candidates), p=[0.5, 0.2, 0.15, 0.1, 0.05]).astype(float)
     base = orders(labels, noise, seed + 1)
@@ -76,5 +78,8 @@ def click_log(
     items = base[query_of[:, None], ranks]
     model = ClickModel(eta=eta)
     chance = model.examination(shown) * model.attraction(labels[query_of[:, None], items])
+    if unequal:
+        keen = np.random.default_rng(seed + 2).gamma(1 / unequal, unequal, lists // 3 + 1)
+        chance = chance * keen[np.arange(lists) // 3, None]
     clicks = rng.random((lists, shown)) < chance
     return ClickLog(query_of, items, clicks, propensities, explored, labels, base, model)

@@ -298,6 +298,49 @@ def test_what_comes_after_compaction_is_merged_by_the_next(archive: Archive) -> 
     assert ranking_ids(archive) == ["late", "r1"]
 
 
+def test_parts_are_what_rankings_are_before_and_after_compaction(archive: Archive) -> None:
+    for number, at_ms in enumerate((NOW_MS, NOW_MS + 5, UNTIL_MS - 1, UNTIL_MS)):
+        features = np.arange(number, number + 2 * (1 + number % 2), dtype="<f4").tobytes()
+        event = a_ranking(f"r{number}", ("a", "b")[: 1 + number % 2], answered_ms=at_ms, **_fitting(number, features))
+        archive.write([an_entry(number, event)])
+    columns = ["ranking_id", "features", "arm"]
+    wanted = archive.rankings("codesearch", NOW_MS + 1, UNTIL_MS + 1, columns)
+
+    for _ in range(2):
+        parts = list(archive.ranking_parts("codesearch", NOW_MS + 1, UNTIL_MS + 1, columns))
+
+        assert pa.concat_tables(parts).sort_by("ranking_id").to_pylist() == wanted.to_pylist()
+        archive.compact("codesearch", HOUR)
+
+
+def test_parts_of_files_that_are_merged_meanwhile_are_all_there(archive: Archive) -> None:
+    """Twice at most, missed never."""
+    for number in range(6):
+        archive.write([an_entry(number, a_ranking(f"r{number}"))])
+    parts = archive.ranking_parts("codesearch", NOW_MS, UNTIL_MS, ["ranking_id"])
+
+    first = next(parts)
+    archive.compact("codesearch", HOUR)
+    seen = [row["ranking_id"] for part in (first, *parts) for row in part.to_pylist()]
+
+    assert set(seen) == {f"r{number}" for number in range(6)}
+
+
+def test_a_damaged_file_is_named_when_its_parts_are_read(archive: Archive) -> None:
+    archive.write([an_entry(1, a_ranking("r1"))])
+    (path,) = small_files(archive)
+    path.write_bytes(b"no parquet at all")
+
+    with pytest.raises(DataRefused, match="damaged"):
+        list(archive.ranking_parts("codesearch", NOW_MS, UNTIL_MS, ["ranking_id"]))
+
+
+def _fitting(number: int, features: bytes) -> dict[str, bytes]:
+    """Scores and propensities for as many items as the ranking with that number shows."""
+    shown = np.ones(1 + number % 2, dtype="<f4").tobytes()
+    return {"scores": shown, "propensities": shown, "features": features}
+
+
 def test_only_hours_that_have_ended_wait_for_compaction(archive: Archive) -> None:
     archive.write([an_entry(1, a_ranking("r1"), a_ranking("r2", answered_ms=UNTIL_MS))])
 

@@ -158,3 +158,23 @@ def test_sums_of_different_units_add_up_to_the_comparison_of_all() -> None:
 def test_lists_that_do_not_fit_are_refused(values: list[float], units: list[str], covariates: object) -> None:
     with pytest.raises(ValueError, match=r"expected|finite"):
         ArmUnits.of(values, units, covariates)  # type: ignore[arg-type]
+
+
+def test_few_units_that_differ_little_by_chance_are_believed_to_differ_as_many_do() -> None:
+    rng = np.random.default_rng(77)
+    many, few = rng.random(2000), 0.2 * rng.random(50)
+    arms = ArmUnits.of(many, np.arange(2000)), ArmUnits.of(few, np.arange(50))
+
+    found = compare(*arms)
+
+    alike = found.champion.standard_error * np.sqrt(2000 / 50)
+    wanted = np.hypot(alike, found.champion.standard_error) / found.difference.standard_error
+    assert found.caution == pytest.approx(wanted)
+    assert found.caution > 3
+
+
+def test_units_that_differ_more_than_the_champions_need_no_caution() -> None:
+    rng = np.random.default_rng(78)
+    arms = ArmUnits.of(0.2 * rng.random(2000), np.arange(2000)), ArmUnits.of(rng.random(50), np.arange(50))
+
+    assert compare(*arms).caution == 1.0

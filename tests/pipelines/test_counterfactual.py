@@ -10,17 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from pipelines.feedback.counterfactual import (
-    NONE,
-    ClickLists,
-    CounterfactualReport,
-    CounterfactualRules,
-    counterfactual,
-    expected_ndcg,
-    explored_depth,
-    shown_chance,
-)
-from pipelines.feedback.position_bias import counts_of, harvest, harvest_without_each
+from pipelines.feedback.click_ndcg import expected_ndcg
+from pipelines.feedback.counterfactual import CounterfactualReport, CounterfactualRules, counterfactual
+from pipelines.feedback.explored_lists import NONE, ClickLists, explored_depth, shown_chance
+from pipelines.feedback.position_bias import counts_of, counts_without_each, harvest, harvest_along
 from pipelines.ndcg import mean_ndcg
 from registry.contracts.manifest import CLICK_NDCG, JUDGED_NDCG, MetricDefinition
 from serving.exploration import Exploration
@@ -74,8 +67,7 @@ def the_log() -> tuple[ClickLog, np.ndarray]:
 def report_of(
     log: ClickLog, order: np.ndarray, examination: np.ndarray, rules: CounterfactualRules | None = None
 ) -> CounterfactualReport:
-    champion, challenger = (of[log.query_of][:, :SHOWN] for of in (log.base, order))
-    return counterfactual(lists_of(log), champion, challenger, examination, rules or CounterfactualRules())
+    return counterfactual(lists_of(log), log.base, order, examination, rules or CounterfactualRules())
 
 
 @pytest.mark.parametrize("pull", [0.5, -0.25])
@@ -99,10 +91,9 @@ def estimated(log: ClickLog, order: np.ndarray, groups: int | None) -> Counterfa
     """With examination from the same log, and without each of so many groups of units."""
     units = np.repeat(np.arange(len(log.query_of)) // 3, SHOWN)
     rows = (log.pairs.ravel(), log.positions.ravel(), log.clicks.ravel())
-    without_each = harvest_without_each(*rows, units, groups=groups) if groups else None
-    champion, challenger = (of[log.query_of][:, :SHOWN] for of in (log.base, order))
-    examination = harvest(counts_of(*rows)).examination
-    return counterfactual(lists_of(log), champion, challenger, examination, CounterfactualRules(), without_each)
+    examination, without_each = harvest_along(counts_of(*rows), counts_without_each(*rows, units, groups or 10))
+    rules = CounterfactualRules()
+    return counterfactual(lists_of(log), log.base, order, examination, rules, without_each if groups else None)
 
 
 def test_with_examination_estimated_too_the_interval_covers_the_truth_as_often_as_it_says() -> None:
@@ -180,7 +171,7 @@ def test_what_was_never_shown_is_not_spoken_of() -> None:
 
 def test_support_counts_shown_items_of_the_challengers_first_k() -> None:
     lists = ClickLists(
-        np.array([0, 0]),
+        np.array([0, 1]),
         np.array([0, 1]),
         np.array([1, 2, 1, 3]),
         np.array([True, False, False, True]),
@@ -216,7 +207,7 @@ def test_clipping_is_counted_and_lowers_the_estimate() -> None:
 
 def test_lists_of_one_unit_make_the_interval_wider_than_as_many_units() -> None:
     log, examination = click_log(4000, seed=15), np.power(np.arange(1, SHOWN + 1.0), -1.0)
-    champion, challenger = (of[log.query_of][:, :SHOWN] for of in (log.base, reordered(log, 0.05)))
+    champion, challenger = log.base, reordered(log, 0.05)
     rules = CounterfactualRules(least_support=0.01)
     doubled = lists_of(log, sessions_a_unit=1)
     twice = ClickLists(
@@ -226,7 +217,7 @@ def test_lists_of_one_unit_make_the_interval_wider_than_as_many_units() -> None:
     )
 
     once = counterfactual(doubled, champion, challenger, examination, rules).estimates[0]
-    again = counterfactual(twice, np.tile(champion, (2, 1)), np.tile(challenger, (2, 1)), examination, rules)
+    again = counterfactual(twice, champion, challenger, examination, rules)
 
     assert again.estimates[0].lift == pytest.approx(once.lift)
     assert again.estimates[0].high - again.estimates[0].low == pytest.approx(once.high - once.low, rel=1e-6)
@@ -279,7 +270,7 @@ def test_equal_data_give_equal_bytes_and_another_click_another_hash() -> None:
         ({"metric": JUDGED_NDCG}, "expected linear"),
         ({"most_weight": 0.5}, "most_weight"),
         ({"least_support": 0.0}, "least_support"),
-        ({"folds": 1}, "folds"),
+        ({"groups": 1}, "groups"),
         ({"alpha": 1.0}, "alpha"),
     ],
 )

@@ -62,6 +62,7 @@ def a_report(low: float, high: float, refused: str = "") -> CounterfactualReport
         support=0.5 if refused else 1.0,
         effective=1000.0,
         clipped=0.0,
+        corrected=0.0,
         logged=0.5,
         lists=10_000,
         units=5000,

@@ -1,8 +1,10 @@
 """What may be loaded: refused are damaged, mismatched and pickled versions; what is accepted runs."""
 
+import copy
 import io
 import json
 import pickle
+import tracemalloc
 import zipfile
 from collections.abc import Callable
 from contextlib import suppress
@@ -284,3 +286,39 @@ def test_a_folder_without_a_file_is_refused(tmp_path: Path, missing: str) -> Non
 
     with pytest.raises(RefusedVersion, match=f"holds no model version.*{missing}"):
         read(tmp_path / "1")
+
+
+def swollen(entries: int, size_bytes: int, packing: int) -> bytes:
+    """An archive of little bytes that says it holds a lot: packed, or the same bytes under many names."""
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w", packing) as archive:
+        archive.writestr(f"{PREFIX}/archive_format", bytes(size_bytes))
+        first = archive.infolist()[0]
+        for number in range(1, entries):
+            again = copy.copy(first)
+            again.filename = f"{PREFIX}/data/weights/weight_{number:010}"
+            archive.filelist.append(again)
+            archive.NameToInfo[again.filename] = again
+    return made.getvalue()
+
+
+@pytest.mark.parametrize("read_program", [verify_program, strip_sample_inputs])
+@pytest.mark.parametrize(
+    ("program", "why"),
+    [
+        (swollen(1, 64 << 20, zipfile.ZIP_DEFLATED), "compressed"),
+        (swollen(64, 1 << 20, zipfile.ZIP_STORED), "more than its bytes"),
+    ],
+)
+def test_an_archive_that_is_larger_inside_is_refused_unread(
+    read_program: Callable[[bytes], object], program: bytes, why: str
+) -> None:
+    tracemalloc.start()
+    try:
+        with pytest.raises(RefusedVersion, match=why):
+            read_program(program)
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert peak_bytes < 1 << 20

@@ -22,6 +22,7 @@ from registry.stream import MemoryStream
 from serving.event_log import EventLog
 from serving.gateway.access import GuardedApp
 from serving.gateway.app import build_app
+from serving.gateway.console.files import console_router
 from serving.gateway.control_routes import control_router
 from serving.gateway.controller import Controller
 from serving.gateway.http import HotRoutes
@@ -127,7 +128,7 @@ def a_running_gateway(
         )
         ranker.follow({followed.model: followed})
         service = InferService(ranker, pool, permits, settings.max_candidates, control)
-        routers = [oip_routes(service, regions, version="0.0")]
+        routers = [oip_routes(service, regions, version="0.0"), console_router()]
         asked = ControlSettings(address=controller)
         way = control_router(Controller(asked).ask, asked) if controller else None
         app = build_app(ranker, pool, permits, event_log, lambda: REGISTRY, "0.0", routers=routers, control=way)

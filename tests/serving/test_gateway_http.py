@@ -164,6 +164,7 @@ def test_the_answer_is_ordered_by_score_and_its_exposure_is_logged(replica: Repl
         assert event.feature_matrix()[0].tolist() == [LENGTHS["item-100"], 0.5, 4.0]
         assert (event.fingerprint, event.query_id, event.version) == (VIEW.fingerprint, "q7", 1)
         assert event.degraded == ("missing_rows:1/4",)
+        assert event.row_age_s is not None
 
     served(scenario, replica)
 

@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -168,8 +169,8 @@ def test_a_champion_that_fails_on_most_is_spared_the_queries_that_have_an_order_
 
 
 def a_query(items: Sequence[str], top_k: int = 10, model: str = "m") -> RankQuery:
-    hashes = [hash64(item) for item in items]
-    return RankQuery(model, items, "\x00".join(items).encode(), hashes, top_k, 1000)  # type: ignore[arg-type]
+    hashes = np.array([hash64(item) for item in items], dtype=np.uint64)
+    return RankQuery(model, items, "\x00".join(items).encode(), hashes, top_k, 1000)
 
 
 def an_order(items: Sequence[str], version: int = 1) -> Order:
@@ -180,25 +181,22 @@ def an_order(items: Sequence[str], version: int = 1) -> Order:
 def test_orders_take_no_more_room_than_they_may_and_the_last_is_the_one_that_is_found(
     kept: list[tuple[int, int]],
 ) -> None:
-    orders = RecentOrders(most_bytes=20_000, kept_s=60.0, clock=lambda: 0.0)
+    orders = RecentOrders(most_bytes=20_000, kept_s=60.0)
     for version, (start, count) in enumerate(kept):
         items = [f"item-{start + i}" for i in range(count)]
-        orders.keep(a_query(items), an_order(items, version))
-        assert orders.bytes <= 20_000
-        found = orders.of(a_query(items))
+        orders.keep(a_query(items), *an_order(items, version), now_s=0.0)
+        assert orders.size_bytes <= 20_000
+        found = orders.of(a_query(items), now_s=60.0)
         assert found is not None and found.version == version
-    assert orders.bytes >= 0
 
 
 def test_an_order_is_found_while_it_is_young_and_the_oldest_leaves_first() -> None:
-    now_s = 0.0
     items = [sorted(LENGTHS)[i : i + 5] for i in range(100)]
-    orders = RecentOrders(most_bytes=10_000, kept_s=60.0, clock=lambda: now_s)
+    orders = RecentOrders(most_bytes=10_000, kept_s=60.0)
     for some in items:
-        orders.keep(a_query(some), an_order(some))
+        orders.keep(a_query(some), *an_order(some), now_s=0.0)
 
-    assert orders.of(a_query(items[0])) is None
-    assert orders.of(a_query(items[-1])) == an_order(items[-1])
-    assert orders.of(a_query(items[-1], model="other")) is None
-    now_s = 60.1
-    assert orders.of(a_query(items[-1])) is None
+    assert orders.of(a_query(items[0]), 0.0) is None
+    assert orders.of(a_query(items[-1]), 60.0) == an_order(items[-1])
+    assert orders.of(a_query(items[-1], model="other"), 0.0) is None
+    assert orders.of(a_query(items[-1]), 60.1) is None

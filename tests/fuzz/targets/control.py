@@ -121,7 +121,7 @@ def targets() -> list[Target]:
     """The control API, its headers, and the supervisor's ear."""
     lines = [b"* Ready", b'{"process":"redis","message":"x"}', b'{"level":"INFO","message":"x"}', b"12:M WARNING a"]
     return [
-        Target("control.answer", _answers, _seeds, "json", 0.15),
+        Target("control.answer", _answers, _seeds, "json", 0.1),
         pure(
             "control.headers",
             _headers,

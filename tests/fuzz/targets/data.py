@@ -88,9 +88,9 @@ def targets() -> list[Target]:
         Target(
             "data.svmlight", _of("train.txt", _svmlight), lambda: [LINES, LINES.replace(b"\n", b"\r\n")], "lines", 0.5
         ),
-        Target("data.judged_text", _of("train.txt", load), lambda: [LINES], "lines", 0.2),
-        Target("data.judged_parquet", _of("train.parquet", load), _judged_parquet, share=0.1),
-        Target("data.csv", _of("rows.csv", _feature_rows), _written(pc.write_csv), "lines", 0.2),
-        Target("data.parquet", _of("rows.parquet", _feature_rows), _written(pq.write_table), share=0.1),
-        Target("data.arrow", _of("rows.arrow", _feature_rows), _written(_arrow_stream), share=0.2),
+        Target("data.judged_text", _of("train.txt", load), lambda: [LINES], "lines", 0.1),
+        Target("data.judged_parquet", _of("train.parquet", load), _judged_parquet, share=0.05),
+        Target("data.csv", _of("rows.csv", _feature_rows), _written(pc.write_csv), "lines", 0.1),
+        Target("data.parquet", _of("rows.parquet", _feature_rows), _written(pq.write_table), share=0.05),
+        Target("data.arrow", _of("rows.arrow", _feature_rows), _written(_arrow_stream), share=0.1),
     ]

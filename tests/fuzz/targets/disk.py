@@ -6,17 +6,24 @@ from functools import partial
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import torch
 
 from deploy.features.ledger import LoadLedger, LoadMark
 from drift.days.shift_watch import ShiftWatch, Watched
 from drift.days.watch import KeptWatch, Place, Watches
 from drift.days.watch import load as load_watches
-from drift.errors import DriftError
+from drift.errors import DriftError, UnreadableSketch
 from drift.mirrors.monitor import MirrorMonitor
 from drift.monitor import Monitor
 from drift.settings import MonitorSettings, RankDiffSettings, RankLimits, Rule, ShiftSettings
+from drift.sketches.heavy_hitters import HeavyHitters
+from drift.sketches.quantiles import QuantileSketch
+from drift.sketches.traffic import TrafficSketch
+from drift.windows.hours import Hours
+from drift.windows.reference import Reference
 from drift.windows.reports import VerdictReports
+from drift.windows.window import Window, WindowKey
 from pipelines.archive.files import Archive
 from pipelines.dataset import RankingDataset
 from pipelines.errors import DataRefused
@@ -33,7 +40,7 @@ from serving.regions import Regions
 from tests.builders import NOW_MS, a_click, a_mirror, a_plan, a_ranking, a_run, a_view, an_exposure
 from tests.drift.mirrored import mirrors
 from tests.drift.traffic import PROFILE, rankings
-from tests.fuzz.target import READ, Check, Opens, Target, refusal
+from tests.fuzz.target import READ, Check, Opens, Target, pure, refusal
 from tests.pipelines.judged_data import judged
 
 RULES = {"window_s": 10.0, "lateness_s": 2.0, "save_every_s": 5.0, "entries_a_read": 64}
@@ -356,20 +363,75 @@ def _made_in_a_folder(make: Callable[[Path], list[bytes]]) -> Callable[[], list[
     return seeds
 
 
+def _drift_window(start_ms: int) -> Window:
+    window = Window(WindowKey(start_ms, start_ms + 300_000, "codesearch", 1, "champion"), Reference.of(PROFILE))
+    window.absorb(rankings(5, 12))
+    return window
+
+
+def _sketch_seeds(*fields: str) -> list[bytes]:
+    sketch = TrafficSketch(len(PROFILE.features), ())
+    sketch.absorb(rankings(5, 40))
+    return [getattr(sketch.state(), field) for field in fields]
+
+
+def _sketch(decode: Callable[[bytes], QuantileSketch] | Callable[[bytes], HeavyHitters]) -> Check:
+    """What is read can be asked, added up and written again."""
+
+    def check(data: bytes) -> str:
+        try:
+            found, again = decode(data), decode(data)
+        except UnreadableSketch as error:
+            return refusal(error)
+        if isinstance(found, QuantileSketch) and isinstance(again, QuantileSketch):
+            found.quantiles([0.5])
+            found.update(np.zeros((3, found.quantities), np.float32))
+            decode(found.merge(again).encode())
+        elif isinstance(found, HeavyHitters) and isinstance(again, HeavyHitters):
+            found.update(["another"])
+            found.merge(again).encode()
+        return READ
+
+    return check
+
+
+@contextmanager
+def _hours(folder: Path) -> Iterator[Check]:
+    """Whatever the file of an hour holds, a window of the next week is held beside it, and the hour goes on."""
+
+    def check(data: bytes) -> str:
+        home = folder / "codesearch" / "hours" / "champion"
+        home.mkdir(parents=True, exist_ok=True)
+        for file in home.iterdir():
+            file.unlink()
+        hours, start_ms = Hours(folder), NOW_MS // 3_600_000 * 3_600_000
+        (home / f"{start_ms:014}-1.msgpack").write_bytes(data)
+        found = hours.beside(_drift_window(start_ms + 7 * 86_400_000))
+        hours.add(_drift_window(start_ms + 300_000))
+        return READ if found else "not known"
+
+    yield check
+
+
+def _hour_seeds(folder: Path) -> list[bytes]:
+    Hours(folder).add(_drift_window(NOW_MS // 3_600_000 * 3_600_000))
+    return [file.read_bytes() for file in folder.rglob("*.msgpack")]
+
+
 def targets() -> list[Target]:
     """What is read from disks, and what comes from the stream to be written there."""
     few: list[Event] = list(rankings(3, 12, start_ms=NOW_MS, every_ms=1000))
     mirrored: list[Event] = list(mirrors(3, 12, every_ms=1000))
     return [
-        Target("disk.journal", _of_file("journal", _journal), _made_in_a_folder(_journal_seeds), share=0.5),
+        Target("disk.journal", _of_file("journal", _journal), _made_in_a_folder(_journal_seeds), share=0.3),
         Target(
             "disk.plans_copy",
             _of_file("plans", _plans_copy),
             lambda: [msgspec.json.encode({"codesearch": a_plan()})],
             "json",
-            0.3,
+            0.1,
         ),
-        Target("disk.regions_book", _opened_regions, _made_in_a_folder(_books), share=0.3),
+        Target("disk.regions_book", _opened_regions, _made_in_a_folder(_books), share=0.2),
         Target(
             "disk.drift_snapshot",
             partial(_snapshots, makes=_monitor, events=few),
@@ -384,8 +446,11 @@ def targets() -> list[Target]:
             "msgpack",
             0.05,
         ),
-        Target("disk.watches", _of_file("watches", _watches), lambda: [_watch_seed()], "msgpack", 0.5),
-        Target("disk.checkpoint", _of_file("checkpoint", _checkpoint), _checkpoint_seeds, "zip", 0.1),
+        pure("disk.quantile_sketch", _sketch(QuantileSketch.decode), lambda: _sketch_seeds("rows", "lists"), share=0.3),
+        pure("disk.heavy_hitters", _sketch(HeavyHitters.decode), lambda: _sketch_seeds("degraded"), "msgpack", 0.3),
+        Target("disk.drift_hours", _hours, _made_in_a_folder(_hour_seeds), "msgpack", 0.1),
+        Target("disk.watches", _of_file("watches", _watches), lambda: [_watch_seed()], "msgpack", 0.3),
+        Target("disk.checkpoint", _of_file("checkpoint", _checkpoint), _checkpoint_seeds, "zip", 0.05),
         Target("disk.dataset", _of_file("data.parquet", _dataset), _made_in_a_folder(_dataset_seeds), share=0.1),
         Target("disk.archive_file", _archive_files, _made_in_a_folder(_archive_file_seeds), share=0.05),
         Target(
@@ -393,16 +458,16 @@ def targets() -> list[Target]:
             _of_file("mark.json", _ledger),
             lambda: [msgspec.json.encode(LoadMark(3, "item-3", NOW_MS))],
             "json",
-            0.3,
+            0.1,
         ),
         Target(
             "disk.run_step",
             _of_file("step.json", _step),
             lambda: [b'{"output": {"a": 1}, "outcome": "", "files": {}, "redone": 0}'],
             "json",
-            0.2,
+            0.1,
         ),
-        Target("stream.archive", _archived, _event_payloads, "msgpack", 0.05),
+        Target("stream.archive", _archived, _event_payloads, "msgpack", 0.01),
         Target("stream.monitor", partial(_poisoned, makes=_monitor), _event_payloads, "msgpack", 0.05),
         Target("stream.mirror_monitor", partial(_poisoned, makes=_mirror_monitor), _event_payloads, "msgpack", 0.05),
     ]

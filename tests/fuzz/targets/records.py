@@ -283,8 +283,8 @@ def targets() -> list[Target]:
             lambda: [IDS.issue(model_tag("codesearch"), NOW_MS).encode(), b"codesearch", b"a\x00b"],
             "lines",
         ),
-        pure("registry.program", _program, lambda: [_small_program()], "zip", 0.15),
-        pure("registry.stripped_program", _stripped, lambda: [_small_program()], "zip", 0.1),
+        pure("registry.program", _program, lambda: [_small_program()], "zip", 0.1),
+        pure("registry.stripped_program", _stripped, lambda: [_small_program()], "zip", 0.05),
         pure(
             "registry.package",
             _package,
@@ -294,5 +294,5 @@ def targets() -> list[Target]:
             ],
             share=0.5,
         ),
-        pure("registry.foreign_model", _foreign, _foreign_seeds, "json", 0.3),
+        pure("registry.foreign_model", _foreign, _foreign_seeds, "json", 0.1),
     ]

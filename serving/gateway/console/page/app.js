@@ -36,7 +36,7 @@ const feeds = {
   looks: new Feed(ofRollout("looks"), 10, heard),
   explain: new Feed(ofRollout("explain"), 10, heard),
   drift: new Feed(() => (state.model ? `${modelPath(state.model, "drift", "days")}?${new URLSearchParams({ arm: state.drift.arm, family: state.drift.family, limit: 400 })}` : null), 60, heard),
-  live: new Feed(ofModel("live"), 2, heard),
+  live: new Feed(() => (state.model ? `${modelPath(state.model, "live")}?limit=20` : null), 2, heard),
 };
 
 function heard(feed) {
