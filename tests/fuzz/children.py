@@ -3,6 +3,7 @@
 import logging
 import mmap
 import multiprocessing
+import os
 import struct
 import tempfile
 import time
@@ -18,8 +19,9 @@ from tests.fuzz.targets import all_targets
 
 NOTED = "input"
 _SIZE = struct.Struct("<I")
-SILENT_S = 60.0
-"""A child that says nothing for so long hangs where no timer of its own reaches."""
+SILENT_CPU_S, SILENT_S = 30.0, 600.0
+"""A child that says nothing for so much processor time, or for so long, hangs where no timer of its own reaches. Time
+alone tells little: on a busy machine who is nice waits."""
 
 
 class Noted:
@@ -49,10 +51,10 @@ def in_child(name: str, cases: int, seed: int, show: Callable[[Result], None]) -
         child.start()
         theirs.close()
         try:
-            return _heard(ours, name, show)
+            return _heard(ours, child.pid or 0, show)
         except TimeoutError:
             child.kill()
-            return _broken(name, "hang", f"nothing was heard for {SILENT_S:g} s", Path(folder))
+            return _broken(name, "hang", f"nothing was heard for {SILENT_CPU_S:g} s of its time", Path(folder))
         except EOFError:
             child.join()
             return _broken(name, "crash", f"the process ended with {child.exitcode}", Path(folder))
@@ -61,17 +63,26 @@ def in_child(name: str, cases: int, seed: int, show: Callable[[Result], None]) -
             ours.close()
 
 
-def _heard(ours: Connection, name: str, show: Callable[[Result], None]) -> Result:
+def _heard(ours: Connection, pid: int, show: Callable[[Result], None]) -> Result:
     """The child's last word. Raises TimeoutError if it falls silent, EOFError if it ends without."""
-    told_s = time.monotonic()
-    while time.monotonic() - told_s < SILENT_S:
+    told_s, told_cpu_s = time.monotonic(), 0.0
+    while time.monotonic() - told_s < SILENT_S and _cpu_s(pid) - told_cpu_s < SILENT_CPU_S:
         if ours.poll(1.0):
             result, is_last = ours.recv()
             if is_last:
                 return result
-            told_s = time.monotonic()
+            told_s, told_cpu_s = time.monotonic(), _cpu_s(pid)
             show(result)
-    raise TimeoutError(name)
+    raise TimeoutError
+
+
+def _cpu_s(pid: int) -> float:
+    """What a process has used; 0 if it is gone, which its pipe will say."""
+    try:
+        used = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+    except OSError:
+        return 0.0
+    return sum(map(int, used)) / os.sysconf("SC_CLK_TCK")
 
 
 def _broken(name: str, how: str, trace: str, folder: Path) -> Result:
