@@ -9,6 +9,8 @@ import msgspec
 from drift.windows.segments import Segments
 
 Correction = Literal["benjamini_hochberg", "holm", "bonferroni"]
+"""See `drift.corrections`."""
+
 _RANK_DIFF = "rank_diff"
 
 
