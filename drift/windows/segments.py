@@ -10,9 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from struct import unpack_from
+from typing import TYPE_CHECKING
 
-from drift.windows.reference import Reference
-from registry.contracts.events import Ranked
+if TYPE_CHECKING:  # commands read settings, and must not wait for numpy
+    from drift.windows.reference import Reference
+    from registry.contracts.events import Ranked
 
 CANDIDATES = "ranking:candidates"
 OTHER = "other"
@@ -59,7 +61,7 @@ class Segments:
         """All, `other` last."""
         return (*self.parts, OTHER)
 
-    def of(self, rankings: Sequence[Ranked], reference: Reference | None) -> list[str]:
+    def of(self, rankings: "Sequence[Ranked]", reference: "Reference | None") -> list[str]:
         """The name of each ranking's segment. reference: of the version that answered; None is all `other`."""
         if self.by == CANDIDATES:
             return self._named([float(ranking.candidates) for ranking in rankings])
