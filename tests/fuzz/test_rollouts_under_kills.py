@@ -23,6 +23,7 @@ from pipelines.gates.planning import GatePlanner
 from pipelines.rollouts.canary import outlook
 from pipelines.rollouts.engine import RolloutEngine
 from registry.api_keys import SqlKeyRing, key_text, make_key
+from registry.audit import SqlAuditLog
 from registry.board import MemoryBoard
 from registry.contracts.rollouts import Need, Rollout, Step, What
 from registry.contracts.traffic import WEIGHT_STEPS, TrafficPlan
@@ -110,6 +111,7 @@ class PeopleEngineAndKills(RuleBasedStateMachine):
             lambda rollout: outlook(self.engine.look(rollout, self.now_ms)),
             GatePlanner(Archive(self.folder / "archive")),
             SqlRuns(self.control.engine),
+            SqlAuditLog(self.control.engine),
             wall_ms=lambda: self.now_ms,
         )
 
