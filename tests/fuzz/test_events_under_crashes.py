@@ -1,5 +1,5 @@
-"""The event log from journal to archive, crashed at any byte, in any order: nothing acknowledged is lost, and nothing is
-there twice for who reads.
+"""The event log from journal to archive, crashed at any byte, in any order: nothing acknowledged is lost, and nothing
+is there twice for who reads.
 
 A crash of the writer leaves its memory-mapped file as it was at that byte: the page cache is the kernel's. It is made
 here by copying the file's bytes as they were before an append, with any part of what the append wrote on top.

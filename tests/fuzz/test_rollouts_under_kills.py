@@ -223,6 +223,18 @@ class PeopleEngineAndKills(RuleBasedStateMachine):
             self.killed()
         self.board.fate = "well"
 
+    @rule(resumes=st.booleans(), fate=FATES)
+    @precondition(lambda self: self.rollout() is not None and self.rollout().active)
+    def somebody_hesitates(self, resumes: bool, fate: str) -> None:
+        """Pauses, and perhaps goes on."""
+        rollout = self.rollout()
+        assert rollout is not None
+        for route in ("pause_rollout", "resume_rollout")[: 1 + resumes]:
+            self.now_ms += 1
+            self.board.fate = fate
+            self.ask(route, {"why": "to think"}, f"at-{self.now_ms}", rollout.id)
+            self.board.fate = "well"
+
     @rule(times=st.integers(1, 4), fate=FATES)
     def all_goes_well_for_a_while(self, times: int, fate: str) -> None:
         """Everything a step waits for is there, and the engine turns."""
