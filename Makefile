@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO ?=
 
-.PHONY: demo test check install clean
+.PHONY: demo test check install sbom audit clean
 .DEFAULT_GOAL := help
 
 .PHONY: help
@@ -30,6 +30,12 @@ test: install  ## The whole suite: style, types, tests, doctests.
 
 check: install  ## Style, import order, strict types.
 	@BIN=$(BIN) deploy/scripts/check
+
+sbom: install  ## What this is made of, as CycloneDX: sluice.cdx.json.
+	@BIN=$(BIN) deploy/scripts/sbom sluice.cdx.json
+
+audit: install  ## Known vulnerabilities of what it is made of; skipped, with the reason, where nobody can be asked.
+	@BIN=$(BIN) deploy/scripts/audit
 
 clean:  ## Removes the virtual environment and caches; the data folder .sluice stays.
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

@@ -4,14 +4,12 @@ An adjusted p-value is at most alpha exactly where the procedure rejects at alph
 quantities, the one with twice the weight is allowed twice the chance of a false alarm.
 """
 
-from typing import Literal
-
 import numpy as np
 from numpy.typing import NDArray
 
 from drift.moments import FloatArray
+from drift.settings import Correction
 
-Correction = Literal["benjamini_hochberg", "holm", "bonferroni"]
 MOST_WEIGHT = 10.0
 
 

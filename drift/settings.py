@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import get_args
+from typing import Literal, get_args
 
 import msgspec
 
-from drift.corrections import Correction
 from drift.windows.segments import Segments
+
+Correction = Literal["benjamini_hochberg", "holm", "bonferroni"]
+"""See `drift.corrections`."""
 
 _RANK_DIFF = "rank_diff"
 

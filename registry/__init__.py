@@ -18,7 +18,9 @@
   window, and one at work at a time (both are indexes). Who works on one holds a lease with a number, so
   that of two workers that both think they have it, after a clock jumped, only the later one can write.
 - `receipts`: the answer of a request with an idempotency key, in the transaction of its change.
-- `api_keys`, `roles`: who may ask for a change.
+- `api_keys`, `roles`, `principals`: who may ask for what. `key_sheet`: good keys as gateways know them, a copy like
+  the plan board, whole, so that what is not on it is not good. `quotas`: how much, where all gateways meet.
+- `audit`: what was asked of the control plane and what came of it; rows are added, never changed.
 - `database`, `tables`, `migrations`: the control database, SQLite or PostgreSQL.
 - `counters`: what gateways answered, arm by arm, and where the time went.
 - `glimpse_board`: a few of the newest answers, for a person who watches.

@@ -231,7 +231,8 @@ class RedisGroupReader:
         gone = [row[0] for row in rows if row[0] is not None and not row[1]]
         if gone:
             self._client.xack(self._stream, self._group, *gone)
-        return [StreamEntry(row[0].decode(), row[1][_FIELD]) for row in rows if row[1]]
+        # one without our field is somebody else's: readers reject what does not decode, and would die of a KeyError
+        return [StreamEntry(row[0].decode(), row[1].get(_FIELD, b"")) for row in rows if row[1]]
 
     def _not_held(self, entries: Sequence[StreamEntry]) -> list[StreamEntry]:
         """Those delivered before, to whomever, that this reader does not have in hand."""

@@ -42,6 +42,7 @@ Decisions
 - Feature slabs are set-associative (`features.index`): lookups of a batch are a handful of numpy
   calls, deletion is free, and the same layout works in device memory. A newcomer displaces a row
   only if it was asked for more often lately: what comes once, in a scan, does not stay.
+- Who asks, and how much, is decided in memory, in front of everything that a query costs (`identity`).
 - An answer is in the journal before it is on the wire (`journal`): a memory-mapped file costs
   microseconds and survives kill -9 of the process. Redis gets it a moment later, at least once;
   readers drop repeats by event id.

@@ -22,7 +22,6 @@ from deploy.control.client import ControlClient, model_path
 from deploy.errors import SluiceError
 from deploy.machine.lifecycle import running
 from deploy.settings import PlatformSettings
-from registry.contracts.drift import day_name, day_of
 from registry.contracts.errors import ContractError
 from registry.errors import RegistryError
 
@@ -215,6 +214,7 @@ def profile(
     """What a version was made on: each feature's moments, shape and weight; with --against as that day was, too."""
     from deploy.commands.profile_table import profile_table
     from drift.days.reports import DayReports
+    from registry.contracts.drift import day_of
 
     settings = PlatformSettings.from_environment(os.environ)
     found = _profile(settings, model, version)
@@ -263,6 +263,8 @@ def _report_there(
     control: ControlClient, model: str, day: str, arm: str, again: bool, wait_s: float, pause_s: float = 1.0
 ) -> Any:
     """The report's line, asked for and waited for if need be."""
+    from registry.contracts.drift import day_name
+
     path, until_s, made_ms = model_path(model, "drift", "reports"), time.monotonic() + wait_s, -1
     if not day:
         closed = [one for one in control.get(model_path(model, "drift"))["records"] if _arm_of(one) == arm]

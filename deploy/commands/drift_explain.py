@@ -39,6 +39,7 @@ def explain(
     from drift.days.reports import DayReports
     from drift.errors import NothingToExplain
     from pipelines.archive.files import Archive
+    from pipelines.errors import DataRefused
     from registry.artefacts import read
     from registry.contracts.errors import ContractError
     from registry.errors import RegistryError
@@ -57,7 +58,7 @@ def explain(
         with Progress(console=Console(stderr=True), transient=True) as bar:
             task = bar.add_task("telling days apart")
             found = explainer.explain(model, arm, since_ms, lambda done, of: bar.update(task, completed=done, total=of))
-    except (NothingToExplain, RegistryError, ContractError) as error:
+    except (NothingToExplain, DataRefused, RegistryError, ContractError) as error:
         raise SluiceError(str(error), "`sluice drift days`, or other --day and --arm") from error
     if as_json:
         typer.echo(msgspec.json.encode(found).decode())

@@ -1,7 +1,8 @@
 """The control API: who answers whom is looked at and changed here, over HTTP, in the controller process.
 
 `app` is HTTP, `access` and `conditions` check a request, `handlers` says which function answers it: `traffic`,
-`rollouts`, `evidence`, `drift`, `runs`, `keys`, `figures`. They stand on `desk`, which alone makes decisions true.
+`rollouts`, `evidence`, `drift`, `runs`, `keys`, `audit`, `figures`. They stand on `desk`, which alone makes decisions
+true.
 
 Decisions
 
@@ -15,6 +16,10 @@ Decisions
   no MLflow.
 - The console's figures (`figures`) come from tables, boards and files that are there anyway; only the traffic of the
   last hour is kept here, in memory (`meter`): months of it are Prometheus' business.
+- A change is written to the audit log before it is done, and what came of it before it is answered (`trail`): what
+  cannot be written down is not done. Two rows, not one that is changed, and not in the change's transaction: making a
+  key or moving a run has none with the plan, and a refusal has none at all.
+- Which keys are good is shown to gateways after each change, and again each second (`key_publisher`).
 - Nothing is open without a key. A key is made by an admin; the first one lies in the data folder, for
   its owner's eyes (`local_key`).
 """

@@ -76,6 +76,7 @@ class Controller:
     audit_days: int = AUDIT_DAYS
     _failures: int = field(default=0, init=False)
     _forgot_ms: int = field(default=0, init=False)
+    _keys_unpublished: bool = field(default=False, init=False)
 
     def store(self) -> ModelStore:
         """The registry of versions that may have traffic. Raises StoreUnavailable while it is not open."""
@@ -99,10 +100,9 @@ class Controller:
         due_s = time.monotonic()
         while not stop.wait(max(0.0, due_s - time.monotonic())):
             due_s = max(due_s, time.monotonic() - self.settings.period_s) + self.settings.period_s
+            self._publish_keys()
             try:
                 self.engine.turn(now_ms())
-                if self.keys is not None:
-                    self.keys.publish()
                 self._forget(now_ms())
             except (RegistryError, ContractError) as error:
                 self._failures += 1
@@ -112,6 +112,19 @@ class Controller:
             if self._failures:
                 log.info("rollouts go on after %d turns that failed", self._failures)
                 self._failures = 0
+
+    def _publish_keys(self) -> None:
+        """By itself: a rollout that fails must not keep a revoked key good."""
+        if self.keys is None:
+            return
+        try:
+            self.keys.publish()
+        except RegistryError as error:
+            if not self._keys_unpublished:
+                log.warning("gateways are not told of changed keys until this is over: %s", error)
+            self._keys_unpublished = True
+        else:
+            self._keys_unpublished = False
 
     def _forget(self, at_ms: int) -> None:
         if not 0 <= at_ms - self._forgot_ms < FORGET_EVERY_MS:

@@ -170,11 +170,11 @@ def board() -> Board:
         ),
         lines(
             Words(
-                "PSI, ten largest",
-                "Shown because people ask for it. Nothing is decided on it: it alarms without drift.",
+                "PSI beyond chance, ten largest",
+                "Less what it comes to without drift: about 0 on quiet traffic. Shown; nothing is decided on it.",
             ),
             "none",
-            Query(f"topk(10, drift_psi_nats{_FEATURES})", "{{model}} {{arm}} {{quantity}}"),
+            Query(f"topk(10, drift_psi_excess_nats{_FEATURES})", "{{model}} {{arm}} {{quantity}}"),
         ),
         lines(
             Words("Lists in the newest window", "With few a window is inconclusive: it says nothing either way."),

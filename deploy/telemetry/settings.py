@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass, field
 
-from serving.tracing.tracer import TraceRules
+from serving.tracing.rules import TraceRules
 
 _ENDPOINT = re.compile(r"https?://[^\s,/@]+(:\d{1,5})?(/[^\s,@]*)?")
 _NUMBERS = {"ratio": float, "slow_ms": float, "a_second": int}

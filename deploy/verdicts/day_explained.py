@@ -4,22 +4,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import msgspec
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
+from deploy.drift_reports.rows import sampled
 from drift.days.reports import DayReport, DayReports
 from drift.errors import NothingToExplain
 from drift.joint.explain import Explanation, Progress, explain
 from drift.joint.two_sample import JointSettings, Lists
 from pipelines.archive.files import Archive
-from pipelines.archive.tables import hashes
 from registry.contracts.drift import ShiftRecord
 from registry.contracts.profile import ReferenceProfile
 
 MOST_DAYS = 7
 SEED = 20_261
-COLUMNS = ("ranking_id", "version", "arm", "fingerprint", "features")
 
 
 class DayExplained(msgspec.Struct, frozen=True):
@@ -46,7 +42,8 @@ class DayExplainer:
         """Of the day that began then, the newest if None. arm: of a challenger with its version, `challenger-2`.
 
         Held against up to `MOST_DAYS` closed days before it, and before the oldest of its alarms began; of each a
-        sample of lists by the hash of their ranking ids. Raises NothingToExplain saying what is missing.
+        sample of lists by the hash of their ranking ids. Raises NothingToExplain saying what is missing, DataRefused if
+        the archive is damaged.
         """
         closed = self.days.read(model, arm, newest=400)
         known = [report.record for report in closed if since_ms is None or report.record.since_ms == since_ms]
@@ -61,9 +58,9 @@ class DayExplainer:
         days = [
             (day.since_ms, lists)
             for day in _before(record, closed)
-            if (lists := self._lists(day, profile)) is not None and len(lists) >= fewest
+            if len(lists := self._lists(day, profile)) >= fewest
         ]
-        if current is None or len(current) < fewest or not days:
+        if len(current) < fewest or not days:
             raise NothingToExplain(
                 f"the archive has too few lists of that day or of those before: expected {fewest} of each that fit the "
                 "profile's feature view"
@@ -73,29 +70,13 @@ class DayExplainer:
         before = tuple(start_ms for start_ms, _ in days)
         return DayExplained(model, record.version, record.arm, record.since_ms, before, found)
 
-    def _lists(self, day: ShiftRecord, profile: ReferenceProfile) -> Lists | None:
-        """A sample of the arm's lists of that day that fit the view: those with the smallest hashes of their ids."""
-        kept: list[tuple[int, bytes]] = []
-        for hour_ms in self.archive.hours(day.model, day.since_ms, day.until_ms):
-            since_ms, until_ms = max(hour_ms, day.since_ms), min(hour_ms + 3_600_000, day.until_ms)
-            rankings = self.archive.rankings(day.model, since_ms, until_ms, COLUMNS)
-            fits = pc.and_(pc.equal(rankings["arm"], day.arm), pc.equal(rankings["fingerprint"], profile.fingerprint))
-            if day.arm != "champion":
-                fits = pc.and_(fits, pc.equal(rankings["version"], day.version))
-            kept = self._smallest(kept, rankings.filter(fits), len(profile.features))
-        if not kept:
-            return None
-        rows = [np.frombuffer(features, dtype="<f4").reshape(-1, len(profile.features)) for _, features in kept]
-        return Lists(np.vstack(rows), np.array([len(own) for own in rows]))
-
-    def _smallest(self, kept: list[tuple[int, bytes]], rankings: pa.Table, columns: int) -> list[tuple[int, bytes]]:
-        lengths = pc.fill_null(pc.list_value_length(rankings["features"]), 0).to_numpy()
-        whole = np.flatnonzero((lengths > 0) & (lengths % columns == 0))
-        numbers = hashes(rankings["ranking_id"])[whole]
-        places = whole[np.argsort(numbers, kind="stable")[: self.settings.most_lists]]
-        features = rankings["features"].take(pa.array(places)).to_pylist()
-        found = zip(np.sort(numbers).tolist(), (np.array(one, dtype="<f4").tobytes() for one in features), strict=False)
-        return sorted([*kept, *found])[: self.settings.most_lists]
+    def _lists(self, day: ShiftRecord, profile: ReferenceProfile) -> Lists:
+        """A sample of the arm's lists of that day that fit the view."""
+        version = None if day.arm == "champion" else day.version
+        span = (day.since_ms, day.until_ms)
+        sample = sampled(self.archive, day.model, day.arm, version, profile, [span], self.settings.most_lists)
+        lists = sample.taken()
+        return Lists(lists.values, lists.shown)
 
 
 def _before(record: ShiftRecord, closed: list[DayReport]) -> list[ShiftRecord]:

@@ -5,13 +5,16 @@ as many detectors as were meant: a budget of false alarms can be split over them
 """
 
 import math
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from struct import unpack_from
+from typing import TYPE_CHECKING
 
-from drift.windows.reference import Reference
-from registry.contracts.events import Ranked
+if TYPE_CHECKING:  # commands read settings, and must not wait for numpy
+    from drift.windows.reference import Reference
+    from registry.contracts.events import Ranked
 
 CANDIDATES = "ranking:candidates"
 OTHER = "other"
@@ -58,22 +61,22 @@ class Segments:
         """All, `other` last."""
         return (*self.parts, OTHER)
 
-    def of(self, rankings: Sequence[Ranked], reference: Reference | None) -> list[str]:
+    def of(self, rankings: "Sequence[Ranked]", reference: "Reference | None") -> list[str]:
         """The name of each ranking's segment. reference: of the version that answered; None is all `other`."""
         if self.by == CANDIDATES:
-            return [self._name(ranking.candidates) for ranking in rankings]
+            return self._named([float(ranking.candidates) for ranking in rankings])
         features = reference.names[: reference.features] if reference else ()
         if reference is None or self.by not in features:
             return [OTHER] * len(rankings)
         at, fits = 4 * features.index(self.by), reference.fits
-        return [self._name(unpack_from("<f", one.features, at)[0]) if fits(one) else OTHER for one in rankings]
+        return self._named([unpack_from("<f", one.features, at)[0] if fits(one) else math.nan for one in rankings])
 
-    def _name(self, value: float) -> str:
+    def _named(self, values: Sequence[float]) -> list[str]:
+        parts = self.parts
         if self.values:
-            return f"{self.by}={value:g}" if value in self.values else OTHER
-        if not math.isfinite(value):
-            return OTHER
-        return self.parts[sum(bound <= value for bound in self.bounds)]
+            by_value = dict(zip(self.values, parts, strict=True))
+            return [by_value.get(value, OTHER) for value in values]
+        return [parts[bisect_right(self.bounds, value)] if math.isfinite(value) else OTHER for value in values]
 
 
 def parse_segments(text: str) -> dict[str, Segments]:

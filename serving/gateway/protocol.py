@@ -8,15 +8,18 @@ routes there.
 
 import asyncio
 import functools
+import math
 from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
 
+import msgspec
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from serving.errors import RankingError
 from serving.gateway.heads import MAX_HEAD_BYTES, Head, Heads
 from serving.gateway.http import Answer, HotRoute, HotRoutes
+from serving.gateway.patience import Patience
 
 _STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
 
@@ -62,33 +65,83 @@ class _HotCycle:
 
 
 class HotProtocol(HttpToolsProtocol):
-    """routes: where hot requests go; heads: which those are. The rest is uvicorn's."""
+    """routes: where hot requests go; heads: which those are; patience: with slow clients. The rest is uvicorn's."""
 
-    def __init__(self, *args: Any, routes: HotRoutes, heads: Heads[HotRoute], **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, routes: HotRoutes, heads: Heads[HotRoute], patience: Patience, **kwargs: Any
+    ) -> None:
         super().__init__(*args, **kwargs)
-        self._routes, self._heads = routes, heads
+        self._routes, self._heads, self._patience = routes, heads, patience
+        self._due_s = math.inf  # when what is on its way has to be here
+        self._watch: asyncio.TimerHandle | None = None
+        self._unread: asyncio.TimerHandle | None = None  # while the client does not read
+        self._head_bytes = -1  # of the head under way, -1 between heads
+        self._why_refused: tuple[int, str] | None = None
         self._hot: _HotCycle | None = None  # the newest
         self._receiving: _HotCycle | None = None  # the one whose body is on its way
         self._rest_until_s = 0.0
         self._between_messages = True  # as far as uvicorn's parser is concerned
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._expect(self._patience.head_s)
 
     def data_received(self, data: bytes) -> None:
         cycle = self._receiving
         if cycle is not None:
             cycle.parts.append(data)
             cycle.missing_bytes -= len(data)
+            self._due_s += len(data) / self._patience.bytes_a_s
             if cycle.missing_bytes <= 0:
                 self._received(cycle)
         elif not (self._between_messages and self._hot_begins(data)):
             super().data_received(data)
+            if self._head_bytes >= 0:
+                self._head_bytes += len(data)
+                if self._head_bytes > self._patience.head_bytes:
+                    self._end(431, f"the head has more than {self._patience.head_bytes} bytes")
 
     def on_message_begin(self) -> None:
         self._between_messages = False
+        self._head_bytes = 0
+        self._expect(self._patience.head_s)
         super().on_message_begin()
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        super().on_header(name, value)
+        if len(self.headers) > self._patience.headers:
+            self._why_refused = (431, f"the head has more than {self._patience.headers} lines")
+            raise ValueError(self._why_refused[1])  # ends httptools' work; uvicorn then calls send_400_response
+
+    def on_headers_complete(self) -> None:
+        self._head_bytes = -1
+        self._expect(self._patience.body_s)
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self._due_s += len(body) / self._patience.bytes_a_s
+        super().on_body(body)
+
     def on_message_complete(self) -> None:
+        self._due_s = math.inf
         super().on_message_complete()
         self._between_messages = True
+
+    def send_400_response(self, msg: str) -> None:
+        self._end(*(self._why_refused or (400, "no HTTP request")))
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self.flow.pause_reading()  # who does not read answers may not ask for more of them
+        if self._unread is None:
+            self._unread = self.loop.call_later(self._patience.read_s, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self.flow.resume_reading()
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None
 
     def connection_lost(self, exc: Exception | None) -> None:
         hot = self._hot
@@ -97,7 +150,37 @@ class HotProtocol(HttpToolsProtocol):
                 hot.task.cancel()
             elif hot.take_back is not None:
                 hot.take_back()
+        for timer in (self._watch, self._unread):
+            if timer is not None:
+                timer.cancel()
         super().connection_lost(exc)
+
+    def _expect(self, within_s: float) -> None:
+        """What is on its way has to be here by then."""
+        self._due_s = self.loop.time() + within_s
+        if self._watch is None:
+            self._watch = self.loop.call_later(within_s, self._look)
+
+    def _look(self) -> None:
+        """One timer for many requests: it looks again when the newest is due."""
+        self._watch = None
+        if self.transport.is_closing() or self._due_s == math.inf:
+            return
+        if (left_s := self._due_s - self.loop.time()) > 0:
+            self._watch = self.loop.call_later(left_s, self._look)
+        elif self._between_messages and self._receiving is None:
+            self.transport.close()  # it never said a word
+        else:
+            self._end(408, "the request did not arrive in time")
+
+    def _end(self, status: int, why: str) -> None:
+        """The last answer on this connection; nobody waits for the client to read it."""
+        if self.transport.is_closing():
+            return
+        answer = Answer(status, msgspec.json.encode({"error": f"{why}: the connection is closed"}))
+        self.transport.write(_response(answer, keep_alive=False))
+        self.transport.close()
+        self.loop.call_later(self._patience.head_s, self.transport.abort)
 
     def _hot_begins(self, data: bytes) -> bool:
         """Whether a hot request begins here, and this protocol has taken it."""
@@ -114,12 +197,13 @@ class HotProtocol(HttpToolsProtocol):
         self.cycle = cycle  # type: ignore[assignment]
         if cycle.missing_bytes > 0:
             self._receiving = cycle
+            self._expect(self._patience.body_s)
         else:
             self._received(cycle)
         return True
 
     def _received(self, cycle: _HotCycle) -> None:
-        self._receiving = None
+        self._receiving, self._due_s = None, math.inf
         rest: bytes | memoryview = b""
         if cycle.missing_bytes < 0:
             last = cycle.parts[-1]
@@ -195,8 +279,9 @@ def _response(answer: Answer, keep_alive: bool) -> bytes:
     )
 
 
-def protocol_with(routes: HotRoutes) -> "type[asyncio.Protocol]":
+def protocol_with(routes: HotRoutes, patience: Patience | None = None) -> "type[asyncio.Protocol]":
     """The class for uvicorn's `http` setting."""
+    limits = patience or Patience()
 
     def admits(route: HotRoute, headers: dict[bytes, bytes]) -> bool:
         try:
@@ -209,6 +294,6 @@ def protocol_with(routes: HotRoutes) -> "type[asyncio.Protocol]":
 
     class Bound(HotProtocol):
         def __init__(self, *args: Any, **kwargs: Any) -> None:
-            super().__init__(*args, routes=routes, heads=heads, **kwargs)
+            super().__init__(*args, routes=routes, heads=heads, patience=limits, **kwargs)
 
     return Bound

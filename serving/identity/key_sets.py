@@ -44,7 +44,7 @@ def parse_key_set(raw: bytes) -> dict[str, PublicKey]:
     try:
         told = json.loads(raw)["keys"]
         entries = [entry for entry in told if isinstance(entry, dict)]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise KeySetRefused('expected {"keys": […]} as in RFC 7517') from error
     found: dict[str, PublicKey] = {}
     for entry in entries:
@@ -67,9 +67,11 @@ def parse_key_set(raw: bytes) -> dict[str, PublicKey]:
 
 def _algorithm(entry: Mapping[str, Any]) -> str | None:
     """The one that the key is good for; None if that is none of ours."""
-    if entry.get("use", "sig") != "sig" or "verify" not in entry.get("key_ops", ["verify"]):
+    may = entry.get("key_ops", ["verify"])
+    if entry.get("use", "sig") != "sig" or not isinstance(may, list) or "verify" not in may:
         return None
-    kind = {"RSA": "RS256", "EC/P-256": "ES256"}.get("/".join(filter(None, (entry.get("kty"), entry.get("crv")))))
+    parts = [str(entry[name]) for name in ("kty", "crv") if entry.get(name)]
+    kind = {"RSA": "RS256", "EC/P-256": "ES256"}.get("/".join(parts))
     return kind if entry.get("alg", kind) == kind else None
 
 

@@ -47,7 +47,7 @@ class TokenVerifier:
             _refuse(f"it has {len(text)} bytes, expected at most {MAX_TOKEN_BYTES}")
         try:
             header = jwt.get_unverified_header(text)
-        except (jwt.PyJWTError, ValueError) as error:
+        except (jwt.PyJWTError, ValueError, RecursionError) as error:
             _refuse(str(error))
         verifier = self._verifier(header)
         try:
@@ -60,9 +60,9 @@ class TokenVerifier:
                 leeway=self._settings.leeway_s,
                 options={"require": REQUIRED},
             )
-        except (jwt.PyJWTError, ValueError, TypeError) as error:
+            return self._principal(claims)
+        except (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError) as error:
             _refuse(str(error))
-        return self._principal(claims)
 
     def verify_fetching(self, text: str) -> Principal:
         """As `verify`, on a thread that may wait for the issuer. Raises NotAuthenticated."""
@@ -150,7 +150,6 @@ def _claim(claims: Mapping[str, Any], name: str) -> Any:
 
 
 def _texts(claim: Any) -> Sequence[str]:
-    """A claim that is a list of texts, or a text of several words as `scope` has it."""
-    if isinstance(claim, str):
-        return claim.split()
-    return [one for one in claim if isinstance(one, str)] if isinstance(claim, list) else []
+    """A claim that is a list of texts, or a text of several words as `scope` has it; what nobody can print is none."""
+    told = claim.split() if isinstance(claim, str) else claim if isinstance(claim, list) else []
+    return [one for one in told if isinstance(one, str) and one.isprintable()]

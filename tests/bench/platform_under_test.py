@@ -154,7 +154,7 @@ def _publish(
         plan = TrafficPlan(manifest.model, revision=1, champion=1, champion_digest=package.digest)
         RedisBoard(client).publish(plan)
     until_s = time.monotonic() + READY_WITHIN_S
-    with GatewayClient(settings.gateway_url) as gateway:
+    with GatewayClient.of(settings) as gateway:
         models = {package.manifest.model for package in packages}
         while not ((seen := gateway.get("/v1/status"))["ready"] and models <= seen["plans"].keys()):
             if time.monotonic() > until_s:

@@ -67,14 +67,14 @@ class Platforms:
         self.started.append(supervisor)
         return supervisor
 
-    def ready(self, supervisor: "subprocess.Popen[str]") -> PlatformState:
+    def ready(self, supervisor: "subprocess.Popen[str]", patience_s: float = PATIENCE_S) -> PlatformState:
         """The state in which everything is ready."""
 
         def state() -> PlatformState | None:
             found = self.state(supervisor)
             return found if found and found.ready else None
 
-        return until(state, "everything is ready")
+        return until(state, "everything is ready", patience_s)
 
     def in_phase(self, supervisor: "subprocess.Popen[str]", name: str, phase: Phase, restarts: int) -> ProcessState:
         """The process, as soon as it is in that phase after at least so many restarts."""

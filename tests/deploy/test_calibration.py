@@ -7,6 +7,7 @@ import pytest
 from numpy.typing import NDArray
 from prometheus_client import REGISTRY
 
+from deploy.commands.drift import calibration_line
 from deploy.verdicts.calibration import Calibrations
 from drift.calibration import CalibrationRule
 from pipelines.archive.files import Archive
@@ -14,6 +15,7 @@ from pipelines.feedback.bias_evidence import BiasRules
 from pipelines.feedback.cleaning import CleaningRules
 from pipelines.feedback.collection import Collected, CollectionRules, collect
 from pipelines.feedback.scored_clicks import scored_rows, windows_before
+from registry.contracts.drift import CalibrationRecord
 from registry.drift_board import MemoryDriftBoard
 from tests.builders import NOW_MS
 from tests.pipelines.archived_log import HOUR_MS, MINUTE_MS, write_log
@@ -134,3 +136,16 @@ def test_without_known_position_bias_nothing_is_said(archive: Archive) -> None:
     record = board.calibrations()["codesearch"]
     assert (record.verdict, record.bins) == ("inconclusive", ())
     assert "position bias is not known" in record.why
+
+
+def test_it_is_told_in_one_line_with_its_verdict_and_what_is_not_known(archive: Archive) -> None:
+    window(archive, 0)
+    record = Calibrations(archive, MemoryDriftBoard, RULE).record(window(archive, 1, good=0.2))
+    assert record is not None
+
+    line = calibration_line(record)
+
+    assert line.startswith("codesearch@1 calibration: [bold red]failed[/]")
+    assert f"{record.ratio:.2f} +- {record.ratio_error:.2f} clicks for each that scores said" in line
+    assert "clicks were expected of an examined item" in line
+    assert CalibrationRecord.decode(record.encode()) == record

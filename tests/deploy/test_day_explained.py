@@ -6,8 +6,11 @@ from pathlib import Path
 import msgspec
 import pytest
 from rich.console import Console
+from typer.testing import CliRunner
 
+from deploy.commands.drift import drift
 from deploy.commands.drift_explain import print_explained
+from deploy.errors import SluiceError
 from deploy.verdicts.day_explained import DayExplained, DayExplainer
 from drift.days.reports import DayReport, DayReports
 from drift.errors import NothingToExplain
@@ -17,6 +20,9 @@ from registry.contracts.events import RankingEvent, encode_event, join_events
 from registry.contracts.profile import ReferenceProfile
 from registry.stream import StreamEntry
 from tests.builders import NOW_MS, a_shift_alarm, a_shift_record
+from tests.deploy.drifted_season import BROKEN as BROKEN_IN_SEASON
+from tests.deploy.drifted_season import DAYS as DAYS_OF_SEASON
+from tests.deploy.drifted_season import DriftedSeason, day_ms
 from tests.drift.traffic import PROFILE, rankings
 
 DAY_MS = 86_400_000
@@ -82,6 +88,24 @@ def test_a_quiet_day_is_no_more_different_than_days_are(home: Path) -> None:
     console = Console(file=io.StringIO(), width=140)
     print_explained(console, found)
     assert "no more different than days are" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_the_command_explains_a_day_out_of_the_data_folder(tmp_path: Path) -> None:
+    """Archive, closed days and profile as the platform's own processes write them; the last two days are broken."""
+    DriftedSeason.written(tmp_path)
+    runner = CliRunner(env={"SLUICE_HOME": str(tmp_path)})
+
+    shown = runner.invoke(drift, ["explain", "codesearch", "--json"])
+    refused = runner.invoke(drift, ["explain", "codesearch", "--arm", "challenger-9"])
+
+    assert shown.exit_code == 0, shown.output
+    found = msgspec.json.decode(shown.stdout.encode(), type=DayExplained)
+    assert found.day == day_ms(DAYS_OF_SEASON - 1)
+    assert len(found.before) == 7
+    assert max(found.before) < day_ms(BROKEN_IN_SEASON)
+    assert [one.feature for one in found.explanation.named][:1] == ["of_item"]
+    assert isinstance(refused.exception, SluiceError)
+    assert "no such day of 'codesearch', challenger-9" in str(refused.exception)
 
 
 def test_what_cannot_be_explained_says_what_is_missing(home: Path) -> None:

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from drift.corrections import Correction, adjusted, benjamini_hochberg, weights_of
+from drift.corrections import adjusted, benjamini_hochberg, weights_of
 from drift.moments import FloatArray
+from drift.settings import Correction
 
 CORRECTIONS: tuple[Correction, ...] = get_args(Correction)
 p_values = hnp.arrays(np.float64, st.integers(1, 30), elements=st.floats(0, 1))

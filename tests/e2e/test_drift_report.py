@@ -24,7 +24,7 @@ from tests.deploy.platforms import ROOT, Platforms, until
 from tests.missing_tools import lacks
 
 NEWEST, QUIET = "2026-01-18", "2026-01-10"
-WAIT_S = 300  # a page is made in seconds, but stands back for everybody else
+WAIT_S = 300  # a page is made in seconds, but stands back for everybody else; MLflow makes its tables first
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
@@ -36,7 +36,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PlatformSetti
     ports = {"gateway_port": 0, "grpc_port": 0, "mlflow_port": 0}
     told = PlatformSettings(home=home, with_grpc=False, **ports)
     with Platforms(told) as platforms:
-        platforms.ready(platforms.start("reports"))
+        platforms.ready(platforms.start("reports"), WAIT_S)
         found, _ = running(told)
         registered = sluice(found, "models", "register", MODEL, str(found.versions_folder / MODEL / "1"))
         assert registered.returncode == 0, registered.stderr

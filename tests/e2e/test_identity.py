@@ -116,6 +116,9 @@ def test_both_gateways_together_keep_to_a_keys_quota(platform: Platform) -> None
     ]
     found = [answer.status_code for answer in answers if answer.status_code != 401]
 
+    limited = [one for one in told(platform, "keys", "list") if one["name"] == "limited"]
+    assert (limited[0]["requests_per_s"], limited[0]["used_ms"]) == (0.5, None)  # use is noted once a minute
+    assert told(platform, "keys", "limit", limited[0]["id"], "--requests-per-s", "1000")["requests_per_s"] == 1000
     assert set(found) == {200, 429}
     assert found.count(200) <= 5 + 0.5 * (time.monotonic() - began_s) + 1
     refused = next(answer for answer in answers if answer.status_code == 429)

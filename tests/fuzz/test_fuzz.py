@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.fuzz import running
-from tests.fuzz.mutation import mutated
+from tests.fuzz.mutation import Form, mutated
 from tests.fuzz.target import READ, pure
 from tests.fuzz.targets import all_targets
 
@@ -71,7 +71,7 @@ def test_the_same_seed_gives_the_same_inputs(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("form", ["bytes", "json", "msgpack", "protobuf", "lines", "zip"])
-def test_every_form_of_damage_takes_any_bytes(form: running.Form) -> None:
+def test_every_form_of_damage_takes_any_bytes(form: Form) -> None:
     rng = random.Random(5)
     data = b""
 

@@ -23,6 +23,7 @@ from pipelines.gates.planning import GatePlanner
 from pipelines.rollouts.canary import outlook
 from pipelines.rollouts.engine import RolloutEngine
 from registry.api_keys import SqlKeyRing, key_text, make_key
+from registry.audit import SqlAuditLog
 from registry.board import MemoryBoard
 from registry.contracts.rollouts import Need, Rollout, Step, What
 from registry.contracts.traffic import WEIGHT_STEPS, TrafficPlan
@@ -110,6 +111,7 @@ class PeopleEngineAndKills(RuleBasedStateMachine):
             lambda rollout: outlook(self.engine.look(rollout, self.now_ms)),
             GatePlanner(Archive(self.folder / "archive")),
             SqlRuns(self.control.engine),
+            SqlAuditLog(self.control.engine),
             wall_ms=lambda: self.now_ms,
         )
 
@@ -222,6 +224,18 @@ class PeopleEngineAndKills(RuleBasedStateMachine):
         except Killed:
             self.killed()
         self.board.fate = "well"
+
+    @rule(resumes=st.booleans(), fate=FATES)
+    @precondition(lambda self: self.rollout() is not None and self.rollout().active)
+    def somebody_hesitates(self, resumes: bool, fate: str) -> None:
+        """Pauses, and perhaps goes on."""
+        rollout = self.rollout()
+        assert rollout is not None
+        for route in ("pause_rollout", "resume_rollout")[: 1 + resumes]:
+            self.now_ms += 1
+            self.board.fate = fate
+            self.ask(route, {"why": "to think"}, f"at-{self.now_ms}", rollout.id)
+            self.board.fate = "well"
 
     @rule(times=st.integers(1, 4), fate=FATES)
     def all_goes_well_for_a_while(self, times: int, fate: str) -> None:

@@ -13,7 +13,7 @@ from prometheus_client import REGISTRY
 
 from pipelines.archive.files import Archive
 from pipelines.feedback.click_ndcg import CLICKS_WITHIN_MS, WINDOW_MS
-from pipelines.tasks import COMPACT_AFTER_S, PipelineWiring, make_celery
+from pipelines.tasks import COMPACT_AFTER_S, Chore, PipelineWiring, make_celery
 from registry.contracts.events import Event, encode_event, join_events
 from registry.stream import StreamEntry
 from tests.builders import NOW_MS, a_click, a_ranking
@@ -34,7 +34,10 @@ class Platform:
         self.now_ms = CLOSED_MS
         self.archive = Archive(folder / "archive")
         self.reports = folder / "reports"
-        wiring = PipelineWiring(self.archive, self.reports, lambda: ["codesearch"], lambda: self.now_ms / 1000)
+        chore = Chore("look-around", 20.0, lambda now_ms: [f"looked at {now_ms}"])
+        wiring = PipelineWiring(
+            *(self.archive, self.reports, lambda: ["codesearch"], lambda: self.now_ms / 1000), chores=(chore,)
+        )
         url = f"redis+socket://{redis_socket}"
         self.app = make_celery(url, url, wiring)
 
@@ -70,6 +73,14 @@ def test_evidence_of_the_last_closed_window_is_written_and_shown(platform: Platf
     assert shown("pipelines_click_ndcg_standard_error", **arm) == 0.5
     assert shown("pipelines_click_ndcg_lists", **arm) == 2
     assert shown("pipelines_feedback_left_out_events", reason="without_ranking") == 0
+
+
+def test_another_room_s_chore_has_its_turn_and_its_place_in_the_schedule(platform: Platform) -> None:
+    done = platform.run("pipelines.look_around")
+
+    assert done == [f"looked at {CLOSED_MS}"]
+    planned = platform.app.conf.beat_schedule["look-around"]
+    assert (planned["task"], planned["schedule"]) == ("pipelines.look_around", 20.0)
 
 
 def test_a_closed_window_is_measured_once_and_a_missed_one_later(platform: Platform) -> None:

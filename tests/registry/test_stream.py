@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 import pytest
 import redis
 
+from registry.contracts.errors import ContractError
+from registry.contracts.events import decode_events
 from registry.errors import StoreUnavailable
 from registry.stream import EVENT_STREAM, LAG_COUNTED, MemoryStream, RedisGroupReader, RedisStream, StreamEntry
 from tests.conftest import RedisServer
@@ -75,6 +77,20 @@ def test_entries_that_somebody_deleted_do_not_come_back_for_ever(redis_client: r
 
     assert payloads(successor.read(5, 0)) == [b"2"]
     assert successor.lag() == 1
+
+
+def test_an_entry_that_is_somebody_elses_is_read_as_an_empty_payload_and_those_around_it_arrive(
+    redis_client: redis.Redis,
+) -> None:
+    stream = RedisStream(redis_client)
+    stream.append([b"before"])
+    redis_client.xadd(EVENT_STREAM, {b"other": b"field"})
+    stream.append([b"after"])
+    reader = stream.reader("archiver", "one")
+
+    assert payloads(reader.read(10, 0)) == [b"before", b"", b"after"]
+    with pytest.raises(ContractError):  # so that readers reject it, with the words for it
+        decode_events(b"")
 
 
 def test_a_later_look_for_dead_consumers_leaves_out_what_the_reader_holds(redis_client: redis.Redis) -> None:

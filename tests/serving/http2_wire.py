@@ -185,7 +185,7 @@ class Wire:
             answer.ended |= bool(flags & END_STREAM)
 
 
-def wired(scenario: Callable[[Wire], Awaitable[T]], **limits: int) -> T:
+def wired(scenario: Callable[[Wire], Awaitable[T]], **limits: Any) -> T:
     """What the scenario returns of a client of METHODS. limits: of GrpcSettings."""
 
     async def run() -> T:

@@ -28,6 +28,7 @@ from serving.gateway.controller import Controller
 from serving.gateway.http import HotRoutes
 from serving.gateway.oip import oip_routes
 from serving.gateway.oip_infer import OipInfer
+from serving.gateway.patience import Patience
 from serving.gateway.protocol import protocol_with
 from serving.identity.doorkeeper import Doorkeeper
 from serving.infer import InferService
@@ -99,12 +100,14 @@ def a_running_gateway(
     keep_alive_s: int = 5,
     doorkeeper: Callable[[], Doorkeeper] | None = None,
     controller: str = "",
+    patience: Patience | None = None,
     **changes: Any,
 ) -> Iterator[RunningGateway]:
     """A gateway in front of the workers at the addresses that hold all versions of the plan.
 
     regions: None for shared memory off. control: see `InferService`. doorkeeper: makes one on the gateway's loop.
-    controller: its address, empty if there is none, and no control routes. changes: of the settings.
+    controller: its address, empty if there is none, and no control routes. patience: with slow clients. changes: of
+    the settings.
     """
     followed = plan or a_plan()
     started = threading.Event()
@@ -151,7 +154,7 @@ def a_running_gateway(
             await pool.wait_for_holder(followed.model, version, time.monotonic() + PATIENCE_S)
         config = uvicorn.Config(
             routes,
-            http=protocol_with(routes),
+            http=protocol_with(routes, patience),
             port=0,
             log_config=None,
             access_log=False,

@@ -8,8 +8,9 @@ import pytest
 from registry.contracts.traces import UNTRACED, Span, Trace
 from serving.errors import QueryRefused, ReplicaUnhealthy
 from serving.tracing.doors import Door
+from serving.tracing.rules import TraceRules
 from serving.tracing.spans import Stages
-from serving.tracing.tracer import Tracer, TraceRules
+from serving.tracing.tracer import Tracer
 
 FOLLOWED, LEFT = Trace("a" * 32, "b" * 16, True), Trace("a" * 32, "b" * 16, False)
 OF_OURS = Trace("0" * 32)  # the last that a draw takes

@@ -1,8 +1,10 @@
 """What every drift board does: it shows the newest closed day of every arm, version and family."""
 
+from typing import Any
+
 import msgspec
 
-from registry.contracts.drift import Rebaseline, ShiftRecord
+from registry.contracts.drift import CalibrationRecord, Rebaseline, ReliabilityBin, ShiftRecord
 from registry.drift_board import KEPT_MS, DriftBoard, latest_drift
 from tests.builders import NOW_MS, a_shift_alarm, a_shift_record
 
@@ -11,6 +13,15 @@ def later(record: ShiftRecord, by_ms: int, **changes: object) -> ShiftRecord:
     """The same of a later day."""
     times = {"until_ms": record.until_ms + by_ms, "since_ms": record.since_ms + by_ms}
     return msgspec.structs.replace(record, **{**times, **changes})
+
+
+def a_calibration(**changes: Any) -> CalibrationRecord:
+    """One that passed, of one bin."""
+    times = {"since_ms": 1, "until_ms": 2, "fitted_since_ms": 0, "fitted_until_ms": 1}
+    figures = {"error": 0.0, "plain": 0.01, "by_chance": 0.01, "ratio": 1.0, "ratio_error": 0.02}
+    fields: dict[str, Any] = {"model": "codesearch", "version": 1, "verdict": "passed", "why": "é", **times, **figures}
+    bins = (ReliabilityBin(0.1, 0.11, 0.01, 1.0),)
+    return CalibrationRecord(**(fields | {"simulated": False, "lists": 100, "clicks": 50, "bins": bins} | changes))
 
 
 class DriftBoardSuite:
@@ -85,3 +96,14 @@ class DriftBoardSuite:
         board.declare(new)
 
         assert (board.declared("codesearch"), board.declared("other")) == (new, None)
+
+    def test_the_newest_calibration_of_each_model_is_shown(self, board: DriftBoard) -> None:
+        first, second, other = (
+            a_calibration(until_ms=1),
+            a_calibration(until_ms=2, ratio=1.2),
+            a_calibration(model="other"),
+        )
+        for record in (first, second, first, other):
+            board.calibrated(record)
+
+        assert board.calibrations() == {"codesearch": second, "other": other}

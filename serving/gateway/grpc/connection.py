@@ -56,7 +56,6 @@ CONNECTION_WINDOW = 16 << 20
 MAX_HEADER_PARTS = 8
 RESETS = 1000
 """Calls that a client may take back before they are complete, beyond those that were answered: see CVE-2023-44487."""
-PREFACE_WITHIN_S = 10.0
 
 _HTTP1 = (b"GET ", b"POST", b"HEAD", b"PUT ", b"OPTI")
 _PLAIN_TEXT = (
@@ -100,7 +99,8 @@ class Connection(asyncio.Protocol):
         self._draining = False
         self._out: list[bytes] = []
         self._transport: asyncio.Transport
-        self._preface_timer: asyncio.TimerHandle
+        self._head_timer: asyncio.TimerHandle  # of the preface, later of a header block in parts
+        self._unread_timer: asyncio.TimerHandle | None = None
 
     def __repr__(self) -> str:
         return f"<Connection [{'DRAINING | ' * self._draining}{len(self._calls)} calls]>"
@@ -110,7 +110,7 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See asyncio.Protocol."""
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is none by its class
-        self._preface_timer = self.loop.call_later(PREFACE_WITHIN_S, self._transport.abort)
+        self._head_timer = self.loop.call_later(self._settings.head_s, self._transport.abort)
         told = {
             MAX_CONCURRENT_STREAMS: self._settings.max_streams,
             INITIAL_WINDOW_SIZE: STREAM_WINDOW,
@@ -134,17 +134,24 @@ class Connection(asyncio.Protocol):
             self._end(go_away(self._last, broken.reason, str(broken)))
 
     def pause_writing(self) -> None:
-        """See asyncio.Protocol. Who does not read answers may not ask for more of them."""
+        """See asyncio.Protocol. Who does not read answers may not ask for more of them, and not for long."""
         self._transport.pause_reading()
+        if self._unread_timer is None:
+            self._unread_timer = self.loop.call_later(self._settings.read_s, self._transport.abort)
 
     def resume_writing(self) -> None:
         """See asyncio.Protocol."""
+        if self._unread_timer is not None:
+            self._unread_timer.cancel()
+            self._unread_timer = None
         if not self._transport.is_closing():
             self._transport.resume_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """See asyncio.Protocol. Nobody waits for the answers of calls under way: they are cancelled."""
-        self._preface_timer.cancel()
+        self._head_timer.cancel()
+        if self._unread_timer is not None:
+            self._unread_timer.cancel()
         for call in list(self._calls.values()):
             call.gone()
         self._service.lost(self)
@@ -197,7 +204,7 @@ class Connection(asyncio.Protocol):
             return b""
         rest, self._begun = self._begun[len(PREFACE) :], b""
         self._greeted = True
-        self._preface_timer.cancel()
+        self._head_timer.cancel()
         return rest
 
     def _on_data(self, flags: int, number: int, payload: memoryview) -> None:
@@ -232,6 +239,7 @@ class Connection(asyncio.Protocol):
             self._on_block(flags, number, bytes(block))
         else:
             self._block = (number, flags, [bytes(block)])
+            self._head_timer = self.loop.call_later(self._settings.head_s, self._transport.abort)
 
     def _on_continuation(self, flags: int, number: int, payload: memoryview) -> None:
         if self._block is None or self._block[0] != number:
@@ -242,6 +250,7 @@ class Connection(asyncio.Protocol):
             raise ConnectionBroken(Reason.ENHANCE_YOUR_CALM, "a header block in too many pieces")
         if flags & END_HEADERS:
             self._block = None
+            self._head_timer.cancel()
             self._on_block(first_flags, number, b"".join(parts))
 
     def _on_block(self, flags: int, number: int, block: bytes) -> None:

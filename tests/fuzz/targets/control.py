@@ -15,9 +15,10 @@ from deploy.control.errors import ControlRefused
 from deploy.logs import adopt
 from registry.api_keys import MemoryKeyRing
 from serving.gateway.control_routes import CONTROL_ROUTES
-from tests.builders import a_spec
+from tests.builders import NOW_MS, a_spec
 from tests.deploy.control_desk import MODEL, a_control_bench
 from tests.fuzz.target import READ, Check, Target, pure, refusal
+from tests.fuzz.targets.identity import VERIFIER
 
 WHY = {"why": "as the test wants it"}
 BODIES: dict[str, dict[str, Any]] = {
@@ -100,7 +101,11 @@ def _headers(data: bytes) -> str:
     """Headers as they come from the wire, in latin-1."""
     text = data.decode("latin-1")
     came = READ
-    for read in (IfMatch.parse, idempotency_key, lambda given: authenticate(MemoryKeyRing(), given, given)):
+    for read in (
+        IfMatch.parse,
+        idempotency_key,
+        lambda given: authenticate(MemoryKeyRing(), VERIFIER, given, given, NOW_MS),
+    ):
         try:
             read(text)
         except ControlRefused as error:
