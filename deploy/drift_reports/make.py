@@ -8,6 +8,7 @@ from drift.days.reports import DayReports
 from drift.errors import ReportRefused
 from drift.evidently_reports.about import MadeReport, ReferenceKind, ReportAbout, SampleAbout
 from drift.evidently_reports.files import ReportPlace
+from drift.evidently_reports.report import make_report
 from drift.evidently_reports.sample import Lists
 from drift.settings import WEEK, ReportSettings
 from pipelines.archive.files import Archive
@@ -70,10 +71,6 @@ class ReportSources:
             day=SampleAbout(len(day), len(day.values), sample.offered, (record.since_ms,)),
             reference=about_reference,
         )
-        try:
-            from drift.evidently_reports.report import make_report  # what it imports takes seconds
-        except ImportError as error:
-            raise ReportRefused(f"Evidently is not installed ({error}): pip install 'sluice[reports]'") from error
         names = [one.name for one in profile.features]
         return make_report(about, names, day, reference, self.settings.drawn)
 

@@ -1,6 +1,6 @@
 """A day's report: Evidently's page and figures over some lists of the day and of its reference, our own beside them.
 
-Imports Evidently and pandas: seconds and hundreds of MB, for a process of its own.
+Making one imports Evidently and pandas: seconds and hundreds of MB, for a process of its own.
 """
 
 import json
@@ -11,11 +11,9 @@ from typing import Any
 
 import msgspec
 import numpy as np
-import pandas as pd
-from evidently import DataDefinition, Dataset, Report
-from evidently.metrics import MissingValueCount, ValueDrift
 
 from drift.days.confidence import ENTROPY, MARGIN
+from drift.errors import ReportRefused
 from drift.evidently_reports.about import MadeReport, ReportAbout, ReportFigures
 from drift.evidently_reports.figures import ComparedQuantity, figures_of
 from drift.evidently_reports.head import head_of, title_of
@@ -49,6 +47,10 @@ def make_report(
 
     The same lists give the same figures; ids inside of Evidently's page differ each time. Raises ReportRefused.
     """
+    try:
+        import evidently.metrics  # noqa: F401 - seconds
+    except ImportError as error:
+        raise ReportRefused(f"Evidently is not installed ({error}): pip install 'sluice[reports]'") from error
     columns = _columns(features, day, reference)
     figures = tuple(figures_of(name, column.reference, column.now) for name, column in columns.items())
     chosen = _chosen(about, figures, most_drawn)
@@ -91,6 +93,8 @@ def _chosen(about: ReportAbout, figures: Sequence[ComparedQuantity], most: int) 
 
 
 def _shown(columns: Mapping[str, Column], chosen: Sequence[str]) -> list[Any]:
+    from evidently.metrics import MissingValueCount, ValueDrift
+
     metrics: list[Any] = []
     for name in chosen:
         metrics.append(ValueDrift(column=_column(name), method=DRAWN))
@@ -101,11 +105,16 @@ def _shown(columns: Mapping[str, Column], chosen: Sequence[str]) -> list[Any]:
 
 
 def _beside(chosen: Sequence[str]) -> list[Any]:
+    from evidently.metrics import ValueDrift
+
     return [ValueDrift(column=_column(name), method=method) for name in chosen for method in BESIDE]
 
 
 def _run(metrics: list[Any], columns: Mapping[str, Column], chosen: Sequence[str]) -> Any:
     """Evidently's snapshot. A value of a list stands in one row of it, so that it counts once."""
+    import pandas as pd
+    from evidently import DataDefinition, Dataset, Report
+
     definition = DataDefinition(numerical_columns=[_column(name) for name in chosen])
 
     def dataset(side: Mapping[str, FloatArray]) -> Any:

@@ -12,8 +12,8 @@ Decisions
 - A query is sent twice once it takes longer than 95 % of its model's do (`hedging`), while few permits are
   out: then a second replica has room. The first answer counts, the other is taken back. What users waited is
   what is remembered, not what the faster replica took: hedges must not make the next hedge earlier.
-- In flight is bounded by what comes back in time, not by a number (`admission`): as many queries as are
-  answered within half of their deadline. Waiting in our queue costs them the same as waiting at home, and
+- In flight is bounded by what comes back in time, not by a number (`admission`): as many queries as wait
+  no longer than a third of their deadline. Waiting in our queue costs them the same as waiting at home, and
   those who are refused at once can go elsewhere. Newest first (LIFO) would answer a few sooner and let the
   oldest wait for nothing; CoDel drops what has waited already: a bound before the queue needs neither.
 - There is one ladder (`ladder`), and one place that says on which rung an answer stands and why.

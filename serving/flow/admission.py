@@ -22,7 +22,7 @@ class AdmissionRule:
     """
 
     on: bool = True
-    aim: float = 0.5
+    aim: float = 0.35
     late_share: float = 0.1
     least: int = 4
     round: int = 64

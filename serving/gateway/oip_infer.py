@@ -78,9 +78,6 @@ class OipInfer:
     ) -> Callable[[], None] | None:
         """See `http.Begin`. For requests that are not compressed: binary both ways in a layout that is
         known, or all JSON."""
-        if (refused := self._service.refused_now(model)) is not None:
-            answered(answer_of(refused))
-            return told_already
         if b"content-encoding" in headers or b"accept-encoding" in headers:
             return None
         visit = None
@@ -89,6 +86,9 @@ class OipInfer:
                 visit = self._doorkeeper.enter(headers, model)
             except RankingError:
                 return None
+        if (refused := self._service.refused_now(model)) is not None:
+            answered(answer_of(refused))
+            return told_already
         parsed = self._read(model, body, headers.get(_HEADER_LENGTH))
         if parsed is None:
             return None

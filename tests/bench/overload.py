@@ -3,7 +3,8 @@
 300 candidates by id through the peers' MLP: the device (a CPU core here) is the bottleneck, as it is where there is
 a GPU. All server processes on one core, the generator on the other. Capacity is what a closed loop of 8 clients gets
 inside the deadline. Then, in turn, as often as asked: the capacity again, an open loop at three times that, an open
-loop at half of it, in which recovery is looked for second by second. Each with the adaptive limit and without it.
+loop at half of it, in which recovery is looked for second by second. Each with the adaptive limit, and if asked
+without it.
 """
 
 import argparse
@@ -61,6 +62,7 @@ def main() -> None:
     parser.add_argument("--deadline-ms", type=int, default=500)
     parser.add_argument("--items", type=int, default=5_000)
     parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--fixed", action="store_true", help="also with a limit that does not move")
     told = parser.parse_args()
     rng = np.random.default_rng(told.seed)
     items = [f"item-{i:07d}" for i in range(told.items)]
@@ -88,7 +90,7 @@ def main() -> None:
     )
     print("| limit | capacity/s | goodput/s | of it | per CPU | p99 ms | late | statuses | recovered s | generator |")
     print("|---|---:|---:|---:|---:|---:|---:|---|---:|---:|")
-    for name, flow in (("adaptive", ""), ("fixed, 512", "adaptive=0")):
+    for name, flow in (("adaptive", ""), ("fixed, 512", "adaptive=0"))[: 1 + told.fixed]:
         rounds = []
         with data_plane([package], SERVER_CORE, items, values, flow=flow) as (settings, state):
             pids, port = platform_pids(state), settings.gateway_port

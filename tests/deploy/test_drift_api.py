@@ -13,7 +13,7 @@ from drift.evidently_reports.files import Failed, ReportPlace
 from registry.contracts.drift import Rebaseline, ShiftRecord
 from tests.builders import NOW_MS, a_shift_alarm, a_shift_record
 from tests.deploy.control_desk import MODEL, ControlBench, a_control_bench
-from tests.drift.test_report_files import a_made_report
+from tests.drift.made_reports import a_made_report
 
 WHY = {"why": "prices are in cents now"}
 DAY_MS = 86_400_000

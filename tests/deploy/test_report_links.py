@@ -12,7 +12,7 @@ from registry.contracts.runs import Run
 from registry.errors import StoreUnavailable
 from registry.mlflow_store import MlflowStore
 from tests.builders import NOW_MS, a_package, a_run, a_shift_alarm, a_shift_record
-from tests.drift.test_report_files import a_made_report
+from tests.drift.made_reports import a_made_report
 
 # mlflow's own
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")

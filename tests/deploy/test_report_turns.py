@@ -16,7 +16,7 @@ from drift.settings import ReportSettings
 from pipelines.archive.files import Archive
 from registry.contracts.drift import ShiftRecord, day_of
 from tests.builders import NOW_MS, a_shift_alarm, a_shift_record
-from tests.drift.test_report_files import a_made_report
+from tests.drift.made_reports import a_made_report
 
 DAY_MS = 86_400_000
 

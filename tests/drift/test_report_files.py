@@ -6,23 +6,14 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from drift.evidently_reports.about import MadeReport, ReportAbout, ReportFigures, SampleAbout
+from drift.evidently_reports.about import ReportFigures
 from drift.evidently_reports.files import EvidentlyReports, Failed, ReportPlace
 from tests.builders import NOW_MS
-
-DAY_MS = 86_400_000
+from tests.drift.made_reports import DAY_MS, a_made_report
 
 
 def a_place(day: int, arm: str = "champion") -> ReportPlace:
     return ReportPlace("codesearch", arm, NOW_MS + day * DAY_MS)
-
-
-def a_made_report(place: ReportPlace, html: str = "<p>é</p>") -> MadeReport:
-    sample = SampleAbout(1, 1, 1)
-    about = ReportAbout(
-        *(place.model, place.arm, 1, place.since_ms, place.since_ms + DAY_MS, NOW_MS, (), "profile", sample, sample)
-    )
-    return MadeReport(about, html, ReportFigures(about, (), ()))
 
 
 @pytest.fixture
