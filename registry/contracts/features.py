@@ -77,8 +77,9 @@ class FeatureView:
         if repeated := sorted({name for name in names if names.count(name) > 1 or not name}):
             raise ContractError(f"feature view {self.name!r}: column names {repeated} are repeated or empty")
         for column in self.columns:
-            stored = np.asarray(column.default).astype(column.dtype)
-            exact = float(stored) == float(np.float32(column.default))
+            with np.errstate(over="ignore", invalid="ignore"):  # what does not fit is refused below, in words
+                stored = np.asarray(column.default).astype(column.dtype)
+                exact = float(stored) == float(np.float32(column.default))
             if not np.isfinite(column.default) or (column.source == "row" and not exact):
                 raise ContractError(
                     f"feature view {self.name!r}, column {column.name!r}: default {column.default} "
