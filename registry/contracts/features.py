@@ -79,8 +79,9 @@ class FeatureView:
         for column in self.columns:
             with np.errstate(over="ignore", invalid="ignore"):  # what does not fit is refused below, in words
                 stored = np.asarray(column.default).astype(column.dtype)
-                exact = float(stored) == float(np.float32(column.default))
-            if not np.isfinite(column.default) or (column.source == "row" and not exact):
+                served = np.float32(column.default)
+                exact = float(stored) == float(served)
+            if not np.isfinite(served) or (column.source == "row" and not exact):
                 raise ContractError(
                     f"feature view {self.name!r}, column {column.name!r}: default {column.default} "
                     f"is not a finite {column.dtype}"

@@ -193,6 +193,8 @@ def test_rows_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
         ((Column("a"), Column("a")), "repeated or empty"),
         ((Column(""),), "repeated or empty"),
         ((Column("a", default=float("nan")),), "not a finite"),
+        ((Column("a", default=1e300),), "not a finite float32"),
+        ((Column("a", source="query", default=1e300),), "not a finite float32"),
         ((Column("a", dtype="uint8", default=0.5),), "not a finite uint8"),
     ],
 )
