@@ -110,6 +110,9 @@ class FeatureFile:
         if self._kind == "Parquet":
             with pq.ParquetFile(self.path) as parquet:
                 counts = [parquet.metadata.row_group(i).num_rows for i in range(parquet.num_row_groups)]
+                told = f"{sum(counts)} rows in its groups, {self.rows} in all"
+                if sum(counts) != self.rows:
+                    raise DataRefused(f"{self.path}: its footer says {told}: it is damaged, write it again")
                 first = 0
                 while first < len(counts) and start + counts[first] <= skip_rows:
                     start += counts[first]
@@ -118,6 +121,8 @@ class FeatureFile:
                 for batch in parquet.iter_batches(self._part_rows, row_groups=groups, columns=wanted):
                     yield start, batch
                     start += len(batch)
+                if start != self.rows:
+                    raise DataRefused(f"{self.path}: its footer says {told}, it has {start}: write it again")
         elif self._kind == "CSV":
             types = {name: pa.float32() for name in self._columns} | {self._item: pa.string()}
             with pc.open_csv(
