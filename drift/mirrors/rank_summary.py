@@ -215,7 +215,7 @@ def measure(events: Sequence[MirrorEvent], gauge: Gauge) -> FloatArray:
     second = _scores([event.mirror_scores for event in events], gauge.depth)
     latency, mirrored = _latencies(events)
     with np.errstate(divide="ignore", invalid="ignore"):
-        log_ratio = np.where((latency > 0) & (mirrored > 0), np.log(mirrored / latency), np.nan)
+        log_ratio = np.where((latency > 0) & (mirrored > 0), np.log(mirrored) - np.log(latency), np.nan)
     return np.column_stack(
         [
             overlap_at(pairs, gauge.k),

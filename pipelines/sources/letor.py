@@ -135,9 +135,13 @@ def _offsets_of_sizes(sizes_file: Path, file: Path, count: int) -> NDArray[np.in
 
 def _read_parquet(file: Path) -> _Part:
     try:
-        table = pq.read_table(file)
+        return _of_table(file, pq.read_table(file))
     except (OSError, ValueError, pa.ArrowException) as error:
         raise DataRefused(f"{file}: not readable as Parquet ({error})") from error
+
+
+def _of_table(file: Path, table: pa.Table) -> _Part:
+    """Raises DataRefused; of damaged texts and numbers also what pyarrow raises."""
     if absent := [name for name in ("query", "item", "label") if name not in table.column_names]:
         raise DataRefused(f"{file}: no column {absent[0]!r}: expected query, item, label and one per feature")
     names = tuple(name for name in table.column_names if name not in ("query", "item", "label"))

@@ -7,7 +7,7 @@ writer a twentieth of one entry an event.
 """
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Annotated, Protocol
 
 import msgspec
 import numpy as np
@@ -17,6 +17,11 @@ from registry.contracts.errors import UNDECODABLE, ContractError, CorruptRecord,
 
 SCHEMA = 1
 _EMPTY = msgspec.Raw(msgspec.msgpack.encode(""))
+
+
+ModelText = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}\Z")]
+ArmText = Annotated[str, msgspec.Meta(pattern=r"^[a-z_]{1,32}\Z")]
+"""What readers name folders and files by is checked where it is decoded: a stream may hold what no gateway wrote."""
 
 
 class RankingEvent(msgspec.Struct, frozen=True, array_like=True, tag="ranking"):
@@ -40,9 +45,9 @@ class RankingEvent(msgspec.Struct, frozen=True, array_like=True, tag="ranking"):
     schema: int
     ranking_id: str
     answered_ms: int
-    model: str
+    model: ModelText
     version: int
-    arm: str
+    arm: ArmText
     plan_revision: int
     unit: str
     query_id: str
@@ -134,9 +139,9 @@ class WatchedRanking(msgspec.Struct, frozen=True, array_like=True, tag="ranking"
     schema: int
     ranking_id: str
     answered_ms: int
-    model: str
+    model: ModelText
     version: int
-    arm: str
+    arm: ArmText
     plan_revision: int
     unit: msgspec.Raw
     query_id: msgspec.Raw
@@ -171,7 +176,7 @@ class Exposure(msgspec.Struct, frozen=True, array_like=True, tag="exposure"):
     schema: int
     event_id: str
     ranking_id: str
-    model: str
+    model: ModelText
     item: str
     position: int | None
     seen_ms: int
@@ -189,7 +194,7 @@ class Click(msgspec.Struct, frozen=True, array_like=True, tag="click"):
     schema: int
     event_id: str
     ranking_id: str
-    model: str
+    model: ModelText
     item: str
     position: int | None
     clicked_ms: int
@@ -213,7 +218,7 @@ class MirrorEvent(msgspec.Struct, frozen=True, array_like=True, tag="mirror"):
     schema: int
     event_id: str
     ranking_id: str
-    model: str
+    model: ModelText
     mirrored_ms: int
     plan_revision: int
     experiment: str

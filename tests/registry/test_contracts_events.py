@@ -32,6 +32,8 @@ from tests.builders import a_click, a_mirror, a_ranking, an_exposure
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 numbers = st.integers(0, 2**53)
+models = st.from_regex(r"[a-z0-9][a-z0-9_-]{0,63}", fullmatch=True)
+arms = st.from_regex(r"[a-z_]{1,32}", fullmatch=True)
 reals = st.floats(allow_nan=False)
 
 
@@ -41,7 +43,7 @@ def rankings(draw: st.DrawFn) -> RankingEvent:
     columns = draw(st.integers(0, 3))
     return RankingEvent(
         SCHEMA,
-        *(draw(texts), draw(numbers), draw(texts), draw(numbers), draw(texts), draw(numbers)),
+        *(draw(texts), draw(numbers), draw(models), draw(numbers), draw(arms), draw(numbers)),
         *(draw(texts), draw(texts), draw(numbers), items),
         draw(st.binary(min_size=4 * len(items), max_size=4 * len(items))),
         draw(st.binary(min_size=4 * len(items), max_size=4 * len(items))),
@@ -64,7 +66,7 @@ def mirrors(draw: st.DrawFn) -> MirrorEvent:
     items, mirrored = (tuple(draw(st.lists(texts, max_size=4))) for _ in range(2))
     return MirrorEvent(
         SCHEMA,
-        *(draw(texts), draw(texts), draw(texts), draw(numbers), draw(numbers), draw(texts)),
+        *(draw(texts), draw(texts), draw(models), draw(numbers), draw(numbers), draw(texts)),
         *(draw(numbers), draw(numbers), draw(numbers), items),
         draw(st.binary(min_size=4 * len(items), max_size=4 * len(items))),
         mirrored,
@@ -75,7 +77,7 @@ def mirrors(draw: st.DrawFn) -> MirrorEvent:
 
 def feedback(kind: type[Click] | type[Exposure]) -> st.SearchStrategy[Click | Exposure]:
     places = st.none() | st.integers(1, 1000)
-    return st.builds(kind, st.just(SCHEMA), texts, texts, texts, texts, places, numbers, numbers, st.booleans())
+    return st.builds(kind, st.just(SCHEMA), texts, texts, models, texts, places, numbers, numbers, st.booleans())
 
 
 events: st.SearchStrategy[Event] = rankings() | mirrors() | feedback(Click) | feedback(Exposure)
@@ -234,3 +236,11 @@ def test_watched_rankings_refuse_what_events_refuse() -> None:
     with pytest.raises(UnknownSchema):
         watched_ranking(encode_event(newer))
     assert watched_ranking(encode_event(a_click())) is None
+
+
+@pytest.mark.parametrize("changes", [{"model": "../up"}, {"model": "a\0b"}, {"model": "a\n"}, {"arm": "a/b"}])
+def test_an_event_whose_model_or_arm_could_be_a_path_elsewhere_is_refused(changes: dict[str, str]) -> None:
+    event = msgspec.structs.replace(a_ranking(), **changes)
+
+    with pytest.raises(CorruptRecord):
+        decode_event(encode_event(event))
