@@ -46,7 +46,7 @@ def test_a_remote_version_ranks_goes_and_comes_back_with_its_server(tmp_path: Pa
     with a_triton({"ranker": RemoteSource(CONFIG, CODE)}) as triton:
         servers = {"gpu-a": triton.address}
         told = {"triton_servers": f"gpu-a={triton.address}", "flow": "cached_order=0"}  # else the last order answers
-            platform = Platform.start(tmp_path / "home", **told)
+        platform = Platform.start(tmp_path / "home", **told)
         try:
             package = remote_package(MODEL, RemoteModel("gpu-a", "ranker"), servers, a_view(), time.time_ns() // 10**6)
             _serve(platform, package)
