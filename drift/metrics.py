@@ -74,8 +74,8 @@ NEW_CATEGORIES = Gauge(
 )
 ROW_AGE = Gauge(
     "drift_row_age_seconds",
-    "How long ago the stored rows of a list were written, on average, by quantile over lists.",
-    [*_ARM, "quantile"],
+    "How long ago a list's stored rows were written on average, by share of lists that lie below.",
+    [*_ARM, "of_lists"],
     multiprocess_mode="mostrecent",
 )
 MOVED = Gauge(

@@ -236,5 +236,5 @@ def _show(verdict: DriftVerdict) -> None:
         metrics.JENSEN_SHANNON.labels(*arm, codes.quantity).set(codes.jensen_shannon)
         metrics.NEW_CATEGORIES.labels(*arm, codes.quantity).set(codes.new_share)
     if (ages := verdict.row_ages) is not None:
-        for quantile, age_s in (("0.5", ages.p50_s), ("0.95", ages.p95_s), ("0.99", ages.p99_s)):
-            metrics.ROW_AGE.labels(*arm, quantile).set(float("nan") if age_s is None else age_s)
+        for share, age_s in (("0.5", ages.p50_s), ("0.95", ages.p95_s), ("0.99", ages.p99_s)):
+            metrics.ROW_AGE.labels(*arm, share).set(float("nan") if age_s is None else age_s)

@@ -26,7 +26,7 @@ from tests.deploy.retrain_bench import a_champion
 from tests.e2e.platforms_under_fire import ITEMS, MODEL, Platform, until
 
 ROOT = Path(__file__).resolve().parents[2]
-QUERIES, CANDIDATES, RANKINGS, UNITS = 60, 8, 2400, 600
+QUERIES, CANDIDATES, RANKINGS, UNITS = 60, 8, 7200, 1800
 WRONG = (0.0, -1.0, 0.0)  # `match` tells what is relevant, and this champion shows it last
 LEARN = {
     "retraining": "source=simulated,clicks_within_s=2,bias_error=5,underpowered=1",
