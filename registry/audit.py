@@ -30,7 +30,10 @@ class SqlAuditLog:
         self._engine = engine
 
     def write(self, record: AuditRecord) -> None:
-        """On disk when it returns. Raises StoreUnavailable."""
+        """On disk when it returns. What no text can hold (half a surrogate pair) is written as `?`. Raises
+        StoreUnavailable."""
+        texts = {name: value for name, value in msgspec.structs.asdict(record).items() if isinstance(value, str)}
+        record = msgspec.structs.replace(record, **{name: _sayable(value) for name, value in texts.items()})
         row = {
             "request_id": record.request_id,
             "phase": record.phase,
@@ -64,3 +67,7 @@ class SqlAuditLog:
         """How many rows were older and are gone. Raises StoreUnavailable."""
         with sql_errors("forget old rows of the audit log"), self._engine.begin() as connection:
             return connection.execute(sql.delete(audit).where(audit.c.at_ms < before_ms)).rowcount
+
+
+def _sayable(text: str) -> str:
+    return text.encode(errors="replace").decode()

@@ -20,6 +20,7 @@ from drift.errors import UnreadableSnapshot
 from drift.loop import run_steps
 from drift.mirrors.days import MirrorDay, MirrorDays
 from drift.mirrors.rank_diff import RankDiff, compare, together
+from drift.mirrors.rank_summary import RankSummary
 from drift.mirrors.recent import Recent
 from drift.mirrors.windows import MirrorWindows, Shadow, StandardOf, Stretch, StretchState
 from drift.settings import RankDiffSettings, ShiftSettings
@@ -238,7 +239,9 @@ def load(path: Path) -> MirrorSnapshot | None:
 def _last_snapshot(path: Path) -> MirrorSnapshot:
     try:
         found = load(path)
-    except UnreadableSnapshot as error:
+        for kept in (*found.windows, *found.steps) if found else ():
+            RankSummary.restore(kept.summary)
+    except (UnreadableSnapshot, ValueError) as error:
         log.warning("the comparison of mirrored lists starts empty: %s", error)
         found = None
     return found or MirrorSnapshot(watermark_ms=0, entries=(), recent=b"", windows=(), steps=())

@@ -345,7 +345,12 @@ def _together(kind: Kind, tables: list[pa.Table], columns: list[str] | None = No
     """One table by the schema; columns that an older file lacks are null."""
     schema = _SCHEMA[kind]
     empty = schema.empty_table().select(columns or schema.names)
-    return pa.concat_tables([empty, *tables], promote_options="default")
+    try:
+        return pa.concat_tables([empty, *tables], promote_options="default")
+    except pa.ArrowException as error:
+        raise DataRefused(
+            f"archived {kind}: files of one time have other columns than they should ({error})"
+        ) from error
 
 
 def _parquet(table: pa.Table, compression: Literal["lz4", "zstd"]) -> memoryview:
