@@ -60,7 +60,7 @@ def epochs_in(checkpoint: Path) -> int:
     """0 if there is none."""
     try:
         return len(Checkpoint.decode(checkpoint.read_bytes()).told["epochs"])
-    except ValueError:
+    except (FileNotFoundError, ValueError):
         return 0
 
 
