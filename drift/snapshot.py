@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 import msgspec
 
@@ -15,6 +16,18 @@ from registry.contracts.errors import UNDECODABLE
 
 SCHEMA = 1
 _ENTRY_ID = re.compile(r"[0-9]{1,20}-[0-9]{1,20}")
+
+
+class _Placed(Protocol):
+    """What every monitor's snapshot has."""
+
+    @property
+    def schema(self) -> int: ...
+    @property
+    def entries(self) -> Sequence[str]: ...
+
+
+Kept = TypeVar("Kept", bound=_Placed)
 
 
 class Snapshot(msgspec.Struct, frozen=True):
@@ -39,14 +52,19 @@ def save(path: Path, snapshot: Snapshot) -> None:
 
 def load(path: Path) -> Snapshot | None:
     """None if there is no file. Raises UnreadableSnapshot."""
+    return read(path, Snapshot, SCHEMA, "the drift monitor")
+
+
+def read(path: Path, form: type[Kept], schema: int, whose: str) -> Kept | None:
+    """A monitor's snapshot, None if there is no file. Raises UnreadableSnapshot. whose: in words."""
     try:
-        found = msgspec.msgpack.decode(path.read_bytes(), type=Snapshot)
+        found = msgspec.msgpack.decode(path.read_bytes(), type=form)
     except FileNotFoundError:
         return None
     except UNDECODABLE as error:
-        raise UnreadableSnapshot(f"{path} is no snapshot of the drift monitor: {error}") from error
-    if found.schema != SCHEMA:
-        raise UnreadableSnapshot(f"{path} has schema {found.schema}: this code reads {SCHEMA}")
+        raise UnreadableSnapshot(f"{path} is no snapshot of {whose}: {error}") from error
+    if found.schema != schema:
+        raise UnreadableSnapshot(f"{path} has schema {found.schema}: this code reads {schema}")
     check_entries(path, found.entries)
     return found
 

@@ -24,8 +24,8 @@ from drift.mirrors.rank_summary import RankSummary
 from drift.mirrors.recent import Recent
 from drift.mirrors.windows import MirrorWindows, Shadow, StandardOf, Stretch, StretchState
 from drift.settings import RankDiffSettings, ShiftSettings
-from drift.snapshot import check_entries
-from registry.contracts.errors import UNDECODABLE, ContractError
+from drift.snapshot import read
+from registry.contracts.errors import ContractError
 from registry.contracts.events import MirrorEvent, decode_event, split_mirrors
 from registry.errors import RegistryError
 from registry.stream import StreamEntry, StreamReader
@@ -224,24 +224,19 @@ class MirrorMonitor:
 
 def load(path: Path) -> MirrorSnapshot | None:
     """None if there is no file. Raises UnreadableSnapshot."""
+    found = read(path, MirrorSnapshot, SCHEMA, "the mirror monitor")
     try:
-        found = msgspec.msgpack.decode(path.read_bytes(), type=MirrorSnapshot)
-    except FileNotFoundError:
-        return None
-    except UNDECODABLE as error:
-        raise UnreadableSnapshot(f"{path} is no snapshot of the mirror monitor: {error}") from error
-    if found.schema != SCHEMA:
-        raise UnreadableSnapshot(f"{path} has schema {found.schema}: this code reads {SCHEMA}")
-    check_entries(path, found.entries)
+        for kept in (*found.windows, *found.steps) if found else ():
+            RankSummary.restore(kept.summary)
+    except ValueError as error:
+        raise UnreadableSnapshot(f"{path} was made with other measures or bins: {error}") from error
     return found
 
 
 def _last_snapshot(path: Path) -> MirrorSnapshot:
     try:
         found = load(path)
-        for kept in (*found.windows, *found.steps) if found else ():
-            RankSummary.restore(kept.summary)
-    except (UnreadableSnapshot, ValueError) as error:
+    except UnreadableSnapshot as error:
         log.warning("the comparison of mirrored lists starts empty: %s", error)
         found = None
     return found or MirrorSnapshot(watermark_ms=0, entries=(), recent=b"", windows=(), steps=())
