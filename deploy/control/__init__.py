@@ -6,7 +6,7 @@ true.
 
 Decisions
 
-- One table of routes (`serving.gateway.control_routes`) says what there is: the gateway forwards and
+- One table of routes (`serving.gateway.control.routes`) says what there is: the gateway forwards and
   documents by it, `app` answers by it, `access` asks it for the role that a route needs.
 - Every change is one `registry.decisions.Decision` by compare-and-set, with the receipt of its request
   in the same transaction (`registry.receipts`): repeated after a crash, or sent twice at once, a request

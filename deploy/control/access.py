@@ -10,7 +10,7 @@ from registry.key_sheet import MARK
 from registry.principals import Principal
 from registry.roles import includes
 from serving.errors import NotAuthenticated
-from serving.gateway.control_routes import ControlRoute
+from serving.gateway.control.routes import ControlRoute
 from serving.identity.tokens import TokenVerifier
 
 BEARER = 'Bearer realm="sluice"'

@@ -30,8 +30,8 @@ from registry.contracts.ids import model_name
 from registry.contracts.traces import Span
 from registry.errors import RegistryError
 from registry.receipts import Receipt
-from serving.gateway.control_routes import CONTROL_ROUTES, ControlRoute
-from serving.gateway.control_schema import RebaselineAnswer
+from serving.gateway.control.drift import RebaselineAnswer
+from serving.gateway.control.routes import CONTROL_ROUTES, ControlRoute
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from deploy.control.access import Caller
 from deploy.control.conditions import IfMatch
 from deploy.control.errors import ControlRefused
 from registry.receipts import Receipt
-from serving.gateway.control_routes import ControlRoute
+from serving.gateway.control.routes import ControlRoute
 
 PAGE = 100
 MOST_ROWS = 1000

@@ -2,7 +2,7 @@
 
 from deploy.control.asks import Ask, Reply, number, page_size
 from deploy.control.desk import Desk
-from serving.gateway.control_schema import AuditAnswer, AuditLine
+from serving.gateway.control.keys import AuditAnswer, AuditLine
 
 
 def audit(desk: Desk, ask: Ask) -> Reply:

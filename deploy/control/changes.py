@@ -10,7 +10,7 @@ from registry.contracts.traffic import WEIGHT_STEPS, Experiment, Layer, Override
 from registry.promotion import previous_champion, with_champion, with_experiment, without_experiment
 from registry.rollout_moves import HOLDBACK_LAYER
 from registry.traffic_control import TrafficChange
-from serving.gateway.control_schema import ExperimentBody, LayerBody, PlanBody
+from serving.gateway.control.traffic import ExperimentBody, LayerBody, PlanBody
 
 DigestOf = Callable[[int], str]
 """A version's digest. Raises UnknownVersion."""

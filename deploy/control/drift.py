@@ -9,7 +9,8 @@ from deploy.drift_reports.shelf import ReportShelf, page_headers
 from drift.evidently_reports.files import Form
 from registry.contracts.drift import Rebaseline
 from registry.errors import AnsweredBefore, StoreUnavailable
-from serving.gateway.control_schema import DriftAnswer, DriftReportList, RebaselineAnswer, ReportBody, WhyBody
+from serving.gateway.control.drift import DriftAnswer, DriftReportList, RebaselineAnswer, ReportBody
+from serving.gateway.control.fields import WhyBody
 
 
 def drift(desk: Desk, ask: Ask) -> Reply:

@@ -7,11 +7,7 @@ from deploy.control.desk import Desk, no_plan
 from registry.contracts.rollouts import DAY_S, Evidence
 from registry.contracts.traffic import TrafficPlan
 from registry.decisions import Decision
-from serving.gateway.control_schema import (
-    EvidenceAnswer,
-    EvidenceBody,
-    EvidenceList,
-)
+from serving.gateway.control.evidence import EvidenceAnswer, EvidenceBody, EvidenceList
 
 EVIDENCE_OF_MS = int(30 * DAY_S * 1000)
 

@@ -20,16 +20,12 @@ from registry.contracts.traffic import Experiment, TrafficPlan
 from registry.errors import RegistryError
 from registry.store import StoredVersion
 from registry.traffic_control import TrafficChange
-from serving.gateway.control_schema import (
+from serving.gateway.control.drift import DriftDay, DriftDaysAnswer, DriftRow
+from serving.gateway.control.evidence import GateLooks, LookPoint, LooksAnswer
+from serving.gateway.control.keys import MeAnswer
+from serving.gateway.control.traffic import (
     ArmTraffic,
-    DriftDay,
-    DriftDaysAnswer,
-    DriftRow,
-    GateLooks,
     LiveAnswer,
-    LookPoint,
-    LooksAnswer,
-    MeAnswer,
     ModelLine,
     Place,
     StageTraffic,

@@ -46,4 +46,4 @@ HANDLERS: Mapping[str, Callable[[Desk, Ask], Reply]] = {
     "limit_key": keys.limit_key,
     "audit": audit.audit,
 }
-"""By the name that `serving.gateway.control_routes` has for the route."""
+"""By the name that `serving.gateway.control.routes` has for the route."""

@@ -11,14 +11,7 @@ from registry import api_keys
 from registry.api_keys import SECRET_BYTES, ApiKey, key_text
 from registry.decisions import Decision
 from registry.errors import StoreUnavailable
-from serving.gateway.control_schema import (
-    KeyAnswer,
-    KeyBody,
-    KeysAnswer,
-    LimitBody,
-    NewKeyAnswer,
-    RotateBody,
-)
+from serving.gateway.control.keys import KeyAnswer, KeyBody, KeysAnswer, LimitBody, NewKeyAnswer, RotateBody
 
 log = logging.getLogger(__name__)
 

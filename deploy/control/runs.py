@@ -10,13 +10,7 @@ from pipelines.settings import RunSettings
 from registry import run_moves
 from registry.contracts.runs import RUN_STATES, Run
 from registry.runs import edit
-from serving.gateway.control_schema import (
-    RetrainBody,
-    RetryBody,
-    RunAnswer,
-    RunList,
-    RunsAnswer,
-)
+from serving.gateway.control.runs import RetrainBody, RetryBody, RunAnswer, RunList, RunsAnswer
 
 RUN_LEASE_MS = int(RunSettings().lease_s * 1000)
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from deploy.control.asks import Reply
 from registry.contracts.traces import Span, new_trace, parse_traceparent
-from serving.gateway.control_routes import ControlRoute
+from serving.gateway.control.routes import ControlRoute
 
 SERVICE = "sluice-controller"
 

@@ -9,13 +9,7 @@ from deploy.control.desk import Desk, no_plan
 from registry.contracts.traffic import TrafficPlan
 from registry.decisions import Decision
 from registry.traffic_control import TrafficChange
-from serving.gateway.control_schema import (
-    ChangeAnswer,
-    HistoryAnswer,
-    PlanBody,
-    PromoteBody,
-    RollbackBody,
-)
+from serving.gateway.control.traffic import ChangeAnswer, HistoryAnswer, PlanBody, PromoteBody, RollbackBody
 
 
 def promote(desk: Desk, ask: Ask) -> Reply:

@@ -15,7 +15,7 @@ from deploy.control.metrics import AUDIT_LEFT_OUT
 from registry.audit import SqlAuditLog
 from registry.audit_record import AuditRecord, Phase
 from registry.errors import StoreUnavailable
-from serving.gateway.control_routes import ControlRoute
+from serving.gateway.control.routes import ControlRoute
 
 log = logging.getLogger(__name__)
 

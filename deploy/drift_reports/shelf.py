@@ -10,7 +10,7 @@ from drift.evidently_reports.about import ReportAbout
 from drift.evidently_reports.files import EvidentlyReports, Form, ReportPlace
 from drift.evidently_reports.page import policy
 from registry.contracts.drift import ShiftRecord, day_name, day_of, report_path
-from serving.gateway.control_schema import DriftReportLine, DriftReportWish
+from serving.gateway.control.drift import DriftReportLine, DriftReportWish
 
 LATEST = "latest"
 

@@ -43,8 +43,8 @@ from serving.flow.settings import parse_flow
 from serving.gateway.access import GuardedApp
 from serving.gateway.app import build_app
 from serving.gateway.console.files import console_router
-from serving.gateway.control_routes import control_router
-from serving.gateway.controller import Controller
+from serving.gateway.control.controller import Controller
+from serving.gateway.control.routes import control_router
 from serving.gateway.http import HotRoutes
 from serving.gateway.oip import oip_routes
 from serving.gateway.oip_infer import OipInfer

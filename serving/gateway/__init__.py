@@ -9,8 +9,7 @@ Decisions
 - An answer is compressed only for a client that names one encoding: libraries list all they know,
   and compressing tensors costs more than serving them (`serving.compression`).
 - Requests that change who answers whom are handed on to the controller as they come, each over a connection
-  of its own, bounded in size, number and time. Bodies and routes are one table that both sides read
-  (`control_routes`, `control_schema`); nothing of the control plane is imported here.
+  of its own, bounded in size, number and time (`control`).
 - The console (`console`) is files that are open to everybody and hold nothing; its figures are control
   routes like others.
 - Clients' shared memory is read and written, not mapped: who shrinks it gets a refusal instead of

@@ -8,7 +8,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from registry.roles import Role
 from serving.errors import NotAllowed, RankingError
 from serving.gateway.console.files import PATH as CONSOLE
-from serving.gateway.control_routes import CONTROL_ROUTES
+from serving.gateway.control.routes import CONTROL_ROUTES
 from serving.gateway.http import answer_of, send_answer
 from serving.identity.doorkeeper import Doorkeeper, Headers
 

@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 from serving import tally
 from serving.errors import RankingError
 from serving.event_log import EventLog
-from serving.gateway.control_routes import with_control_routes
+from serving.gateway.control.routes import with_control_routes
 from serving.gateway.http import answer_of
 from serving.gateway.openapi import with_hot_routes, with_rest
 from serving.permits import Permits

@@ -16,7 +16,7 @@ import sqlalchemy as sql
 from deploy.control.handlers import HANDLERS
 from registry.contracts.drift import ShiftRecord
 from registry.roles import ROLES, Role, includes
-from serving.gateway.control_routes import CONTROL_ROUTES, ControlRoute
+from serving.gateway.control.routes import CONTROL_ROUTES, ControlRoute
 from tests.builders import a_shift_alarm, a_shift_record
 from tests.deploy.control_desk import MODEL, ControlBench, a_control_bench
 

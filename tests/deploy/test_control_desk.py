@@ -19,8 +19,8 @@ from registry.contracts.traffic import TrafficPlan
 from registry.runs import MemoryRuns
 from registry.store import MemoryStore
 from registry.traffic_control import SqlControl, TrafficChange
-from serving.gateway.control_routes import CONTROL_ROUTES
-from serving.gateway.control_schema import PromoteBody, RollbackBody
+from serving.gateway.control.routes import CONTROL_ROUTES
+from serving.gateway.control.traffic import PromoteBody, RollbackBody
 from tests.builders import NOW_MS, a_plan
 
 MODEL = "codesearch"

@@ -22,7 +22,7 @@ from deploy.features.store import feature_client
 from registry.artefacts import write
 from registry.contracts.traffic import TrafficPlan
 from serving.features.materialiser import write_rows
-from serving.gateway.control_routes import CONTROL_ROUTES
+from serving.gateway.control.routes import CONTROL_ROUTES
 from tests.builders import a_package
 from tests.e2e.platforms_under_fire import ITEMS, MODEL, Load, Platform, until
 

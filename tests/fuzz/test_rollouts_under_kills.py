@@ -33,7 +33,7 @@ from registry.promotion import Promoter
 from registry.runs import SqlRuns
 from registry.store import MemoryStore
 from registry.traffic_control import SqlControl
-from serving.gateway.control_routes import CONTROL_ROUTES
+from serving.gateway.control.routes import CONTROL_ROUTES
 from tests.builders import NOW_MS, a_package
 
 MODEL = "codesearch"

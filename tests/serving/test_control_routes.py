@@ -15,8 +15,8 @@ import pytest
 from fastapi.responses import Response
 
 from serving.errors import RankingError
-from serving.gateway.control_routes import CONTROL_ROUTES, control_router, with_control_routes
-from serving.gateway.controller import Controller
+from serving.gateway.control.controller import Controller
+from serving.gateway.control.routes import CONTROL_ROUTES, control_router, with_control_routes
 from serving.gateway.http import answer_of
 from serving.settings import ControlSettings
 
@@ -205,6 +205,6 @@ def test_the_gateway_imports_nothing_of_the_control_plane() -> None:
     shown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
 
     loaded = shown.stdout.split()
-    assert "serving.gateway.control_routes" in loaded
+    assert "serving.gateway.control.routes" in loaded
     heavy = ("sqlalchemy", "alembic", "pipelines", "deploy.control", "deploy.control.controller", "registry.rollouts")
     assert [name for name in loaded if name.startswith(heavy)] == []

@@ -14,7 +14,7 @@ from deploy.control.conditions import IfMatch, idempotency_key
 from deploy.control.errors import ControlRefused
 from deploy.logs import adopt
 from registry.api_keys import MemoryKeyRing
-from serving.gateway.control_routes import CONTROL_ROUTES
+from serving.gateway.control.routes import CONTROL_ROUTES
 from tests.builders import NOW_MS, a_spec
 from tests.deploy.control_desk import MODEL, a_control_bench
 from tests.fuzz.target import READ, Check, Target, pure, refusal

@@ -9,48 +9,40 @@ import msgspec
 
 from registry.roles import Role
 from serving.errors import BodyTooLarge
-from serving.gateway.control_schema import (
-    AuditAnswer,
-    ChangeAnswer,
+from serving.gateway.control.controller import CLIENT_HEADER, Headers
+from serving.gateway.control.drift import (
     DriftAnswer,
     DriftDaysAnswer,
     DriftReportAnswer,
     DriftReportList,
     DriftReportWish,
-    EvidenceAnswer,
-    EvidenceBody,
-    EvidenceList,
-    ExplainAnswer,
-    HistoryAnswer,
+    RebaselineAnswer,
+    ReportBody,
+)
+from serving.gateway.control.evidence import EvidenceAnswer, EvidenceBody, EvidenceList, ExplainAnswer, LooksAnswer
+from serving.gateway.control.fields import WhyBody
+from serving.gateway.control.keys import (
+    AuditAnswer,
     KeyAnswer,
     KeyBody,
     KeysAnswer,
     LimitBody,
-    LiveAnswer,
-    LooksAnswer,
     MeAnswer,
     NewKeyAnswer,
-    PlanBody,
-    PlannedAnswer,
-    PromoteBody,
-    RebaselineAnswer,
-    ReportBody,
-    RetrainBody,
-    RetryBody,
-    RollbackBody,
-    RolloutAnswer,
-    RolloutBody,
-    RolloutList,
-    RolloutReport,
     RotateBody,
-    RunAnswer,
-    RunList,
-    RunsAnswer,
+)
+from serving.gateway.control.rollouts import PlannedAnswer, RolloutAnswer, RolloutBody, RolloutList, RolloutReport
+from serving.gateway.control.runs import RetrainBody, RetryBody, RunAnswer, RunList, RunsAnswer
+from serving.gateway.control.traffic import (
+    ChangeAnswer,
+    HistoryAnswer,
+    LiveAnswer,
+    PlanBody,
+    PromoteBody,
+    RollbackBody,
     TrafficAnswer,
     VersionsAnswer,
-    WhyBody,
 )
-from serving.gateway.controller import CLIENT_HEADER, Headers
 from serving.gateway.http import Answer
 from serving.settings import ControlSettings
 
