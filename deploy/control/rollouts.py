@@ -18,9 +18,8 @@ from registry.contracts.rollouts import Rollout, RolloutSpec, aa_spec, default_s
 from registry.contracts.traffic import TrafficPlan
 from registry.decisions import Decision
 from registry.errors import StoreUnavailable
-from serving.gateway.control.evidence import ExplainAnswer, GateAnswer, LiftAnswer
+from serving.gateway.control.evidence import BudgetAnswer, ExplainAnswer, GateAnswer, LiftAnswer
 from serving.gateway.control.rollouts import (
-    BudgetAnswer,
     PlannedAnswer,
     PlannedGateAnswer,
     RolloutAnswer,

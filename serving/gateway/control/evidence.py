@@ -7,7 +7,6 @@ import msgspec
 from registry.contracts.gates import GateTerms
 from registry.contracts.rollouts import Evidence, Verdict
 from serving.gateway.control.fields import Body, Version, Why
-from serving.gateway.control.rollouts import BudgetAnswer
 
 
 class EvidenceBody(Body, frozen=True):
@@ -41,6 +40,19 @@ class EvidenceList(msgspec.Struct, frozen=True):
     model: str
     plan_revision: int
     evidence: tuple[EvidenceAnswer, ...]
+
+
+class BudgetAnswer(msgspec.Struct, frozen=True):
+    """A model's alpha of the last 365 days. yearly: chance, of all decisions together, to promote one that is no
+    better. planned: decisions that share a year, `each` with so much alpha. spent: by `decisions`. frees_ms: when
+    the oldest leaves the year."""
+
+    yearly: float
+    planned: int
+    each: float
+    spent: float
+    decisions: int
+    frees_ms: int | None = None
 
 
 class GateAnswer(msgspec.Struct, frozen=True):

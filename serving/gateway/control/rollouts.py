@@ -6,7 +6,7 @@ import msgspec
 
 from registry.contracts.gates import GateTerms
 from registry.contracts.rollouts import GuardrailLimits, Rollout, Step, What
-from serving.gateway.control.evidence import EvidenceAnswer
+from serving.gateway.control.evidence import BudgetAnswer, EvidenceAnswer
 from serving.gateway.control.fields import Body, Name, Share, Version, Why
 
 
@@ -67,19 +67,6 @@ class RolloutReport(msgspec.Struct, frozen=True):
     history: tuple[RolloutLine, ...]
     evidence: tuple[EvidenceAnswer, ...]
     outlook: dict[str, Any]
-
-
-class BudgetAnswer(msgspec.Struct, frozen=True):
-    """A model's alpha of the last 365 days. yearly: chance, of all decisions together, to promote one that is no
-    better. planned: decisions that share a year, `each` with so much alpha. spent: by `decisions`. frees_ms: when
-    the oldest leaves the year."""
-
-    yearly: float
-    planned: int
-    each: float
-    spent: float
-    decisions: int
-    frees_ms: int | None = None
 
 
 class PlannedGateAnswer(msgspec.Struct, frozen=True):
