@@ -19,7 +19,7 @@ from serving.errors import RankingError, ReplicaUnhealthy
 from serving.event_log import EventLog
 from serving.frames import LoadedVersion, RankedReply, ScoreRequest
 from serving.permits import Permits
-from serving.rank import Ranking, RankQuery, build_request
+from serving.ranking import Ranking, RankQuery, build_request
 from serving.replicas import ReplicaPool
 
 MIRROR_PRIORITY = 8  # in the worker's queue four levels, 0.4 s, behind a query that users wait for

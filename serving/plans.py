@@ -13,7 +13,7 @@ import msgspec
 
 from registry.board import PlanBoard
 from registry.contracts.errors import UNDECODABLE, ContractError
-from registry.contracts.traffic import TrafficPlan
+from registry.contracts.traffic import Experiment, TrafficPlan
 from registry.errors import RegistryError
 
 log = logging.getLogger(__name__)
@@ -130,3 +130,23 @@ class PlanWatcher(threading.Thread):
         fresh = self._copy.with_suffix(".new")
         fresh.write_bytes(msgspec.json.encode(self.plans))
         fresh.replace(self._copy)
+
+
+def newly_served(plan: TrafficPlan, followed: TrafficPlan) -> dict[int, str]:
+    """Digest by version of what must be held before the plan is followed: its versions that the plan
+    followed until now does not name, and a champion that was none; the latter alone if it takes traffic
+    from a version."""
+    known = followed.versions()
+    if any(_lessened(plan, experiment) for experiment in followed.experiments):
+        known = plan.versions()
+    fresh = {version: digest for version, digest in plan.versions().items() if known.get(version) != digest}
+    if plan.champion != followed.champion:
+        fresh[plan.champion] = plan.champion_digest
+    return fresh
+
+
+def _lessened(plan: TrafficPlan, experiment: Experiment) -> bool:
+    """Whether the version gets fewer units in the plan than it has in this experiment."""
+    there = plan.experiment(experiment.name)
+    kept = there.weight if there is not None and there.digest == experiment.digest else 0
+    return kept < experiment.weight

@@ -3,22 +3,17 @@
 import asyncio
 import contextlib
 import logging
-import math
 import random
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from registry.contracts.counters import STAGES
 from registry.contracts.events import SCHEMA, RankingEvent
-from registry.contracts.glimpses import Glimpse
 from registry.contracts.ids import RankingIds, model_tag
-from registry.contracts.traces import UNTRACED, Trace
-from registry.contracts.traffic import Arm, Experiment, TrafficPlan
+from registry.contracts.traffic import TrafficPlan
 from serving import metrics
 from serving.arm_counts import ArmCounts
 from serving.begun import MENDABLE, Begun, in_task
@@ -32,7 +27,6 @@ from serving.errors import (
     UnknownModel,
 )
 from serving.event_log import EventLog
-from serving.exploration import Exploration
 from serving.flow.ladder import (
     CACHED_ORDER,
     GIVEN_ORDER,
@@ -47,82 +41,20 @@ from serving.frames import LoadedVersion, RankedReply, ScoreRequest
 from serving.glimpses import Glimpses
 from serving.permits import Permits
 from serving.plan_gauges import PlanGauges
-from serving.plans import Plans
+from serving.plans import Plans, newly_served
+from serving.ranking import ListFigures, Ranking, RankQuery, build_request, exploration_of, glimpse_of, reasons
 from serving.replicas import ReplicaPool
 from serving.router import BREAKING, EXPLORING, Route, Router
 from serving.shown import Shown, as_ranked, certain, explored, interleaved, left_alone
 from serving.tally import CounterTally, HistogramTally
-from serving.tracing.doors import HTTP_RANK, Door
 from serving.tracing.spans import Stages
 from serving.tracing.tracer import Tracer, of_model
 
 log = logging.getLogger(__name__)
 
 DEGRADED_NOTED_EVERY_S = 1.0
-GLIMPSED_ITEMS = 5
 DRAFT_PATIENCE = 0.8  # of the time to the deadline: so long an interleaved list waits for the experiment's version
 HOLDER_PATIENCE = 0.5  # of the time to the deadline: so long a query that has a cached order waits for a replica
-NO_COLUMNS = np.empty(0, dtype=np.uint16)
-NO_VALUES = np.empty(0, dtype=np.float32)
-
-
-@dataclass(slots=True)
-class RankQuery:
-    """A validated query. item_ids: distinct, in the order given (ties keep it).
-
-    ids_blob: the ids in UTF-8, joined by NUL. hashes: uint64 (candidates,), theirs. query_features:
-    value by column; candidate_features: one value per candidate by column. unit: whose arm is sticky;
-    empty: the query's own. priority: see `priority`. version: that a tester asks for; 0: the plan decides.
-    """
-
-    model: str
-    item_ids: Sequence[str]
-    ids_blob: bytes
-    hashes: NDArray[np.uint64]
-    top_k: int
-    deadline_ms: int
-    unit: str = ""
-    query_id: str = ""
-    query_features: dict[str, float] | None = None
-    candidate_features: dict[str, NDArray[np.float32]] | None = None
-    trace: Trace = UNTRACED
-    door: Door = HTTP_RANK
-    priority: int = 0
-    version: int = 0
-
-
-@dataclass(slots=True)
-class Ranking:
-    """An answer. experiment: as in `RankingEvent`. items and scores: best first. stages_ms: where its time went."""
-
-    ranking_id: str
-    model: str
-    version: int
-    arm: Arm
-    plan_revision: int
-    items: list[str]
-    scores: NDArray[np.float32]
-    degraded: tuple[str, ...]
-    stages_ms: dict[str, float]
-    experiment: str = ""
-
-
-@dataclass(slots=True)  # not frozen: one is made for every answer, and that would cost it a microsecond
-class ListFigures:
-    """What is known of a list beside its items, over all candidates: of their scores, and how old their rows were on
-    average; None if there are no rows. All 0 of an order that no version gave now."""
-
-    score_mean: float = 0.0
-    score_std: float = 0.0
-    margin: float = 0.0
-    entropy: float = 0.0
-    row_age_s: float | None = None
-
-    @staticmethod
-    def of(reply: RankedReply) -> "ListFigures":
-        """As the worker measured them."""
-        age_s = None if math.isnan(reply.row_age_s) else reply.row_age_s
-        return ListFigures(reply.score_mean, reply.score_std, reply.margin, reply.entropy, age_s)
 
 
 class Ranker:
@@ -578,101 +510,7 @@ class Ranker:
             )
 
 
-def glimpse_of(ranking: Ranking, answered_ms: int, candidates: int) -> Glimpse:
-    """What a person who watches sees of it."""
-    return Glimpse(
-        ranking_id=ranking.ranking_id,
-        answered_ms=answered_ms,
-        model=ranking.model,
-        version=ranking.version,
-        arm=ranking.arm,
-        experiment=ranking.experiment,
-        plan_revision=ranking.plan_revision,
-        candidates=candidates,
-        shown=len(ranking.items),
-        items=tuple(ranking.items[:GLIMPSED_ITEMS]),
-        scores=tuple(ranking.scores[:GLIMPSED_ITEMS].tolist()),
-        degraded=ranking.degraded,
-        stages_ms=ranking.stages_ms,
-    )
-
-
-def newly_served(plan: TrafficPlan, followed: TrafficPlan) -> dict[int, str]:
-    """Digest by version of what must be held before the plan is followed: its versions that the plan
-    followed until now does not name, and a champion that was none; the latter alone if it takes traffic
-    from a version."""
-    known = followed.versions()
-    if any(_lessened(plan, experiment) for experiment in followed.experiments):
-        known = plan.versions()
-    fresh = {version: digest for version, digest in plan.versions().items() if known.get(version) != digest}
-    if plan.champion != followed.champion:
-        fresh[plan.champion] = plan.champion_digest
-    return fresh
-
-
-def _lessened(plan: TrafficPlan, experiment: Experiment) -> bool:
-    """Whether the version gets fewer units in the plan than it has in this experiment."""
-    there = plan.experiment(experiment.name)
-    kept = there.weight if there is not None and there.digest == experiment.digest else 0
-    return kept < experiment.weight
-
-
 def _look_away(side: "asyncio.Future[Any]") -> None:
     """Asks for the error of a request that nobody waits for any more: asyncio would complain."""
     if not side.cancelled():
         side.exception()
-
-
-def exploration_of(query: RankQuery, plan: TrafficPlan) -> Exploration:
-    """What chance may do to the query's list under the plan."""
-    return Exploration(plan.explore_share, query.top_k, min(plan.explore_depth, len(query.item_ids)))
-
-
-def build_request(query: RankQuery, loaded: LoadedVersion, rows: int) -> ScoreRequest:
-    """The query in the loaded version's terms. rows: how many ranked items come back.
-
-    Raises QueryRefused if it names a column that the version has not, or the version cannot rank.
-    """
-    if not loaded.ranks:
-        raise QueryRefused(
-            f"{loaded.model}@{loaded.version} has no feature view: send tensors to /v2/models/{loaded.model}/infer"
-        )
-    in_query = query.query_features or {}
-    in_candidates = query.candidate_features or {}
-    try:
-        query_columns = [loaded.place[name] for name in in_query]
-        candidate_columns = [loaded.place[name] for name in in_candidates]
-    except KeyError as unknown:
-        field = "query.features" if unknown.args[0] in in_query else "features"
-        raise QueryRefused(
-            f"{field}.{unknown.args[0]}: {loaded.model}@{loaded.version} has no such column"
-        ) from unknown
-    return ScoreRequest(
-        number=0,
-        slot=loaded.slot,
-        top_k=rows,
-        deadline_us=0,
-        hashes=query.hashes,
-        ids=query.ids_blob,
-        query_columns=np.array(query_columns, dtype=np.uint16) if in_query else NO_COLUMNS,
-        query_values=np.array(list(in_query.values()), dtype=np.float32) if in_query else NO_VALUES,
-        candidate_columns=np.array(candidate_columns, dtype=np.uint16) if in_candidates else NO_COLUMNS,
-        candidate_values=np.stack(list(in_candidates.values())) if in_candidates else NO_VALUES,
-        priority=query.priority,
-    )
-
-
-def reasons(reply: RankedReply, query: RankQuery, loaded: LoadedVersion) -> tuple[str, ...]:
-    """What the answer had to do without, most serious first."""
-    candidates = len(query.item_ids)
-    found = []
-    if reply.tier_away:
-        found.append("features_away")
-    if reply.missing_rows:
-        found.append(f"missing_rows:{reply.missing_rows}/{candidates}")
-    if reply.stale_rows:
-        found.append(f"stale_rows:{reply.stale_rows}/{candidates}")
-    in_query, in_candidates = query.query_features or (), query.candidate_features or ()
-    if absent := [column for column in loaded.sent if column not in in_query and column not in in_candidates]:
-        found.append(f"absent_columns:{','.join(absent)}")
-    return tuple(found)

@@ -42,7 +42,8 @@ from serving.event_log import EventLog
 from serving.flow.deadlines import DEADLINE_HEADER, within
 from serving.gateway.schema import VERSION_HEADER, asked_version, read_feedback, read_prefetch, read_rank, write_ranking
 from serving.identity.doorkeeper import Doorkeeper, Visit
-from serving.rank import Ranker, Ranking, RankQuery
+from serving.rank import Ranker
+from serving.ranking import Ranking, RankQuery
 from serving.settings import GatewaySettings
 
 log = logging.getLogger(__name__)

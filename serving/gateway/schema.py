@@ -15,7 +15,7 @@ from registry.contracts.ids import MAX_ID_CHARS, IssuedRanking, RankingIds, chec
 from registry.contracts.traces import Trace
 from serving.errors import QueryRefused
 from serving.priority import check_priority
-from serving.rank import Ranking, RankQuery
+from serving.ranking import Ranking, RankQuery
 from serving.settings import GatewaySettings
 
 MAX_RANKING_AGE_MS = 30 * 24 * 3600 * 1000

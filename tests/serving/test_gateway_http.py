@@ -25,7 +25,8 @@ from serving.gateway.http import HotRoutes
 from serving.gateway.schema import read_rank
 from serving.journal import Journal
 from serving.permits import Permits
-from serving.rank import Ranker, build_request
+from serving.rank import Ranker
+from serving.ranking import build_request
 from serving.replicas import ReplicaPool
 from serving.scoring import LoadedModel
 from serving.settings import GatewaySettings

@@ -14,7 +14,7 @@ from registry.contracts.ids import hash64
 from serving.features.tier import RowKeys, Rows
 from serving.flow.ladder import LadderRules, Order, RecentOrders, Rung, rung_of
 from serving.flow.settings import FlowSettings
-from serving.rank import RankQuery
+from serving.ranking import RankQuery
 from serving.router import CHALLENGER_AWAY, INTERLEAVING_AWAY
 from serving.scoring import LoadedModel
 from tests.builders import a_plan, a_tested_plan

@@ -23,8 +23,8 @@ from registry.contracts.features import FeatureView
 from registry.contracts.traffic import Experiment, Layer, Override, TrafficPlan
 from registry.counters import MemoryCounterBoard
 from serving.arm_counts import KEPT_REVISIONS, MAX_EXPERIMENT_LABELS, ArmCounts, CounterPublisher
+from serving.plans import newly_served
 from serving.program import Program
-from serving.rank import newly_served
 from serving.router import Router
 from serving.scoring import LoadedModel
 from tests.builders import NOW_MS, a_plan, a_tested_plan, a_view

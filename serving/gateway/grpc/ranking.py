@@ -22,7 +22,8 @@ from serving.gateway.schema import (
     rank_query,
 )
 from serving.identity.doorkeeper import Doorkeeper, Visit
-from serving.rank import Ranker, Ranking
+from serving.rank import Ranker
+from serving.ranking import Ranking
 from serving.settings import GatewaySettings
 from serving.tracing.doors import GRPC_RANK
 
