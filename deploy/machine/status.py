@@ -23,9 +23,7 @@ TIMEOUT_S = 2.0
 def redis_status(settings: PlatformSettings, now_ms: int) -> dict[str, Any]:
     """Keys `redis` (memory and keys; None if it does not answer), `traffic`, `events` by group."""
     try:
-        with redis.Redis(
-            unix_socket_path=str(settings.redis_socket), socket_timeout=TIMEOUT_S, retry=Retry(NoBackoff(), 0)
-        ) as client:
+        with redis.Redis.from_url(settings.redis_url, socket_timeout=TIMEOUT_S, retry=Retry(NoBackoff(), 0)) as client:
             return {
                 "redis": {"used_memory_bytes": client.info("memory")["used_memory"], "keys": client.dbsize()},
                 "traffic": _traffic(client),
