@@ -115,8 +115,7 @@ def data_plane(
             grpc_port=0,
             with_mlflow=False,
             with_celery=False,
-            with_monitor=False,
-            **told,
+            **{"with_monitor": False} | told,
         )
         everywhere = os.sched_getaffinity(0)
         os.sched_setaffinity(0, {core})
