@@ -11,6 +11,7 @@ from registry.contracts.events import decode_events
 from registry.errors import StoreUnavailable
 from registry.stream import EVENT_STREAM, LAG_COUNTED, MemoryStream, RedisGroupReader, RedisStream, StreamEntry
 from tests.conftest import RedisServer
+from tests.redis_cluster import RedisCluster
 from tests.suites.streams import Stream, StreamSuite, ids, payloads
 
 
@@ -24,8 +25,8 @@ class TestRedisStream(StreamSuite):
     protocol = 3
 
     @pytest.fixture
-    def make_stream(self, redis_server: RedisServer) -> Iterator[Callable[[], Stream]]:
-        with redis_server.client(protocol=self.protocol) as client:
+    def make_stream(self, redis_store: RedisServer | RedisCluster) -> Iterator[Callable[[], Stream]]:
+        with redis_store.client(protocol=self.protocol) as client:
 
             def make() -> Stream:
                 client.flushall()
