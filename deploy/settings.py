@@ -39,7 +39,7 @@ _HTTP_URL = re.compile(r"https?://[^\s/]+(/[^\s]*)?")
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 _TRUE = ("1", "true", "yes", "on")
 _FALSE = ("0", "false", "no", "off")
-_SECRETIVE = ("redis", "features_url", "control_url", "mlflow_backend")  # may hold a password
+_SECRETIVE = ("redis", "broker", "features_url", "control_url", "mlflow_backend")  # may hold a password
 _SECRET = ("jwt_secret", "ranking_key")
 RANKING_KEY_CHARACTERS = 32
 _FROM_FILES = (*_SECRETIVE, *_SECRET, "key")
@@ -71,8 +71,10 @@ class PlatformSettings:
     `database_url.RULE`; empty: SQLite files in the data folder. Processes and commands of one platform
     must be told the same. control_address: where the controller listens for gateways, `tcp:host:port` on a
     private network, see `serving.addresses`; empty: a Unix socket.
-    features_url: where feature rows are kept, a Redis server or Redis Cluster of your own, see
-    `features_url.RULE`; empty: with everything else, in the embedded Redis.
+    redis: where events, plans, boards and rows are kept, a Redis server or Redis Cluster of your own, see
+    `features.url.RULE`; empty: an embedded Redis. event_replicas: how many replicas must have an event before the
+    gateway takes it for written. broker: Celery's queue, a Redis server, which cannot be a cluster; empty: `redis` if
+    that is a server, else the embedded Redis. features_url: where rows are kept, if elsewhere.
     device: where workers compute, `cpu`, `cuda:1`, or `cuda`, which gives the workers the machine's
     GPUs in turn. precision: fp32, tf32 (GPU only), bf16 or fp16, kept by versions that rank alike in
     it; compile: none, compile (torch.compile) or aoti (ahead of time), at load.
@@ -95,8 +97,7 @@ class PlatformSettings:
     `serving.settings.TokenSettings` and `parse_token_claims`; without an issuer, none. development: allows what is not
     for production: tokens by a shared secret (jwt_secret, HS256), a key set by plain HTTP.
     audit_days: how long the audit log of control calls is kept.
-    redis: a Redis server of your own for events, plans, replicas and Celery's queue, `redis://host:port/db`; empty: the
-    embedded one. mlflow: a tracking server of your own, `http://host:port`; empty: the embedded one. ranking_key: what
+    mlflow: a tracking server of your own, `http://host:port`; empty: the embedded one. ranking_key: what
     ranking ids are signed with, the same for all gateways of several machines; empty: a key in the data folder.
     probe_address: where a process that `sluice run` started tells how it is, `tcp:host:port` on a private network, see
     `deploy.telemetry.probe_port`; empty: nowhere.
@@ -134,11 +135,13 @@ class PlatformSettings:
     triton_servers: str = ""
     control_url: str = ""
     control_address: str = ""
-    redis: str = ""
     mlflow: str = ""
     ranking_key: str = field(default="", repr=False)
     probe_address: str = ""
     mlflow_backend: str = ""
+    redis: str = ""
+    event_replicas: int = 0
+    broker: str = ""
     features_url: str = ""
     device: str = "cpu"
     precision: str = "fp32"
@@ -178,6 +181,8 @@ class PlatformSettings:
             ("model_budgets", parse_budgets),
             ("device_memory", parse_bytes),
             ("model_weights", parse_weights),
+            ("redis", FeaturesUrl.parse),
+            ("broker", FeaturesUrl.server),
             ("features_url", FeaturesUrl.parse),
             ("flow", parse_flow),
             ("rank_diff", parse_rank_diff),
@@ -193,7 +198,6 @@ class PlatformSettings:
             ("control_url", database_url),
             ("mlflow_backend", database_url),
             ("control_address", parse_address),
-            ("redis", _parse_server),
             ("probe_address", _parse_tcp),
             ("quotas", parse_quotas),
             ("jwt_claims", parse_token_claims),
@@ -221,6 +225,7 @@ class PlatformSettings:
             _require(port == 0 or port not in others, key, port, rule)
         for key, least in (("gateways", 1), ("workers", 0)):
             _require(least <= getattr(self, key) <= MAX_REPLICAS, key, getattr(self, key), f"{least} to {MAX_REPLICAS}")
+        _require(0 <= self.event_replicas <= 8, "event_replicas", self.event_replicas, "0 to 8")
         _require(not self.mlflow or bool(_HTTP_URL.fullmatch(self.mlflow)), "mlflow", self.mlflow, "http://host:port")
         _require(
             not self.ranking_key or len(self.ranking_key) >= RANKING_KEY_CHARACTERS,
@@ -298,13 +303,24 @@ class PlatformSettings:
 
     @property
     def redis_url(self) -> str:
-        """For `redis.from_url`; with its password."""
+        """Of what keeps events, plans and boards, see `features.url.RULE`; with its password."""
         return self.redis or f"unix://{self.redis_socket}"
 
     @property
+    def rows_url(self) -> str:
+        """Of what keeps feature rows, see `features.url.RULE`; with its password."""
+        return self.features_url or self.redis_url
+
+    @property
+    def embedded_redis(self) -> bool:
+        """Whether a Redis of the platform's own runs: if nothing else was named, or Celery has nowhere else to go."""
+        return not self.redis or (self.with_celery and not self.broker and bool(FeaturesUrl.parse(self.redis).nodes))
+
+    @property
     def broker_url(self) -> str:
-        """The same for Celery, which has another word for a socket."""
-        return re.sub("^unix:", "redis+socket:", self.redis_url)
+        """Celery's, as kombu writes it; with its password."""
+        url = self.broker or (f"unix://{self.redis_socket}" if self.embedded_redis else self.redis)
+        return f"redis+socket://{url.removeprefix('unix://')}" if url.startswith("unix://") else url
 
     @property
     def redis_folder(self) -> Path:
@@ -448,11 +464,6 @@ class ClientSettings:
     def from_environment(environment: Mapping[str, str]) -> "ClientSettings":
         """What these variables say."""
         return ClientSettings(*(_told(environment, one.name) for one in dataclasses.fields(ClientSettings)))
-
-
-def _parse_server(text: str) -> None:
-    if FeaturesUrl.parse(text).nodes:
-        raise ValueError("expected redis://host:port/db, rediss://.. or unix:///path.sock: one server, no cluster")
 
 
 def _parse_tcp(text: str) -> None:

@@ -23,7 +23,7 @@ def platform_processes(settings: PlatformSettings) -> tuple[ProcessSpec, ...]:
 
     Readers of events start before their writers, so that they stop after them.
     """
-    specs = [] if settings.redis else [_redis(settings)]
+    specs = [_redis(settings)] if settings.embedded_redis else []
     if settings.with_mlflow and not settings.mlflow:
         specs.append(_mlflow(settings))
     if settings.with_controller:
@@ -36,8 +36,8 @@ def platform_processes(settings: PlatformSettings) -> tuple[ProcessSpec, ...]:
     specs += [_gateway(settings, replica) for replica in range(settings.gateways)]
     if settings.with_celery:
         specs += _celery(settings)
-    names = {spec.name for spec in specs}
-    return tuple(replace(spec, needs=tuple(name for name in spec.needs if name in names)) for spec in specs)
+    started = {spec.name for spec in specs}
+    return tuple(replace(spec, needs=tuple(name for name in spec.needs if name in started)) for spec in specs)
 
 
 def _redis(settings: PlatformSettings) -> ProcessSpec:
