@@ -153,9 +153,7 @@ class Autoscaler:
         limits = []
         for policy in self.rule.up.policies:
             start = self._at_start(now_s, current, policy.period_s)
-            limits.append(
-                start + policy.value if policy.kind == "Pods" else _ceil(start * (1 + policy.value / 100))
-            )
+            limits.append(start + policy.value if policy.kind == "Pods" else _ceil(start * (1 + policy.value / 100)))
         select = self.rule.up.select
         return current if select == "Disabled" else max(limits) if select == "Max" else min(limits)
 

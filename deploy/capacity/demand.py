@@ -16,7 +16,8 @@ def _require(holds: bool, key: str, value: object, rule: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Prices:
-    """Of an hour, in one currency: of a core, of a GPU with its host, of a GB of Redis memory; of a GB of archive a month.
+    """Of an hour, in one currency: of a core, of a GPU with its host, of a GB of Redis memory; of a GB of archive a
+    month.
 
     The defaults are round list prices of large clouds (2026), to be replaced by one's own.
     """
@@ -28,7 +29,9 @@ class Prices:
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            _require(0 <= getattr(self, field.name) < 1e6, f"price-{field.name}", getattr(self, field.name), "0 or more")
+            _require(
+                0 <= getattr(self, field.name) < 1e6, f"price-{field.name}", getattr(self, field.name), "0 or more"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +39,14 @@ class Demand:
     """peak_s, mean_s: queries a second in the busiest minute, and over the day. candidates: of a query; columns: stored
     of an item; shown: items that an answer has.
 
-    catalogue: items; skew: their popularity is rank**-skew; tier_rows: rows that a worker's tiers have room for (slab on
+    catalogue: items; skew: their popularity is rank**-skew; tier_rows: rows that a worker's tiers have room for (slab
+    on
     the device, or in host memory); updates_s: changed rows a second. p99_ms: what 99 of 100 answers must not exceed;
     deadline_ms: after which an answer is of no use. spare: workers and gateways that may be gone at once.
-    replicas_of_shard: copies of each Redis shard beside its master. stream_hours: how long events stay in the stream.
-    device: what scores; pass_us, candidate_us: of a forward pass there, fixed and by candidate; None: as measured (cpu),
+    replicas_of_shard: copies of each Redis shard beside its master. stream_hours: for so long readers of the event
+    stream may be away (it is trimmed behind them).
+    device: what scores; pass_us, candidate_us: of a forward pass there, fixed and by candidate; None: as measured
+    (cpu),
     or, of a GPU, 4,000 and 4, which nobody measured. batch_candidates: of one pass at most. machine_cores: of one node.
     """
 
@@ -75,7 +81,9 @@ class Demand:
         _require(0 <= self.skew <= 3, "skew", self.skew, "0 to 3: popularity is rank**-skew")
         _require(16 <= self.tier_rows <= 10**10, "tier-rows", self.tier_rows, "16 to 10000000000")
         _require(0 <= self.updates_s <= 1e7, "updates", self.updates_s, "0 to 10000000 rows a second")
-        _require(1 <= self.p99_ms <= self.deadline_ms, "p99-ms", self.p99_ms, f"1 to the deadline, {self.deadline_ms:g}")
+        _require(
+            1 <= self.p99_ms <= self.deadline_ms, "p99-ms", self.p99_ms, f"1 to the deadline, {self.deadline_ms:g}"
+        )
         _require(self.deadline_ms <= 60_000, "deadline-ms", self.deadline_ms, "at most 60000")
         _require(0 <= self.spare <= 1000, "spare", self.spare, "0 to 1000")
         _require(0 <= self.replicas_of_shard <= 5, "replicas-of-shard", self.replicas_of_shard, "0 to 5")
@@ -112,4 +120,3 @@ def candidate_us_of(flops: float, tflops: float) -> float:
     _require(0 < flops <= 1e15, "flops", flops, "0 < operations a candidate <= 1e15")
     _require(0 < tflops <= 1e5, "tflops", tflops, "0 < 10**12 operations a second <= 100000")
     return flops / (tflops * 1e6)
-

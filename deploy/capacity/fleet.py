@@ -77,7 +77,7 @@ class Fleet:
 
 
 def batch_server(demand: Demand, costs: StageCosts) -> BatchServer:
-    """One worker: on a CPU the pass and all else of a query take turns on one core; a GPU's passes overlap with the host."""
+    """One worker: on a CPU the pass and all else of a query take turns on one core; a GPU's passes overlap with it."""
     most = max(1, demand.batch_candidates // demand.candidates)
     if demand.device == "cpu":
         fixed_us = costs.forward.fixed if demand.pass_us is None else demand.pass_us
@@ -119,7 +119,7 @@ def _sized(demand: Demand, costs: StageCosts) -> Fleet:
     worker_use = max(peak_s / workers / server.capacity_s, peak_s / workers * host_s) + changes
     gpus = int(demand.device == "gpu")
 
-    hits = hit_ratio(demand.catalogue, demand.skew, demand.tier_rows)
+    hits = hit_ratio(demand.catalogue, demand.skew, demand.tier_rows, demand.candidates)
     reads_s = peak_s * n * (1 - hits)
     row_bytes = demand.columns * 4 + ROW_OVERHEAD_BYTES
     # an event has the rows of what was shown
@@ -130,7 +130,9 @@ def _sized(demand: Demand, costs: StageCosts) -> Fleet:
     row_us = costs.redis_row * (demand.columns / costs.columns)
     told_us = demand.updates_s * (1.0 + workers)  # each change is told to every worker that may hold the row
     row_use = (reads_s * row_us + told_us) / 1e6
-    row_shards = max(ceil(row_use / USE), ceil(rows_bytes / SHARD_BYTES), ceil(reads_s * row_bytes / NETWORK_BYTES_S / USE))
+    row_shards = max(
+        ceil(row_use / USE), ceil(rows_bytes / SHARD_BYTES), ceil(reads_s * row_bytes / NETWORK_BYTES_S / USE)
+    )
     stream_use = max(
         peak_s * costs.redis.of(n) / 1e6,
         3 * peak_s * event_bytes / NETWORK_BYTES_S,  # in, to the archiver, to the monitor
@@ -147,7 +149,10 @@ def _sized(demand: Demand, costs: StageCosts) -> Fleet:
         Part("worker", workers, worker_use, "a GPU" if gpus else "a core", gpus=gpus),
         Part("Redis: rows", row_shards, max(row_use / row_shards, rows_bytes / SHARD_BYTES / row_shards), "a shard"),
         Part("Redis: events", stream_shards, stream_use / stream_shards, "a shard"),
-        *(Part(name, max(1, ceil(use / USE_BEHIND)), use / max(1, ceil(use / USE_BEHIND)), "a core") for name, use in behind.items()),
+        *(
+            Part(name, max(1, ceil(use / USE_BEHIND)), use / max(1, ceil(use / USE_BEHIND)), "a core")
+            for name, use in behind.items()
+        ),
     )
     copies = 1 + demand.replicas_of_shard
     memory = rows_bytes + stream_bytes
@@ -184,9 +189,7 @@ def _sized(demand: Demand, costs: StageCosts) -> Fleet:
     )
 
 
-def _worker_rate_s(
-    demand: Demand, costs: StageCosts, server: BatchServer, gateway_p99_s: float
-) -> tuple[float, float]:
+def _worker_rate_s(demand: Demand, costs: StageCosts, server: BatchServer, gateway_p99_s: float) -> tuple[float, float]:
     """The most queries a second for one worker, and seconds of its host's core for a query that the device does not
     wait for."""
     host_s = costs.worker.of(demand.candidates) / 1e6 if demand.device == "gpu" else 0.0

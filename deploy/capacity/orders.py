@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from deploy.capacity.demand import Demand
-from deploy.capacity.fleet import NETWORK_BYTES_S, USE, USE_BEHIND, Fleet, plan
+from deploy.capacity.fleet import NETWORK_BYTES_S, SHARD_BYTES, USE, USE_BEHIND, Fleet, plan
 from deploy.capacity.stages import StageCosts
 
 ORDERS = tuple(10.0**power for power in range(1, 7))
@@ -17,7 +17,8 @@ ARCHIVE_DAY_BYTES = 10e12
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """what: fills up at this rate (queries a second at the peak). do: what takes the limit away, or to the next order."""
+    """what: fills up at this rate (queries a second at the peak). do: what takes the limit away, or to the next
+    order."""
 
     what: str
     rate_s: float
@@ -26,11 +27,13 @@ class Limit:
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """One line of the table. breaks: limits between the rate before and this one, the first of them first."""
+    """One line of the table. breaks: limits between the rate before and this one, the first of them first. next: the
+    first beyond."""
 
     rate_s: float
     fleet: Fleet
     breaks: tuple[Limit, ...]
+    next: Limit
 
 
 def limits(demand: Demand, costs: StageCosts) -> list[Limit]:
@@ -46,20 +49,34 @@ def limits(demand: Demand, costs: StageCosts) -> list[Limit]:
     archive_query = one.archive_bytes_day / (demand.peak_s * 86_400)  # at the mean, by the peak
     workers_rate_s = one.worker_rate_s
     found = [
-        Limit("one worker", workers_rate_s, "add workers (SLUICE_WORKERS, the autoscaler): gateways balance by themselves"),
-        Limit("one gateway process", USE * 1e6 / costs.gateway.of(n), "add gateways: they share the port, or stand behind nginx"),
+        Limit(
+            "one worker", workers_rate_s, "add workers (SLUICE_WORKERS, the autoscaler): gateways balance by themselves"
+        ),
+        Limit(
+            "one gateway process",
+            USE * 1e6 / costs.gateway.of(n),
+            "add gateways: they share the port, or stand behind nginx",
+        ),
         Limit(
             f"one machine of {demand.machine_cores} cores",
             USE * demand.machine_cores * 1e6 / cpu_us,
             "go to Kubernetes: the same processes, Redis Cluster, PostgreSQL",
         ),
-        Limit("one archiver", USE_BEHIND * 1e6 / costs.archiver.of(n), "several consumers of the group; Kafka with as many partitions"),
+        Limit(
+            "one archiver",
+            USE_BEHIND * 1e6 / costs.archiver.of(n),
+            "several consumers of the group; Kafka with as many partitions",
+        ),
         Limit(
             "one drift monitor",
             USE_BEHIND * 1e6 / costs.monitor.of(demand.shown),
             "count a sample: windows need thousands of lists, not millions",
         ),
-        Limit("one event stream: Redis' core", USE * 1e6 / costs.redis.of(n), "the Kafka transport: a stream is one key, on one shard"),
+        Limit(
+            "one event stream: Redis' core",
+            USE * 1e6 / costs.redis.of(n),
+            "the Kafka transport: a stream is one key, on one shard",
+        ),
         Limit(
             "one event stream: 10 Gbit/s, written once, read twice",
             USE * NETWORK_BYTES_S / (3 * event_bytes),
@@ -77,17 +94,35 @@ def limits(demand: Demand, costs: StageCosts) -> list[Limit]:
             "several clusters, by region",
         ),
     ]
+    stream_query = 3600 * demand.stream_hours * event_bytes * demand.usual_s / demand.peak_s
+    found.append(
+        Limit(
+            f"one event stream: memory for {demand.stream_hours:g} h without a reader",
+            USE * SHARD_BYTES / stream_query,
+            "a shorter --stream-hours, or the Kafka transport, which keeps events on disk",
+        )
+    )
     if miss > 0:
-        found.append(Limit("one Redis shard for rows", USE * 1e6 / miss, "more shards; more --tier-rows, which misses less"))
+        found.append(
+            Limit("one Redis shard for rows", USE * 1e6 / miss, "more shards; more --tier-rows, which misses less")
+        )
     if archive_query > 0:
         found.append(
-            Limit("10 TB of archive a day", ARCHIVE_DAY_BYTES / 86_400 / archive_query, "keep features of a sample; the gates need ids")
+            Limit(
+                "10 TB of archive a day",
+                ARCHIVE_DAY_BYTES / 86_400 / archive_query,
+                "keep features of a sample; the gates need ids",
+            )
         )
     if demand.updates_s > 0:
         room = (USE * 1e6 / demand.updates_s - 1) * workers_rate_s
         if room > 0:
             found.append(
-                Limit("changed rows told to every worker", room, "cells that hold a part of the catalogue each; batch the updates")
+                Limit(
+                    "changed rows told to every worker",
+                    room,
+                    "cells that hold a part of the catalogue each; batch the updates",
+                )
             )
     return sorted(found, key=lambda limit: limit.rate_s)
 
@@ -98,6 +133,7 @@ def orders(demand: Demand, costs: StageCosts, rates: Sequence[float] = ORDERS) -
     lines, before = [], 0.0
     for rate_s in rates:
         breaks = tuple(limit for limit in all_limits if before < limit.rate_s <= rate_s)
-        lines.append(Order(rate_s, plan(demand.at(rate_s), costs), breaks))
+        beyond = next((limit for limit in all_limits if limit.rate_s > rate_s), all_limits[-1])
+        lines.append(Order(rate_s, plan(demand.at(rate_s), costs), breaks, beyond))
         before = rate_s
     return lines

@@ -4,6 +4,7 @@ Seconds and rates per second. A load of one or more has no steady state: waits a
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 from math import exp, inf, log
 
 import numpy as np
@@ -13,7 +14,7 @@ Floats = NDArray[np.float64]
 
 _MOST_BATCHES = 6  # of waiting ahead that the chain is solved for, in batches
 _LEAST_STATES = 120
-_MOMENTS = 12  # of a batch at which a query may come
+_MOMENTS = 8  # of a batch at which a query may come
 _NODES = ((-(3**0.5), 1 / 6), (0.0, 2 / 3), (3**0.5, 1 / 6))  # a bell in three points (Gauss-Hermite)
 
 
@@ -78,7 +79,8 @@ class BatchServer:
 
     fixed_s, per_query_s: a batch of b takes fixed_s + b * per_query_s.
 
-    The chain of how many wait when a batch ends is solved: of n, b = min(n, most) are taken, and those who come while they
+    The chain of how many wait when a batch ends is solved: of n, b = min(n, most) are taken, and those who come while
+    they
     are served are Poisson; with none waiting the next one who comes is served alone. Where the chain is cut off (six
     batches, 120 queries at least), those above count as there.
     Source: N. T. J. Bailey, On queueing processes with bulk service, J. Royal Stat. Soc. B 16, 1954; for inference with
@@ -101,6 +103,10 @@ class BatchServer:
 
     def at(self, rate_s: float) -> "BatchLoad":
         """In equilibrium at this rate."""
+        return _solved(self, rate_s)
+
+    def solve(self, rate_s: float) -> "BatchLoad":
+        """`at`, worked out anew."""
         if rate_s >= self.capacity_s:
             return BatchLoad(1.0, float(self.most), np.array([inf]), np.array([1.0]), inf)
         size = max(_MOST_BATCHES * self.most, _LEAST_STATES) + 1
@@ -187,6 +193,11 @@ class BatchLoad:
     def mean_s(self) -> float:
         """Of wait and service together."""
         return float(self.latencies_s @ np.diff(self.shares, prepend=0.0))
+
+
+@lru_cache(maxsize=256)
+def _solved(server: BatchServer, rate_s: float) -> BatchLoad:
+    return server.solve(rate_s)
 
 
 def _poisson(means: Floats, size: int) -> Floats:

@@ -1,8 +1,10 @@
-"""Queries before replicas, tick by tick: gateways that each send to whom they have least outstanding, batches by candidates.
+"""Queries before replicas, tick by tick: gateways that each send to whom they have least outstanding, batches by
+candidates.
 
-All replicas and gateways are arrays; a tick costs the same however many queries it brings. Within a tick a query comes at
-its beginning, and gateways know of an answer by the next tick: waits are too long by a tick at most. A batch starts at the
-very moment the one before ends.
+All replicas and gateways are arrays; a tick costs the same however many queries it brings. Within a tick a query
+comes at
+its beginning, and gateways know of an answer by the next tick: waits are too long by a tick at most. A batch starts
+at the very moment the one before ends.
 
 Beside what `serving` does this leaves out: priorities, hedges and retries (no replica dies here), and the time between
 gateway and worker, which the caller adds.
@@ -91,8 +93,8 @@ class ReplicasQueue:
         return int(self._waiting.sum() + self._working.sum())
 
     def run(self, from_s: float, rates: Floats, opened: NDArray[np.bool_]) -> Served:
-        """Ticks from from_s on. rates: queries a second in each; opened: which replicas take new queries. A replica that
-        is closed serves those it has."""
+        """Ticks from from_s on. rates: queries a second in each; opened: which replicas take new queries. A replica
+        that is closed serves those it has."""
         ticks = len(rates)
         most, server, dt = self.server.most, self.server, self.tick_s
         counts = self.rng.poisson(rates * dt)
@@ -100,7 +102,6 @@ class ReplicasQueue:
         hidden = np.where(opened, 0, 1 << 40)
         places = np.arange(self.most)
         starts: list[tuple[float, int, int]] = []
-        ends: dict[int, list[int]] = {}
         refused = 0
         busy_s = 0.0
         queue = self._waiting.sum(axis=0)
@@ -197,7 +198,9 @@ class ReplicasQueue:
             return
         self._limit = max(float(opened), self.admission.next_limit(limit, inside, used, late, reached))
 
-    def _times(self, from_s: float, came: NDArray[np.int64], starts: list[tuple[float, int, int]]) -> tuple[Floats, Floats]:
+    def _times(
+        self, from_s: float, came: NDArray[np.int64], starts: list[tuple[float, int, int]]
+    ) -> tuple[Floats, Floats]:
         """Latency and wait of everybody who was taken into a batch; replicas serve in order of arrival."""
         latencies, waits = [np.empty(0)], [np.empty(0)]
         begun = np.array([start for start, _, _ in starts])

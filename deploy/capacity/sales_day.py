@@ -8,7 +8,8 @@ DAY_S = 86_400.0
 
 @dataclass(frozen=True, slots=True)
 class Sale:
-    """From at_s on, traffic rises to `times` the usual within rise_s, stays so for stay_s, and falls by half each half_s."""
+    """From at_s on, traffic rises to `times` the usual within rise_s, stays so for stay_s, and falls by half
+    each half_s."""
 
     at_s: float
     times: float

@@ -1,20 +1,22 @@
 """A sales day: queries, gateways, replicas' batches, and the autoscaler that is shipped, with the lags of its metrics.
 
 The autoscaler looks each 15 s, 5,760 times a day. Between two looks queries are simulated one by one
-(`replicas_queue`) where anything moves: above `CALM` of what the open replicas can do, or while more wait than one batch.
-Else the queue is in equilibrium, which a batch server reaches within some batches, milliseconds: latencies are drawn from
-an equilibrium simulated beforehand by the same code at the same rate per replica.
+(`replicas_queue`) where anything moves: above `CALM` of what the open replicas can do, or while more wait than one
+batch.
+Else the queue is in equilibrium, which a batch server reaches within some batches, milliseconds: latencies are drawn
+from an equilibrium simulated beforehand by the same code at the same rate per replica.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 from deploy.capacity.autoscaler import DEFAULT_DOWN, DEFAULT_UP, Autoscaler, AutoscalerRule, MetricRule, Reading
 from deploy.capacity.queueing import BatchServer
-from deploy.capacity.replicas_queue import BINS_MS, ReplicasQueue, Served, quantile_ms
+from deploy.capacity.replicas_queue import ReplicasQueue, Served, quantile_ms
 from deploy.capacity.sales_day import DAY_S, SalesDay
 from deploy.errors import SluiceError
 
@@ -26,9 +28,9 @@ _GRID = np.array([0.005, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8])
 
 @dataclass(frozen=True, slots=True)
 class PodTimes:
-    """start_s: from being wanted to taking queries: scheduled, image (there already) started, model loaded and warmed up
-    (6 s measured, `tests.bench.cold_start`'s bar), found ready by a probe, seen by gateways. node_s: until a node is there
-    where none is free; nodes: that are kept, one pod each; None: always enough."""
+    """start_s: from being wanted to taking queries: scheduled, image (there already) started, model loaded and warmed
+    up (4 s measured, `tests.bench.cold_start`), found ready by a probe, seen by gateways. node_s: until a node is
+    there where none is free; nodes: that are kept, one pod each; None: always enough."""
 
     start_s: float = 20.0
     node_s: float = 0.0
@@ -40,7 +42,8 @@ class Surge:
     """What is simulated.
 
     server: a replica. day: its traffic. gateways: that balance, each by what it knows. hop_ms: at the 99th percentile,
-    gateway and way, added to each latency. deadline_s, p99_ms: of a query; what 99 of 100 must keep. metric_age_s: from a
+    gateway and way, added to each latency. deadline_s, p99_ms: of a query; what 99 of 100 must keep. metric_age_s:
+    from a
     moment to the autoscaler's knowing of it: scrape interval and adapter. rate_s: over how long rates and quantiles are
     taken; utilisation_s: the same of utilisation. tick_s: of the queue.
     """
@@ -220,7 +223,9 @@ def simulate(
     for look in range(looks):
         now_s = from_s + look * SYNC_S
         if look:
-            pods.scale(now_s, scaler.look(now_s, len(pods.ready_s), pods.ready(now_s), _readings(surge, past, pods, now_s)))
+            pods.scale(
+                now_s, scaler.look(now_s, len(pods.ready_s), pods.ready(now_s), _readings(surge, past, pods, now_s))
+            )
         middle = surge.day.rate_s(now_s + SYNC_S / 2)
         most_s = max(surge.day.rate_s(now_s), surge.day.rate_s(now_s + SYNC_S))
         ready = pods.ready(now_s)
@@ -284,7 +289,7 @@ def _one_by_one(surge: Surge, queue: ReplicasQueue, pods: _Pods, now_s: float) -
     end_s = now_s + SYNC_S
     turns = sorted({now_s, *(at_s for at_s in pods.ready_s if now_s < at_s < end_s), end_s})
     whole: Served | None = None
-    for begin_s, stop_s in zip(turns, turns[1:], strict=False):
+    for begin_s, stop_s in pairwise(turns):
         ticks = round((stop_s - begin_s) / surge.tick_s)
         if not ticks:
             continue
@@ -360,6 +365,3 @@ def _minute(surge: Surge, at_s: float, periods: list[tuple[Served, bool]], pods:
         busy=whole.busy_s / whole.seconds / max(ready, 1),
         one_by_one=any(moved for _, moved in periods),
     )
-
-
-__all__ = ["BINS_MS", "Equilibrium", "Minute", "PodTimes", "Surge", "SurgeDay", "simulate", "variants"]
