@@ -1,6 +1,7 @@
 """The fleet for a user's numbers, the orders of magnitude, the sales day under the shipped autoscaler, the command."""
 
 import json
+import sys
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -12,6 +13,7 @@ from deploy.capacity.autoscaler import DEFAULT_DOWN, DEFAULT_UP
 from deploy.capacity.autoscaler_files import shipped
 from deploy.capacity.demand import Demand, Prices, candidate_us_of
 from deploy.capacity.fleet import batch_server, plan
+from deploy.capacity.measuring import measure
 from deploy.capacity.orders import limits, orders
 from deploy.capacity.queueing import BatchServer
 from deploy.capacity.sales_day import DAY_S, SalesDay
@@ -198,3 +200,15 @@ def test_the_command_says_of_an_order_of_magnitude_what_breaks_first():
 
     assert "up to 1,000,000/s" in shown
     assert "one event stream" in shown
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="CPU times are read from /proc")
+def test_stage_costs_are_measured_on_real_processes():
+    costs = measure(columns=8, seconds=1.0, seed=7, told=lambda what: None)
+
+    assert costs.columns == 8
+    assert 10 < costs.gateway.of(100) < 20_000
+    assert 10 < costs.worker.of(100) < 20_000
+    assert costs.forward.of(1000) > costs.forward.of(100) > 0
+    assert costs.event.of(10) > 10 * 8 * 4  # eight float32 of each item that was shown
+    assert 0 < costs.redis_row < 100
