@@ -14,12 +14,14 @@ import pytest
 from deploy.client import GatewayClient
 from deploy.errors import SluiceError
 from deploy.features.store import feature_client
+from registry.artefacts import write
 from registry.contracts.features import row_key
 from registry.stream import EVENT_STREAM
 from serving.features.materialiser import write_rows
 from tests.builders import a_package
 from tests.e2e.platforms_under_fire import ITEMS, MODEL, Platform, until
-from tests.postgres import PostgresServer
+from tests.e2e.test_promote_api import a_spec, ask, plan_of, sluice, told
+from tests.postgres import PostgresServer, running_postgres
 from tests.redis_cluster import RedisCluster, running_cluster
 
 VIEW = a_package().manifest.feature_view()
@@ -166,3 +168,39 @@ def test_a_primary_without_a_replica_dies_and_comes_back_with_what_it_had_acknow
 
     assert traffic.failed == []
     until(traffic.all_is_archived, "every answer and click in the archive, and nothing else")
+
+
+def test_a_rollout_becomes_champion_though_its_database_was_killed_on_the_way(tmp_path: Path) -> None:
+    step = {"name": "judged", "kind": "gate", "needs": [{"kind": "offline_gate", "since": "ever"}]}
+    judgement = {"kind": "offline_gate", "challenger": 2, "verdict": "passed", "why": "it is better"}
+    with ExitStack() as stack:
+        cluster, database = stack.enter_context(running_cluster()), stack.enter_context(running_postgres())
+        urls = {"control_url": database.fresh_database(), "mlflow_backend": database.fresh_database()}
+        platform = Platform.start(tmp_path / "home", with_mlflow=True, redis=cluster.url, **urls)
+        stack.callback(platform.stop)
+        rows = feature_client(platform.settings, 5.0)
+        values = np.arange(len(ITEMS), dtype=np.float32).reshape(-1, 1)
+        write_rows(rows, VIEW, ITEMS, values, updated_ms=1, on_rows=lambda _: None)
+        for version, champion in ((1, ("--promote",)), (2, ())):
+            write(a_package(scale=float(version)), tmp_path / str(version))
+            done = sluice(platform, "models", "register", MODEL, str(tmp_path / str(version)), *champion)
+            assert done.returncode == 0, done.stderr
+        platform.wait_until_warm()
+        spec = a_spec(tmp_path, step)
+        told(sluice(platform, "rollout", "start", MODEL, "2", "--why", "try", "--spec", spec, "--json"))
+
+        with Traffic(platform) as traffic:
+            traffic.wait_for(10)
+            database.kill()
+            refused = ask(platform, "POST", "/evidence", json=judgement)
+            traffic.wait_for(10)
+            database.start()
+            until(lambda: ask(platform, "POST", "/evidence", json=judgement).status_code == 201, "evidence to be taken")
+            until(lambda: plan_of(platform).champion == 2, "the rollout to end in a promotion")
+            traffic.wait_for(10)
+
+        assert refused.status_code == 503, refused.text
+        assert traffic.failed == []
+        until(traffic.all_is_archived, "every answer and click in the archive, and nothing else")
+        changes = ask(platform, "GET", "/history").json()["changes"]
+        assert sorted(change["revision"] for change in changes) == list(range(1, plan_of(platform).revision + 1))
