@@ -20,7 +20,7 @@ CHATTY = ("celery.beat", "celery.worker.strategy", "celery.worker.request", "cel
 REPORTS_S = 15.0  # somebody may be waiting for one
 
 settings = PlatformSettings.from_environment(os.environ)
-broker = f"redis+socket://{settings.redis_socket}"
+broker = settings.broker_url
 
 app = make_celery(
     broker,

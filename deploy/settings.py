@@ -38,7 +38,7 @@ _TRITON_SERVER = re.compile(r"(?P<name>[A-Za-z0-9._-]{1,64})=(?P<address>[^\s=,/
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 _TRUE = ("1", "true", "yes", "on")
 _FALSE = ("0", "false", "no", "off")
-_SECRETIVE = ("features_url", "control_url", "mlflow_backend")  # may hold a password
+_SECRETIVE = ("redis", "broker", "features_url", "control_url", "mlflow_backend")  # may hold a password
 _SECRET = ("jwt_secret",)
 _FROM_FILES = (*_SECRETIVE, *_SECRET, "key")
 _AUTH = ("", "control", "all")
@@ -69,8 +69,10 @@ class PlatformSettings:
     `database_url.RULE`; empty: SQLite files in the data folder. Processes and commands of one platform
     must be told the same. control_address: where the controller listens for gateways, `tcp:host:port` on a
     private network, see `serving.addresses`; empty: a Unix socket.
-    features_url: where feature rows are kept, a Redis server or Redis Cluster of your own, see
-    `features_url.RULE`; empty: with everything else, in the embedded Redis.
+    redis: where events, plans, boards and rows are kept, a Redis server or Redis Cluster of your own, see
+    `features.url.RULE`; empty: an embedded Redis. event_replicas: how many replicas must have an event before the
+    gateway takes it for written. broker: Celery's queue, a Redis server, which cannot be a cluster; empty: `redis` if
+    that is a server, else the embedded Redis. features_url: where rows are kept, if elsewhere.
     device: where workers compute, `cpu`, `cuda:1`, or `cuda`, which gives the workers the machine's
     GPUs in turn. precision: fp32, tf32 (GPU only), bf16 or fp16, kept by versions that rank alike in
     it; compile: none, compile (torch.compile) or aoti (ahead of time), at load.
@@ -128,6 +130,9 @@ class PlatformSettings:
     control_url: str = ""
     control_address: str = ""
     mlflow_backend: str = ""
+    redis: str = ""
+    event_replicas: int = 0
+    broker: str = ""
     features_url: str = ""
     device: str = "cpu"
     precision: str = "fp32"
@@ -167,6 +172,8 @@ class PlatformSettings:
             ("model_budgets", parse_budgets),
             ("device_memory", parse_bytes),
             ("model_weights", parse_weights),
+            ("redis", FeaturesUrl.parse),
+            ("broker", FeaturesUrl.server),
             ("features_url", FeaturesUrl.parse),
             ("flow", parse_flow),
             ("rank_diff", parse_rank_diff),
@@ -208,6 +215,7 @@ class PlatformSettings:
             _require(port == 0 or port not in others, key, port, rule)
         for key in ("gateways", "workers"):
             _require(1 <= getattr(self, key) <= MAX_REPLICAS, key, getattr(self, key), f"1 to {MAX_REPLICAS}")
+        _require(0 <= self.event_replicas <= 8, "event_replicas", self.event_replicas, "0 to 8")
         _require(1 <= self.torch_threads <= 256, "torch_threads", self.torch_threads, "1 to 256")
         for key, holds, rule in device_rules(self.device, self.precision, self.compile):
             _require(holds, key, getattr(self, key), rule)
@@ -280,8 +288,24 @@ class PlatformSettings:
 
     @property
     def redis_url(self) -> str:
-        """For `redis.from_url`."""
-        return f"unix://{self.redis_socket}"
+        """Of what keeps events, plans and boards, see `features.url.RULE`; with its password."""
+        return self.redis or f"unix://{self.redis_socket}"
+
+    @property
+    def rows_url(self) -> str:
+        """Of what keeps feature rows, see `features.url.RULE`; with its password."""
+        return self.features_url or self.redis_url
+
+    @property
+    def embedded_redis(self) -> bool:
+        """Whether a Redis of the platform's own runs: if nothing else was named, or Celery has nowhere else to go."""
+        return not self.redis or (self.with_celery and not self.broker and bool(FeaturesUrl.parse(self.redis).nodes))
+
+    @property
+    def broker_url(self) -> str:
+        """Celery's, as kombu writes it; with its password."""
+        url = self.broker or (f"unix://{self.redis_socket}" if self.embedded_redis else self.redis)
+        return f"redis+socket://{url.removeprefix('unix://')}" if url.startswith("unix://") else url
 
     @property
     def redis_folder(self) -> Path:

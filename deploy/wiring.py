@@ -58,13 +58,9 @@ SLAB_ROW_BYTES = 84  # of a row in the host slab, beside its values: key, age, c
 
 def redis_client(settings: PlatformSettings, timeout_s: float = REDIS_TIMEOUT_S) -> "redis.Redis":
     """A client of the platform's Redis; bytes in, bytes out."""
-    import redis
-    from redis.backoff import NoBackoff
-    from redis.retry import Retry
+    from deploy.redis_clients import platform_client
 
-    # one more try, at once: redis-py's own ten with growing pauses would hold up whoever asked for seconds
-    retry = Retry(NoBackoff(), 1)
-    return redis.Redis(unix_socket_path=str(settings.redis_socket), socket_timeout=timeout_s, retry=retry)
+    return platform_client(settings, timeout_s)
 
 
 def ranking_secret(settings: PlatformSettings) -> bytes:

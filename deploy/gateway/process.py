@@ -102,7 +102,8 @@ async def _serve(settings: PlatformSettings, mine: GatewaySettings, stop: thread
     loop = asyncio.get_running_loop()
     source = random.SystemRandom()
     ids = RankingIds(ranking_secret(settings), random.Random(source.getrandbits(256)))
-    event_log = EventLog(Journal(mine.journal, mine.journal_bytes), RedisStream(redis_client(settings)))
+    stream = RedisStream(redis_client(settings), replicas=settings.event_replicas)
+    event_log = EventLog(Journal(mine.journal, mine.journal_bytes), stream)
     flow = mine.flow
     permits = Permits(mine.max_in_flight, rule=flow.admission)
     pool = ReplicaPool(

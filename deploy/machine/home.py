@@ -29,6 +29,7 @@ class _Found(msgspec.Struct, frozen=True):
     mlflow_port: int
     grpc_port: int
     features_url: str = ""
+    redis: str = ""
     control: str = ""  # digest of the URL of the control database, which may hold a password
 
     def of(self, settings: PlatformSettings) -> PlatformSettings:
@@ -131,6 +132,7 @@ def claim_ports(settings: PlatformSettings) -> PlatformSettings:
             if settings.with_grpc
             else settings.grpc_port,
             features_url=settings.features_url,
+            redis=settings.redis,
             control=_control(settings),
         )
     write_atomically(_found_file(settings), msgspec.json.encode(found))

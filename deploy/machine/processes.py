@@ -3,6 +3,7 @@
 import functools
 import importlib.util
 import sys
+from dataclasses import replace
 from http.client import HTTPConnection
 from pathlib import Path
 
@@ -21,7 +22,7 @@ def platform_processes(settings: PlatformSettings) -> tuple[ProcessSpec, ...]:
 
     Readers of events start before their writers, so that they stop after them.
     """
-    specs = [_redis(settings)]
+    specs = [_redis(settings)] if settings.embedded_redis else []
     if settings.with_mlflow:
         specs.append(_mlflow(settings))
     if settings.with_controller:
@@ -34,7 +35,8 @@ def platform_processes(settings: PlatformSettings) -> tuple[ProcessSpec, ...]:
     specs += [_gateway(settings, replica) for replica in range(settings.gateways)]
     if settings.with_celery:
         specs += _celery(settings)
-    return tuple(specs)
+    started = {spec.name for spec in specs}
+    return tuple(replace(spec, needs=tuple(name for name in spec.needs if name in started)) for spec in specs)
 
 
 def _redis(settings: PlatformSettings) -> ProcessSpec:
