@@ -99,6 +99,11 @@ def prepare(settings: PlatformSettings) -> None:
     Raises SluiceError if the folder for sockets is somebody else's.
     """
     shutil.rmtree(settings.metrics_folder, ignore_errors=True)
+    make_folders(settings)
+
+
+def make_folders(settings: PlatformSettings) -> None:
+    """Those that processes write into; others may use them already. Raises SluiceError as `prepare` does."""
     for folder in (
         settings.redis_folder,
         settings.artefacts_folder,

@@ -7,6 +7,7 @@ and what a child started can be ended with it.
 """
 
 import contextlib
+import dataclasses
 import logging
 import os
 import select
@@ -41,6 +42,7 @@ def main() -> int:
     """Exit code: see `errors`."""
     try:
         settings = PlatformSettings.from_environment(os.environ)
+        settings = dataclasses.replace(settings, probe_address="")  # of one process: these would fight for the port
         supervise(settings, platform_processes)
     except SluiceError as error:
         print(f"error: {error}", file=sys.stderr)
