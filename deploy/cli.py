@@ -22,6 +22,7 @@ COMMANDS = {
     "retrain": "deploy.commands.runs:retrain",
     "runs": "deploy.commands.runs:runs",
     "keys": "deploy.commands.keys:keys",
+    "certificates": "deploy.commands.certificates:certificates",
     "console": "deploy.commands.console:console",
     "audit": "deploy.commands.audit:audit",
     "models": "deploy.commands.models:models",

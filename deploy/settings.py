@@ -27,6 +27,7 @@ from serving.budget import parse_budgets, parse_bytes
 from serving.flow.settings import parse_flow
 from serving.settings import TokenSettings, device_rules, parse_quotas, parse_token_claims
 from serving.shares import parse_weights
+from serving.tls.settings import parse_fleet_tls, parse_gateway_tls
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +54,7 @@ class PlatformSettings:
     gRPC on `gateway_host`, too, unless with_grpc is 0.
     gateways, workers: how many processes of each.
     worker_host: interface that workers listen on and gateways of other machines reach, from port
-    worker_port upwards; empty: Unix sockets. Workers ask nobody who he is: a private network only.
+    worker_port upwards; empty: Unix sockets. Without fleet_tls workers ask nobody who he is: a private network only.
     model_budgets: memory of a device by model, `search=2GB,ads=500MB`; device_memory: all of it,
     shared by the models without a budget; empty: not limited. model_weights: shares of a device's
     time, `search=2,ads=1`; 1 if not named. repository_control: whether clients may load and unload
@@ -96,6 +97,8 @@ class PlatformSettings:
     `SLUICE_CONTROL_URL_FILE` and so on names.
     traces: where traces go and which, `endpoint=http://host:4318,ratio=0.01`, see `deploy.telemetry.settings`; empty:
     nowhere.
+    fleet_tls, gateway_tls: see `serving.tls.settings`; empty: between gateways and workers, or at the gateway's own
+    ports, there is no TLS.
     Raises SettingsError, naming key, value and rule.
     """
 
@@ -149,6 +152,8 @@ class PlatformSettings:
     development: bool = False
     audit_days: int = 400
     traces: str = ""
+    fleet_tls: str = ""
+    gateway_tls: str = ""
     log_level: str = "INFO"
     replica: int = 0
 
@@ -179,6 +184,8 @@ class PlatformSettings:
             ("control_address", parse_address),
             ("quotas", parse_quotas),
             ("jwt_claims", parse_token_claims),
+            ("fleet_tls", parse_fleet_tls),
+            ("gateway_tls", parse_gateway_tls),
         ):
             if text := getattr(self, key):
                 try:
@@ -230,7 +237,7 @@ class PlatformSettings:
     @property
     def gateway_url(self) -> str:
         """Where a client on this machine finds the gateway."""
-        return f"http://{url_host(self.gateway_host)}:{self.gateway_port}"
+        return f"{'https' if self.gateway_tls else 'http'}://{url_host(self.gateway_host)}:{self.gateway_port}"
 
     @property
     def queries_need_keys(self) -> bool:

@@ -112,6 +112,8 @@ def run_worker(settings: PlatformSettings, stop: threading.Event) -> None:
     from serving.settings import WorkerSettings
     from serving.shares import Shares, parse_weights
     from serving.shelf import Shelf
+    from serving.tls.channel import WorkerTls
+    from serving.tls.settings import parse_fleet_tls
     from serving.worker import Worker
 
     mine = WorkerSettings(
@@ -157,6 +159,7 @@ def run_worker(settings: PlatformSettings, stop: threading.Event) -> None:
         BatchWindow(mine.batch_candidates),
         shares=Shares(mine.model_weights),
         draining=registration.drain,
+        tls=WorkerTls(parse_fleet_tls(settings.fleet_tls)) if settings.fleet_tls else None,
     )
     listener = rows.listener(tiers.changed, tiers.resync)
     sampler = DeviceSampler(cuda_uuids() if lane else {})

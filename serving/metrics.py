@@ -48,6 +48,14 @@ QUOTA_LEASES = Counter(
 KEY_SET_FETCHES = Counter(
     "serving_key_set_fetches", "Fetches of the token issuer's public keys, by what came of them.", ["outcome"]
 )
+TLS_REFUSED = Counter(
+    "serving_tls_refusals",
+    "Connections that a worker refused: no handshake, none in time, or a certificate of somebody else.",
+    ["reason"],
+)
+TLS_ROTATIONS = Counter(
+    "serving_tls_rotations", "Certificates read again because their files changed, by what came of it.", ["outcome"]
+)
 GRPC_CALLS = Counter("serving_grpc_calls", "gRPC calls ended, by method and status code.", ["method", "code"])
 STAGE_SECONDS = Histogram("serving_stage_seconds", "Time of one stage of an answered query.", ["stage"], buckets=_FAST)
 DEGRADED = Counter("serving_degraded_answers", "Answers that had to do without something.", ["model", "reason"])

@@ -5,9 +5,11 @@ import contextlib
 import os
 import random
 import socket
+import ssl
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
@@ -59,6 +61,8 @@ from serving.rank import Ranker
 from serving.regions import Regions
 from serving.replicas import ReplicaPool
 from serving.settings import ControlSettings, GatewaySettings
+from serving.tls.contexts import Certificates
+from serving.tls.settings import parse_fleet_tls, parse_gateway_tls
 from serving.tracing.tracer import Tracer
 
 if TYPE_CHECKING:
@@ -107,7 +111,9 @@ async def _serve(settings: PlatformSettings, mine: GatewaySettings, stop: thread
         hedge=flow.hedge,
         calm=lambda model: not permits.busy(model),
         coins=random.Random(source.getrandbits(256)),
+        tls=parse_fleet_tls(settings.fleet_tls) if settings.fleet_tls else None,
     )
+    doors = _Doors.of(settings)
     mirror = Mirror(
         pool, event_log, permits, random.Random(source.getrandbits(256)), mine.max_mirrored, mine.mirror_deadline_ms
     )
@@ -192,7 +198,9 @@ async def _serve(settings: PlatformSettings, mine: GatewaySettings, stop: thread
         listener = _listen(settings.gateway_host, settings.grpc_port)
         trace_ids = random.Random(source.getrandbits(256))
         return await start_grpc(
-            *(listener, ranker, service, event_log, ids, mine, regions, trace_ids), doorkeeper=doorkeeper
+            *(listener, ranker, service, event_log, ids, mine, regions, trace_ids),
+            doorkeeper=doorkeeper,
+            tls=doors.grpc.context if doors.grpc is not None else None,
         )
 
     @contextlib.asynccontextmanager
@@ -245,9 +253,10 @@ async def _serve(settings: PlatformSettings, mine: GatewaySettings, stop: thread
             log_config=None,
             server_header=False,
             timeout_graceful_shutdown=DRAIN_S,
+            ssl_context_factory=doors.http_context,
         )
     )
-    ender = loop.create_task(_end_when(stop, server, permits))
+    ender = loop.create_task(_end_when(stop, server, permits, doors.look))
     await server.serve(sockets=[_listen(settings.gateway_host, settings.gateway_port)])
     ender.cancel()
 
@@ -262,8 +271,36 @@ def _listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-async def _end_when(stop: threading.Event, server: uvicorn.Server, permits: Permits) -> None:
+@dataclass(frozen=True, slots=True)
+class _Doors:
+    """Certificates of the gateway's own ports; None where there is no TLS."""
+
+    http: Certificates | None = None
+    grpc: Certificates | None = None
+
+    @staticmethod
+    def of(settings: PlatformSettings) -> "_Doors":
+        if not settings.gateway_tls:
+            return _Doors()
+        files = parse_gateway_tls(settings.gateway_tls)
+        return _Doors(Certificates(files, True, ("http/1.1",)), Certificates(files, True, ("h2",)))
+
+    @property
+    def http_context(self) -> "Callable[[uvicorn.Config, Callable[[], ssl.SSLContext]], ssl.SSLContext] | None":
+        """For uvicorn, which asks for no context where this is None."""
+        certificates = self.http
+        return None if certificates is None else lambda config, usual: certificates.context
+
+    def look(self) -> None:
+        """Reads again what has changed."""
+        for certificates in (self.http, self.grpc):
+            if certificates is not None:
+                certificates.fresh()
+
+
+async def _end_when(stop: threading.Event, server: uvicorn.Server, permits: Permits, look: Callable[[], None]) -> None:
     while not stop.is_set():
+        look()
         permits.publish()
         tally.flush()
         await asyncio.sleep(tally.FLUSH_EVERY_S)

@@ -1,14 +1,17 @@
 """The processes of one machine, in the order in which they start."""
 
+import functools
 import importlib.util
 import sys
+from http.client import HTTPConnection
 from pathlib import Path
 
 from deploy.database_url import require_driver
 from deploy.errors import SluiceError
+from deploy.machine.gateway_door import connection_to
 from deploy.machine.probes import Accepts, HttpAnswers, RedisAnswers
 from deploy.machine.supervision import ProcessSpec
-from deploy.settings import PlatformSettings, url_host
+from deploy.settings import PlatformSettings
 
 SETTLED_S = 2.0  # a process without a port counts as ready when it has not died in so long
 
@@ -90,7 +93,9 @@ def _mlflow(settings: PlatformSettings) -> ProcessSpec:
             "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
             "MLFLOW_DISABLE_TELEMETRY": "true",
         },
-        is_ready=HttpAnswers("127.0.0.1", settings.mlflow_port, "/health"),
+        is_ready=HttpAnswers(
+            lambda timeout_s: HTTPConnection("127.0.0.1", settings.mlflow_port, timeout=timeout_s), "/health"
+        ),
         start_timeout_s=180.0,  # the first start makes the database
     )
 
@@ -129,12 +134,12 @@ def _worker(settings: PlatformSettings, replica: int) -> ProcessSpec:
 
 
 def _gateway(settings: PlatformSettings, replica: int) -> ProcessSpec:
-    name, host = f"gateway-{replica}", url_host(settings.gateway_host).strip("[]")
+    name = f"gateway-{replica}"
     return ProcessSpec(
         name=name,
         argv=(sys.executable, "-m", "deploy.process", name),
         env=_metrics(settings),
-        is_ready=HttpAnswers(host, settings.gateway_port, "/health", process=name),
+        is_ready=HttpAnswers(functools.partial(connection_to, settings), "/health", process=name),
         needs=("redis",),
     )
 

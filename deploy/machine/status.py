@@ -11,7 +11,8 @@ from redis.retry import Retry
 
 from deploy.features.store import feature_client
 from deploy.features.url import without_password
-from deploy.settings import PlatformSettings, url_host
+from deploy.machine.gateway_door import connection_to
+from deploy.settings import PlatformSettings
 from registry.contracts.errors import ContractError
 from registry.contracts.traffic import TrafficPlan
 
@@ -93,8 +94,7 @@ def _traffic(client: Any) -> list[dict[str, Any]]:
 
 def gateway_status(settings: PlatformSettings) -> Any:
     """What the gateway says of itself at /v1/status; None if it does not answer."""
-    host = url_host(settings.gateway_host).strip("[]")
-    connection = http.client.HTTPConnection(host, settings.gateway_port, timeout=TIMEOUT_S)
+    connection = connection_to(settings, TIMEOUT_S)
     try:
         connection.request("GET", "/v1/status")
         answer = connection.getresponse()
