@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO ?=
 
-.PHONY: demo test check install sbom audit clean
+.PHONY: demo test faults check install sbom audit clean
 .DEFAULT_GOAL := help
 
 .PHONY: help
@@ -27,6 +27,10 @@ demo: install  ## Start the platform, train, serve, measure; Ctrl-C ends it. DEM
 test: install  ## The whole suite: style, types, tests, doctests.
 	@$(MAKE) --no-print-directory check
 	@BIN=$(BIN) deploy/scripts/test $(TESTS)
+
+faults: install  ## Breaks a running platform in every way there is a promise about, and counts what is lost. FAULTS='--seed 2'
+	@deploy/scripts/faketime
+	@$(BIN)/python -m tests.faults $(FAULTS)
 
 check: install  ## Style, import order, strict types.
 	@BIN=$(BIN) deploy/scripts/check

@@ -10,9 +10,11 @@ import os
 import signal
 import sys
 import threading
+from pathlib import Path
 
 from deploy.errors import SluiceError
 from deploy.logs import configure_logging
+from deploy.machine import metric_files
 from deploy.settings import PlatformSettings
 from deploy.wiring import BUILDERS
 
@@ -49,6 +51,8 @@ def main(name: str) -> int:
             raise SluiceError(f"no process is called {kind!r}", f"one of {', '.join(BUILDERS)}")
         settings = dataclasses.replace(PlatformSettings.from_environment(os.environ), replica=replica)
         configure_logging(name, settings.log_level)
+        if folder := os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
+            metric_files.reserve(Path(folder), os.getpid())
         BUILDERS[kind](settings, stop_on_signals())
     except SluiceError as error:
         print(f"error: {error}", file=sys.stderr)

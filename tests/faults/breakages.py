@@ -7,12 +7,9 @@ import signal
 import socket
 import subprocess
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-
-import pytest
 
 from tests.e2e.platforms_under_fire import Platform, until
 
@@ -146,22 +143,3 @@ class Proxy:
                         self._ended.wait(0.02)
                     other[side].sendall(said)
                     self.carried += len(said)
-
-
-def may(what: list[str]) -> bool:
-    """Whether the machine lets us do this."""
-    try:
-        return subprocess.run(what, capture_output=True).returncode == 0
-    except FileNotFoundError:
-        return False
-
-
-def needs_root(reason: str) -> None:
-    """Skips the test where it may not do what it needs; in CI too, which may be a container without rights."""
-    pytest.skip(reason)
-
-
-def hold(seconds: float, while_true: threading.Event | None = None) -> None:
-    """How long a fault lasts, where nothing tells that it has lasted long enough."""
-    deadline_s = time.monotonic() + seconds
-    (while_true or threading.Event()).wait(max(0.0, deadline_s - time.monotonic()))

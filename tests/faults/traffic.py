@@ -3,7 +3,6 @@
 import random
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from deploy.client import GatewayClient
@@ -61,9 +60,13 @@ class Traffic:
         wanted = len(self.answered) + more
         until(lambda: len(self.answered) >= wanted, f"{more} more answers, failed: {self.failed[:3]}")
 
-    def wait_while(self, condition: Callable[[], object]) -> None:
-        """Goes on until the condition no longer holds."""
-        until(lambda: not condition(), f"an end of it, failed: {self.failed[:3]}")
+    def go_on_for(self, seconds: float) -> None:
+        """Until so much time has passed, and somebody was answered in the second half of it."""
+        half_s = time.monotonic() + seconds / 2
+        until(lambda: time.monotonic() > half_s, "half of it")
+        before = len(self.answered)
+        until(lambda: time.monotonic() > half_s + seconds / 2, "the other half")
+        assert len(self.answered) > before, f"nobody is answered: {self.failed[:3]}"
 
     def settle(self) -> Tally:
         """What became of all that was acknowledged, once it is in the archive or had its time to get there."""
