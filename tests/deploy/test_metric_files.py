@@ -42,5 +42,5 @@ def test_the_library_counts_in_them_and_reads_those_that_nobody_used(tmp_path: P
 
 
 def test_a_disk_that_refuses_is_named_with_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(SluiceError, match="no room for metrics in .*: .*free some space"):
+    with pytest.raises(SluiceError, match=r"no room for metrics in .*: .*free some space"):
         reserve(tmp_path / "nowhere", 17)

@@ -52,7 +52,7 @@ class Collector:
 
 def main() -> int:
     """Exit code: 1 if a promise was broken."""
-    parser = argparse.ArgumentParser(prog="python -m tests.faults", description="Breaks things and counts what is lost.")
+    parser = argparse.ArgumentParser(prog="python -m tests.faults", description="Breaks things, counts what is lost")
     parser.add_argument("--seed", type=int, default=1, help="of the first round")
     parser.add_argument("--rounds", type=int, default=1, help="each with the next seed")
     parser.add_argument("--only", default="", help="faults whose test's name holds this (pytest's -k)")

@@ -13,7 +13,6 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -221,7 +220,7 @@ def test_clients_whose_lines_went_dead_cost_the_others_nothing(
 def test_a_full_disk_holds_the_archive_up_and_loses_nothing(
     disk: Path, platform: Platform, seed: int, nothing_lost: Settle
 ) -> None:
-    """Everything is on that disk: archive, Redis' append-only file, logs, snapshots, metrics, the supervisor's state."""
+    """Everything is there: archive, Redis' append-only file, logs, snapshots, metrics, the supervisor's state."""
     pids = {name: platform.pid(name) for name in ("gateway-0", "archiver", "redis")}
     with Traffic(platform, seed) as traffic:
         traffic.wait_for(50)

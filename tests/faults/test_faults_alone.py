@@ -1,4 +1,4 @@
-"""Faults that want a platform of their own: another clock, another database, a Redis Cluster, a wire to another network.
+"""Faults that want a platform of their own: another clock, database or network, a Redis Cluster.
 
 `make faults` runs them; each is a row of docs/faults.md, as those of `test_faults`.
 """
