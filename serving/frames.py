@@ -257,13 +257,13 @@ class RankedReply:
         """Raises BrokenFrame if the counts do not add up to the body's length."""
         if len(body) < _RANKED.size:
             raise BrokenFrame("a RANKED frame is shorter than its head")
-        number, shown, columns, missing, stale, away, asked, asked_us, *numbers = _RANKED.unpack_from(body)
+        number, shown, columns, missing, stale, away, asked, asked_us, *told = _RANKED.unpack_from(body)
         parts = _Parts(body, _RANKED.size)
         order = parts.take(_U32, shown)
         scores = parts.take(_F32, shown)
         features = parts.rest(4 * shown * columns)
         fetched = Fetched(asked, asked_us) if asked else NOTHING_FETCHED
-        return RankedReply(number, order, scores, features, missing, stale, bool(away), *numbers, fetched=fetched)
+        return RankedReply(number, order, scores, features, missing, stale, bool(away), *told, fetched)  # type: ignore[call-arg]
 
 
 REMOTE_AWAY = 502
