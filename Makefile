@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO ?=
 
-.PHONY: demo test test-cluster check install sbom audit clean
+.PHONY: demo test test-cluster faults check install sbom audit clean
 .DEFAULT_GOAL := help
 
 .PHONY: help
@@ -31,6 +31,10 @@ test: install  ## The whole suite: style, types, tests, doctests.
 
 test-cluster: install  ## What takes any Redis, on a Redis Cluster of three; `make test` does it, too.
 	@BIN=$(BIN) deploy/scripts/test --redis cluster tests
+
+faults: install  ## Breaks a running platform in every way there is a promise about, and counts what is lost. FAULTS='--seed 2'
+	@deploy/scripts/faketime
+	@$(BIN)/python -m tests.faults $(FAULTS)
 
 check: install  ## Style, import order, strict types.
 	@BIN=$(BIN) deploy/scripts/check
