@@ -17,7 +17,8 @@ def board() -> Board:
             ),
             "percentunit",
             Query(
-                'sum by (model) (rate(serving_answers_total{model=~"$model",status="429"}[$__rate_interval]))'
+                '(sum by (model) (rate(serving_answers_total{model=~"$model",status="429"}[$__rate_interval]))'
+                ' or 0 * sum by (model) (rate(serving_answers_total{model=~"$model"}[$__rate_interval])))'
                 ' / sum by (model) (rate(serving_answers_total{model=~"$model"}[$__rate_interval]))',
                 "{{model}}",
             ),

@@ -116,7 +116,7 @@ class Bench:
 
 
 @pytest.fixture
-def bench(tmp_path: Path, redis_server: RedisServer, redis_client: redis.Redis) -> Iterator[Bench]:
+def bench(tmp_path: Path, redis_server: RedisServer, server_client: redis.Redis) -> Iterator[Bench]:
     with closing(Bench(tmp_path / "bench", redis_server.socket)) as made:
         yield made
 
