@@ -22,6 +22,7 @@ from deploy.features.url import FeaturesUrl, without_password
 from deploy.telemetry.settings import parse_traces
 from drift.settings import parse_monitor, parse_rank_diff, parse_reports
 from drift.windows.segments import parse_segments
+from registry.signatures import Signer, TrustedKeys
 from serving.addresses import TcpAddress, UnixAddress, parse_address
 from serving.budget import parse_budgets, parse_bytes
 from serving.flow.settings import parse_flow
@@ -39,8 +40,8 @@ _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 _TRUE = ("1", "true", "yes", "on")
 _FALSE = ("0", "false", "no", "off")
 _SECRETIVE = ("features_url", "control_url", "mlflow_backend")  # may hold a password
-_SECRET = ("jwt_secret",)
-_FROM_FILES = (*_SECRETIVE, *_SECRET, "key")
+_SECRET = ("jwt_secret", "signing_key")
+_FROM_FILES = (*_SECRETIVE, *_SECRET, "trusted_keys", "key")
 _AUTH = ("", "control", "all")
 _UNSET = frozenset({"replica"})  # told to a process by its name, not by the environment
 
@@ -93,8 +94,11 @@ class PlatformSettings:
     `serving.settings.TokenSettings` and `parse_token_claims`; without an issuer, none. development: allows what is not
     for production: tokens by a shared secret (jwt_secret, HS256), a key set by plain HTTP.
     audit_days: how long the audit log of control calls is kept.
-    What may hold a secret (control_url, mlflow_backend, features_url, jwt_secret) may be in a file instead, which
-    `SLUICE_CONTROL_URL_FILE` and so on names.
+    signing_key: signs every version that is registered, `registry.signatures.PRIVATE_RULE`; told to those who register
+    versions only. trusted_keys: whose versions are registered, given traffic and loaded, `ci=BASE64,ann=BASE64`;
+    empty: signatures are not asked for.
+    What may hold a secret (control_url, mlflow_backend, features_url, jwt_secret, signing_key) and trusted_keys may be
+    in a file instead, which `SLUICE_CONTROL_URL_FILE` and so on names.
     traces: where traces go and which, `endpoint=http://host:4318,ratio=0.01`, see `deploy.telemetry.settings`; empty:
     nowhere.
     fleet_tls, gateway_tls: see `serving.tls.settings`; empty: between gateways and workers, or at the gateway's own
@@ -149,6 +153,8 @@ class PlatformSettings:
     jwt_key_set: str = ""
     jwt_claims: str = ""
     jwt_secret: str = field(default="", repr=False)
+    signing_key: str = field(default="", repr=False)
+    trusted_keys: str = ""
     development: bool = False
     audit_days: int = 400
     traces: str = ""
@@ -184,6 +190,8 @@ class PlatformSettings:
             ("control_address", parse_address),
             ("quotas", parse_quotas),
             ("jwt_claims", parse_token_claims),
+            ("signing_key", Signer.from_pem),
+            ("trusted_keys", TrustedKeys.parse),
             ("fleet_tls", parse_fleet_tls),
             ("gateway_tls", parse_gateway_tls),
         ):
@@ -192,7 +200,9 @@ class PlatformSettings:
                     parse(text)
                 except ValueError as error:
                     raise SettingsError(
-                        _key(key), without_password(text), str(error).rpartition("expected ")[2]
+                        _key(key),
+                        "(secret)" if key in _SECRET else without_password(text),
+                        str(error).rpartition("expected ")[2],
                     ) from error
         if self.device_memory:
             promised = sum(parse_budgets(self.model_budgets).values())

@@ -3,6 +3,7 @@
 import functools
 import importlib.util
 import sys
+from dataclasses import replace
 from http.client import HTTPConnection
 from pathlib import Path
 
@@ -14,6 +15,10 @@ from deploy.machine.supervision import ProcessSpec
 from deploy.settings import PlatformSettings
 
 SETTLED_S = 2.0  # a process without a port counts as ready when it has not died in so long
+
+
+_SIGNS_NOTHING = {"SLUICE_SIGNING_KEY": "", "SLUICE_SIGNING_KEY_FILE": ""}
+"""Told to every process that registers no version: who breaks into a gateway has not got the key to the registry."""
 
 
 def platform_processes(settings: PlatformSettings) -> tuple[ProcessSpec, ...]:
@@ -34,7 +39,10 @@ def platform_processes(settings: PlatformSettings) -> tuple[ProcessSpec, ...]:
     specs += [_gateway(settings, replica) for replica in range(settings.gateways)]
     if settings.with_celery:
         specs += _celery(settings)
-    return tuple(specs)
+    registering = ("celery-worker", "celery-runs")
+    return tuple(
+        spec if spec.name in registering else replace(spec, env={**spec.env, **_SIGNS_NOTHING}) for spec in specs
+    )
 
 
 def _redis(settings: PlatformSettings) -> ProcessSpec:
