@@ -14,6 +14,7 @@ from deploy.machine.probes import Accepts, HttpAnswers, RedisAnswers
 from deploy.machine.supervision import ProcessSpec
 from deploy.settings import PlatformSettings
 
+CELERY_GRACE_S = 20.0
 SETTLED_S = 2.0  # a process without a port counts as ready when it has not died in so long
 
 
@@ -22,12 +23,12 @@ _SIGNS_NOTHING = {"SLUICE_SIGNING_KEY": "", "SLUICE_SIGNING_KEY_FILE": ""}
 
 
 def platform_processes(settings: PlatformSettings) -> tuple[ProcessSpec, ...]:
-    """What `sluice up` runs. Ports are known by now, folders exist.
+    """What `sluice up` runs. Ports are known by now, folders exist. Redis and MLflow of the user's own are not.
 
     Readers of events start before their writers, so that they stop after them.
     """
-    specs = [_redis(settings)]
-    if settings.with_mlflow:
+    specs = [_redis(settings)] if settings.embedded_redis else []
+    if settings.with_mlflow and not settings.mlflow:
         specs.append(_mlflow(settings))
     if settings.with_controller:
         specs.append(_controller(settings))
@@ -39,9 +40,14 @@ def platform_processes(settings: PlatformSettings) -> tuple[ProcessSpec, ...]:
     specs += [_gateway(settings, replica) for replica in range(settings.gateways)]
     if settings.with_celery:
         specs += _celery(settings)
-    registering = ("celery-worker", "celery-runs")
+    registering, started = ("celery-worker", "celery-runs"), {spec.name for spec in specs}
     return tuple(
-        spec if spec.name in registering else replace(spec, env={**spec.env, **_SIGNS_NOTHING}) for spec in specs
+        replace(
+            spec,
+            env=spec.env if spec.name in registering else {**spec.env, **_SIGNS_NOTHING},
+            needs=tuple(name for name in spec.needs if name in started),
+        )
+        for spec in specs
     )
 
 
@@ -152,7 +158,8 @@ def _gateway(settings: PlatformSettings, replica: int) -> ProcessSpec:
     )
 
 
-def _celery(settings: PlatformSettings) -> list[ProcessSpec]:
+def celery_commands(settings: PlatformSettings) -> dict[str, tuple[str, ...]]:
+    """The command lines of Celery's processes, by name."""
     celery = (sys.executable, "-m", "celery", "-A", "deploy.celery_app")
     # Threads: a pool of processes would outlive a killed parent, and tasks here wait or leave the GIL.
     worker = ("worker", "--pool", "threads", "--concurrency", "2", "--without-gossip", "--without-mingle")
@@ -163,16 +170,23 @@ def _celery(settings: PlatformSettings) -> list[ProcessSpec]:
         *("--max-tasks-per-child", "1", "--without-gossip", "--without-mingle", "--without-heartbeat"),
     )
     beat = ("beat", "--schedule", str(settings.run_folder / "celerybeat"), "--pidfile=")
+    return {
+        name: (*celery, *command)
+        for name, command in (("celery-worker", worker), ("celery-runs", runner), ("celery-beat", beat))
+    }
+
+
+def _celery(settings: PlatformSettings) -> list[ProcessSpec]:
     return [
         ProcessSpec(
             name=name,
-            argv=(*celery, *command),
+            argv=argv,
             env=_metrics(settings),
             ready_after_s=SETTLED_S,
             needs=("redis",),
-            stop_grace_s=20.0,
+            stop_grace_s=CELERY_GRACE_S,
         )
-        for name, command in (("celery-worker", worker), ("celery-runs", runner), ("celery-beat", beat))
+        for name, argv in celery_commands(settings).items()
     ]
 
 
