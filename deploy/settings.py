@@ -43,7 +43,7 @@ _FALSE = ("0", "false", "no", "off")
 _SECRETIVE = ("redis", "broker", "features_url", "control_url", "mlflow_backend")  # may hold a password
 _SECRET = ("jwt_secret", "ranking_key", "signing_key")
 RANKING_KEY_CHARACTERS = 32
-_FROM_FILES = (*_SECRETIVE, *_SECRET, "trusted_keys", "key")
+FROM_FILES = (*_SECRETIVE, *_SECRET, "trusted_keys", "key")
 _AUTH = ("", "control", "all")
 _UNSET = frozenset({"replica"})  # told to a process by its name, not by the environment
 
@@ -524,7 +524,7 @@ def log_effective(settings: PlatformSettings, environment: Mapping[str, str]) ->
     shown = settings.to_environment() | {_key(name): without_password(getattr(settings, name)) for name in _SECRETIVE}
     shown |= {_key(name): "(set)" if getattr(settings, name) else "" for name in _SECRET}
     logger.info("settings", extra={"settings": shown})
-    known = [_key(name) for name in _names()] + [f"{_key(name)}_FILE" for name in _FROM_FILES]
+    known = [_key(name) for name in _names()] + [f"{_key(name)}_FILE" for name in FROM_FILES]
     for key in environment:
         if key.startswith(PREFIX) and key not in known and (near := difflib.get_close_matches(key, known, 1, 0.85)):
             logger.warning("%s is no setting: did you mean %s?", key, near[0])
@@ -533,7 +533,7 @@ def log_effective(settings: PlatformSettings, environment: Mapping[str, str]) ->
 def _told(environment: Mapping[str, str], name: str) -> str:
     """The variable's value, or, of what may be secret, that of the file that `..._FILE` names. Raises SettingsError."""
     raw = environment.get(_key(name), "").strip()
-    path = environment.get(f"{_key(name)}_FILE", "").strip() if name in _FROM_FILES and not raw else ""
+    path = environment.get(f"{_key(name)}_FILE", "").strip() if name in FROM_FILES and not raw else ""
     if not path:
         return raw
     try:
