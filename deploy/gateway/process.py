@@ -36,7 +36,7 @@ from registry.errors import RegistryError
 from registry.glimpse_board import RedisGlimpseBoard
 from registry.replica_board import RedisReplicaBoard
 from registry.stream import RedisStream
-from serving import tally
+from serving import metrics, tally
 from serving.arm_counts import ArmCounts, CounterPublisher
 from serving.discovery import ReplicaWatcher
 from serving.errors import ReplicaUnhealthy
@@ -86,6 +86,7 @@ def metrics_registry(settings: PlatformSettings) -> CollectorRegistry:
 def serve_gateway(settings: PlatformSettings, stop: threading.Event) -> None:
     """Runs until `stop` is set and the requests under way are answered."""
     heap.keep()
+    metrics.begin_at_zero()
     mine = GatewaySettings(
         journal=settings.journal_folder / f"gateway-{settings.replica}.journal",
         plan_copy=settings.versions_folder / f"plans-gateway-{settings.replica}.json",
