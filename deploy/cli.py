@@ -23,6 +23,7 @@ COMMANDS = {
     "runs": "deploy.commands.runs:runs",
     "keys": "deploy.commands.keys:keys",
     "certificates": "deploy.commands.certificates:certificates",
+    "edges": "deploy.commands.edges:edges",
     "console": "deploy.commands.console:console",
     "audit": "deploy.commands.audit:audit",
     "models": "deploy.commands.models:models",
