@@ -11,6 +11,7 @@ from deploy.errors import SluiceError
 
 COMMANDS = {
     "up": "deploy.commands.up:up",
+    "run": "deploy.commands.run:run",
     "down": "deploy.commands.down:down",
     "status": "deploy.commands.status:status",
     "logs": "deploy.commands.logs:logs",

@@ -197,3 +197,22 @@ DEVICE_CLOCK = Gauge(
     ["device"],
     multiprocess_mode="livemostrecent",
 )
+
+_FROM_ZERO: tuple[tuple[Counter, tuple[str, ...]], ...] = (
+    (DOOR_REFUSALS, ("none", "key", "expired", "token", "reach", "unknown_yet")),
+    (QUOTA_LEASES, ("granted", "refused", "local")),
+    (RETRIES_REFUSED, ("budget", "tries", "deadline", "alone")),
+    (HEDGES, ("sent", "won", "lost")),
+    (DEADLINES, ("gateway", "replica", "queue", "features", "device")),
+    (TLS_REFUSED, ("handshake", "name", "timeout")),
+    (TLS_ROTATIONS, ("done", "failed")),
+)
+
+
+def begin_at_zero() -> None:
+    """Gives counters with few labels their series: they would begin with their first event, which no rate sees."""
+    for counter, labels in _FROM_ZERO:
+        for label in labels:
+            counter.labels(label)
+    for state in ("open", "half_open"):
+        REPLICA_BREAKERS.labels(state).set(0)

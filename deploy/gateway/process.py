@@ -26,6 +26,7 @@ from deploy.machine.probes import PROCESS_HEADER
 from deploy.machine.state import read_state
 from deploy.settings import PlatformSettings
 from deploy.telemetry.open import exporter_of
+from deploy.telemetry.probe_port import probe_port
 from deploy.telemetry.settings import parse_traces
 from deploy.wiring import ranking_secret, redis_client
 from registry.board import RedisBoard
@@ -36,7 +37,7 @@ from registry.errors import RegistryError
 from registry.glimpse_board import RedisGlimpseBoard
 from registry.replica_board import RedisReplicaBoard
 from registry.stream import RedisStream
-from serving import tally
+from serving import metrics, tally
 from serving.arm_counts import ArmCounts, CounterPublisher
 from serving.discovery import ReplicaWatcher
 from serving.errors import ReplicaUnhealthy
@@ -86,6 +87,7 @@ def metrics_registry(settings: PlatformSettings) -> CollectorRegistry:
 def serve_gateway(settings: PlatformSettings, stop: threading.Event) -> None:
     """Runs until `stop` is set and the requests under way are answered."""
     heap.keep()
+    metrics.begin_at_zero()
     mine = GatewaySettings(
         journal=settings.journal_folder / f"gateway-{settings.replica}.journal",
         plan_copy=settings.versions_folder / f"plans-gateway-{settings.replica}.json",
@@ -101,7 +103,8 @@ async def _serve(settings: PlatformSettings, mine: GatewaySettings, stop: thread
     loop = asyncio.get_running_loop()
     source = random.SystemRandom()
     ids = RankingIds(ranking_secret(settings), random.Random(source.getrandbits(256)))
-    event_log = EventLog(Journal(mine.journal, mine.journal_bytes), RedisStream(redis_client(settings)))
+    stream = RedisStream(redis_client(settings), replicas=settings.event_replicas)
+    event_log = EventLog(Journal(mine.journal, mine.journal_bytes), stream)
     flow = mine.flow
     permits = Permits(mine.max_in_flight, rule=flow.admission)
     pool = ReplicaPool(
@@ -134,7 +137,10 @@ async def _serve(settings: PlatformSettings, mine: GatewaySettings, stop: thread
         ladder=flow.ladder,
         tracer=tracer,
     )
-    process = process_name(f"gateway-{settings.replica}", os.getpid(), time.time_ns() // 1_000_000)
+    name = f"gateway-{settings.replica}"
+    # of several machines, each with a first gateway of its own: in containers even their pids are the same
+    alone = f"{name}@{socket.gethostname()}" if settings.redis else name
+    process = process_name(alone, os.getpid(), time.time_ns() // 1_000_000)
 
     def follow(plans: Plans) -> None:
         loop.call_soon_threadsafe(ranker.follow, plans)
@@ -187,7 +193,7 @@ async def _serve(settings: PlatformSettings, mine: GatewaySettings, stop: thread
         version("sluice"),
         routers=[oip_routes(service, regions, version("sluice")), console_router()],
         control=control_router(Controller(control).ask, control),
-        process={PROCESS_HEADER: f"gateway-{settings.replica}"},
+        process={PROCESS_HEADER: name},
     )
 
     async def grpc_server() -> "GrpcServer | None":
@@ -257,7 +263,8 @@ async def _serve(settings: PlatformSettings, mine: GatewaySettings, stop: thread
         )
     )
     ender = loop.create_task(_end_when(stop, server, permits, doors.look))
-    await server.serve(sockets=[_listen(settings.gateway_host, settings.gateway_port)])
+    with probe_port(settings, ready=lambda: ranker.ready):
+        await server.serve(sockets=[_listen(settings.gateway_host, settings.gateway_port)])
     ender.cancel()
 
 
