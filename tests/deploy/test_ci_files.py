@@ -1,0 +1,162 @@
+"""The pipelines that users copy: valid for GitLab and GitHub, in the right order, with commands and files there are."""
+
+import os
+import re
+import stat
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer.main
+import yaml
+from check_jsonschema.cli import main as check_jsonschema
+from click.testing import CliRunner
+
+from deploy.cli import app
+
+ROOT = Path(__file__).resolve().parents[2]
+CI = ROOT / "deploy/ci"
+GITLAB, GITHUB = CI / "gitlab-ci.yml", CI / "github-workflow.yml"
+
+
+def gitlab() -> Any:
+    return yaml.safe_load(GITLAB.read_text())
+
+
+def github() -> Any:
+    return yaml.safe_load(GITHUB.read_text())
+
+
+def scripts() -> dict[str, str]:
+    """Every script by file and job."""
+    found = {}
+    for name, job in gitlab().items():
+        if isinstance(job, dict) and "stage" in job | gitlab().get(job.get("extends", ""), {}):
+            found[f"gitlab {name}"] = "\n".join([*job.get("before_script", []), *job.get("script", [])])
+    for name, job in github()["jobs"].items():
+        found[f"github {name}"] = "\n".join(step["run"] for step in job["steps"] if "run" in step)
+    return found
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("vendor.gitlab-ci", "--data-transform", "gitlab-ci", str(GITLAB)),
+        ("vendor.github-workflows", str(GITHUB)),
+    ],
+    ids=["gitlab", "github"],
+)
+def test_the_file_is_what_the_service_reads(arguments: tuple[str, ...]) -> None:
+    told = CliRunner().invoke(check_jsonschema, ["--builtin-schema", *arguments])
+
+    assert told.exit_code == 0, told.output
+
+
+def test_gitlab_tests_builds_updates_and_promotes_in_this_order() -> None:
+    document = gitlab()
+    stages = document["stages"]
+    stage_of = {
+        name: {**document.get(job.get("extends", ""), {}), **job}["stage"]
+        for name, job in document.items()
+        if isinstance(job, dict) and name not in ("variables", "workflow") and not name.startswith(".")
+    }
+
+    assert stages == ["test", "image", "update", "promote"]
+    assert stage_of == {
+        "test": "test",
+        "images": "image",
+        "rolling update": "update",
+        "promote": "promote",
+        "take back": "promote",
+    }
+    assert "needs" not in document["promote"]  # so it waits for every stage before
+    assert (document["take back"]["needs"], document["take back"]["rules"][0]["when"]) == ([], "manual")
+    assert document["promote"]["allow_failure"] == {"exit_codes": [3]}
+
+
+def test_github_tests_builds_updates_and_promotes_in_this_order() -> None:
+    document = github()
+    jobs = document["jobs"]
+    triggers = document[True]  # YAML reads `on` so
+
+    assert {name: job.get("needs") for name, job in jobs.items()} == {
+        "test": None,
+        "image": "test",
+        "rolling-update": "image",
+        "promote": "rolling-update",
+        "take-back": None,
+    }
+    assert set(triggers["workflow_dispatch"]["inputs"]) == {"model", "version", "rollback"}
+    assert document["permissions"] == {"contents": "read"}
+
+
+def test_no_secret_and_nothing_typed_in_stands_in_a_shells_text() -> None:
+    for name, script in scripts().items():
+        assert "${{" not in script, name
+    for path in (GITLAB, GITHUB):
+        assert re.findall(r"sluice_[A-Za-z0-9]{20,}|password: +\w|--password ", path.read_text()) == []
+
+
+def test_every_command_of_a_script_exists_and_takes_its_options() -> None:
+    command = typer.main.get_command(app).get_command(None, "deliver")  # type: ignore[attr-defined]
+    options = {option for parameter in command.params for option in parameter.opts}
+    calls, files = 0, set()
+    for name, script in scripts().items():
+        flat = script.replace("\\\n", " ")
+        for line in filter(lambda line: line.startswith("sluice "), flat.splitlines()):
+            calls += 1
+            assert line.split()[1] == "deliver", name
+            assert set(re.findall(r" (--[a-z-]+)", line)) <= options, line
+        files |= set(re.findall(r"(?:^|\s)(deploy/ci/[\w-]+)", flat))
+        checked = subprocess.run(["bash", "-n"], input=script, capture_output=True, text=True, timeout=60)
+        assert checked.returncode == 0, (name, checked.stderr)
+
+    assert calls == 4
+    assert files == {"deploy/ci/images", "deploy/ci/rolling-update"}
+    for file in files:
+        assert (ROOT / file).stat().st_mode & stat.S_IXUSR, file
+
+
+@pytest.fixture
+def recorded(tmp_path: Path) -> dict[str, str]:
+    """An environment in which docker and kubectl, of which there is neither, write down what they are told; kubectl
+    also what it is to apply, and it fails where FAILS says so."""
+    for tool in ("docker", "kubectl"):
+        path = tmp_path / tool
+        path.write_text(
+            f'#!/bin/sh\necho "{tool} $*" >> "$RECORD"\n'
+            'case "$*" in *"--kustomize "*) cat "${*##* }/kustomization.yaml" >> "$APPLIED" ;; esac\n'
+            'case "$*" in ${FAILS:-nothing}) exit 1 ;; esac\n'
+        )
+        path.chmod(0o700)
+    return {
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "RECORD": str(tmp_path / "record"),
+        "APPLIED": str(tmp_path / "applied"),
+    }
+
+
+def run(script: str, *arguments: str, environment: dict[str, str]) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [str(CI / script), *arguments], env=environment, cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+
+
+def test_images_are_built_and_pushed_one_by_one(recorded: dict[str, str], tmp_path: Path) -> None:
+    for image in ("gateway", "worker"):
+        (tmp_path / "images" / image).mkdir(parents=True)
+        (tmp_path / "images" / image / "Dockerfile").write_text("FROM scratch\n")
+    environment = recorded | {"IMAGES_FOLDER": str(tmp_path / "images")}
+
+    done = run("images", "harbor.example/ml", "abc", "sluice-gateway", "sluice-worker", environment=environment)
+    missing = run("images", "harbor.example/ml", "abc", "sluice-nothing", environment=environment)
+
+    assert done.returncode == 0, done.stderr
+    lines = Path(recorded["RECORD"]).read_text().splitlines()
+    assert [line.split()[1] for line in lines] == ["build", "push"] * 2
+    assert [line.split()[-1] for line in lines if " push " in line] == [
+        "harbor.example/ml/sluice-gateway:abc",
+        "harbor.example/ml/sluice-worker:abc",
+    ]
+    assert (missing.returncode, "no such file" in missing.stderr) == (1, True)
