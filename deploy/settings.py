@@ -18,6 +18,7 @@ from typing import Any
 
 from deploy.database_url import database_url
 from deploy.errors import SettingsError
+from deploy.events.url import EventsUrl
 from deploy.features.url import FeaturesUrl, without_password
 from deploy.telemetry.settings import parse_traces
 from drift.settings import parse_monitor, parse_rank_diff, parse_reports
@@ -37,7 +38,7 @@ _TRITON_SERVER = re.compile(r"(?P<name>[A-Za-z0-9._-]{1,64})=(?P<address>[^\s=,/
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 _TRUE = ("1", "true", "yes", "on")
 _FALSE = ("0", "false", "no", "off")
-_SECRETIVE = ("features_url", "control_url", "mlflow_backend")  # may hold a password
+_SECRETIVE = ("features_url", "events_url", "control_url", "mlflow_backend")  # may hold a password
 _SECRET = ("jwt_secret",)
 _FROM_FILES = (*_SECRETIVE, *_SECRET, "key")
 _AUTH = ("", "control", "all")
@@ -70,6 +71,8 @@ class PlatformSettings:
     private network, see `serving.addresses`; empty: a Unix socket.
     features_url: where feature rows are kept, a Redis server or Redis Cluster of your own, see
     `features_url.RULE`; empty: with everything else, in the embedded Redis.
+    events_url: where events go, a topic of a Kafka of your own, see `deploy.events.url.RULE`; empty: Redis Streams in
+    the embedded Redis.
     device: where workers compute, `cpu`, `cuda:1`, or `cuda`, which gives the workers the machine's
     GPUs in turn. precision: fp32, tf32 (GPU only), bf16 or fp16, kept by versions that rank alike in
     it; compile: none, compile (torch.compile) or aoti (ahead of time), at load.
@@ -92,8 +95,8 @@ class PlatformSettings:
     `serving.settings.TokenSettings` and `parse_token_claims`; without an issuer, none. development: allows what is not
     for production: tokens by a shared secret (jwt_secret, HS256), a key set by plain HTTP.
     audit_days: how long the audit log of control calls is kept.
-    What may hold a secret (control_url, mlflow_backend, features_url, jwt_secret) may be in a file instead, which
-    `SLUICE_CONTROL_URL_FILE` and so on names.
+    What may hold a secret (control_url, mlflow_backend, features_url, events_url, jwt_secret) may be in a file instead,
+    which `SLUICE_CONTROL_URL_FILE` and so on names.
     traces: where traces go and which, `endpoint=http://host:4318,ratio=0.01`, see `deploy.telemetry.settings`; empty:
     nowhere.
     Raises SettingsError, naming key, value and rule.
@@ -126,6 +129,7 @@ class PlatformSettings:
     control_address: str = ""
     mlflow_backend: str = ""
     features_url: str = ""
+    events_url: str = ""
     device: str = "cpu"
     precision: str = "fp32"
     compile: str = "none"
@@ -163,6 +167,7 @@ class PlatformSettings:
             ("device_memory", parse_bytes),
             ("model_weights", parse_weights),
             ("features_url", FeaturesUrl.parse),
+            ("events_url", EventsUrl.parse),
             ("flow", parse_flow),
             ("rank_diff", parse_rank_diff),
             ("drift", parse_monitor),

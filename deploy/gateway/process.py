@@ -17,6 +17,7 @@ from fastapi import FastAPI
 from prometheus_client import REGISTRY, CollectorRegistry
 from prometheus_client.multiprocess import MultiProcessCollector
 
+from deploy.events.stream import event_writer
 from deploy.gateway.doorkeeper import Stoppable, gateway_doorkeeper
 from deploy.machine import collector, heap
 from deploy.machine.metrics import ProcessCollector
@@ -33,7 +34,6 @@ from registry.counters import RedisCounterBoard
 from registry.errors import RegistryError
 from registry.glimpse_board import RedisGlimpseBoard
 from registry.replica_board import RedisReplicaBoard
-from registry.stream import RedisStream
 from serving import tally
 from serving.arm_counts import ArmCounts, CounterPublisher
 from serving.discovery import ReplicaWatcher
@@ -97,7 +97,7 @@ async def _serve(settings: PlatformSettings, mine: GatewaySettings, stop: thread
     loop = asyncio.get_running_loop()
     source = random.SystemRandom()
     ids = RankingIds(ranking_secret(settings), random.Random(source.getrandbits(256)))
-    event_log = EventLog(Journal(mine.journal, mine.journal_bytes), RedisStream(redis_client(settings)))
+    event_log = EventLog(Journal(mine.journal, mine.journal_bytes), event_writer(settings))
     flow = mine.flow
     permits = Permits(mine.max_in_flight, rule=flow.admission)
     pool = ReplicaPool(
