@@ -3,11 +3,12 @@
 import logging
 import os
 
-from celery.signals import setup_logging
+from celery.signals import beat_init, setup_logging, worker_ready
 
 from deploy import wiring
 from deploy.logs import configure_logging
 from deploy.settings import PlatformSettings
+from deploy.telemetry.probe_port import ProbePort
 from deploy.training.retraining import run_wiring
 from pipelines.archive.files import Archive
 from pipelines.gates.tasks import GateWiring
@@ -20,7 +21,7 @@ CHATTY = ("celery.beat", "celery.worker.strategy", "celery.worker.request", "cel
 REPORTS_S = 15.0  # somebody may be waiting for one
 
 settings = PlatformSettings.from_environment(os.environ)
-broker = f"redis+socket://{settings.redis_socket}"
+broker = settings.broker_url
 
 app = make_celery(
     broker,
@@ -34,6 +35,14 @@ app = make_celery(
         chores=(Chore("report-drift", REPORTS_S, lambda now_ms: wiring.report_turns(settings).turn(now_ms)),),
     ),
 )
+
+
+@worker_ready.connect  # type: ignore[untyped-decorator]
+@beat_init.connect  # type: ignore[untyped-decorator]
+def _open_probe_port(**_: object) -> None:
+    """For as long as the process lives, in the parent of a pool alone."""
+    if settings.probe_address:
+        ProbePort(settings, ready=lambda: True).start()
 
 
 @setup_logging.connect  # type: ignore[untyped-decorator]

@@ -11,6 +11,7 @@ from deploy.errors import SluiceError
 
 COMMANDS = {
     "up": "deploy.commands.up:up",
+    "run": "deploy.commands.run:run",
     "down": "deploy.commands.down:down",
     "status": "deploy.commands.status:status",
     "logs": "deploy.commands.logs:logs",
@@ -22,6 +23,7 @@ COMMANDS = {
     "retrain": "deploy.commands.runs:retrain",
     "runs": "deploy.commands.runs:runs",
     "keys": "deploy.commands.keys:keys",
+    "certificates": "deploy.commands.certificates:certificates",
     "console": "deploy.commands.console:console",
     "audit": "deploy.commands.audit:audit",
     "models": "deploy.commands.models:models",

@@ -10,6 +10,7 @@ import msgspec
 
 from deploy.control.admin_key import read_admin_key
 from deploy.errors import NotRunning, SluiceError
+from deploy.machine.gateway_door import connection_to
 from deploy.settings import PlatformSettings
 
 
@@ -17,20 +18,28 @@ class GatewayClient:
     """One kept-alive connection; one thread at a time.
 
     url: of the gateway. key: an API key, empty where queries need none. timeout_s: for one request. A
-    connection that the gateway closed (it was restarted) is opened again for `patience_s`.
+    connection that the gateway closed (it was restarted) is opened again for `patience_s`. connection: to it, if it
+    is not a plain one.
     """
 
-    def __init__(self, url: str, timeout_s: float = 65.0, patience_s: float = 0.0, key: str = "") -> None:
+    def __init__(
+        self,
+        url: str,
+        timeout_s: float = 65.0,
+        patience_s: float = 0.0,
+        key: str = "",
+        connection: http.client.HTTPConnection | None = None,
+    ) -> None:
         parts = urlsplit(url)
         self._headers = {"content-type": "application/json"} | ({"authorization": f"Bearer {key}"} if key else {})
         self._url, self._patience_s = url, patience_s
-        self._connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=timeout_s)
+        self._connection = connection or http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=timeout_s)
 
     @staticmethod
     def of(settings: PlatformSettings, timeout_s: float = 65.0, patience_s: float = 0.0) -> "GatewayClient":
         """To the platform of this data folder, with its key where queries need one."""
         key = read_admin_key(settings.admin_key_file) if settings.queries_need_keys else ""
-        return GatewayClient(settings.gateway_url, timeout_s, patience_s, key)
+        return GatewayClient(settings.gateway_url, timeout_s, patience_s, key, connection_to(settings, timeout_s))
 
     def __enter__(self) -> "GatewayClient":
         return self

@@ -10,10 +10,12 @@ import os
 import signal
 import sys
 import threading
+from pathlib import Path
 
 from deploy.errors import SluiceError
 from deploy.logs import configure_logging
-from deploy.settings import PlatformSettings
+from deploy.machine import metric_files
+from deploy.settings import PlatformSettings, log_effective
 from deploy.wiring import BUILDERS
 
 logger = logging.getLogger(__name__)
@@ -49,6 +51,10 @@ def main(name: str) -> int:
             raise SluiceError(f"no process is called {kind!r}", f"one of {', '.join(BUILDERS)}")
         settings = dataclasses.replace(PlatformSettings.from_environment(os.environ), replica=replica)
         configure_logging(name, settings.log_level)
+        if settings.probe_address:  # alone in a container: no supervisor has told the log
+            log_effective(settings, os.environ)
+        if folder := os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
+            metric_files.reserve(Path(folder), os.getpid())
         BUILDERS[kind](settings, stop_on_signals())
     except SluiceError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -28,6 +28,7 @@ from serving.budget import parse_budgets, parse_bytes
 from serving.flow.settings import parse_flow
 from serving.settings import TokenSettings, device_rules, parse_quotas, parse_token_claims
 from serving.shares import parse_weights
+from serving.tls.settings import parse_fleet_tls, parse_gateway_tls
 
 logger = logging.getLogger(__name__)
 
@@ -35,11 +36,13 @@ PREFIX = "SLUICE_"
 MAX_REPLICAS = 64
 SOCKET_PATH_BYTES = 107  # sun_path is 108 bytes and ends with a zero
 _TRITON_SERVER = re.compile(r"(?P<name>[A-Za-z0-9._-]{1,64})=(?P<address>[^\s=,/]+:(?P<port>\d{1,5}))")
+_HTTP_URL = re.compile(r"https?://[^\s/]+(/[^\s]*)?")
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 _TRUE = ("1", "true", "yes", "on")
 _FALSE = ("0", "false", "no", "off")
-_SECRETIVE = ("features_url", "events_url", "control_url", "mlflow_backend")  # may hold a password
-_SECRET = ("jwt_secret",)
+_SECRETIVE = ("redis", "broker", "features_url", "events_url", "control_url", "mlflow_backend")  # may hold a password
+_SECRET = ("jwt_secret", "ranking_key")
+RANKING_KEY_CHARACTERS = 32
 _FROM_FILES = (*_SECRETIVE, *_SECRET, "key")
 _AUTH = ("", "control", "all")
 _UNSET = frozenset({"replica"})  # told to a process by its name, not by the environment
@@ -52,9 +55,9 @@ class PlatformSettings:
     home: the data folder; absolute.
     gateway_port, grpc_port, mlflow_port: 0 picks a free one, see `home.claim_ports`. Gateways listen for
     gRPC on `gateway_host`, too, unless with_grpc is 0.
-    gateways, workers: how many processes of each.
+    gateways, workers: how many processes of each on this machine; 0 workers: gateways find those of others.
     worker_host: interface that workers listen on and gateways of other machines reach, from port
-    worker_port upwards; empty: Unix sockets. Workers ask nobody who he is: a private network only.
+    worker_port upwards; empty: Unix sockets. Without fleet_tls workers ask nobody who he is: a private network only.
     model_budgets: memory of a device by model, `search=2GB,ads=500MB`; device_memory: all of it,
     shared by the models without a budget; empty: not limited. model_weights: shares of a device's
     time, `search=2,ads=1`; 1 if not named. repository_control: whether clients may load and unload
@@ -69,10 +72,11 @@ class PlatformSettings:
     `database_url.RULE`; empty: SQLite files in the data folder. Processes and commands of one platform
     must be told the same. control_address: where the controller listens for gateways, `tcp:host:port` on a
     private network, see `serving.addresses`; empty: a Unix socket.
-    features_url: where feature rows are kept, a Redis server or Redis Cluster of your own, see
-    `features_url.RULE`; empty: with everything else, in the embedded Redis.
-    events_url: where events go, a topic of a Kafka of your own, see `deploy.events.url.RULE`; empty: Redis Streams in
-    the embedded Redis.
+    redis: where events, plans, boards and rows are kept, a Redis server or Redis Cluster of your own, see
+    `features.url.RULE`; empty: an embedded Redis. event_replicas: how many replicas must have an event before the
+    gateway takes it for written. broker: Celery's queue, a Redis server, which cannot be a cluster; empty: `redis` if
+    that is a server, else the embedded Redis. features_url: where rows are kept, if elsewhere.
+    events_url: where events go, a topic of a Kafka of your own, see `deploy.events.url.RULE`; empty: Redis Streams.
     device: where workers compute, `cpu`, `cuda:1`, or `cuda`, which gives the workers the machine's
     GPUs in turn. precision: fp32, tf32 (GPU only), bf16 or fp16, kept by versions that rank alike in
     it; compile: none, compile (torch.compile) or aoti (ahead of time), at load.
@@ -95,10 +99,16 @@ class PlatformSettings:
     `serving.settings.TokenSettings` and `parse_token_claims`; without an issuer, none. development: allows what is not
     for production: tokens by a shared secret (jwt_secret, HS256), a key set by plain HTTP.
     audit_days: how long the audit log of control calls is kept.
-    What may hold a secret (control_url, mlflow_backend, features_url, events_url, jwt_secret) may be in a file instead,
-    which `SLUICE_CONTROL_URL_FILE` and so on names.
+    mlflow: a tracking server of your own, `http://host:port`; empty: the embedded one. ranking_key: what
+    ranking ids are signed with, the same for all gateways of several machines; empty: a key in the data folder.
+    probe_address: where a process that `sluice run` started tells how it is, `tcp:host:port` on a private network, see
+    `deploy.telemetry.probe_port`; empty: nowhere.
+    What may hold a secret (redis, control_url, mlflow_backend, features_url, events_url, jwt_secret, ranking_key) may
+    be in a file instead, which `SLUICE_CONTROL_URL_FILE` and so on names.
     traces: where traces go and which, `endpoint=http://host:4318,ratio=0.01`, see `deploy.telemetry.settings`; empty:
     nowhere.
+    fleet_tls, gateway_tls: see `serving.tls.settings`; empty: between gateways and workers, or at the gateway's own
+    ports, there is no TLS.
     Raises SettingsError, naming key, value and rule.
     """
 
@@ -127,7 +137,13 @@ class PlatformSettings:
     triton_servers: str = ""
     control_url: str = ""
     control_address: str = ""
+    mlflow: str = ""
+    ranking_key: str = field(default="", repr=False)
+    probe_address: str = ""
     mlflow_backend: str = ""
+    redis: str = ""
+    event_replicas: int = 0
+    broker: str = ""
     features_url: str = ""
     events_url: str = ""
     device: str = "cpu"
@@ -153,6 +169,8 @@ class PlatformSettings:
     development: bool = False
     audit_days: int = 400
     traces: str = ""
+    fleet_tls: str = ""
+    gateway_tls: str = ""
     log_level: str = "INFO"
     replica: int = 0
 
@@ -166,6 +184,8 @@ class PlatformSettings:
             ("model_budgets", parse_budgets),
             ("device_memory", parse_bytes),
             ("model_weights", parse_weights),
+            ("redis", FeaturesUrl.parse),
+            ("broker", FeaturesUrl.server),
             ("features_url", FeaturesUrl.parse),
             ("events_url", EventsUrl.parse),
             ("flow", parse_flow),
@@ -182,8 +202,11 @@ class PlatformSettings:
             ("control_url", database_url),
             ("mlflow_backend", database_url),
             ("control_address", parse_address),
+            ("probe_address", _parse_tcp),
             ("quotas", parse_quotas),
             ("jwt_claims", parse_token_claims),
+            ("fleet_tls", parse_fleet_tls),
+            ("gateway_tls", parse_gateway_tls),
         ):
             if text := getattr(self, key):
                 try:
@@ -204,8 +227,14 @@ class PlatformSettings:
         ):
             port = getattr(self, key)
             _require(port == 0 or port not in others, key, port, rule)
-        for key in ("gateways", "workers"):
-            _require(1 <= getattr(self, key) <= MAX_REPLICAS, key, getattr(self, key), f"1 to {MAX_REPLICAS}")
+        for key, least in (("gateways", 1), ("workers", 0)):
+            _require(least <= getattr(self, key) <= MAX_REPLICAS, key, getattr(self, key), f"{least} to {MAX_REPLICAS}")
+        _require(0 <= self.event_replicas <= 8, "event_replicas", self.event_replicas, "0 to 8")
+        _require(not self.mlflow or bool(_HTTP_URL.fullmatch(self.mlflow)), "mlflow", self.mlflow, "http://host:port")
+        _require(
+            not self.ranking_key or len(self.ranking_key) >= RANKING_KEY_CHARACTERS,
+            *("ranking_key", "(set)", f"{RANKING_KEY_CHARACTERS} characters or more, the same for all gateways"),
+        )
         _require(1 <= self.torch_threads <= 256, "torch_threads", self.torch_threads, "1 to 256")
         for key, holds, rule in device_rules(self.device, self.precision, self.compile):
             _require(holds, key, getattr(self, key), rule)
@@ -235,7 +264,7 @@ class PlatformSettings:
     @property
     def gateway_url(self) -> str:
         """Where a client on this machine finds the gateway."""
-        return f"http://{url_host(self.gateway_host)}:{self.gateway_port}"
+        return f"{'https' if self.gateway_tls else 'http'}://{url_host(self.gateway_host)}:{self.gateway_port}"
 
     @property
     def queries_need_keys(self) -> bool:
@@ -273,13 +302,29 @@ class PlatformSettings:
 
     @property
     def mlflow_url(self) -> str:
-        """Where MLflow listens, on this machine only."""
-        return f"http://127.0.0.1:{self.mlflow_port}"
+        """Where MLflow listens: the embedded one on this machine only."""
+        return self.mlflow or f"http://127.0.0.1:{self.mlflow_port}"
 
     @property
     def redis_url(self) -> str:
-        """For `redis.from_url`."""
-        return f"unix://{self.redis_socket}"
+        """Of what keeps events, plans and boards, see `features.url.RULE`; with its password."""
+        return self.redis or f"unix://{self.redis_socket}"
+
+    @property
+    def rows_url(self) -> str:
+        """Of what keeps feature rows, see `features.url.RULE`; with its password."""
+        return self.features_url or self.redis_url
+
+    @property
+    def embedded_redis(self) -> bool:
+        """Whether a Redis of the platform's own runs: if nothing else was named, or Celery has nowhere else to go."""
+        return not self.redis or (self.with_celery and not self.broker and bool(FeaturesUrl.parse(self.redis).nodes))
+
+    @property
+    def broker_url(self) -> str:
+        """Celery's, as kombu writes it; with its password."""
+        url = self.broker or (f"unix://{self.redis_socket}" if self.embedded_redis else self.redis)
+        return f"redis+socket://{url.removeprefix('unix://')}" if url.startswith("unix://") else url
 
     @property
     def redis_folder(self) -> Path:
@@ -423,6 +468,11 @@ class ClientSettings:
     def from_environment(environment: Mapping[str, str]) -> "ClientSettings":
         """What these variables say."""
         return ClientSettings(*(_told(environment, one.name) for one in dataclasses.fields(ClientSettings)))
+
+
+def _parse_tcp(text: str) -> None:
+    if not isinstance(parse_address(text), TcpAddress):
+        raise ValueError("expected tcp:host:port")
 
 
 def _parse_gates(text: str) -> object:

@@ -5,9 +5,11 @@ does not need is not imported: the gateway sees neither torch nor mlflow.
 """
 
 import functools
+import hashlib
 import logging
 import os
 import secrets
+import socket
 import subprocess
 import sys
 import tempfile
@@ -22,6 +24,7 @@ from typing import TYPE_CHECKING, cast
 from deploy.database_url import require_driver
 from deploy.machine import collector, heap
 from deploy.settings import PlatformSettings
+from deploy.telemetry.probe_port import probe_port
 
 if TYPE_CHECKING:
     import redis
@@ -58,17 +61,16 @@ SLAB_ROW_BYTES = 84  # of a row in the host slab, beside its values: key, age, c
 
 def redis_client(settings: PlatformSettings, timeout_s: float = REDIS_TIMEOUT_S) -> "redis.Redis":
     """A client of the platform's Redis; bytes in, bytes out."""
-    import redis
-    from redis.backoff import NoBackoff
-    from redis.retry import Retry
+    from deploy.redis_clients import platform_client
 
-    # one more try, at once: redis-py's own ten with growing pauses would hold up whoever asked for seconds
-    retry = Retry(NoBackoff(), 1)
-    return redis.Redis(unix_socket_path=str(settings.redis_socket), socket_timeout=timeout_s, retry=retry)
+    return platform_client(settings, timeout_s)
 
 
 def ranking_secret(settings: PlatformSettings) -> bytes:
-    """The installation's key for ranking ids, made on first use and shared by its gateways."""
+    """The installation's key for ranking ids: the one told to all gateways of several machines, else one in the data
+    folder, made on first use and shared by the gateways of this one."""
+    if settings.ranking_key:
+        return hashlib.blake2b(settings.ranking_key.encode(), digest_size=32, person=b"sluice-rankings").digest()
     path = settings.home / "ranking-id.key"
     try:
         return path.read_bytes()
@@ -112,6 +114,8 @@ def run_worker(settings: PlatformSettings, stop: threading.Event) -> None:
     from serving.settings import WorkerSettings
     from serving.shares import Shares, parse_weights
     from serving.shelf import Shelf
+    from serving.tls.channel import WorkerTls
+    from serving.tls.settings import parse_fleet_tls
     from serving.worker import Worker
 
     mine = WorkerSettings(
@@ -141,6 +145,8 @@ def run_worker(settings: PlatformSettings, stop: threading.Event) -> None:
         kept=lambda held: tiers.keep({loaded.view.fingerprint for loaded in held if isinstance(loaded, LoadedModel)}),
     )
     name = f"worker-{settings.replica}"
+    if mine.address.startswith("tcp:") and settings.redis:  # one of many machines, each of which has such a one
+        name = f"{name}@{socket.gethostname()}"
     board = RedisBoard(redis_client(settings, 1.0))
     watcher = PlanWatcher(board, mine.plan_copy, shelf.follow, hold_back=shelf.hold_back)
     record = ReplicaRecord(
@@ -157,13 +163,15 @@ def run_worker(settings: PlatformSettings, stop: threading.Event) -> None:
         BatchWindow(mine.batch_candidates),
         shares=Shares(mine.model_weights),
         draining=registration.drain,
+        tls=WorkerTls(parse_fleet_tls(settings.fleet_tls)) if settings.fleet_tls else None,
     )
     listener = rows.listener(tiers.changed, tiers.resync)
     sampler = DeviceSampler(cuda_uuids() if lane else {})
     for thread in (watcher, shelf, listener, prefetcher, registration, sampler):
         thread.start()
     collector.calm()
-    worker.run(stop)
+    with probe_port(settings, ready=lambda: shelf.stock.ready):
+        worker.run(stop)
     for thread in (watcher, shelf, listener, prefetcher, registration, sampler):
         thread.stop()
 
@@ -291,6 +299,18 @@ def version_cache(settings: PlatformSettings) -> "VersionCache":
     return VersionCache(settings.versions_folder, fetch)
 
 
+def fetch_copy(settings: PlatformSettings, model: str, version: int, folder: Path) -> None:
+    """A version out of the registry into the copies on this machine, by a process of its own, as workers do it.
+    Raises StoreUnavailable."""
+    from registry.errors import StoreUnavailable
+
+    argv = [sys.executable, "-m", "deploy.models.fetch", model, str(version), str(folder)]
+    try:
+        subprocess.run(argv, check=True, timeout=FETCH_TIMEOUT_S, stdout=subprocess.DEVNULL)
+    except (subprocess.SubprocessError, OSError) as error:
+        raise StoreUnavailable(f"{model}@{version} could not be fetched from {settings.mlflow_url}: {error}") from error
+
+
 def run_archiver(settings: PlatformSettings, stop: threading.Event) -> None:
     """Events from the stream into Parquet."""
     from deploy.events.stream import event_reader
@@ -299,7 +319,7 @@ def run_archiver(settings: PlatformSettings, stop: threading.Event) -> None:
     from pipelines.settings import ArchiverSettings
 
     heap.keep()
-    with event_reader(settings, "archiver", "archiver-0") as reader:
+    with event_reader(settings, "archiver", "archiver-0") as reader, probe_port(settings):
         collector.calm()
         Archiver(reader, Archive(settings.archive_folder), ArchiverSettings()).run(stop)
 
@@ -330,6 +350,8 @@ def run_monitor(settings: PlatformSettings, stop: threading.Event) -> None:
 
     def profile_of(model: str, version: int) -> ReferenceProfile | None:
         folder = settings.versions_folder / model / str(version)
+        if not folder.exists() and settings.mlflow:  # workers of other machines have their copies there
+            fetch_copy(settings, model, version, folder)
         return read(folder).profile if folder.exists() else None
 
     def standard_of(model: str, version: int) -> tuple[float, float] | None:
@@ -351,6 +373,7 @@ def run_monitor(settings: PlatformSettings, stop: threading.Event) -> None:
     with (
         event_reader(settings, GROUP, "monitor-0") as of_mirrors,
         event_reader(settings, "monitor", "monitor-0") as of_rankings,
+        probe_port(settings),
     ):
         mirrors = MirrorMonitor(
             of_mirrors,

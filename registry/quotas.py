@@ -18,8 +18,8 @@ import redis
 
 from registry.redis_errors import redis_errors
 
-BUCKET_KEY = "sluice:quota:"
-GATEWAYS_KEY = "sluice:quotas:gateways"
+BUCKET_KEY = "{sluice:quotas}:of:"  # braces: one slot of a cluster holds all, and a lease is one script
+GATEWAYS_KEY = "{sluice:quotas}:gateways"
 GATEWAY_COUNTS_US = 10_000_000
 """So long after it last asked a gateway counts as one of those that share the quotas."""
 _FAR_US = 1_000_000  # beyond what a quota can owe: the clock went back, or the quota was made larger
@@ -124,7 +124,7 @@ class RedisLedger:
     """On Redis, by Redis's clock; a quota that is full takes no memory. client: returns bytes."""
 
     def __init__(self, client: redis.Redis) -> None:
-        self._script = client.register_script(_LEASE)
+        self._client = client
 
     def lease(self, gateway: str, asks: Sequence[LeaseAsk]) -> tuple[list[Lease], int]:
         """See `QuotaLedger`."""
@@ -133,7 +133,7 @@ class RedisLedger:
             told += [repr(ask.quota.rate_per_s), repr(ask.quota.burst), ask.wanted, ask.least]
         with redis_errors("lease tokens of quotas"):
             keys = [GATEWAYS_KEY, *(BUCKET_KEY + ask.quota.name for ask in asks)]
-            gateways, *found = cast(list[int], self._script(keys=keys, args=told))
+            gateways, *found = cast(list[int], self._client.eval(_LEASE, len(keys), *keys, *told))
         pairs = zip(found[::2], found[1::2], strict=True)
         return [Lease(granted, wait_us / 1e6) for granted, wait_us in pairs], max(1, gateways)
 

@@ -20,11 +20,13 @@ from typing import Any, Protocol, TypeVar
 import redis
 
 from registry.errors import StoreUnavailable
-from registry.redis_errors import redis_errors
+from registry.redis_errors import redis_errors, server_of
 
 EVENT_STREAM = "sluice:events"
 CLAIM_IDLE_S = 60.0
 LAG_COUNTED = 1000
+REPLICAS_MS = 1000
+"""How long replicas may take to have what was appended."""
 _FIELD = b"e"
 _CLAIM_PAGE = 100
 
@@ -80,13 +82,40 @@ class StreamReader(Protocol):
 
 
 class RedisStream:
-    """The writer on Redis Streams. client: returns bytes (`decode_responses` off)."""
+    """The writer on Redis Streams. client: returns bytes (`decode_responses` off).
 
-    def __init__(self, client: redis.Redis, name: str = EVENT_STREAM) -> None:
-        self._client, self._name = client, name
+    replicas: how many must have an entry, too, before it counts as written: a primary that dies takes with it what
+    its replicas do not have. While fewer follow, nothing is appended.
+    """
+
+    def __init__(self, client: redis.Redis, name: str = EVENT_STREAM, replicas: int = 0) -> None:
+        self._client, self._name, self._replicas = client, name, replicas
+        self._in_doubt = False  # what was appended last did not reach the replicas
 
     def append(self, payloads: Sequence[bytes]) -> None:
         """See `StreamWriter`."""
+        if self._in_doubt:  # not once more each time that it is tried
+            self._reach_replicas()
+        self._append(payloads)
+        if self._replicas and payloads:
+            self._in_doubt = True
+            self._reach_replicas()
+
+    def _reach_replicas(self) -> None:
+        with redis_errors("copy events to replicas"):
+            client = server_of(self._client, self._name)
+            with client.pipeline(transaction=False) as pipeline:
+                pipeline.ping()  # WAIT is for what came before on this connection, whoever wrote it
+                pipeline.execute_command("WAIT", self._replicas, REPLICAS_MS)  # type: ignore[no-untyped-call]
+                _, reached = pipeline.execute()
+        if reached < self._replicas:
+            raise StoreUnavailable(
+                f"{reached} replicas have the events, of {self._replicas}: start replicas of the primary that keeps "
+                f"{self._name!r}, or lower SLUICE_EVENT_REPLICAS"
+            )
+        self._in_doubt = False
+
+    def _append(self, payloads: Sequence[bytes]) -> None:
         if len(payloads) == 1:  # the usual case; one command is all or nothing by itself
             with redis_errors("append events"):
                 self._client.xadd(self._name, {_FIELD: payloads[0]})

@@ -6,6 +6,7 @@ RankingError              500  INTERNAL
   QueryRefused            400  INVALID_ARGUMENT    names the field and the rule
     UnknownModel          404  NOT_FOUND
     WrongMethod           405  UNIMPLEMENTED
+    TooSlow               408  DEADLINE_EXCEEDED   it did not arrive in time
     BodyTooLarge          413  INVALID_ARGUMENT
     WrongContentType      415  INVALID_ARGUMENT
     NotServed             501  UNIMPLEMENTED       part of a protocol that is left out here
@@ -56,6 +57,12 @@ class WrongMethod(QueryRefused):
     """The route takes POST."""
 
     status = 405
+
+
+class TooSlow(QueryRefused):
+    """The request trickled in for longer than anybody waits for it."""
+
+    status = 408
 
 
 class BodyTooLarge(QueryRefused):

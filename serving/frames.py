@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from registry.contracts.errors import UNDECODABLE
 from registry.contracts.manifest import TensorSpec
+from serving.features.tier import NOTHING_FETCHED, Fetched
 
 MAX_FRAME_BYTES = 256 << 20
 Scalar = TypeVar("Scalar", bound=np.generic)
@@ -35,9 +36,9 @@ _U16: np.dtype[np.uint16] = np.dtype("<u2")
 _F32: np.dtype[np.float32] = np.dtype("<f4")
 # number, slot, top_k, candidates, deadline_us, ids_bytes, query columns, candidate columns, priority
 _SCORE = struct.Struct("<IHHIIIHHB")
-# number, shown, columns, missing rows, stale rows, tier away (0 or 1), queue_us, features_us, device_us,
-# score mean, score std, margin, entropy, row_age_s
-_RANKED = struct.Struct("<IHHIIBfffddddf")  # a float32 cannot hold the spread of the largest float32 scores
+# number, shown, columns, missing rows, stale rows, tier away (0 or 1), rows fetched and in how many us,
+# queue_us, features_us, device_us, score mean, score std, margin, entropy, row_age_s
+_RANKED = struct.Struct("<IHHIIBIffffddddf")  # a float32 cannot hold the spread of the largest float32 scores
 _FAILED = struct.Struct("<IH")
 
 
@@ -208,7 +209,8 @@ class RankedReply:
     features: float32 (shown, columns), as the model saw them; kept as bytes on the gateway.
     missing_rows, stale_rows: candidates without a stored row, or with one past its freshness.
     tier_away: rows are missing because their store did not answer. row_age_s: how long ago the candidates' stored
-    rows were written, on average; nan if there is none.
+    rows were written, on average; nan if there is none. fetched: what its batch asked a store for, whose time is
+    within features_us.
     """
 
     number: int
@@ -226,6 +228,7 @@ class RankedReply:
     margin: float
     entropy: float
     row_age_s: float
+    fetched: Fetched = NOTHING_FETCHED
 
     def encode(self) -> bytes:
         """The frame's bytes."""
@@ -237,6 +240,7 @@ class RankedReply:
             self.missing_rows,
             self.stale_rows,
             self.tier_away,
+            *self.fetched,
             self.queue_us,
             self.features_us,
             self.device_us,
@@ -253,12 +257,13 @@ class RankedReply:
         """Raises BrokenFrame if the counts do not add up to the body's length."""
         if len(body) < _RANKED.size:
             raise BrokenFrame("a RANKED frame is shorter than its head")
-        number, shown, columns, missing, stale, away, *numbers = _RANKED.unpack_from(body)
+        number, shown, columns, missing, stale, away, asked, asked_us, *told = _RANKED.unpack_from(body)
         parts = _Parts(body, _RANKED.size)
         order = parts.take(_U32, shown)
         scores = parts.take(_F32, shown)
         features = parts.rest(4 * shown * columns)
-        return RankedReply(number, order, scores, features, missing, stale, bool(away), *numbers)
+        fetched = Fetched(asked, asked_us) if asked else NOTHING_FETCHED
+        return RankedReply(number, order, scores, features, missing, stale, bool(away), *told, fetched)  # type: ignore[call-arg]
 
 
 REMOTE_AWAY = 502

@@ -48,6 +48,14 @@ QUOTA_LEASES = Counter(
 KEY_SET_FETCHES = Counter(
     "serving_key_set_fetches", "Fetches of the token issuer's public keys, by what came of them.", ["outcome"]
 )
+TLS_REFUSED = Counter(
+    "serving_tls_refusals",
+    "Connections that a worker refused: no handshake, none in time, or a certificate of somebody else.",
+    ["reason"],
+)
+TLS_ROTATIONS = Counter(
+    "serving_tls_rotations", "Certificates read again because their files changed, by what came of it.", ["outcome"]
+)
 GRPC_CALLS = Counter("serving_grpc_calls", "gRPC calls ended, by method and status code.", ["method", "code"])
 STAGE_SECONDS = Histogram("serving_stage_seconds", "Time of one stage of an answered query.", ["stage"], buckets=_FAST)
 DEGRADED = Counter("serving_degraded_answers", "Answers that had to do without something.", ["model", "reason"])
@@ -189,3 +197,22 @@ DEVICE_CLOCK = Gauge(
     ["device"],
     multiprocess_mode="livemostrecent",
 )
+
+_FROM_ZERO: tuple[tuple[Counter, tuple[str, ...]], ...] = (
+    (DOOR_REFUSALS, ("none", "key", "expired", "token", "reach", "unknown_yet")),
+    (QUOTA_LEASES, ("granted", "refused", "local")),
+    (RETRIES_REFUSED, ("budget", "tries", "deadline", "alone")),
+    (HEDGES, ("sent", "won", "lost")),
+    (DEADLINES, ("gateway", "replica", "queue", "features", "device")),
+    (TLS_REFUSED, ("handshake", "name", "timeout")),
+    (TLS_ROTATIONS, ("done", "failed")),
+)
+
+
+def begin_at_zero() -> None:
+    """Gives counters with few labels their series: they would begin with their first event, which no rate sees."""
+    for counter, labels in _FROM_ZERO:
+        for label in labels:
+            counter.labels(label)
+    for state in ("open", "half_open"):
+        REPLICA_BREAKERS.labels(state).set(0)

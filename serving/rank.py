@@ -27,6 +27,7 @@ from serving.errors import (
     UnknownModel,
 )
 from serving.event_log import EventLog
+from serving.features.tier import Fetched
 from serving.flow.ladder import (
     CACHED_ORDER,
     GIVEN_ORDER,
@@ -388,10 +389,10 @@ class Ranker:
         if self.glimpses.due(query.model, now_ms):
             self.glimpses.take(glimpse_of(ranking, now_ms, len(query.item_ids)))
         if self._tracer is not None:
-            self._trace(self._tracer, query, ranking, total_s)
+            self._trace(self._tracer, query, ranking, figures.fetched, total_s)
         return ranking
 
-    def _trace(self, tracer: Tracer, query: RankQuery, ranking: Ranking, total_s: float) -> None:
+    def _trace(self, tracer: Tracer, query: RankQuery, ranking: Ranking, fetched: Fetched, total_s: float) -> None:
         """Tells of the answer, if it is one that is told of."""
         tracer.answered(
             query.trace,
@@ -405,7 +406,7 @@ class Ranker:
                 "sluice.candidates": len(query.item_ids),
                 "sluice.degraded": ",".join(ranking.degraded),
             },
-            lambda: Stages.of(ranking.stages_ms),
+            lambda: Stages.of(ranking.stages_ms, *fetched),
             f"rank {query.model}@{ranking.version}",
         )
 

@@ -12,6 +12,7 @@ from registry.contracts.traces import UNTRACED, Trace
 from registry.contracts.traffic import Arm, TrafficPlan
 from serving.errors import QueryRefused
 from serving.exploration import Exploration
+from serving.features.tier import NOTHING_FETCHED, Fetched
 from serving.frames import LoadedVersion, RankedReply, ScoreRequest
 from serving.tracing.doors import HTTP_RANK, Door
 
@@ -63,20 +64,21 @@ class Ranking:
 
 @dataclass(slots=True)  # not frozen: one is made for every answer, and that would cost it a microsecond
 class ListFigures:
-    """What is known of a list beside its items, over all candidates: of their scores, and how old their rows were on
-    average; None if there are no rows. All 0 of an order that no version gave now."""
+    """What is known of a list beside its items, over all candidates: of their scores, how old their rows were on
+    average (None if there are no rows), and what a store was asked for. All 0 of an order that no version gave now."""
 
     score_mean: float = 0.0
     score_std: float = 0.0
     margin: float = 0.0
     entropy: float = 0.0
     row_age_s: float | None = None
+    fetched: Fetched = NOTHING_FETCHED
 
     @staticmethod
     def of(reply: RankedReply) -> "ListFigures":
         """As the worker measured them."""
         age_s = None if math.isnan(reply.row_age_s) else reply.row_age_s
-        return ListFigures(reply.score_mean, reply.score_std, reply.margin, reply.entropy, age_s)
+        return ListFigures(reply.score_mean, reply.score_std, reply.margin, reply.entropy, age_s, reply.fetched)
 
 
 def exploration_of(query: RankQuery, plan: TrafficPlan) -> Exploration:

@@ -12,6 +12,7 @@ import itertools
 import logging
 import random
 import socket
+import ssl
 import time
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
@@ -34,12 +35,17 @@ from serving.link import Link, Outstanding, Replica, Waiter
 from serving.silence import SilenceRule
 from serving.statistics import VersionStatistics
 from serving.tensor_frames import InferredReply, InferRequest, block_bytes
+from serving.tls.channel import SHAKEN_WITHIN_S
+from serving.tls.contexts import Certificates
+from serving.tls.settings import FleetTls
 
 log = logging.getLogger(__name__)
 
 ARENA_BYTES = 64 << 20
 WORTH_A_BLOCK_BYTES = 4096
 RECONNECT_S = 0.05
+CLOSED_WITHIN_S = 1.0
+SHAKEN_AGAIN_S = 1.0  # after a handshake that failed: it costs both sides more than a closed port
 SWEEP_S = 0.01
 LOOK_S = 0.25  # how often it is looked up which latency is usual
 _NUMBERS = 1 << 32
@@ -79,8 +85,11 @@ class ReplicaPool:
         hedge: HedgeRule | None = None,
         calm: Callable[[str], bool] = lambda model: True,
         coins: random.Random | None = None,
+        tls: FleetTls | None = None,
     ) -> None:
         self._clock, self._arena_bytes = clock, arena_bytes
+        self._tls = tls
+        self._certificates = Certificates(tls.files, server=False) if tls is not None else None
         self._retry, self._hedge_rule = retry or RetryRule(), hedge or HedgeRule()
         self._calm, self._coins = calm, coins or random.Random()
         self._flows: dict[str, _Flow] = {}
@@ -141,9 +150,13 @@ class ReplicaPool:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        for replica in (*self.replicas, *self._leaving):
+        replicas = (*self.replicas, *self._leaving)
+        for replica in replicas:
             if replica.transport is not None:
                 replica.transport.close()
+        until_s = self._loop.time() + CLOSED_WITHIN_S  # TLS says goodbye first; a loop that ends earlier complains
+        while any(replica.transport is not None for replica in replicas) and self._loop.time() < until_s:
+            await asyncio.sleep(0.001)
 
     def watch(self, changed: Callable[[], None]) -> None:
         """Calls `changed` whenever a replica came, went, or holds something else."""
@@ -446,13 +459,21 @@ class ReplicaPool:
                 replica.unsent.clear()
 
     async def _keep_connected(self, replica: Replica) -> None:
+        told = ""
         while replica.wanted:
             try:
                 channel = await self._connect(replica)
                 link = await self._link(replica, channel)
+            except ssl.SSLError as error:
+                if str(error) != told:  # once, not every second
+                    told = str(error)
+                    log.error("replica %s: no TLS connection: %s", replica.address, error)
+                await asyncio.sleep(SHAKEN_AGAIN_S)
+                continue
             except OSError:
                 await asyncio.sleep(RECONNECT_S)
                 continue
+            told = ""
             log.info("connected to replica %s", replica.address)
             await asyncio.shield(link.lost)
             log.warning("lost replica %s", replica.address)
@@ -461,7 +482,17 @@ class ReplicaPool:
         make = functools.partial(Link, replica, self._changed, self._health, self._clock)
         if channel.family == socket.AF_UNIX:
             return (await self._loop.create_unix_connection(make, sock=channel))[1]
-        return (await self._loop.create_connection(make, sock=channel))[1]
+        if self._tls is None or self._certificates is None:
+            return (await self._loop.create_connection(make, sock=channel))[1]
+        return (
+            await self._loop.create_connection(
+                make,
+                sock=channel,
+                ssl=self._certificates.fresh(),
+                server_hostname=self._tls.worker,
+                ssl_handshake_timeout=SHAKEN_WITHIN_S,
+            )
+        )[1]
 
     async def _connect(self, replica: Replica) -> socket.socket:
         """A connection; on one machine its first frame has brought the arena."""

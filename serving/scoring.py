@@ -17,7 +17,7 @@ from prometheus_client import Counter
 from registry.contracts.features import FeatureView
 from registry.contracts.profile import confidences
 from serving import metrics
-from serving.features.tier import RowKeys, Rows, RowTier
+from serving.features.tier import NOTHING_FETCHED, Fetched, RowKeys, Rows, RowTier
 from serving.flow.deadlines import patience_s
 from serving.frames import FailedReply, LoadedVersion, RankedReply, ScoreRequest
 from serving.loaded import LoadedProgram
@@ -66,13 +66,15 @@ class ScoreRefused(Exception):
 
 @dataclass(slots=True)
 class Assembled:
-    """matrix: float32 (rows, columns). missing, stale: bool (rows,). age_s: float64 (lists,), see `mean_age_s`."""
+    """matrix: float32 (rows, columns). missing, stale: bool (rows,). age_s: float64 (lists,), see `mean_age_s`.
+    fetched: what a store was asked for."""
 
     matrix: NDArray[np.float32]
     missing: NDArray[np.bool_]
     stale: NDArray[np.bool_]
     age_s: NDArray[np.float64]
     away: bool
+    fetched: Fetched = NOTHING_FETCHED
 
 
 def check(loaded: LoadedModel, request: ScoreRequest) -> None:
@@ -185,7 +187,7 @@ def assemble(
         stale = ~missing & (rows.updated_ms.astype(np.float64) < now_ms - loaded.freshness_ms)
     if rows.unchecked is not None:  # changes of theirs may have been missed
         stale |= rows.unchecked
-    return Assembled(matrix, missing, stale, mean_age_s(rows.updated_ms, counts, now_ms), rows.away)
+    return Assembled(matrix, missing, stale, mean_age_s(rows.updated_ms, counts, now_ms), rows.away, rows.fetched)
 
 
 def mean_age_s(updated_ms: NDArray[np.uint64], counts: NDArray[np.int64], now_ms: int) -> NDArray[np.float64]:
@@ -226,6 +228,8 @@ def _stored(loaded: LoadedModel, requests: Sequence[ScoreRequest], total: int, p
             fetched = loaded.tier.fetch(RowKeys(request.hashes, request.ids, None, patient_s))
             rows.values[start:stop], rows.updated_ms[start:stop] = fetched.values, fetched.updated_ms
             rows.away |= fetched.away
+            asked, us = fetched.fetched
+            rows.fetched = Fetched(rows.fetched.rows + asked, rows.fetched.us + us)
             if fetched.unchecked is not None:
                 if rows.unchecked is None:
                     rows.unchecked = np.zeros(total, dtype=bool)
@@ -339,6 +343,7 @@ def rank(
                     margin=margin,
                     entropy=entropy,
                     row_age_s=age_s,
+                    fetched=assembled.fetched,
                 )
             )
     return replies

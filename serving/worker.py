@@ -9,13 +9,14 @@ import logging
 import os
 import selectors
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Hashable, Sequence
 
 from registry.contracts.manifest import TensorSpec
 from serving import metrics, tally
-from serving.addresses import parse_address
+from serving.addresses import TcpAddress, parse_address
 from serving.arena import attach
 from serving.batch_times import BatchTimes
 from serving.batching import BatchWindow, Pending
@@ -43,6 +44,7 @@ from serving.shelf import Shelf
 from serving.statistics import encode_statistics
 from serving.tensor_batch import batch_key, rows_of
 from serving.tensor_frames import InferredReply, InferRequest
+from serving.tls.channel import NOT_NOW, SHAKEN_WITHIN_S, WorkerTls
 
 log = logging.getLogger(__name__)
 
@@ -51,10 +53,12 @@ IDLE_S = 0.25
 
 
 class _Connection:
-    """One gateway. memory: its arena, once it has sent one."""
+    """One gateway. memory: its arena, once it has sent one. shaking_since_s: of a TLS connection whose handshake is
+    not over; None once it is, and without TLS."""
 
-    def __init__(self, channel: socket.socket) -> None:
+    def __init__(self, channel: socket.socket, shaking_since_s: float | None = None) -> None:
         self.channel = channel
+        self.shaking_since_s = shaking_since_s
         self.frames = FrameBuffer()
         self.outgoing = bytearray()
         self.closed = False
@@ -70,6 +74,7 @@ class Worker:
 
     replica: its name in states and logs. wall_ms: the clock that row ages are compared with.
     shares: how models share the device. draining: called when it is told to stop, before it drains.
+    tls: who may connect over TCP; None: whoever reaches the port.
     """
 
     def __init__(
@@ -84,6 +89,7 @@ class Worker:
         shares: Shares | None = None,
         draining: Callable[[], None] = lambda: None,
         drain: DrainRule | None = None,
+        tls: WorkerTls | None = None,
     ) -> None:
         self._draining, self._drain_rule = draining, drain or DrainRule()
         self._drains, self._received_s = False, float("-inf")
@@ -102,7 +108,9 @@ class Worker:
         for end in (self._wake_reader, self._wake_writer):
             end.setblocking(False)
         self._selector.register(self._wake_reader, selectors.EVENT_READ, None)
-        self._listener = parse_address(address).listen()
+        where = parse_address(address)
+        self._tls = tls if isinstance(where, TcpAddress) else None
+        self._listener = where.listen()
         self._selector.register(self._listener, selectors.EVENT_READ, None)
 
     def wake(self) -> None:
@@ -118,6 +126,7 @@ class Worker:
                 tally.flush()
                 metrics.QUEUE.set(len(self._waiting))
                 self._tell_statistics()
+                self._give_up_handshakes()
                 flush_at_s = self._clock() + tally.FLUSH_EVERY_S
             self._turn(0.0 if self._waiting or self._under_way else IDLE_S)
         self._drain()
@@ -138,7 +147,10 @@ class Worker:
         self._listener.close()
         self._drains, began_s = True, self._clock()
         for connection in list(self._connections):
-            self._tell_state(connection)
+            if connection.shaking_since_s is not None:
+                self._close(connection)
+            else:
+                self._tell_state(connection)
         while self._connections:
             unanswered = len(self._waiting) + (self._under_way is not None)
             remote = self._elsewhere.unanswered
@@ -159,6 +171,8 @@ class Worker:
             elif key.fileobj is self._wake_reader:
                 self._wake_reader.recv(4096)
                 self._tiers.apply_changes()
+            elif key.data.shaking_since_s is not None:
+                self._shake(key.data)
             else:
                 if ready & selectors.EVENT_READ:
                     self._receive(key.data)
@@ -167,7 +181,7 @@ class Worker:
         if self._shelf.stock is not self._told_stock:
             self._told_stock = self._shelf.stock
             self._times.keep({*self._told_stock.slots, *self._told_stock.leaving})
-            for connection in list(self._connections):
+            for connection in self._greeted():
                 self._tell_state(connection)
         if self._elsewhere:
             self._answer_elsewhere()
@@ -189,10 +203,49 @@ class Worker:
     def _accept(self) -> None:
         channel, _ = self._listener.accept()
         channel.setblocking(False)
-        connection = _Connection(channel)
+        connection = _Connection(channel, None if self._tls is None else self._clock())
         self._connections.add(connection)
         self._selector.register(channel, selectors.EVENT_READ, connection)
-        self._tell_state(connection)
+        if self._tls is None:
+            self._tell_state(connection)
+
+    def _shake(self, connection: _Connection) -> None:
+        """One step of a handshake; who has come through it is told what is held here."""
+        assert self._tls is not None
+        events = selectors.EVENT_READ
+        try:
+            if not isinstance(connection.channel, ssl.SSLSocket):
+                if not connection.channel.recv(1, socket.MSG_PEEK):  # a probe: is the port open?
+                    self._close(connection)
+                    return
+                self._selector.unregister(connection.channel)
+                connection.channel, connection.greeted = self._tls.wrap(connection.channel), True
+                self._selector.register(connection.channel, events, connection)
+            self._tls.shake(connection.channel)
+            connection.shaking_since_s = None
+        except NOT_NOW as wants:
+            if isinstance(wants, ssl.SSLWantWriteError):
+                events = selectors.EVENT_WRITE
+        except OSError as error:  # PeerRefused, mostly
+            log.warning("%s", error)
+            self._close(connection)
+            return
+        self._selector.modify(connection.channel, events, connection)
+        if connection.shaking_since_s is None:
+            self._tell_state(connection)
+
+    def _greeted(self) -> list[_Connection]:
+        """Those that can be told something."""
+        return [connection for connection in self._connections if connection.shaking_since_s is None]
+
+    def _give_up_handshakes(self) -> None:
+        """Closes connections that have been at it for too long: they would hold their descriptors for ever."""
+        for connection in list(self._connections):
+            since_s = connection.shaking_since_s
+            if since_s is not None and self._clock() - since_s > SHAKEN_WITHIN_S:
+                assert self._tls is not None
+                log.warning("%s", self._tls.timed_out(connection.channel))
+                self._close(connection)
 
     def _tell_state(self, connection: _Connection) -> None:
         state = self._told_stock.state(self._replica, os.getpid())
@@ -207,7 +260,7 @@ class Worker:
         executions = sum(one.executions for one in counted)
         if executions != self._told_executions:
             self._told_executions = executions
-            for connection in list(self._connections):
+            for connection in self._greeted():
                 connection.outgoing += encode_statistics(counted)
                 self._flush(connection)
 
@@ -221,7 +274,7 @@ class Worker:
                 data, files, _, _ = socket.recv_fds(connection.channel, RECEIVE_BYTES, 1)
                 size = len(data)
                 self._received[:size] = data
-        except BlockingIOError:
+        except NOT_NOW:
             return
         except OSError:
             size = 0
@@ -369,7 +422,7 @@ class Worker:
             return
         try:
             sent = connection.channel.send(connection.outgoing)
-        except BlockingIOError:
+        except NOT_NOW:
             sent = 0
         except OSError:
             self._close(connection)

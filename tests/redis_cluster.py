@@ -6,7 +6,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,10 +26,14 @@ BUS = 10_000  # a node's bus listens on its port plus this
 
 @dataclass
 class Node:
-    """One redis-server in cluster mode, keeping nothing on disk but who it is and whom it knows."""
+    """One redis-server in cluster mode, keeping nothing on disk but who it is and whom it knows.
+
+    durable: keeps what it acknowledges, too.
+    """
 
     folder: Path
     port: int
+    durable: bool = False
     process: "subprocess.Popen[bytes] | None" = field(default=None, repr=False)
 
     def start(self) -> None:
@@ -40,7 +44,8 @@ class Node:
             "bind": "127.0.0.1",
             "dir": str(self.folder),
             "save": "",
-            "appendonly": "no",
+            "appendonly": "yes" if self.durable else "no",
+            "appendfsync": "always",
             "cluster-enabled": "yes",
             "cluster-node-timeout": "1000",
             "cluster-require-full-coverage": "no",  # rows of the nodes that are left are served
@@ -93,11 +98,12 @@ class RedisCluster:
     """The nodes; those that keep slots come first."""
 
     folder: Path
+    durable: bool = False
     nodes: list[Node] = field(default_factory=list)
 
     @property
     def url(self) -> str:
-        """As SLUICE_FEATURES_URL wants it."""
+        """As SLUICE_REDIS and SLUICE_FEATURES_URL want it."""
         return "redis+cluster://" + ",".join(f"127.0.0.1:{node.port}" for node in self.nodes)
 
     def client(self, **options: Any) -> redis.RedisCluster:
@@ -110,7 +116,7 @@ class RedisCluster:
 
     def add(self) -> Node:
         """Starts one more node and makes it known to the others, without slots."""
-        node = Node(self.folder / f"node-{len(self.nodes)}", free_port())
+        node = Node(self.folder / f"node-{len(self.nodes)}", free_port(), self.durable)
         node.start()
         self.nodes.append(node)
         if len(self.nodes) > 1:
@@ -145,6 +151,25 @@ class RedisCluster:
                 return next(node for node in self.nodes if node.port == port)
         raise LookupError(f"nobody keeps slot {slot}")
 
+    def move(self, slots: Iterable[int], source: Node, target: Node) -> int:
+        """Hands slots over with their keys, one slot after another, as `redis-cli --cluster reshard`; how many keys."""
+        moved = 0
+        for slot in map(str, slots):
+            target.command("CLUSTER", "SETSLOT", slot, "IMPORTING", source.name)
+            source.command("CLUSTER", "SETSLOT", slot, "MIGRATING", target.name)
+            while keys := source.command("CLUSTER", "GETKEYSINSLOT", slot, "100"):
+                words = ("MIGRATE", "127.0.0.1", str(target.port), "", "0", "5000", "KEYS")
+                source.command(*words, *(str(key, "utf-8") for key in keys))
+                moved += len(keys)
+            for node in (target, source, *(other for other in self.nodes if other not in (target, source))):
+                if node.command("ROLE")[0] == b"master":
+                    node.command("CLUSTER", "SETSLOT", slot, "NODE", target.name)
+        return moved
+
+    def slot(self, key: str) -> int:
+        """Where the key's place is."""
+        return int(self.nodes[0].command("CLUSTER", "KEYSLOT", key))
+
     def _acquainted(self) -> bool:
         tables = [str(node.command("CLUSTER", "NODES"), "ascii") for node in self.nodes]
         names = [node.name for node in self.nodes]
@@ -152,10 +177,10 @@ class RedisCluster:
 
 
 @contextmanager
-def running_cluster() -> Iterator[RedisCluster]:
+def running_cluster(durable: bool = False) -> Iterator[RedisCluster]:
     """Three primaries that share the slots; every server that runs at the end is killed."""
     with tempfile.TemporaryDirectory(prefix="sluice-cluster-", dir="/tmp") as folder:
-        cluster = RedisCluster(Path(folder))
+        cluster = RedisCluster(Path(folder), durable)
         try:
             for _ in range(PRIMARIES):
                 cluster.add()

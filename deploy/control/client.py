@@ -12,6 +12,7 @@ import msgspec
 
 from deploy.control.admin_key import read_admin_key
 from deploy.errors import NotRunning, Refused, SluiceError
+from deploy.machine.gateway_door import connection_to
 from deploy.machine.lifecycle import running
 from deploy.settings import ClientSettings, PlatformSettings
 
@@ -28,13 +29,20 @@ class ControlClient:
     be there in a moment (a process that restarts, a store that is away) is asked again.
     """
 
-    def __init__(self, url: str, key: str, on_behalf_of: str = "", patience_s: float = PATIENCE_S) -> None:
+    def __init__(
+        self,
+        url: str,
+        key: str,
+        on_behalf_of: str = "",
+        patience_s: float = PATIENCE_S,
+        connection: http.client.HTTPConnection | None = None,
+    ) -> None:
         self.url, self._key, self._on_behalf_of, self._patience_s = url, key, on_behalf_of, patience_s
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise SluiceError(f"SLUICE_URL={url}: expected http://host:port of a gateway", "unset SLUICE_URL")
         kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-        self._connection = kind(parts.hostname, parts.port, timeout=TIMEOUT_S)
+        self._connection = connection or kind(parts.hostname, parts.port, timeout=TIMEOUT_S)
         self._base = parts.path.rstrip("/")
 
     @staticmethod
@@ -63,7 +71,8 @@ class ControlClient:
             raise SluiceError(f"{settings.admin_key_file}: {error.strerror}", "SLUICE_KEY=… of your own") from error
         if not key:
             raise SluiceError(f"{settings.admin_key_file} is not there", "sluice status: the controller makes it")
-        return ControlClient(settings.gateway_url, key, on_behalf_of)
+        door = connection_to(settings, TIMEOUT_S)
+        return ControlClient(settings.gateway_url, key, on_behalf_of, connection=door)
 
     def __enter__(self) -> "ControlClient":
         return self

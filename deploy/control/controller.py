@@ -24,6 +24,7 @@ from deploy.drift_reports.shelf import ReportShelf
 from deploy.gateway.doorkeeper import token_key_set, token_verifier
 from deploy.settings import PlatformSettings
 from deploy.telemetry.open import exporter_of
+from deploy.telemetry.probe_port import probe_port
 from drift.days.reports import DayReports
 from drift.settings import parse_monitor
 from pipelines.archive.files import Archive
@@ -135,9 +136,15 @@ class Controller:
 
 def control(settings: PlatformSettings, stop: threading.Event) -> None:
     """The whole process. What else is to run in it is a thread started here."""
-    database = _open_control(settings, stop)
-    if database is None:
-        return
+    answers = threading.Event()
+    with probe_port(settings, ready=answers.is_set):
+        database = _open_control(settings, stop)
+        if database is not None:
+            _control(settings, stop, database, answers)
+
+
+def _control(settings: PlatformSettings, stop: threading.Event, database: SqlControl, answers: threading.Event) -> None:
+    """answers: set as soon as the control API does."""
     controller = make_controller(settings, database)
     if controller.aliases is not None:
         controller.aliases.start()
@@ -148,9 +155,11 @@ def control(settings: PlatformSettings, stop: threading.Event) -> None:
         thread.start()
     api = control_api(settings, controller, meter.meter, token_keys, exporter.tell if exporter else None)
     api.start()
+    answers.set()
     try:
         controller.run(stop)
     finally:
+        answers.clear()
         api.stop()
         for thread in threads:
             thread.stop()

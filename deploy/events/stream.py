@@ -34,7 +34,7 @@ def event_reader(settings: PlatformSettings, group: str, consumer: str) -> Itera
 def _redis(settings: PlatformSettings) -> RedisStream:
     from deploy.wiring import redis_client
 
-    return RedisStream(redis_client(settings))
+    return RedisStream(redis_client(settings), replicas=settings.event_replicas)
 
 
 def _kafka(settings: PlatformSettings) -> "KafkaStream":

@@ -1,4 +1,4 @@
-"""`SLUICE_FEATURES_URL`: what it says, and how it is shown without its password."""
+"""`SLUICE_REDIS`, `SLUICE_FEATURES_URL`: what they say, and how that is shown without its password."""
 
 import re
 from dataclasses import dataclass, field
@@ -42,6 +42,14 @@ class FeaturesUrl:
             username=unquote(username) or None,
             password=unquote(password) or None,
         )
+
+    @staticmethod
+    def server(text: str) -> "FeaturesUrl":
+        """As `parse`, of what can be no cluster. Raises ValueError, naming the rule."""
+        found = FeaturesUrl.parse(text)
+        if found.nodes:
+            raise ValueError("expected redis://host:port/db, rediss://.. or unix:///path.sock: Celery takes no cluster")
+        return found
 
 
 def without_password(text: str) -> str:

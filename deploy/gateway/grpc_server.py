@@ -2,6 +2,7 @@
 
 import random
 import socket
+import ssl
 from importlib.metadata import version
 
 from registry.contracts.ids import RankingIds
@@ -30,12 +31,13 @@ async def start_grpc(
     random: random.Random,
     limits: GrpcSettings | None = None,
     doorkeeper: Doorkeeper | None = None,
+    tls: ssl.SSLContext | None = None,
 ) -> GrpcServer:
     """A server on the running loop that accepts calls; the caller stops it, before the pool.
 
     listener: bound, with SO_REUSEPORT where several gateways share the port; becomes the server's.
     regions: None where shared memory is off. random: makes trace ids. doorkeeper: None where queries are open to
-    everybody.
+    everybody. tls: with ALPN for `h2`; None: plain.
     """
 
     def ready() -> bool:
@@ -50,5 +52,5 @@ async def start_grpc(
         settings,
     )
     server = GrpcServer(methods, limits or GrpcSettings(), random, doorkeeper)
-    await server.start(listener)
+    await server.start(listener, tls)
     return server

@@ -5,9 +5,11 @@ import contextlib
 import os
 import random
 import socket
+import ssl
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
@@ -25,6 +27,7 @@ from deploy.machine.probes import PROCESS_HEADER
 from deploy.machine.state import read_state
 from deploy.settings import PlatformSettings
 from deploy.telemetry.open import exporter_of
+from deploy.telemetry.probe_port import probe_port
 from deploy.telemetry.settings import parse_traces
 from deploy.wiring import ranking_secret, redis_client
 from registry.board import RedisBoard
@@ -34,7 +37,7 @@ from registry.counters import RedisCounterBoard
 from registry.errors import RegistryError
 from registry.glimpse_board import RedisGlimpseBoard
 from registry.replica_board import RedisReplicaBoard
-from serving import tally
+from serving import metrics, tally
 from serving.arm_counts import ArmCounts, CounterPublisher
 from serving.discovery import ReplicaWatcher
 from serving.errors import ReplicaUnhealthy
@@ -59,6 +62,8 @@ from serving.rank import Ranker
 from serving.regions import Regions
 from serving.replicas import ReplicaPool
 from serving.settings import ControlSettings, GatewaySettings
+from serving.tls.contexts import Certificates
+from serving.tls.settings import parse_fleet_tls, parse_gateway_tls
 from serving.tracing.tracer import Tracer
 
 if TYPE_CHECKING:
@@ -82,6 +87,7 @@ def metrics_registry(settings: PlatformSettings) -> CollectorRegistry:
 def serve_gateway(settings: PlatformSettings, stop: threading.Event) -> None:
     """Runs until `stop` is set and the requests under way are answered."""
     heap.keep()
+    metrics.begin_at_zero()
     mine = GatewaySettings(
         journal=settings.journal_folder / f"gateway-{settings.replica}.journal",
         plan_copy=settings.versions_folder / f"plans-gateway-{settings.replica}.json",
@@ -107,7 +113,9 @@ async def _serve(settings: PlatformSettings, mine: GatewaySettings, stop: thread
         hedge=flow.hedge,
         calm=lambda model: not permits.busy(model),
         coins=random.Random(source.getrandbits(256)),
+        tls=parse_fleet_tls(settings.fleet_tls) if settings.fleet_tls else None,
     )
+    doors = _Doors.of(settings)
     mirror = Mirror(
         pool, event_log, permits, random.Random(source.getrandbits(256)), mine.max_mirrored, mine.mirror_deadline_ms
     )
@@ -128,7 +136,10 @@ async def _serve(settings: PlatformSettings, mine: GatewaySettings, stop: thread
         ladder=flow.ladder,
         tracer=tracer,
     )
-    process = process_name(f"gateway-{settings.replica}", os.getpid(), time.time_ns() // 1_000_000)
+    name = f"gateway-{settings.replica}"
+    # of several machines, each with a first gateway of its own: in containers even their pids are the same
+    alone = f"{name}@{socket.gethostname()}" if settings.redis else name
+    process = process_name(alone, os.getpid(), time.time_ns() // 1_000_000)
 
     def follow(plans: Plans) -> None:
         loop.call_soon_threadsafe(ranker.follow, plans)
@@ -181,7 +192,7 @@ async def _serve(settings: PlatformSettings, mine: GatewaySettings, stop: thread
         version("sluice"),
         routers=[oip_routes(service, regions, version("sluice")), console_router()],
         control=control_router(Controller(control).ask, control),
-        process={PROCESS_HEADER: f"gateway-{settings.replica}"},
+        process={PROCESS_HEADER: name},
     )
 
     async def grpc_server() -> "GrpcServer | None":
@@ -192,7 +203,9 @@ async def _serve(settings: PlatformSettings, mine: GatewaySettings, stop: thread
         listener = _listen(settings.gateway_host, settings.grpc_port)
         trace_ids = random.Random(source.getrandbits(256))
         return await start_grpc(
-            *(listener, ranker, service, event_log, ids, mine, regions, trace_ids), doorkeeper=doorkeeper
+            *(listener, ranker, service, event_log, ids, mine, regions, trace_ids),
+            doorkeeper=doorkeeper,
+            tls=doors.grpc.context if doors.grpc is not None else None,
         )
 
     @contextlib.asynccontextmanager
@@ -245,10 +258,12 @@ async def _serve(settings: PlatformSettings, mine: GatewaySettings, stop: thread
             log_config=None,
             server_header=False,
             timeout_graceful_shutdown=DRAIN_S,
+            ssl_context_factory=doors.http_context,
         )
     )
-    ender = loop.create_task(_end_when(stop, server, permits))
-    await server.serve(sockets=[_listen(settings.gateway_host, settings.gateway_port)])
+    ender = loop.create_task(_end_when(stop, server, permits, doors.look))
+    with probe_port(settings, ready=lambda: ranker.ready):
+        await server.serve(sockets=[_listen(settings.gateway_host, settings.gateway_port)])
     ender.cancel()
 
 
@@ -262,8 +277,36 @@ def _listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-async def _end_when(stop: threading.Event, server: uvicorn.Server, permits: Permits) -> None:
+@dataclass(frozen=True, slots=True)
+class _Doors:
+    """Certificates of the gateway's own ports; None where there is no TLS."""
+
+    http: Certificates | None = None
+    grpc: Certificates | None = None
+
+    @staticmethod
+    def of(settings: PlatformSettings) -> "_Doors":
+        if not settings.gateway_tls:
+            return _Doors()
+        files = parse_gateway_tls(settings.gateway_tls)
+        return _Doors(Certificates(files, True, ("http/1.1",)), Certificates(files, True, ("h2",)))
+
+    @property
+    def http_context(self) -> "Callable[[uvicorn.Config, Callable[[], ssl.SSLContext]], ssl.SSLContext] | None":
+        """For uvicorn, which asks for no context where this is None."""
+        certificates = self.http
+        return None if certificates is None else lambda config, usual: certificates.context
+
+    def look(self) -> None:
+        """Reads again what has changed."""
+        for certificates in (self.http, self.grpc):
+            if certificates is not None:
+                certificates.fresh()
+
+
+async def _end_when(stop: threading.Event, server: uvicorn.Server, permits: Permits, look: Callable[[], None]) -> None:
     while not stop.is_set():
+        look()
         permits.publish()
         tally.flush()
         await asyncio.sleep(tally.FLUSH_EVERY_S)

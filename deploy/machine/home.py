@@ -29,6 +29,7 @@ class _Found(msgspec.Struct, frozen=True):
     mlflow_port: int
     grpc_port: int
     features_url: str = ""
+    redis: str = ""
     control: str = ""  # digest of the URL of the control database, which may hold a password
 
     def of(self, settings: PlatformSettings) -> PlatformSettings:
@@ -98,6 +99,11 @@ def prepare(settings: PlatformSettings) -> None:
     Raises SluiceError if the folder for sockets is somebody else's.
     """
     shutil.rmtree(settings.metrics_folder, ignore_errors=True)
+    make_folders(settings)
+
+
+def make_folders(settings: PlatformSettings) -> None:
+    """Those that processes write into; others may use them already. Raises SluiceError as `prepare` does."""
     for folder in (
         settings.redis_folder,
         settings.artefacts_folder,
@@ -131,6 +137,7 @@ def claim_ports(settings: PlatformSettings) -> PlatformSettings:
             if settings.with_grpc
             else settings.grpc_port,
             features_url=settings.features_url,
+            redis=settings.redis,
             control=_control(settings),
         )
     write_atomically(_found_file(settings), msgspec.json.encode(found))

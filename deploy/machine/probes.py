@@ -2,9 +2,11 @@
 
 import http.client
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from deploy.errors import SluiceError
 from serving.addresses import check_peer, parse_address
 
 TIMEOUT_S = 0.5
@@ -15,16 +17,19 @@ PROCESS_HEADER = "x-sluice-process"
 class HttpAnswers:
     """GET of the path answers 200.
 
-    process: where several share the port, whose answer it must be (`PROCESS_HEADER`); empty: anybody's.
+    connect: a connection that is not connected yet, which gives up after as long as it is told. process: where several
+    share the port, whose answer it must be (`PROCESS_HEADER`); empty: anybody's.
     """
 
-    host: str
-    port: int
+    connect: Callable[[float], http.client.HTTPConnection]
     path: str
     process: str = ""
 
     def __call__(self) -> bool:
-        connection = http.client.HTTPConnection(self.host, self.port, timeout=TIMEOUT_S)
+        try:
+            connection = self.connect(TIMEOUT_S)
+        except SluiceError:
+            return False
         try:
             connection.request("GET", self.path)
             response = connection.getresponse()

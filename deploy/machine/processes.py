@@ -1,25 +1,30 @@
 """The processes of one machine, in the order in which they start."""
 
+import functools
 import importlib.util
 import sys
+from dataclasses import replace
+from http.client import HTTPConnection
 from pathlib import Path
 
 from deploy.database_url import require_driver
 from deploy.errors import SluiceError
+from deploy.machine.gateway_door import connection_to
 from deploy.machine.probes import Accepts, HttpAnswers, RedisAnswers
 from deploy.machine.supervision import ProcessSpec
-from deploy.settings import PlatformSettings, url_host
+from deploy.settings import PlatformSettings
 
+CELERY_GRACE_S = 20.0
 SETTLED_S = 2.0  # a process without a port counts as ready when it has not died in so long
 
 
 def platform_processes(settings: PlatformSettings) -> tuple[ProcessSpec, ...]:
-    """What `sluice up` runs. Ports are known by now, folders exist.
+    """What `sluice up` runs. Ports are known by now, folders exist. Redis and MLflow of the user's own are not.
 
     Readers of events start before their writers, so that they stop after them.
     """
-    specs = [_redis(settings)]
-    if settings.with_mlflow:
+    specs = [_redis(settings)] if settings.embedded_redis else []
+    if settings.with_mlflow and not settings.mlflow:
         specs.append(_mlflow(settings))
     if settings.with_controller:
         specs.append(_controller(settings))
@@ -31,7 +36,8 @@ def platform_processes(settings: PlatformSettings) -> tuple[ProcessSpec, ...]:
     specs += [_gateway(settings, replica) for replica in range(settings.gateways)]
     if settings.with_celery:
         specs += _celery(settings)
-    return tuple(specs)
+    started = {spec.name for spec in specs}
+    return tuple(replace(spec, needs=tuple(name for name in spec.needs if name in started)) for spec in specs)
 
 
 def _redis(settings: PlatformSettings) -> ProcessSpec:
@@ -90,7 +96,9 @@ def _mlflow(settings: PlatformSettings) -> ProcessSpec:
             "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
             "MLFLOW_DISABLE_TELEMETRY": "true",
         },
-        is_ready=HttpAnswers("127.0.0.1", settings.mlflow_port, "/health"),
+        is_ready=HttpAnswers(
+            lambda timeout_s: HTTPConnection("127.0.0.1", settings.mlflow_port, timeout=timeout_s), "/health"
+        ),
         start_timeout_s=180.0,  # the first start makes the database
     )
 
@@ -129,17 +137,18 @@ def _worker(settings: PlatformSettings, replica: int) -> ProcessSpec:
 
 
 def _gateway(settings: PlatformSettings, replica: int) -> ProcessSpec:
-    name, host = f"gateway-{replica}", url_host(settings.gateway_host).strip("[]")
+    name = f"gateway-{replica}"
     return ProcessSpec(
         name=name,
         argv=(sys.executable, "-m", "deploy.process", name),
         env=_metrics(settings),
-        is_ready=HttpAnswers(host, settings.gateway_port, "/health", process=name),
+        is_ready=HttpAnswers(functools.partial(connection_to, settings), "/health", process=name),
         needs=("redis",),
     )
 
 
-def _celery(settings: PlatformSettings) -> list[ProcessSpec]:
+def celery_commands(settings: PlatformSettings) -> dict[str, tuple[str, ...]]:
+    """The command lines of Celery's processes, by name."""
     celery = (sys.executable, "-m", "celery", "-A", "deploy.celery_app")
     # Threads: a pool of processes would outlive a killed parent, and tasks here wait or leave the GIL.
     worker = ("worker", "--pool", "threads", "--concurrency", "2", "--without-gossip", "--without-mingle")
@@ -150,16 +159,23 @@ def _celery(settings: PlatformSettings) -> list[ProcessSpec]:
         *("--max-tasks-per-child", "1", "--without-gossip", "--without-mingle", "--without-heartbeat"),
     )
     beat = ("beat", "--schedule", str(settings.run_folder / "celerybeat"), "--pidfile=")
+    return {
+        name: (*celery, *command)
+        for name, command in (("celery-worker", worker), ("celery-runs", runner), ("celery-beat", beat))
+    }
+
+
+def _celery(settings: PlatformSettings) -> list[ProcessSpec]:
     return [
         ProcessSpec(
             name=name,
-            argv=(*celery, *command),
+            argv=argv,
             env=_metrics(settings),
             ready_after_s=SETTLED_S,
             needs=("redis",),
-            stop_grace_s=20.0,
+            stop_grace_s=CELERY_GRACE_S,
         )
-        for name, command in (("celery-worker", worker), ("celery-runs", runner), ("celery-beat", beat))
+        for name, argv in celery_commands(settings).items()
     ]
 
 

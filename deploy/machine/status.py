@@ -6,12 +6,12 @@ from typing import Any
 
 import msgspec
 import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
-from deploy.features.store import feature_client
+from deploy.features.store import feature_client, primaries
 from deploy.features.url import without_password
-from deploy.settings import PlatformSettings, url_host
+from deploy.machine.gateway_door import connection_to
+from deploy.redis_clients import platform_client, redis_errors_only
+from deploy.settings import PlatformSettings
 from registry.contracts.errors import ContractError
 from registry.contracts.traffic import TrafficPlan
 
@@ -23,11 +23,13 @@ TIMEOUT_S = 2.0
 def redis_status(settings: PlatformSettings, now_ms: int) -> dict[str, Any]:
     """Keys `redis` (memory and keys; None if it does not answer), `traffic`, `events` by group."""
     try:
-        with redis.Redis(
-            unix_socket_path=str(settings.redis_socket), socket_timeout=TIMEOUT_S, retry=Retry(NoBackoff(), 0)
-        ) as client:
+        with platform_client(settings, TIMEOUT_S) as client, redis_errors_only():
+            servers = primaries(client)
             return {
-                "redis": {"used_memory_bytes": client.info("memory")["used_memory"], "keys": client.dbsize()},
+                "redis": {
+                    "used_memory_bytes": sum(server.info("memory")["used_memory"] for server in servers),
+                    "keys": sum(server.dbsize() for server in servers),
+                },
                 "traffic": _traffic(client),
                 "events": event_lag(client, now_ms),
             }
@@ -37,10 +39,10 @@ def redis_status(settings: PlatformSettings, now_ms: int) -> dict[str, Any]:
 
 def features_status(settings: PlatformSettings) -> dict[str, Any] | None:
     """Where the rows are, without a password, and how many `nodes` answer of how many (`of`); None
-    if they are in the embedded Redis. A cluster that does not answer has no nodes."""
-    if not settings.features_url:
+    if they are with everything else in the embedded Redis. A cluster that does not answer has no nodes."""
+    if not settings.features_url and not settings.redis:
         return None
-    where = {"url": without_password(settings.features_url)}
+    where = {"url": without_password(settings.rows_url)}
     try:
         client = feature_client(settings, TIMEOUT_S)
     except redis.RedisError:
@@ -93,8 +95,7 @@ def _traffic(client: Any) -> list[dict[str, Any]]:
 
 def gateway_status(settings: PlatformSettings) -> Any:
     """What the gateway says of itself at /v1/status; None if it does not answer."""
-    host = url_host(settings.gateway_host).strip("[]")
-    connection = http.client.HTTPConnection(host, settings.gateway_port, timeout=TIMEOUT_S)
+    connection = connection_to(settings, TIMEOUT_S)
     try:
         connection.request("GET", "/v1/status")
         answer = connection.getresponse()

@@ -23,7 +23,7 @@ from pipelines.settings import RunSettings
 from registry import run_moves
 from registry.contracts.errors import ContractError
 from registry.contracts.runs import Run, RunKind
-from registry.contracts.traces import Span
+from registry.contracts.traces import UNTRACED, Span, Trace
 from registry.errors import RefusedVersion, RegistryError, RunConflict, StaleRun, StoreUnavailable
 from registry.runs import RunStore
 
@@ -50,8 +50,8 @@ class Runner:
     holder: str
     tell: Callable[[Sequence[Span]], None] | None = None
 
-    def advance(self, run_id: str) -> str:
-        """One step of the run, if it is free; what came of it, in a word.
+    def advance(self, run_id: str, cause: Trace = UNTRACED) -> str:
+        """One step of the run, if it is free; what came of it, in a word. cause: the message that asked for it.
 
         `busy`: somebody else has it, or it is not its turn; `lost`: somebody else has it by now. Raises
         StoreUnavailable: then the lease runs out, and what was done is found.
@@ -77,12 +77,12 @@ class Runner:
         metrics.RUN_STEPS.labels(run.kind, run.step.name, what).inc()
         log.info("run %s: step %s: %s", run.id, run.step.name, what)
         if self.tell is not None and what != "lost":
-            self._trace(self.tell, run.id, run.step.name, what, began_ms)
+            self._trace(self.tell, run, what, began_ms, cause)
         return what
 
-    def _trace(self, tell: Callable[[Sequence[Span]], None], run_id: str, step: str, what: str, began_ms: int) -> None:
-        now = self.store.run(run_id)
-        spans = [step_span(now, step, what, began_ms, self._now_ms())]
+    def _trace(self, tell: Callable[[Sequence[Span]], None], run: Run, what: str, began_ms: int, cause: Trace) -> None:
+        now = self.store.run(run.id)
+        spans = [step_span(now, run.step.name, what, began_ms, self._now_ms(), cause)]
         tell(spans if now.open else [*spans, run_span(now)])
 
     def _do(self, run: Run, lease: "_Lease") -> str:

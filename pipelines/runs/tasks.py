@@ -14,18 +14,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from celery import Celery
+from celery import Celery, Task
 from celery.signals import worker_process_init
 
 from pipelines.runs.runner import Runner, Steps, sweep
+from pipelines.runs.spans import QUEUE, message_span
 from pipelines.runs.tick import LOOKED_AT, Schedule, tick
 from pipelines.settings import RunSettings
 from registry.contracts.drift import ShiftRecord
 from registry.contracts.runs import REDOABLE, Run, RunKind
-from registry.contracts.traces import Span
+from registry.contracts.traces import UNTRACED, Span, parse_traceparent, traceparent
 from registry.runs import RunStore
 
-QUEUE = "runs"
 _UNTRACKED = {"acks_late": False, "ignore_result": True}  # the tables know better, and a tick sends it again
 _PR_SET_PDEATHSIG = 1
 SWEEP_S = 3600
@@ -56,10 +56,14 @@ def add_run_tasks(app: Celery, wiring: RunWiring, clock: Callable[[], float]) ->
     _bind_children(os.getpid())
 
     def send(run: Run) -> None:
+        told = message_span(run, int(clock() * 1000))
+        if wiring.tell is not None:
+            wiring.tell([told])
         limit_s = mine.limit_s(run.step.name)
         advance.apply_async(
             (run.id,),
             queue=QUEUE,
+            headers={"traceparent": traceparent(told.trace_id, told.span_id, wiring.tell is not None)},
             expires=4 * mine.tick_s,  # by then a later tick has sent another
             soft_time_limit=limit_s,
             time_limit=limit_s + mine.kill_after_s,
@@ -72,12 +76,14 @@ def add_run_tasks(app: Celery, wiring: RunWiring, clock: Callable[[], float]) ->
         for run in tick(wiring.store(), wiring.served(), wiring.schedule, mine, wiring.drift, now_ms):
             send(run)
 
-    @app.task(name="pipelines.advance", shared=False, **_UNTRACKED)  # type: ignore[untyped-decorator]
-    def advance(run_id: str) -> None:
+    @app.task(name="pipelines.advance", shared=False, bind=True, **_UNTRACKED)  # type: ignore[untyped-decorator]
+    def advance(task: Task, run_id: str) -> None:
         """One step of the run; the next one is sent at once."""
+        header = str((task.request.headers or {}).get("traceparent", ""))
+        cause = parse_traceparent(header.encode()) or UNTRACED
         store, holder = wiring.store(), f"{socket.gethostname()}:{os.getpid()}"
         runner = Runner(store, wiring.steps(), wiring.folder, mine, clock, holder, wiring.tell)
-        if runner.advance(run_id) in ("done", "again"):
+        if runner.advance(run_id, cause) in ("done", "again"):
             run = store.run(run_id)
             if run.state == "running" and run.current is not None:
                 send(run)

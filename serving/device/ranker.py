@@ -21,6 +21,7 @@ from serving.device.lists import BROKEN, ENTROPY, MARGIN, MEAN, STD, rank_lists
 from serving.device.staging import Layout, Slot, StagingRing
 from serving.device.streams import Event, Lane
 from serving.features.device import DeviceTier
+from serving.features.tier import NOTHING_FETCHED
 from serving.frames import FailedReply, RankedReply, ScoreRequest
 from serving.program import TorchProgram
 from serving.scoring import LoadedModel
@@ -147,6 +148,7 @@ class DeviceRanker:
                     margin=sure[MARGIN],
                     entropy=sure[ENTROPY],
                     row_age_s=float(prepared.age_s[i]),
+                    fetched=prepared.located.fetched if prepared.located is not None else NOTHING_FETCHED,
                 )
             )
         return replies

@@ -21,7 +21,7 @@ from serving.features.leases import Lease
 from serving.features.prefetch import LeasingTier
 from serving.features.slab import Slab
 from serving.features.suspects import CheckRule, Suspects
-from serving.features.tier import RowKeys, Rows, RowTier, sure_rows
+from serving.features.tier import NOTHING_FETCHED, Fetched, RowKeys, Rows, RowTier, sure_rows
 from serving.tally import CounterTally
 
 
@@ -61,6 +61,7 @@ class Located:
     updated_ms: NDArray[np.uint64]
     away: bool
     unchecked: NDArray[np.bool_] | None = None
+    fetched: Fetched = NOTHING_FETCHED
 
 
 class DeviceTier:
@@ -160,6 +161,7 @@ class DeviceTier:
             updated_ms=updated_ms,
             away=fetched.away,
             unchecked=unchecked,
+            fetched=fetched.fetched,
         )
         return located, missing
 

@@ -11,7 +11,7 @@ from serving.features.freshness import ValueCounts
 from serving.features.leases import Lease, Leases
 from serving.features.slab import Slab
 from serving.features.suspects import CheckRule, Suspects
-from serving.features.tier import RowKeys, Rows, RowTier, TierAway, sure_rows
+from serving.features.tier import Fetched, RowKeys, Rows, RowTier, TierAway, sure_rows
 from serving.tally import CounterTally
 
 
@@ -89,11 +89,14 @@ class HostTier:
         missed: the places among them of rows that are not held.
         """
         hashes, first, again = np.unique(keys.hashes[wanted], return_index=True, return_inverse=True)
+        began_s = time.perf_counter()
         try:
             fetched = self._slow.fetch(keys.pick(wanted[first]))
         except TierAway:
+            rows.fetched = Fetched(len(first), (time.perf_counter() - began_s) * 1e6)
             rows.values[missed], rows.updated_ms[missed], rows.away = self._defaults, 0, bool(len(missed))
             return
+        rows.fetched = Fetched(len(first), (time.perf_counter() - began_s) * 1e6)
         told = wanted
         if fetched.away:  # what looks absent may exist: nothing to remember, and what is held is no worse
             arrived = fetched.updated_ms[again] > 0

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,6 +53,16 @@ class RowKeys:
         return RowKeys(np.concatenate([part.hashes for part in parts]), blob, None, patience_s)
 
 
+class Fetched(NamedTuple):
+    """What was asked of a store beyond this process: how many rows, and how long that took, microseconds."""
+
+    rows: int = 0
+    us: float = 0.0
+
+
+NOTHING_FETCHED = Fetched()
+
+
 @dataclass(slots=True)
 class Rows:
     """values: float32 (keys, `row` columns), defaults where there is no row.
@@ -60,19 +70,21 @@ class Rows:
     away: a store did not answer, so that missing rows may exist after all.
     unchecked: bool (keys,), rows that may have changed unseen since; None if there are none.
     missing: uint8 (keys, a bit a column), values that are missing in rows that are there, see
-    `registry.contracts.features.missing_columns`; None if there are none."""
+    `registry.contracts.features.missing_columns`; None if there are none.
+    fetched: what tiers in memory had to ask for."""
 
     values: NDArray[np.float32]
     updated_ms: NDArray[np.uint64]
     away: bool = False
     unchecked: NDArray[np.bool_] | None = None
     missing: NDArray[np.uint8] | None = None
+    fetched: Fetched = NOTHING_FETCHED
 
     def pick(self, places: NDArray[np.bool_]) -> "Rows":
         """The rows at these places."""
         unchecked = None if self.unchecked is None else self.unchecked[places]
         missing = None if self.missing is None else self.missing[places]
-        return Rows(self.values[places], self.updated_ms[places], self.away, unchecked, missing)
+        return Rows(self.values[places], self.updated_ms[places], self.away, unchecked, missing, self.fetched)
 
 
 def sure_rows(rows: Rows) -> NDArray[np.bool_] | None:

@@ -7,7 +7,7 @@ ours begin with `sluice.`. None of them says who asked: no unit, no query text, 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from registry.contracts.traces import Kind, Span, Trace, Value
+from registry.contracts.traces import Span, Trace, Value
 
 GATEWAY, WORKER = "sluice-gateway", "sluice-worker"
 
@@ -26,19 +26,20 @@ class Told:
 
 @dataclass(frozen=True, slots=True)
 class Stages:
-    """What a worker's reply says of its time, microseconds. fetched_rows: that no memory of the worker held, and Redis
-    was asked for."""
+    """What a worker's reply says of its time, microseconds. fetched_rows: that no memory of the worker held, so that
+    the query's batch asked Redis for them; fetch_us: how long that took, as a part of features_us."""
 
     queue_us: float
     features_us: float
     device_us: float
     fetched_rows: int = 0
+    fetch_us: float = 0.0
 
     @staticmethod
-    def of(stages_ms: Mapping[str, float]) -> "Stages":
+    def of(stages_ms: Mapping[str, float], fetched_rows: int = 0, fetch_us: float = 0.0) -> "Stages":
         """As an answer carries them."""
         queue, features, device = (1000 * stages_ms.get(stage, 0.0) for stage in ("queue", "features", "device"))
-        return Stages(queue, features, device)
+        return Stages(queue, features, device, fetched_rows, fetch_us)
 
 
 def query_spans(told: Told, stages: Stages | None, target: str, make_id: Callable[[], str]) -> list[Span]:
@@ -64,20 +65,21 @@ def query_spans(told: Told, stages: Stages | None, target: str, make_id: Callabl
     if stages is None:
         return [root]
     call = Span(root.trace_id, make_id(), root.span_id, target, "client", GATEWAY, start_ns, end_ns, _RPC)
-    fetched: Mapping[str, Value] = {"sluice.rows.fetched": stages.fetched_rows, **_REDIS} if stages.fetched_rows else {}
-    parts: tuple[tuple[str, Kind, float, Mapping[str, Value]], ...] = (
-        ("queue", "internal", stages.queue_us, {}),
-        ("features", "client" if fetched else "internal", stages.features_us, fetched),
-        ("device", "internal", stages.device_us, {}),
-    )
-    spent_ns = min(sum(int(us * 1e3) for _, _, us, _ in parts), end_ns - start_ns)
+    parts = (("queue", stages.queue_us), ("features", stages.features_us), ("device", stages.device_us))
+    spent_ns = min(sum(int(us * 1e3) for _, us in parts), end_ns - start_ns)
     at_ns = start_ns + (end_ns - start_ns - spent_ns) // 2
     ends_ns = at_ns + spent_ns
     work = Span(root.trace_id, make_id(), call.span_id, target, "server", WORKER, at_ns, ends_ns, _RPC)
     spans = [root, call, work]
-    for name, kind, us, attributes in parts:
+    for name, us in parts:
         until_ns = min(at_ns + int(us * 1e3), ends_ns)
-        spans.append(Span(root.trace_id, make_id(), work.span_id, name, kind, WORKER, at_ns, until_ns, attributes))
+        part = Span(root.trace_id, make_id(), work.span_id, name, "internal", WORKER, at_ns, until_ns, {})
+        spans.append(part)
+        if name == "features" and stages.fetched_rows:  # at its end: what memory holds is looked up first
+            asked_ns = max(at_ns, until_ns - int(stages.fetch_us * 1e3))
+            asked: Mapping[str, Value] = {**_REDIS, "sluice.rows.fetched": stages.fetched_rows}
+            fetch = Span(root.trace_id, make_id(), part.span_id, "fetch", "client", WORKER, asked_ns, until_ns, asked)
+            spans.append(fetch)
         at_ns = until_ns
     return spans
 

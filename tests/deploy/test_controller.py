@@ -23,16 +23,16 @@ from registry.traffic_control import SqlControl
 from tests.builders import a_package, a_plan, a_spec, a_stored, some_evidence
 from tests.conftest import RedisServer
 from tests.deploy.platforms import Platforms, pid_of, until
+from tests.redis_cluster import RedisCluster
 
 WORDS = {"who": "ann", "why": "new"}
 
 
 @pytest.fixture
-def settings(tmp_path: Path, redis_server: RedisServer) -> PlatformSettings:
+def settings(tmp_path: Path, redis_store: RedisServer | RedisCluster) -> PlatformSettings:
     """A data folder whose Redis is the tests'."""
-    made = PlatformSettings(home=tmp_path, with_mlflow=False)
+    made = PlatformSettings(home=tmp_path, with_mlflow=False, redis=redis_store.url)
     made.run_folder.mkdir()
-    made.redis_socket.symlink_to(redis_server.socket)
     return made
 
 

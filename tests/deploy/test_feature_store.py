@@ -109,10 +109,10 @@ def test_rows_of_a_cluster_are_written_read_and_heard_of(cluster: RedisCluster) 
 
 
 def test_rows_of_a_server_of_ones_own_are_written_read_and_heard_of(
-    redis_server: RedisServer, redis_client: redis.Redis
+    redis_server: RedisServer, server_client: redis.Redis
 ) -> None:
-    read_and_hear(PlatformSettings(HOME, features_url=f"unix://{redis_server.socket}"))
-    assert redis_client.exists(row_key(VIEW, "item-1"))
+    read_and_hear(PlatformSettings(HOME, features_url=redis_server.url))
+    assert server_client.exists(row_key(VIEW, "item-1"))
 
 
 def test_without_a_url_rows_are_in_the_embedded_redis() -> None:

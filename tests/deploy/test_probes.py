@@ -1,7 +1,9 @@
 """Probes, against servers that really answer."""
 
+import functools
 import threading
 from collections.abc import Iterator
+from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
@@ -33,8 +35,8 @@ def port() -> Iterator[int]:
 
 @pytest.mark.parametrize(("process", "ready"), [("gateway-0", True), ("gateway-1", False), ("", True)])
 def test_a_process_that_shares_its_port_is_ready_when_it_answers_itself(port: int, process: str, ready: bool) -> None:
-    assert HttpAnswers("127.0.0.1", port, "/health", process)() is ready
+    assert HttpAnswers(functools.partial(HTTPConnection, "127.0.0.1", port), "/health", process)() is ready
 
 
 def test_an_answer_that_is_not_200_is_not_ready(port: int) -> None:
-    assert not HttpAnswers("127.0.0.1", port, "/other", "gateway-0")()
+    assert not HttpAnswers(functools.partial(HTTPConnection, "127.0.0.1", port), "/other", "gateway-0")()

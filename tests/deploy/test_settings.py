@@ -78,7 +78,7 @@ def test_children_read_the_same_settings(settings: PlatformSettings):
             "8701",
             "SLUICE_GRPC_PORT=8701: expected another port than the gateway's and MLflow's",
         ),
-        ("SLUICE_WORKERS", "0", "SLUICE_WORKERS=0: expected 1 to 64"),
+        ("SLUICE_WORKERS", "-1", "SLUICE_WORKERS=-1: expected 0 to 64"),
         ("SLUICE_WORKER_PORT", "0", "SLUICE_WORKER_PORT=0: expected a port"),
         (
             "SLUICE_MODEL_BUDGETS",

@@ -44,6 +44,7 @@ SELECTORS_WITHOUT_DATA = {
     "serving_device_memory_bytes": NEEDS_A_GPU,
     'serving_device_memory_bytes{kind="free"}': NEEDS_A_GPU,
     'serving_answers_total{status="429"}': "needs over 512 queries in flight at once",
+    'serving_ladder_answers_total{rung=~"cached_order|given_order"}': "needs a model without any replica",
     'pipelines_run_succeeded_window_timestamp_seconds{kind="retrain"}': NEEDS_A_RETRAINING,
 }
 """What rules ask for and cannot be had here, and why."""

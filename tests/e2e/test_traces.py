@@ -58,7 +58,15 @@ def test_a_ranking_is_one_tree_of_gateway_and_worker_below_the_caller_s_span(
     assert told["sluice.version"].int_value == 1
     work, *stages = spans["sluice-worker"]
     assert (work.parent_span_id, call.parent_span_id) == (call.span_id, root.span_id)
-    assert [stage.name for stage in stages] == ["queue", "features", "device"]
+    assert [stage.name for stage in stages] == [
+        "queue",
+        "features",
+        "fetch",
+        "device",
+    ]  # no row is held yet
+    features, fetch = stages[1:3]
+    assert fetch.parent_span_id == features.span_id
+    assert {one.key: one.value for one in fetch.attributes}["sluice.rows.fetched"].int_value == 20
     assert not any("ann" in str(span) or ITEMS[0] in str(span) for group in spans.values() for span in group)
 
 

@@ -7,10 +7,11 @@ file `hold-<step>` in that folder, and says by `at-<step>` that it does; with a 
 import os
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 
+import msgspec
 import numpy as np
 from celery.exceptions import SoftTimeLimitExceeded
 
@@ -22,6 +23,7 @@ from pipelines.runs.tick import Schedule
 from pipelines.settings import RunSettings
 from pipelines.tasks import PipelineWiring, make_celery
 from registry.contracts.runs import RunKind
+from registry.contracts.traces import Span
 from registry.receipts import Receipt
 from registry.runs import RunStore, SqlRuns
 from registry.traffic_control import SqlControl
@@ -117,6 +119,12 @@ def store() -> RunStore:
     return SqlRuns(control.engine)
 
 
+def tell(spans: Sequence[Span]) -> None:
+    """Spans as lines of JSON."""
+    with (folder / "spans.log").open("ab") as log:
+        log.write(b"".join(msgspec.json.encode(span) + b"\n" for span in spans))
+
+
 settings = RunSettings(
     lease_s=1.5,
     beat_s=0.1,
@@ -134,6 +142,6 @@ app = make_celery(
         Archive(folder / "archive"),
         folder / "reports",
         list,
-        runs=RunWiring(store, steps, folder / "runs", dict, Schedule({}), settings=settings),
+        runs=RunWiring(store, steps, folder / "runs", dict, Schedule({}), settings=settings, tell=tell),
     ),
 )

@@ -204,9 +204,9 @@ Archiver(reader, Killed(Path(sys.argv[2])), ArchiverSettings(flush_entries=int(s
 
 
 def test_kills_between_writing_and_acknowledging_leave_every_event_once(
-    redis_server: RedisServer, redis_client: redis.Redis, archive: Archive
+    redis_server: RedisServer, server_client: redis.Redis, archive: Archive
 ) -> None:
-    stream = RedisStream(redis_client)
+    stream = RedisStream(server_client)
     stream.append([payload(a_ranking(f"r{i:02}"), a_click(f"c{i:02}", f"r{i:02}")) for i in range(30)])
 
     for flush_entries in (7, 11):  # another size, so that the batches are cut differently
@@ -222,4 +222,4 @@ def test_kills_between_writing_and_acknowledging_leave_every_event_once(
     assert len(archive.feedback("codesearch", NOW_MS, NOW_MS + HOUR_MS)) == 30
     assert reader.lag() == 0
     reader.trim_acknowledged()
-    assert redis_client.xlen(EVENT_STREAM) == 0
+    assert server_client.xlen(EVENT_STREAM) == 0

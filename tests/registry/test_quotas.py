@@ -25,8 +25,8 @@ class TestRedisLedger(QuotaLedgerSuite):
         one(ledger, LeaseAsk(Quota("short", 1000.0, 10.0), wanted=10))
         one(ledger, LeaseAsk(Quota("long", 0.001, 10.0), wanted=10))
 
-        assert 0 < redis_client.pttl("sluice:quota:short") <= 12
-        assert redis_client.pttl("sluice:quota:long") > 9_000_000
+        assert 0 < redis_client.pttl("{sluice:quotas}:of:short") <= 12
+        assert redis_client.pttl("{sluice:quotas}:of:long") > 9_000_000
 
     def test_a_script_that_redis_forgot_is_sent_again(self, ledger: QuotaLedger, redis_client: redis.Redis) -> None:
         ask = LeaseAsk(Quota("q", 0.001, 10.0), wanted=1)

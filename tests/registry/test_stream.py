@@ -9,8 +9,10 @@ import redis
 from registry.contracts.errors import ContractError
 from registry.contracts.events import decode_events
 from registry.errors import StoreUnavailable
+from registry.redis_errors import server_of
 from registry.stream import EVENT_STREAM, LAG_COUNTED, MemoryStream, RedisGroupReader, RedisStream, StreamEntry
 from tests.conftest import RedisServer
+from tests.redis_cluster import RedisCluster
 from tests.suites.streams import SharedStreamSuite, Stream, ids, payloads
 
 
@@ -24,8 +26,8 @@ class TestRedisStream(SharedStreamSuite):
     protocol = 3
 
     @pytest.fixture
-    def make_stream(self, redis_server: RedisServer) -> Iterator[Callable[[], Stream]]:
-        with redis_server.client(protocol=self.protocol) as client:
+    def make_stream(self, redis_store: RedisServer | RedisCluster) -> Iterator[Callable[[], Stream]]:
+        with redis_store.client(protocol=self.protocol) as client:
 
             def make() -> Stream:
                 client.flushall()
@@ -110,7 +112,7 @@ def test_a_reader_without_entries_waits_in_redis(redis_client: redis.Redis) -> N
     reader = stream.reader("archive", "a")
     waiting = threading.Thread(target=lambda: found.extend(reader.read(1, 4.0)))
     waiting.start()
-    while redis_client.info("clients")["blocked_clients"] == 0:
+    while server_of(redis_client, EVENT_STREAM).info("clients")["blocked_clients"] == 0:
         assert waiting.is_alive(), "the reader came back with nothing"
     stream.append([b"1"])
     waiting.join()
@@ -127,6 +129,18 @@ def test_entries_that_were_delivered_but_never_arrived_come_again(redis_client: 
     redis_client.xreadgroup("archive", "a", {EVENT_STREAM: ">"})
 
     assert payloads(reader.read(5, 0)) == [b"1"]
+
+
+def test_events_that_no_replica_has_are_not_written_and_are_not_appended_once_more_each_try(
+    redis_client: redis.Redis,
+) -> None:
+    stream = RedisStream(redis_client, replicas=1)
+
+    for _ in range(3):
+        with pytest.raises(StoreUnavailable, match="0 replicas have the events, of 1: start replicas"):
+            stream.append([b"1"])
+
+    assert redis_client.xlen(EVENT_STREAM) == 1
 
 
 def test_an_absent_redis_is_named(absent_redis: redis.Redis) -> None:

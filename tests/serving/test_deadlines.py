@@ -182,9 +182,9 @@ class SlowRedis:
 
 
 @pytest.fixture
-def slow_redis(redis_server: RedisServer, redis_client: redis.Redis, tmp_path: Path) -> Iterator[SlowRedis]:
+def slow_redis(redis_server: RedisServer, server_client: redis.Redis, tmp_path: Path) -> Iterator[SlowRedis]:
     """Of a Redis that holds the suite's rows."""
-    store(redis_client, STORED)
+    store(server_client, STORED)
     proxy = SlowRedis(str(redis_server.socket), str(tmp_path / "slow.sock"))
     yield proxy
     proxy.close()
@@ -226,10 +226,12 @@ def test_thousands_of_rows_in_a_hurry_come_in_their_places(slow_redis: SlowRedis
     np.testing.assert_array_equal(in_a_hurry.updated_ms, at_leisure.updated_ms)
 
 
-def test_a_connection_that_lay_closed_in_the_pool_is_replaced(slow_redis: SlowRedis, redis_client: redis.Redis) -> None:
+def test_a_connection_that_lay_closed_in_the_pool_is_replaced(
+    slow_redis: SlowRedis, server_client: redis.Redis
+) -> None:
     tier = a_tier(slow_redis, timeout_s=30.0)
     assert tier.fetch(hurried(5.0, "item-1")).updated_ms.all()
-    redis_client.client_kill_filter(_type="normal", skipme=True)
+    server_client.client_kill_filter(_type="normal", skipme=True)
 
     assert tier.fetch(hurried(5.0, "item-1")).values.tolist() == [[1.0, -1.0]]
 

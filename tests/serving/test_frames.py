@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from serving.features.tier import NOTHING_FETCHED, Fetched
 from serving.frames import (
     MAX_FRAME_BYTES,
     BrokenFrame,
@@ -76,6 +77,11 @@ def ranked_replies(draw: st.DrawFn) -> RankedReply:
         margin=draw(FLOAT64),
         entropy=draw(FLOAT64),
         row_age_s=draw(FLOAT32),
+        fetched=draw(
+            st.one_of(
+                st.just(NOTHING_FETCHED), st.builds(Fetched, st.integers(1, 2**32 - 1), st.floats(0, 1e9, width=32))
+            )
+        ),
     )
 
 

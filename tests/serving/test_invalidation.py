@@ -46,7 +46,7 @@ class Ear:
 
 
 @pytest.fixture
-def ear(redis_server: RedisServer, redis_client: redis.Redis) -> Iterator[Ear]:
+def ear(redis_server: RedisServer, server_client: redis.Redis) -> Iterator[Ear]:
     """The ear of a listener that is listening to the (empty) server."""
     ear = Ear()
     listener = InvalidationListener(
@@ -68,17 +68,17 @@ def ear(redis_server: RedisServer, redis_client: redis.Redis) -> Iterator[Ear]:
 
 @pytest.mark.parametrize("item", ["json.loads", "os.path:join", "a:b::c:", "größe 大小"])
 def test_a_changed_row_is_named_by_its_view_and_the_hash_of_its_item(
-    ear: Ear, redis_client: redis.Redis, item: str
+    ear: Ear, server_client: redis.Redis, item: str
 ) -> None:
-    redis_client.set(row_key(view("functions"), item), b"row")
+    server_client.set(row_key(view("functions"), item), b"row")
 
     assert ear.next() == ("functions", [hash64(item)])
 
 
-def test_every_change_of_many_at_once_arrives(ear: Ear, redis_client: redis.Redis) -> None:
+def test_every_change_of_many_at_once_arrives(ear: Ear, server_client: redis.Redis) -> None:
     items = [f"item-{i}" for i in range(500)]
     for name in ("functions", "modules"):
-        redis_client.mset({row_key(view(name), item): b"row" for item in items})
+        server_client.mset({row_key(view(name), item): b"row" for item in items})
     missing = {(name, hash64(item)) for name in ("functions", "modules") for item in items}
 
     while missing:
@@ -87,37 +87,37 @@ def test_every_change_of_many_at_once_arrives(ear: Ear, redis_client: redis.Redi
         missing -= {(heard[0], item) for item in heard[1]}
 
 
-def test_a_deleted_and_an_expired_row_are_changes(ear: Ear, redis_client: redis.Redis) -> None:
+def test_a_deleted_and_an_expired_row_are_changes(ear: Ear, server_client: redis.Redis) -> None:
     key = row_key(view("functions"), "json.loads")
     change = ("functions", [hash64("json.loads")])
-    redis_client.set(key, b"row")
-    redis_client.delete(key)
+    server_client.set(key, b"row")
+    server_client.delete(key)
     assert [ear.next(), ear.next()] == [change, change]
 
-    redis_client.set(key, b"row", px=1)
+    server_client.set(key, b"row", px=1)
 
     assert [ear.next(), ear.next()] == [change, change]
 
 
-def test_keys_that_are_no_rows_are_not_heard(ear: Ear, redis_client: redis.Redis) -> None:
-    redis_client.set("sluice:traffic", b"{}")
-    redis_client.set("sluice:rowing:functions:a", b"")
-    redis_client.set(row_key(view("functions"), "last"), b"row")
+def test_keys_that_are_no_rows_are_not_heard(ear: Ear, server_client: redis.Redis) -> None:
+    server_client.set("sluice:traffic", b"{}")
+    server_client.set("sluice:rowing:functions:a", b"")
+    server_client.set(row_key(view("functions"), "last"), b"row")
 
     assert ear.next() == ("functions", [hash64("last")])
 
 
-def test_a_flush_asks_for_a_resync(ear: Ear, redis_client: redis.Redis) -> None:
-    redis_client.set(row_key(view("functions"), "json.loads"), b"row")
-    redis_client.flushall()
+def test_a_flush_asks_for_a_resync(ear: Ear, server_client: redis.Redis) -> None:
+    server_client.set(row_key(view("functions"), "json.loads"), b"row")
+    server_client.flushall()
 
     assert ear.until(lambda heard: heard == RESYNC)[:-1] == [("functions", [hash64("json.loads")])]
 
 
-def test_a_killed_connection_is_made_again_and_asks_for_a_resync_first(ear: Ear, redis_client: redis.Redis) -> None:
-    redis_client.client_kill_filter(_type="normal", skipme=True)
+def test_a_killed_connection_is_made_again_and_asks_for_a_resync_first(ear: Ear, server_client: redis.Redis) -> None:
+    server_client.client_kill_filter(_type="normal", skipme=True)
     assert ear.next() == RESYNC
 
-    redis_client.set(row_key(view("functions"), "json.loads"), b"row")
+    server_client.set(row_key(view("functions"), "json.loads"), b"row")
 
     assert ear.next() == ("functions", [hash64("json.loads")])

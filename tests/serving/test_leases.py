@@ -156,7 +156,7 @@ def test_several_gateways_together_keep_to_the_quota(redis_client: redis.Redis, 
         async with asyncio.TaskGroup() as group, contextlib.AsyncExitStack() as stack:
             entered = []
             for number in range(gateways):
-                ledger = RedisLedger(redis.Redis(connection_pool=redis_client.connection_pool))
+                ledger = RedisLedger(redis_client)
                 leases = await stack.enter_async_context(running_leases(quotas, ledger, f"g{number}"))
                 entered.append((await visits_of(leases, quotas, requests_per_s=rate))[1])
             began_s = time.monotonic()

@@ -44,55 +44,55 @@ def test_a_pace_that_cannot_be_kept_is_refused(wrong: dict[str, float]):
         ChunkPace(**wrong)  # type: ignore[arg-type]
 
 
-def test_rows_written_through_the_pipeline_are_those_that_tiers_read(redis_client: redis.Redis):
-    with RowPipeline(redis_client, VIEW) as pipeline:
+def test_rows_written_through_the_pipeline_are_those_that_tiers_read(server_client: redis.Redis):
+    with RowPipeline(server_client, VIEW) as pipeline:
         pipeline.write(ITEMS[:1000], pack_rows(VIEW, VALUES[:1000], updated_ms=5))
         pipeline.write(ITEMS[1000:], pack_rows(VIEW, VALUES[1000:], updated_ms=5))
 
     assert pipeline.stored_rows == 3000
-    stored = unpack_rows(VIEW, redis_client.mget([row_key(VIEW, item) for item in ITEMS]))  # type: ignore[arg-type]
+    stored = unpack_rows(VIEW, server_client.mget([row_key(VIEW, item) for item in ITEMS]))  # type: ignore[arg-type]
     np.testing.assert_array_equal(stored.values, VALUES)
     assert set(stored.updated_ms.tolist()) == {5}
 
 
-def test_what_is_on_its_way_never_passes_the_limit(redis_client: redis.Redis):
+def test_what_is_on_its_way_never_passes_the_limit(server_client: redis.Redis):
     pace = ChunkPace(min_rows=20, max_rows=40)
-    with RowPipeline(redis_client, VIEW, pace, max_bytes=8192) as pipeline:
+    with RowPipeline(server_client, VIEW, pace, max_bytes=8192) as pipeline:
         pipeline.write(ITEMS, pack_rows(VIEW, VALUES, updated_ms=5))
 
     assert 4096 < pipeline.most_unanswered_bytes <= 8192
-    assert redis_client.dbsize() == 3000
+    assert server_client.dbsize() == 3000
 
 
-def test_a_chunk_larger_than_the_limit_goes_alone(redis_client: redis.Redis):
-    with RowPipeline(redis_client, VIEW, ChunkPace(min_rows=100, max_rows=100), max_bytes=1) as pipeline:
+def test_a_chunk_larger_than_the_limit_goes_alone(server_client: redis.Redis):
+    with RowPipeline(server_client, VIEW, ChunkPace(min_rows=100, max_rows=100), max_bytes=1) as pipeline:
         pipeline.write(ITEMS, pack_rows(VIEW, VALUES, updated_ms=5))
 
     assert pipeline.stored_rows == 3000
 
 
-def test_chunks_grow_by_what_the_clock_says_of_redis(redis_client: redis.Redis):
-    standing = RowPipeline(redis_client, VIEW, ChunkPace(min_rows=20, max_rows=160), max_bytes=2048, clock=lambda: 0.0)
+def test_chunks_grow_by_what_the_clock_says_of_redis(server_client: redis.Redis):
+    standing = RowPipeline(server_client, VIEW, ChunkPace(min_rows=20, max_rows=160), max_bytes=2048, clock=lambda: 0.0)
     with standing:
         standing.write(ITEMS, pack_rows(VIEW, VALUES, updated_ms=5))
 
     assert standing.chunk_rows == 160
 
 
-def test_a_refused_write_says_so_and_leaves_the_connection_clean(redis_client: redis.Redis):
-    redis_client.config_set("maxmemory", 1)
+def test_a_refused_write_says_so_and_leaves_the_connection_clean(server_client: redis.Redis):
+    server_client.config_set("maxmemory", 1)
     try:
         with (
             pytest.raises(redis.RedisError, match="maxmemory"),
-            RowPipeline(redis_client, VIEW, max_bytes=4096) as pipeline,
+            RowPipeline(server_client, VIEW, max_bytes=4096) as pipeline,
         ):
             pipeline.write(ITEMS, pack_rows(VIEW, VALUES, updated_ms=5))
     finally:
-        redis_client.config_set("maxmemory", 0)
+        server_client.config_set("maxmemory", 0)
 
     assert pipeline.stored_rows == 0
-    assert redis_client.ping() is True
-    assert redis_client.dbsize() == 0
+    assert server_client.ping() is True
+    assert server_client.dbsize() == 0
 
 
 def test_a_redis_that_is_away_is_told_at_once(absent_redis: redis.Redis):

@@ -58,12 +58,12 @@ def listener_of(tiers: Tiers, server_socket: str, allowed: threading.Event | Non
     return InvalidationListener(connect, tiers.changed, tiers.resync, retry_s=0.01)
 
 
-def test_rows_fetched_ahead_are_hits(redis_client: redis.Redis) -> None:
-    store(redis_client, STORED)
+def test_rows_fetched_ahead_are_hits(server_client: redis.Redis) -> None:
+    store(server_client, STORED)
     woken = threading.Event()
     prefetcher = Prefetcher(fetched=woken.set)
     tiers = Tiers(prefetcher)
-    redis_tier = RedisTier(redis_client, VIEW)
+    redis_tier = RedisTier(server_client, VIEW)
     tier = tiers.of(VIEW.name, "f", lambda: HostTier(VIEW.name, redis_tier, 1024, DEFAULTS, ahead=redis_tier))
     prefetcher.start()
 
@@ -72,7 +72,7 @@ def test_rows_fetched_ahead_are_hits(redis_client: redis.Redis) -> None:
     assert tier.size == 0  # nothing happens in the middle of a batch
     tiers.apply_changes()
     assert tier.size == len(STORED) + 1
-    redis_client.flushall()
+    server_client.flushall()
 
     rows = tier.fetch(keys_of("json.loads", "nobody"))
     assert rows.values.tolist() == [[12.25, 2.0], DEFAULTS.tolist()]
@@ -114,9 +114,11 @@ def test_a_store_that_is_away_leaves_nothing_behind(absent_redis: redis.Redis) -
     assert tier.lease(keys_of("item-1")) is not None
 
 
-def test_a_row_that_was_absent_is_seen_once_it_is_created(redis_server: RedisServer, redis_client: redis.Redis) -> None:
+def test_a_row_that_was_absent_is_seen_once_it_is_created(
+    redis_server: RedisServer, server_client: redis.Redis
+) -> None:
     tiers = Tiers()
-    tier = tiers.of(VIEW.name, "f", lambda: HostTier(VIEW.name, RedisTier(redis_client, VIEW), 64, DEFAULTS))
+    tier = tiers.of(VIEW.name, "f", lambda: HostTier(VIEW.name, RedisTier(server_client, VIEW), 64, DEFAULTS))
     listener = listener_of(tiers, str(redis_server.socket))
     listener.start()
     assert listener.listening.wait(PATIENCE_S)
@@ -124,7 +126,7 @@ def test_a_row_that_was_absent_is_seen_once_it_is_created(redis_server: RedisSer
     assert tier.fetch(keys_of("newcomer")).updated_ms.tolist() == [0]
     assert tier.size == 1  # its absence is held
 
-    store(redis_client, {"newcomer": (5.0, 6.0)})
+    store(server_client, {"newcomer": (5.0, 6.0)})
 
     def seen() -> bool:
         tiers.apply_changes()
@@ -135,8 +137,8 @@ def test_a_row_that_was_absent_is_seen_once_it_is_created(redis_server: RedisSer
     listener.join(PATIENCE_S)
 
 
-def test_absences_are_bounded_as_rows_are(redis_client: redis.Redis) -> None:
-    tier = HostTier(VIEW.name, RedisTier(redis_client, VIEW), 64, DEFAULTS)
+def test_absences_are_bounded_as_rows_are(server_client: redis.Redis) -> None:
+    tier = HostTier(VIEW.name, RedisTier(server_client, VIEW), 64, DEFAULTS)
 
     for i in range(20):
         tier.fetch(keys_of(*(f"nobody-{i}-{j}" for j in range(50))))

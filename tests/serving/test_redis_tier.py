@@ -21,8 +21,8 @@ def refused_rows() -> float:
 
 class TestRedisTier(TierSuite):
     @pytest.fixture(autouse=True)
-    def _server(self, redis_client: redis.Redis) -> None:
-        self.client = redis_client
+    def _server(self, server_client: redis.Redis) -> None:
+        self.client = server_client
 
     def make_tier(self, rows: Mapping[str, Sequence[float]]) -> RedisTier:
         store(self.client, rows)

@@ -89,13 +89,17 @@ def test_stages_that_add_up_to_more_than_the_gateway_saw_stay_inside_of_it() -> 
     assert all(root.start_ns <= span.start_ns <= span.end_ns <= root.end_ns for span in heard.spans)
 
 
-def test_rows_that_were_fetched_are_redis_s_and_rows_from_memory_are_not() -> None:
-    for fetched, kind, system in ((0, "internal", None), (3, "client", "redis")):
-        heard = Heard(TraceRules())
-        heard.query(FOLLOWED, stages=Stages(1, 2, 3, fetched))
-        features = heard.spans[4]
+def test_rows_that_were_fetched_have_a_span_of_their_own_and_rows_from_memory_have_none() -> None:
+    heard = Heard(TraceRules())
+    heard.query(FOLLOWED, stages=Stages(1000, 2000, 3000))
+    assert [span.name for span in heard.spans[3:]] == ["queue", "features", "device"]
 
-        assert (features.kind, features.attributes.get("db.system.name")) == (kind, system)
+    heard = Heard(TraceRules())
+    heard.query(FOLLOWED, stages=Stages(1000, 2000, 3000, 3, 1500))
+    features, fetch = heard.spans[4:6]
+    assert (fetch.name, fetch.kind, fetch.parent_id) == ("fetch", "client", features.span_id)
+    assert fetch.attributes == {"db.system.name": "redis", "sluice.rows.fetched": 3}
+    assert (fetch.end_ns - fetch.start_ns, fetch.end_ns) == (1_500_000, features.end_ns)
 
 
 def test_a_query_that_no_worker_answered_is_its_root_with_the_error() -> None:

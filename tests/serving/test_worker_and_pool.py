@@ -441,9 +441,9 @@ def test_a_replica_says_how_it_is() -> None:
     assert repr(SeenReplica("/run/w.sock")) == "<Replica /run/w.sock [LOST | 0 in flight]>"
 
 
-def test_an_update_in_redis_is_in_the_scores(redis_server: RedisServer, redis_client: redis.Redis) -> None:
+def test_an_update_in_redis_is_in_the_scores(redis_server: RedisServer, server_client: redis.Redis) -> None:
     def store(length: float) -> None:
-        write_rows(redis_client, VIEW, ["a:b"], np.array([[length]], np.float32), NOW_MS, on_rows=lambda _: None)
+        write_rows(server_client, VIEW, ["a:b"], np.array([[length]], np.float32), NOW_MS, on_rows=lambda _: None)
 
     def score() -> float:
         reply = caller.answer_to(a_request(["a:b"]))
@@ -451,7 +451,7 @@ def test_an_update_in_redis_is_in_the_scores(redis_server: RedisServer, redis_cl
         return float(reply.scores[0])
 
     store(10.0)
-    tier = HostTier(VIEW.name, RedisTier(redis_client, VIEW), 100, VIEW.defaults[:1])
+    tier = HostTier(VIEW.name, RedisTier(server_client, VIEW), 100, VIEW.defaults[:1])
     with a_replica(tier=tier) as replica, a_caller(replica.address) as caller:
         replica.tiers.of(VIEW.name, VIEW.fingerprint, lambda: tier)
         listener = InvalidationListener(

@@ -29,6 +29,7 @@ from serving.replicas import ReplicaPool
 from serving.scoring import LoadedModel
 from serving.shelf import Shelf
 from serving.tensors import Tensor
+from serving.tls.channel import WorkerTls
 from serving.worker import Worker
 from tests.builders import NOW_MS, a_plan, a_view
 
@@ -150,8 +151,9 @@ class Replica:
         window: BatchWindow,
         clock: Callable[[], float],
         tiers: Tiers | None = None,
+        tls: WorkerTls | None = None,
     ) -> None:
-        self.address, self.tiers = address, tiers or Tiers()
+        self.address, self.tiers, self._tls = address, tiers or Tiers(), tls
         self.shelf = Shelf(load, changed=lambda: self._worker.wake(), unload_after_s=30.0, clock=clock)
         self._window, self._stop = window, threading.Event()
         self.start()
@@ -165,7 +167,7 @@ class Replica:
     def start(self) -> None:
         """Listens from now on."""
         self._stop.clear()
-        self._worker = Worker("worker-0", self.address, self.shelf, self.tiers, self._window)
+        self._worker = Worker("worker-0", self.address, self.shelf, self.tiers, self._window, tls=self._tls)
         self._thread = threading.Thread(target=self._worker.run, args=(self._stop,), daemon=True)
         self._thread.start()
 
@@ -191,6 +193,7 @@ def a_replica(
     load: Callable[[str, int, str], LoadedModel] | None = None,
     address: str | None = None,
     tiers: Tiers | None = None,
+    tls: WorkerTls | None = None,
 ) -> Iterator[Replica]:
     """A replica that holds what the plan names, every version with this program and tier unless
     `load` says otherwise."""
@@ -201,7 +204,7 @@ def a_replica(
     # not tmp_path: the path of a Unix socket may have 107 bytes at most
     with tempfile.TemporaryDirectory(prefix="sluice-", dir="/tmp") as folder:
         address = address or str(Path(folder) / "worker.sock")
-        replica = Replica(address, load or load_alike, plan or a_plan(), window or BatchWindow(4096), clock, tiers)
+        replica = Replica(address, load or load_alike, plan or a_plan(), window or BatchWindow(4096), clock, tiers, tls)
         try:
             yield replica
         finally:

@@ -3,6 +3,7 @@
 import asyncio
 import random
 import socket
+import ssl
 
 from registry.contracts.traces import new_trace
 from serving import metrics
@@ -42,10 +43,10 @@ class GrpcServer:
         state = "LISTENING" if self._listening else "CLOSED"
         return f"<GrpcServer [{state} | {len(self._connections)} connections]>"
 
-    async def start(self, listener: socket.socket) -> None:
-        """Accepts connections from now on. listener: bound; becomes the server's."""
+    async def start(self, listener: socket.socket, tls: ssl.SSLContext | None = None) -> None:
+        """Accepts connections from now on. listener: bound; becomes the server's. tls: None for plain ones."""
         loop = asyncio.get_running_loop()
-        self._listening = await loop.create_server(self._connect, sock=listener, backlog=1024)
+        self._listening = await loop.create_server(self._connect, sock=listener, backlog=1024, ssl=tls)
 
     async def stop(self, grace_s: float) -> None:
         """Takes no new calls, and returns when those under way are answered, or cut off after `grace_s`."""

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from registry.contracts.manifest import TensorSpec
+from serving.features.tier import Fetched
 from serving.frames import (
     BrokenFrame,
     FailedReply,
@@ -57,7 +58,7 @@ def _score() -> ScoreRequest:
 def _ranked() -> RankedReply:
     return RankedReply(
         *(7, np.array([1, 0], np.uint32), np.array([2.0, 1.0], np.float32), bytes(24), 1, 0, False),
-        *(1.0, 2.0, 3.0, 0.5, 0.5, 0.5, 0.5, 60.0),
+        *(1.0, 2.0, 3.0, 0.5, 0.5, 0.5, 0.5, 60.0, Fetched(2, 100.0)),
     )
 
 

@@ -1,0 +1,206 @@
+"""The whole platform on a Redis Cluster and PostgreSQL, by settings alone, while the cluster is broken and rebuilt."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from deploy.client import GatewayClient
+from deploy.errors import SluiceError
+from deploy.features.store import feature_client
+from registry.artefacts import write
+from registry.contracts.features import row_key
+from registry.stream import EVENT_STREAM
+from serving.features.materialiser import write_rows
+from tests.builders import a_package
+from tests.e2e.platforms_under_fire import ITEMS, MODEL, Platform, until
+from tests.e2e.test_promote_api import a_spec, ask, plan_of, sluice, told
+from tests.postgres import PostgresServer, running_postgres
+from tests.redis_cluster import RedisCluster, running_cluster
+
+VIEW = a_package().manifest.feature_view()
+UPDATE_S = 1.0  # what the design promises
+Started = Callable[..., tuple[Platform, RedisCluster]]
+
+
+@pytest.fixture
+def started(tmp_path: Path, postgres_server: PostgresServer) -> Iterator[Started]:
+    """Starts a platform on engines of its own, with a replica of the primary that keeps the events if asked for."""
+    with ExitStack() as stack:
+
+        def start(durable: bool = False, replica: bool = False) -> tuple[Platform, RedisCluster]:
+            cluster = stack.enter_context(running_cluster(durable))
+            if replica:
+                cluster.add_replica(cluster.owner(EVENT_STREAM))
+            platform = Platform.start(
+                tmp_path / "home",
+                redis=cluster.url,
+                control_url=postgres_server.fresh_database(),
+                event_replicas=int(replica),
+            )
+            stack.callback(platform.stop)
+            platform.serve()
+            return platform, cluster
+
+        yield start
+
+
+@dataclass
+class Traffic:
+    """One client that ranks and clicks without pause until told to stop."""
+
+    platform: Platform
+    ranked: list[str] = field(default_factory=list)
+    clicked: list[str] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
+    _stop: threading.Event = field(default_factory=threading.Event)
+
+    def __enter__(self) -> "Traffic":
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def wait_for(self, more: int) -> None:
+        wanted = len(self.clicked) + more
+        until(lambda: len(self.clicked) >= wanted or self.failed, f"{more} more clicks")
+
+    def all_is_archived(self) -> bool:
+        """Every answer and every click that was acknowledged, and no other."""
+        found = sorted(self.platform.archived()), sorted(self.platform.archived_feedback())
+        return found == (sorted(self.ranked), sorted(self.clicked))
+
+    def _run(self) -> None:
+        with GatewayClient.of(self.platform.settings) as gateway:
+            while not self._stop.is_set():
+                try:
+                    answer = self.platform.rank(gateway, len(self.ranked))
+                    self.ranked.append(answer["ranking_id"])
+                    click = {"type": "click", "ranking_id": answer["ranking_id"], "item": answer["items"][0]["id"]}
+                    event = f"click-{len(self.clicked)}"
+                    gateway.post("/v1/feedback", {"events": [click | {"event_id": event}]})
+                    self.clicked.append(event)
+                except SluiceError as error:
+                    self.failed.append(str(error))
+
+
+def an_update_is_seen(platform: Platform, item: str, score: float) -> float:
+    """After how many seconds a row written to the cluster is in the scores."""
+    with GatewayClient.of(platform.settings) as gateway:
+
+        def best() -> Any:
+            body = {"candidates": ITEMS[:20], "unit": "u", "top_k": 1}
+            return gateway.post(f"/v1/models/{MODEL}/rank", body)["items"][0]["id"]
+
+        assert best() != item
+        client = feature_client(platform.settings, 5.0)
+        write_rows(client, VIEW, [item], np.array([[score]], np.float32), updated_ms=2, on_rows=lambda _: None)
+        written_s = time.monotonic()
+        until(lambda: best() == item, "the update to be in the scores")
+        return time.monotonic() - written_s
+
+
+def test_slots_move_under_load_and_no_query_fails_no_event_is_lost_and_updates_arrive(started: Started) -> None:
+    platform, cluster = started()
+    source, target = cluster.owner(EVENT_STREAM), cluster.add()
+    cluster.wait_until_ok()
+    mine = {cluster.slot(row_key(VIEW, item)) for item in ITEMS if cluster.owner(row_key(VIEW, item)) is source}
+
+    with Traffic(platform) as traffic:
+        traffic.wait_for(20)
+        keys = cluster.move(sorted(mine | {cluster.slot(EVENT_STREAM)}), source, target)
+        traffic.wait_for(20)
+
+    assert keys > len(mine)
+    assert cluster.owner(EVENT_STREAM) is target
+    assert traffic.failed == []
+    until(traffic.all_is_archived, "every answer and click in the archive, and nothing else")
+    moved = next(item for item in ITEMS[:19] if cluster.slot(row_key(VIEW, item)) in mine)
+    assert an_update_is_seen(platform, moved, 1e6) < UPDATE_S
+
+
+def test_a_replica_takes_over_under_load_with_every_event_that_was_acknowledged(started: Started) -> None:
+    platform, cluster = started(replica=True)
+    primary, replica = cluster.owner(EVENT_STREAM), cluster.nodes[-1]
+
+    with Traffic(platform) as traffic:
+        traffic.wait_for(20)
+        primary.kill()
+        until(lambda: replica.command("ROLE")[0] == b"master", "the replica to take over")
+        traffic.wait_for(20)
+        primary.start()  # comes back as the replica of its replica
+        until(lambda: replica.command("ROLE")[2], "a replica of the new primary")
+        traffic.wait_for(20)
+
+    assert traffic.failed == []
+    until(traffic.all_is_archived, "every answer and click in the archive, and nothing else")
+    its_own = next(item for item in ITEMS[:19] if cluster.owner(row_key(VIEW, item)) is replica)
+    assert an_update_is_seen(platform, its_own, 1e6) < UPDATE_S
+
+
+def test_a_primary_without_a_replica_dies_and_comes_back_with_what_it_had_acknowledged(started: Started) -> None:
+    platform, cluster = started(durable=True)
+    primary = cluster.owner(EVENT_STREAM)
+
+    with Traffic(platform) as traffic:
+        traffic.wait_for(20)
+        primary.kill()
+        traffic.wait_for(20)
+        cold = [f"cold-{i}" for i in range(40)]  # nobody has asked for them: only the cluster could tell
+        away = [item for item in cold if cluster.nodes[1].command("CLUSTER", "KEYSLOT", row_key(VIEW, item)) < 5461]
+        with GatewayClient.of(platform.settings) as gateway:
+            body = {"candidates": away, "unit": "u", "top_k": 1}
+            answer = gateway.post(f"/v1/models/{MODEL}/rank", body)
+        assert "features_away" in answer["degraded"]
+        traffic.ranked.append(answer["ranking_id"])
+        primary.start()
+        cluster.wait_until_ok()
+        traffic.wait_for(20)
+
+    assert traffic.failed == []
+    until(traffic.all_is_archived, "every answer and click in the archive, and nothing else")
+
+
+def test_a_rollout_becomes_champion_though_its_database_was_killed_on_the_way(tmp_path: Path) -> None:
+    step = {"name": "judged", "kind": "gate", "needs": [{"kind": "offline_gate", "since": "ever"}]}
+    judgement = {"kind": "offline_gate", "challenger": 2, "verdict": "passed", "why": "it is better"}
+    with ExitStack() as stack:
+        cluster, database = stack.enter_context(running_cluster()), stack.enter_context(running_postgres())
+        urls = {"control_url": database.fresh_database(), "mlflow_backend": database.fresh_database()}
+        platform = Platform.start(tmp_path / "home", with_mlflow=True, redis=cluster.url, **urls)
+        stack.callback(platform.stop)
+        rows = feature_client(platform.settings, 5.0)
+        values = np.arange(len(ITEMS), dtype=np.float32).reshape(-1, 1)
+        write_rows(rows, VIEW, ITEMS, values, updated_ms=1, on_rows=lambda _: None)
+        for version, champion in ((1, ("--promote",)), (2, ())):
+            write(a_package(scale=float(version)), tmp_path / str(version))
+            done = sluice(platform, "models", "register", MODEL, str(tmp_path / str(version)), *champion)
+            assert done.returncode == 0, done.stderr
+        platform.wait_until_warm()
+        spec = a_spec(tmp_path, step)
+        told(sluice(platform, "rollout", "start", MODEL, "2", "--why", "try", "--spec", spec, "--json"))
+
+        with Traffic(platform) as traffic:
+            traffic.wait_for(10)
+            database.kill()
+            refused = ask(platform, "POST", "/evidence", json=judgement)
+            traffic.wait_for(10)
+            database.start()
+            until(lambda: ask(platform, "POST", "/evidence", json=judgement).status_code == 201, "evidence to be taken")
+            until(lambda: plan_of(platform).champion == 2, "the rollout to end in a promotion")
+            traffic.wait_for(10)
+
+        assert refused.status_code == 503, refused.text
+        assert traffic.failed == []
+        until(traffic.all_is_archived, "every answer and click in the archive, and nothing else")
+        changes = ask(platform, "GET", "/history").json()["changes"]
+        assert sorted(change["revision"] for change in changes) == list(range(1, plan_of(platform).revision + 1))
