@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import stat
 import subprocess
 from pathlib import Path
@@ -17,6 +18,11 @@ from deploy.cli import app
 
 ROOT = Path(__file__).resolve().parents[2]
 CI = ROOT / "deploy/ci"
+IMAGES = ("sluice-gateway", "sluice-worker", "sluice-worker-cuda", "sluice-monitor", "sluice-pipelines")
+DEPLOYMENTS = (
+    *("gateway", "worker", "controller", "archiver"),
+    *("monitor", "celery-worker", "celery-runs", "celery-beat"),
+)
 GITLAB, GITHUB = CI / "gitlab-ci.yml", CI / "github-workflow.yml"
 
 
@@ -160,3 +166,61 @@ def test_images_are_built_and_pushed_one_by_one(recorded: dict[str, str], tmp_pa
         "harbor.example/ml/sluice-worker:abc",
     ]
     assert (missing.returncode, "no such file" in missing.stderr) == (1, True)
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """A checkout of which only that is there which a rolling update reads."""
+    root = tmp_path / "checkout"
+    (root / "deploy/ci").mkdir(parents=True)
+    for overlay in ("gpu", "dev"):
+        shutil.copytree(ROOT / "deploy/kubernetes/overlays" / overlay, root / "deploy/kubernetes/overlays" / overlay)
+    shutil.copy(CI / "rolling-update", root / "deploy/ci/rolling-update")
+    return root
+
+
+def update(tree: Path, *arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+    command = [str(tree / "deploy/ci/rolling-update"), *arguments]
+    return subprocess.run(command, env=environment, cwd="/", capture_output=True, text=True, timeout=60)
+
+
+def test_an_update_applies_the_overlay_with_the_new_images_and_waits(recorded: dict[str, str], tree: Path) -> None:
+    done = update(tree, "harbor.example/ml", "abc", "gpu", **recorded)
+
+    assert done.returncode == 0, done.stderr
+    calls = Path(recorded["RECORD"]).read_text().splitlines()
+    assert "apply --kustomize" in calls[0]
+    waited = [re.search(r"deployment/sluice-([\w-]+)", call) for call in calls[1:]]
+    assert [found[1] for found in waited if found] == list(DEPLOYMENTS)
+    applied = yaml.safe_load(Path(recorded["APPLIED"]).read_text())
+    assert applied["resources"] == ["../gpu"]
+    renamed = {one["name"]: f"{one['newName']}:{one['newTag']}" for one in applied["images"]}
+    assert renamed == {name: f"harbor.example/ml/{name}:abc" for name in IMAGES}
+    assert sorted(path.name for path in (tree / "deploy/kubernetes/overlays").iterdir()) == ["dev", "gpu"]  # tidied up
+
+
+def test_an_update_that_does_not_become_ready_is_put_back(recorded: dict[str, str], tree: Path) -> None:
+    failed = update(tree, "harbor.example/ml", "abc", **recorded, FAILS="*status*sluice-worker*")
+    calls = Path(recorded["RECORD"]).read_text().splitlines()
+    unknown = update(tree, "harbor.example/ml", "abc", "nowhere", **recorded)
+
+    assert (failed.returncode, "put back" in failed.stderr) == (1, True)
+    assert [call.split()[-1] for call in calls if " undo " in call] == [
+        "deployment/sluice-gateway",
+        "deployment/sluice-worker",
+    ]
+    assert (unknown.returncode, "no such overlay" in unknown.stderr) == (1, True)
+
+
+def test_an_update_names_the_images_and_deployments_that_the_manifests_have() -> None:
+    base = [
+        document
+        for path in (ROOT / "deploy/kubernetes/base/processes").glob("*.yaml")
+        for document in yaml.safe_load_all(path.read_text())
+        if document["kind"] == "Deployment"
+    ]
+    gpu = yaml.safe_load((ROOT / "deploy/kubernetes/overlays/gpu/kustomization.yaml").read_text())
+    images = {one["spec"]["template"]["spec"]["containers"][0]["image"] for one in base}
+
+    assert {one["metadata"]["name"] for one in base} == {f"sluice-{name}" for name in DEPLOYMENTS}
+    assert images | {one["newName"] for one in gpu["images"]} == set(IMAGES)

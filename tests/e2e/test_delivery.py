@@ -22,7 +22,6 @@ from deploy.features.store import feature_client
 from pipelines.dataset import RankingDataset
 from pipelines.gates.offline import JudgedSet, OfflinePlan, offline_gate
 from pipelines.training.export import offline_scores
-from registry.artefacts import write
 from registry.store import StoredVersion
 from serving.features.materialiser import write_rows
 from tests.builders import a_package
@@ -154,15 +153,16 @@ def sluice(platform: Platform, *arguments: str) -> "subprocess.CompletedProcess[
 @pytest.fixture(scope="module")
 def ci(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deliveries]:
     folder = tmp_path_factory.mktemp("delivery")
-    platform = Platform.start(folder / "home", with_mlflow=True)
+    platform = Platform.start(
+        folder / "home", with_mlflow=True, with_controller=True, with_grpc=False, with_archiver=False
+    )
     try:
         values = np.arange(len(ITEMS), dtype=np.float32).reshape(-1, 1)
         rows = feature_client(platform.settings, wiring.REDIS_TIMEOUT_S)
         write_rows(rows, PACKAGES[1].manifest.feature_view(), ITEMS, values, updated_ms=1, on_rows=lambda _: None)
-        for version, package in PACKAGES.items():
-            write(package, folder / str(version))
-            champion = ("--promote",) if version == 1 else ()
-            sluice(platform, "models", "register", MODEL, str(folder / str(version)), *champion)
+        store = wiring.model_store(platform.settings)
+        assert [store.register(MODEL, package) for package in PACKAGES.values()] == list(PACKAGES)
+        sluice(platform, "promote", MODEL, "1", "--why", "first")
         platform.wait_until_warm()
         made = sluice(platform, "keys", "create", "ci", "--role", "operator", "--model", MODEL, "--json")
         yield Deliveries(platform, json.loads(made.stdout)["key"], folder)
