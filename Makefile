@@ -4,12 +4,12 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO ?=
 
-.PHONY: demo test check install sbom audit clean
+.PHONY: demo test test-cluster faults check install sbom audit clean
 .DEFAULT_GOAL := help
 
 .PHONY: help
 help:  ## What there is to make.
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:[^#]*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:[^#]*## /\t/' | expand -t 12
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: $(PYTHON) is older than 3.11; try: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 1; }
@@ -27,6 +27,14 @@ demo: install  ## Start the platform, train, serve, measure; Ctrl-C ends it. DEM
 test: install  ## The whole suite: style, types, tests, doctests.
 	@$(MAKE) --no-print-directory check
 	@BIN=$(BIN) deploy/scripts/test $(TESTS)
+	@test -n "$(TESTS)" || $(MAKE) --no-print-directory test-cluster
+
+test-cluster: install  ## What takes any Redis, on a Redis Cluster of three; `make test` does it, too.
+	@BIN=$(BIN) deploy/scripts/test --redis cluster tests
+
+faults: install  ## Breaks a running platform in every way there is a promise about, and counts what is lost. FAULTS='--seed 2'
+	@deploy/scripts/faketime
+	@$(BIN)/python -m tests.faults $(FAULTS)
 
 check: install  ## Style, import order, strict types.
 	@BIN=$(BIN) deploy/scripts/check

@@ -20,21 +20,24 @@ COMMANDS = {
     "promote": "deploy.commands.promote:promote",
     "rollback": "deploy.commands.promote:rollback",
     "rollout": "deploy.commands.rollout:rollout",
+    "deliver": "deploy.commands.deliver:deliver",
     "retrain": "deploy.commands.runs:retrain",
     "runs": "deploy.commands.runs:runs",
     "keys": "deploy.commands.keys:keys",
     "certificates": "deploy.commands.certificates:certificates",
+    "edges": "deploy.commands.edges:edges",
     "console": "deploy.commands.console:console",
     "audit": "deploy.commands.audit:audit",
     "models": "deploy.commands.models:models",
     "drift": "deploy.commands.drift:drift",
     "features": "deploy.commands.features:features",
     "simulate": "deploy.commands.simulate:simulate",
+    "capacity": "deploy.commands.capacity:capacity",
 }
 """Name and place of each command: a function, or a `typer.Typer` with commands of its own."""
 
 EPILOG = """Settings are environment variables, SLUICE_HOME first (default ./.sluice). SLUICE_URL and SLUICE_KEY
-send promote, rollback, rollout, retrain, runs, keys, audit and console to a platform elsewhere.
+send promote, rollback, rollout, deliver, retrain, runs, keys, audit and console to a platform elsewhere.
 
 Exit codes: 0 ok, 1 failed, 2 wrong usage or setting, 3 runs but is not all ready, 4 not running."""
 

@@ -10,9 +10,11 @@ import os
 import signal
 import sys
 import threading
+from pathlib import Path
 
 from deploy.errors import SluiceError
 from deploy.logs import configure_logging
+from deploy.machine import metric_files
 from deploy.settings import PlatformSettings, log_effective
 from deploy.wiring import BUILDERS
 
@@ -51,6 +53,8 @@ def main(name: str) -> int:
         configure_logging(name, settings.log_level)
         if settings.probe_address:  # alone in a container: no supervisor has told the log
             log_effective(settings, os.environ)
+        if folder := os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
+            metric_files.reserve(Path(folder), os.getpid())
         BUILDERS[kind](settings, stop_on_signals())
     except SluiceError as error:
         print(f"error: {error}", file=sys.stderr)

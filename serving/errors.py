@@ -6,6 +6,7 @@ RankingError              500  INTERNAL
   QueryRefused            400  INVALID_ARGUMENT    names the field and the rule
     UnknownModel          404  NOT_FOUND
     WrongMethod           405  UNIMPLEMENTED
+    TooSlow               408  DEADLINE_EXCEEDED   it did not arrive in time
     BodyTooLarge          413  INVALID_ARGUMENT
     WrongContentType      415  INVALID_ARGUMENT
     NotServed             501  UNIMPLEMENTED       part of a protocol that is left out here
@@ -58,6 +59,12 @@ class WrongMethod(QueryRefused):
     status = 405
 
 
+class TooSlow(QueryRefused):
+    """The request trickled in for longer than anybody waits for it."""
+
+    status = 408
+
+
 class BodyTooLarge(QueryRefused):
     """More bytes than the gateway takes."""
 
@@ -91,9 +98,13 @@ class UnknownSigner(NotAuthenticated):
 
 
 class NotAllowed(RankingError):
-    """Who asks is known, and may not."""
+    """Who asks is known, and may not. reason: what is too small, `role` or `model`, for the counter."""
 
     status = 403
+
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class Overloaded(RankingError):

@@ -101,6 +101,12 @@ REPLICA_BREAKERS = Gauge(
     multiprocess_mode="livemax",
 )
 RETRIES = Counter("serving_replica_retries", "Queries sent again because their replica was lost or failed.")
+RETRY_BUDGET = Gauge(
+    "serving_retry_budget_queries",
+    "Queries of a model that may be sent again now; of the gateway with the fewest.",
+    ["model"],
+    multiprocess_mode="livemin",
+)
 RETRIES_REFUSED = Counter(
     "serving_refused_retries",
     "Queries whose replica was lost or failed that were not sent again: budget, tries, deadline, or alone.",
@@ -197,3 +203,22 @@ DEVICE_CLOCK = Gauge(
     ["device"],
     multiprocess_mode="livemostrecent",
 )
+
+_FROM_ZERO: tuple[tuple[Counter, tuple[str, ...]], ...] = (
+    (DOOR_REFUSALS, ("none", "key", "expired", "token", "role", "model", "unknown_yet")),
+    (QUOTA_LEASES, ("granted", "refused", "local")),
+    (RETRIES_REFUSED, ("budget", "tries", "deadline", "alone")),
+    (HEDGES, ("sent", "won", "lost")),
+    (DEADLINES, ("gateway", "replica", "queue", "features", "device")),
+    (TLS_REFUSED, ("handshake", "name", "timeout")),
+    (TLS_ROTATIONS, ("done", "failed")),
+)
+
+
+def begin_at_zero() -> None:
+    """Gives counters with few labels their series: they would begin with their first event, which no rate sees."""
+    for counter, labels in _FROM_ZERO:
+        for label in labels:
+            counter.labels(label)
+    for state in ("open", "half_open"):
+        REPLICA_BREAKERS.labels(state).set(0)

@@ -95,19 +95,24 @@ class GrpcSettings:
     """What one gRPC connection may ask of the gateway. Messages are bounded as over HTTP.
 
     max_streams: calls at once. max_header_bytes: of a call's metadata. max_receiving_bytes: of
-    messages that have arrived in part, or wait. head_s: for the connection's preface, and for a header block that
-    comes in parts; read_s: without reading answers that are too long to wait in buffers.
+    messages that have arrived in part, or wait. head_s: for the connection's preface, for a header block that comes
+    in parts, and for a frame; body_s: for a unary call's message from its head on, for a stream's from its first byte
+    on, and beside that, as for frames, as long as what has come of it takes at bytes_a_s. read_s: without reading
+    answers that are too long to wait in buffers.
     """
 
     max_streams: int = 256
     max_header_bytes: int = 16 << 10
     max_receiving_bytes: int = 256 << 20
     head_s: float = 10.0
+    body_s: float = 10.0
+    bytes_a_s: float = 4096.0
     read_s: float = 30.0
 
     def __post_init__(self) -> None:
-        for key in ("head_s", "read_s"):
+        for key in ("head_s", "body_s", "read_s"):
             _require(0 < getattr(self, key) <= 3600, f"grpc.{key}", getattr(self, key), "0 < s <= 3600")
+        _require(self.bytes_a_s > 0, "grpc.bytes_a_s", self.bytes_a_s, "more than 0")
         _require(1 <= self.max_streams <= 65536, "grpc.max_streams", self.max_streams, "1 to 65536")
         _require(
             1024 <= self.max_header_bytes <= 1 << 20, "grpc.max_header_bytes", self.max_header_bytes, "1 KiB to 1 MiB"

@@ -26,8 +26,17 @@ settings.load_profile("ci" if os.environ.get("CI") else "laptop")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """`--redis cluster`: what takes any Redis is tested on a cluster of three."""
+    """`--redis cluster`: what takes any Redis is tested on a cluster of three, and nothing else."""
     parser.addoption("--redis", choices=("server", "cluster"), default="server", help="what `redis_client` asks")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leaves out what would be on a cluster as it is on a server."""
+    if config.getoption("--redis") == "server":
+        return
+    indifferent = [item for item in items if "redis_store" not in getattr(item, "fixturenames", ())]
+    config.hook.pytest_deselected(items=indifferent)
+    items[:] = [item for item in items if item not in set(indifferent)]
 
 
 @dataclass(frozen=True)

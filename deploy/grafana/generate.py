@@ -6,7 +6,7 @@ from pathlib import Path
 
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 
-from deploy.grafana import drift, features, gpu, overview, pipelines, rollout_and_gate, serving
+from deploy.grafana import drift, features, gpu, overload, overview, pipelines, rollout_and_gate, serving
 from deploy.grafana.panels import Board
 
 FOLDER = Path(__file__).with_name("dashboards")
@@ -14,7 +14,7 @@ FOLDER = Path(__file__).with_name("dashboards")
 
 def boards() -> tuple[Board, ...]:
     """All of them, in the order of their links."""
-    modules = (overview, serving, features, drift, rollout_and_gate, pipelines, gpu)
+    modules = (overview, serving, overload, features, drift, rollout_and_gate, pipelines, gpu)
     return tuple(module.board() for module in modules)
 
 

@@ -99,6 +99,7 @@ class Supervisor:
         self._processes = {spec.name: Process(spec) for spec in specs}
         self._children: dict[str, subprocess.Popen[bytes]] = {}
         self._written: list[Process] = []
+        self._unwritten = False  # the disk refused it
 
     def run(self, signals: Signals) -> None:
         """Returns when all have stopped, after they were asked to."""
@@ -163,14 +164,22 @@ class Supervisor:
         return child.pid
 
     def _write_down(self) -> None:
+        """Where the disk refuses it is tried again each turn: readers of the state are late, nobody has to end."""
         processes = list(self._processes.values())
-        if processes != self._written:
+        if processes == self._written:
+            return
+        try:
             write_state(self._settings, describe(processes, time.monotonic(), time.time()))
-            self._written = processes
+        except OSError as error:
+            if not self._unwritten:
+                logger.error("the state of the processes cannot be written: %s; free some space", error)
+            self._unwritten = True
+            return
+        self._written, self._unwritten = processes, False
 
     def _pause_s(self) -> float:
         quiet = all(process.phase is Phase.READY for process in self._processes.values())
-        return _IDLE_PAUSE_S if quiet else _BUSY_PAUSE_S
+        return _IDLE_PAUSE_S if quiet and not self._unwritten else _BUSY_PAUSE_S
 
 
 def _has_ended(child: subprocess.Popen[bytes]) -> bool:

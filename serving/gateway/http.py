@@ -53,6 +53,7 @@ MODELS_PREFIX, RANK_SUFFIX = "/v1/models/", "/rank"
 FEEDBACK_PATH, PREFETCH_PATH = "/v1/feedback", "/v1/prefetch"
 _INFER_PATH = re.compile(r"/v2/models/(?P<model>[^/]+)(?:/versions/(?P<version>[^/]+))?/infer")
 _VERSION_HEADER, _DEADLINE_HEADER = VERSION_HEADER.encode(), DEADLINE_HEADER.encode()
+RANKING_HEADER = b"x-sluice-ranking-id"  # for the log of a proxy, which does not read bodies
 
 
 BUG = b'{"error":"internal error, see the gateway\'s log"}'
@@ -209,7 +210,7 @@ class HotRoutes:
             raise
         if visit is not None:
             await visit.admitted(len(query.item_ids))
-        return Answer(200, write_ranking(await self._ranker.rank(query)))
+        return ranked(await self._ranker.rank(query))
 
     async def _visit(self, headers: Headers, model: str | None) -> Visit | None:
         """Raises NotAuthenticated, NotAllowed, or QuotaExceeded if that is known already."""
@@ -241,7 +242,7 @@ class HotRoutes:
             return None  # read once more on the long way, which says why
 
         def done(result: Ranking | RankingError) -> None:
-            answered(answer_of(result) if isinstance(result, RankingError) else Answer(200, write_ranking(result)))
+            answered(answer_of(result) if isinstance(result, RankingError) else ranked(result))
 
         if visit is None:
             return self._ranker.begin(query, done)
@@ -327,6 +328,11 @@ async def send_answer(answer: Answer, send: Send) -> None:
 
 def told_already() -> None:
     """Takes back a request that was answered before it was begun."""
+
+
+def ranked(ranking: Ranking) -> Answer:
+    """A ranking as its caller gets it."""
+    return Answer(200, write_ranking(ranking), ((RANKING_HEADER, ranking.ranking_id.encode()),))
 
 
 def answer_of(error: RankingError) -> Answer:

@@ -27,7 +27,7 @@ from deploy import wiring
 from deploy.machine.state import PlatformState
 from deploy.settings import PlatformSettings
 from pipelines.archive.files import Archive
-from tests.bench.load import cpu_s, hardware, measure, post, pss_mb, versions
+from tests.bench.load import cpu_s, hardware, measure, post, versions
 from tests.bench.open_loop import Poured, pour
 from tests.bench.overload import recovered_s
 from tests.bench.platform_under_test import COLUMNS, data_plane, ltr_package, platform_pids
@@ -44,7 +44,8 @@ CALM_S = 30.0  # afterwards, in which recovery is looked for
 
 @dataclass(slots=True)
 class Samples:
-    """Of one process, by time: proportional set size in MB, descriptors, threads."""
+    """Of one process, by time: memory that no file is behind, in MB (what others map of the same libraries does not
+    move it, as it does the proportional set size), descriptors, threads."""
 
     at_s: list[float] = field(default_factory=list)
     mb: list[float] = field(default_factory=list)
@@ -70,7 +71,7 @@ class Sampler(threading.Thread):
                 about = Path(f"/proc/{pid}")
                 of = self.samples[name]
                 of.at_s.append(at_s)
-                of.mb.append(pss_mb(pid))
+                of.mb.append(anonymous_mb(pid))
                 of.descriptors.append(len(list((about / "fd").iterdir())))
                 of.threads.append(len(list((about / "task").iterdir())))
             if len(of.at_s) % 6 == 0:
@@ -81,6 +82,12 @@ class Sampler(threading.Thread):
         """Returns when it has stopped."""
         self._stop_asked.set()
         self.join()
+
+
+def anonymous_mb(pid: int) -> float:
+    """Heap and stacks, each page as the share of those who have it."""
+    rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    return int(rollup.split("Pss_Anon:")[1].split()[0]) / 1024
 
 
 def slope(at_s: Sequence[float], values: Sequence[float]) -> tuple[float, float]:
@@ -212,7 +219,7 @@ def soak(report: Report, settings: PlatformSettings, state: PlatformState, reque
         "|---:|---:|---:|---:|---:|",
         *windows(poured, deadline_s),
         "",
-        f"Memory after the first {WARM_UP:.0%} of the time, by least squares:",
+        f"Anonymous memory after the first {WARM_UP:.0%} of the time, by least squares:",
         "",
         "| process | MB first | MB last | MB an hour | standard error | descriptors first, last, most | threads |",
         "|---|---:|---:|---:|---:|---|---|",

@@ -109,7 +109,7 @@ def test_rows_of_a_cluster_are_loaded_shown_and_counted_whatever_the_shells_sett
 
 
 def test_rows_of_a_server_of_ones_own_are_loaded_shown_and_counted(
-    platforms: Platforms, redis_server: RedisServer, redis_client: redis.Redis, tmp_path: Path, view_file: str
+    platforms: Platforms, redis_server: RedisServer, server_client: redis.Redis, tmp_path: Path, view_file: str
 ):
     rows = tmp_path / "rows.csv"
     rows.write_text("item,clicks,age\na,12,1.5\n")
@@ -118,7 +118,7 @@ def test_rows_of_a_server_of_ones_own_are_loaded_shown_and_counted(
 
     assert sluice("features", "load", str(rows), "--view", view_file, home=home).returncode == 0
 
-    assert redis_client.exists(row_key(VIEW, "a"))
+    assert server_client.exists(row_key(VIEW, "a"))
     assert sluice("features", "show", "articles", "a", "--view", view_file, home=home).returncode == 0
     assert "articles" in sluice("features", "stats", home=home).stdout
 

@@ -1,4 +1,4 @@
-"""The Dockerfiles and the Compose file, without a Docker engine: what they copy, install, start, mount and ask is there."""
+"""Dockerfiles and the Compose file, without a Docker engine: what they copy, install, start, mount and ask is there."""
 
 import re
 import shlex

@@ -25,7 +25,8 @@ from tests.metric_catalogue import series
 from tests.prometheus_tools import tool
 
 FOLDER = Path(__file__).resolve().parents[2] / "deploy" / "kubernetes"
-FOLDERS = ["base", "adapter", *sorted(f"overlays/{path.name}" for path in (FOLDER / "overlays").iterdir())]
+NAMES = sorted(path.name for path in (FOLDER / "overlays").iterdir() if "." not in path.name)  # none of a release
+FOLDERS = ["base", "adapter", *(f"overlays/{name}" for name in NAMES)]
 OVERLAYS = [name for name in FOLDERS if name != "adapter"]
 KUBERNETES = "1.34"
 OURS = "app.kubernetes.io/name"

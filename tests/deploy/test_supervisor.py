@@ -29,6 +29,21 @@ def test_a_killed_process_is_restarted_and_the_others_do_not_notice(platforms: P
     assert [pid_of(after, name) for name in ("base", "top")] == [pid_of(before, name) for name in ("base", "top")]
 
 
+def test_a_disk_that_refuses_the_state_ends_nobody_and_gets_it_later(platforms: Platforms):
+    supervisor = platforms.start("three")
+    before = platforms.ready(supervisor)
+    in_the_way = platforms.settings.run_folder / f"state.json.{supervisor.pid}.tmp"
+    in_the_way.mkdir()
+
+    os.kill(pid_of(before, "middle-0"), signal.SIGKILL)
+    until(lambda: gone(pid_of(before, "middle-0")), "it to be gone")
+    until(lambda: "cannot be written" in platforms.settings.log_file.read_text(), "the log to say so")
+    assert supervisor.poll() is None
+    in_the_way.rmdir()
+
+    assert platforms.in_phase(supervisor, "middle-0", Phase.READY, restarts=1).pid != pid_of(before, "middle-0")
+
+
 def test_an_orderly_stop_goes_in_reverse_start_order(platforms: Platforms):
     supervisor = platforms.start("three")
     running = platforms.ready(supervisor)

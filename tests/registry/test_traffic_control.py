@@ -97,6 +97,62 @@ class TestSqlControlOnPostgres(TrafficControlSuite):
         assert control.plan("codesearch") == a_plan(champion=1)
 
 
+PROMOTES_WHEN_TOLD = """
+import sys
+from registry.errors import StaleRevision
+from registry.traffic_control import SqlControl
+from tests.builders import a_plan
+from tests.suites.traffic_controls import change
+
+control = SqlControl(sys.argv[1])
+print("ready", flush=True)
+for line in sys.stdin:
+    try:
+        change(control, a_plan(champion=int(sys.argv[2])), expected=int(line))
+        print("won", flush=True)
+    except StaleRevision:
+        print("stale", flush=True)
+"""
+
+
+@pytest.mark.parametrize("database", ["sqlite", "postgres"])
+def test_of_two_processes_that_promote_at_once_one_wins(
+    database: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    url = request.getfixturevalue("postgres_url") if database == "postgres" else f"sqlite:///{tmp_path}/control.db"
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", PROMOTES_WHEN_TOLD, url, str(champion)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for champion in (1, 2)
+    ]
+    try:
+        assert [_line_of(process) for process in processes] == ["ready", "ready"]
+        winners = []
+        for revision in range(20):
+            for process in processes:
+                assert process.stdin is not None
+                process.stdin.write(f"{revision}\n")
+                process.stdin.flush()
+            answers = [_line_of(process) for process in processes]
+            assert sorted(answers) == ["stale", "won"]
+            winners.append(answers.index("won") + 1)
+    finally:
+        for process in processes:
+            process.communicate(timeout=30)
+
+    with closing(SqlControl(url)) as control:
+        assert [one.plan.champion for one in control.history("codesearch")] == winners
+
+
+def _line_of(process: "subprocess.Popen[str]") -> str:
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
+
+
 def test_control_tables_survive_a_killed_server_and_answer_again() -> None:
     with running_postgres() as server, closing(SqlControl(server.fresh_database())) as control:
         change(control, a_plan(champion=1), expected=0)

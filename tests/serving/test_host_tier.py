@@ -49,8 +49,8 @@ class TestHostTierOverHostTier(TierSuite):
 
 class TestHostTierOverRedis(TierSuite):
     @pytest.fixture(autouse=True)
-    def _server(self, redis_client: redis.Redis) -> None:
-        self.client = redis_client
+    def _server(self, server_client: redis.Redis) -> None:
+        self.client = server_client
 
     def make_tier(self, rows: Mapping[str, Sequence[float]]) -> HostTier:
         store(self.client, rows)

@@ -2,17 +2,33 @@
 
 import asyncio
 import json
+import random
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 
 import pytest
+import uvloop
+from hpack import Encoder
 
-from serving.gateway.grpc.frames import CONTINUATION, DATA, END_HEADERS, END_STREAM, HEADERS, frame
+from serving.gateway.grpc.calls import Code
+from serving.gateway.grpc.frames import (
+    CONTINUATION,
+    DATA,
+    END_HEADERS,
+    END_STREAM,
+    GOAWAY,
+    HEADERS,
+    PREFACE,
+    frame,
+    settings_frame,
+)
 from serving.gateway.grpc.messages import prefixed
+from serving.gateway.grpc.server import GrpcServer
 from serving.gateway.patience import Patience
-from tests.serving.http2_wire import Wire, wired
+from serving.settings import GrpcSettings
+from tests.serving.http2_wire import CHAT, ECHO, METHODS, Wire, wired
 from tests.serving.http_gateway import RunningGateway, a_running_gateway
 from tests.serving.workbench import PATIENCE_S, a_replica
 
@@ -205,3 +221,152 @@ def test_a_head_that_came_in_parts_is_forgotten_by_its_timer() -> None:
         return (await wire.say(frame(DATA, END_STREAM, 1, prefixed(b"x")))).answers[1].code
 
     assert wired(scenario, head_s=0.05) == 0
+
+
+def test_a_grpc_message_that_trickles_in_is_refused_and_other_calls_of_its_connection_are_answered() -> None:
+    async def scenario(wire: Wire) -> tuple[int | None, str, int | None]:
+        await wire.greet()
+        await wire.say(frame(HEADERS, END_HEADERS, 1, wire.head()))
+        slowly = iter(prefixed(b"x" * 100_000))
+        async with asyncio.timeout(PATIENCE_S):
+            while 1 not in wire.answers:
+                await wire.say(frame(DATA, 0, 1, bytes([next(slowly)])))
+        refused = wire.answers[1]
+        other = (await wire.say(wire.call(3))).answers[3]
+        return refused.code, refused.fields["grpc-message"], other.code
+
+    code, message, other = wired(scenario, body_s=0.05, bytes_a_s=1e9)
+
+    assert code == Code.DEADLINE_EXCEEDED
+    assert "did not arrive in time" in message
+    assert other == Code.OK
+
+
+def test_a_grpc_call_whose_message_never_begins_or_never_ends_is_refused() -> None:
+    def after(*begun: bytes) -> int | None:
+        async def scenario(wire: Wire) -> int | None:
+            await wire.greet()
+            await wire.say(frame(HEADERS, END_HEADERS, 1, wire.head()), *begun)
+            async with asyncio.timeout(PATIENCE_S):
+                while 1 not in wire.answers:
+                    await wire.listen()
+            return wire.answers[1].code
+
+        return wired(scenario, body_s=0.05)
+
+    whole = frame(DATA, 0, 1, prefixed(b"whole, but there may be more"))
+    assert [after(), after(whole), after(whole[:20])] == [Code.DEADLINE_EXCEEDED] * 3
+
+
+def test_a_grpc_message_that_comes_at_a_fair_pace_may_take_longer() -> None:
+    message = b"x" * 3000
+
+    async def scenario(wire: Wire) -> bytes:
+        await wire.greet()
+        await wire.say(frame(HEADERS, END_HEADERS, 1, wire.head()))
+        began_s = asyncio.get_running_loop().time()
+        left = prefixed(message)
+        async with asyncio.timeout(PATIENCE_S):
+            while left:  # each piece of 300 bytes earns 3 s, and they take twice body_s together
+                while asyncio.get_running_loop().time() < began_s + 0.6 * (1 - len(left) / len(message)):
+                    await wire.listen()
+                part, left = left[:300], left[300:]
+                await wire.say(frame(DATA, 0 if left else END_STREAM, 1, part))
+            while 1 not in wire.answers or not wire.answers[1].ended:
+                await wire.listen()
+        return wire.answers[1].messages
+
+    assert wired(scenario, body_s=0.3, bytes_a_s=100.0) == prefixed(message)
+
+
+def test_a_grpc_stream_may_be_silent_between_messages_but_not_within_one() -> None:
+    async def scenario(wire: Wire) -> tuple[bytes, int | None]:
+        await wire.greet()
+        await wire.say(frame(HEADERS, END_HEADERS, 1, wire.head(CHAT)), frame(DATA, 0, 1, prefixed(b"one")))
+        until_s = asyncio.get_running_loop().time() + 0.2
+        while asyncio.get_running_loop().time() < until_s:
+            await wire.listen()
+        await wire.say(frame(DATA, 0, 1, prefixed(b"two")))
+        said = wire.answers[1].messages
+        await wire.say(frame(DATA, 0, 1, prefixed(b"three")[:-1]))
+        async with asyncio.timeout(PATIENCE_S):
+            while not wire.answers[1].ended:
+                await wire.listen()
+        return said, wire.answers[1].code
+
+    said, code = wired(scenario, body_s=0.05)
+
+    assert said == prefixed(b"one") + prefixed(b"two")
+    assert code == Code.DEADLINE_EXCEEDED
+
+
+def test_an_http2_frame_that_trickles_in_ends_its_connection() -> None:
+    async def scenario(wire: Wire) -> bytes:
+        await wire.greet()
+        slowly = iter(frame(HEADERS, END_HEADERS, 1, wire.head() + b"x" * 10_000))
+        async with asyncio.timeout(PATIENCE_S):
+            while not wire.transport.closed:
+                await wire.say(bytes([next(slowly)]))
+        return wire.last(GOAWAY)[1]
+
+    assert wired(scenario, head_s=0.05, bytes_a_s=1e9).endswith(b"a frame did not arrive in time")
+
+
+def test_who_was_not_read_from_has_all_of_its_time_again() -> None:
+    async def scenario(wire: Wire) -> int | None:
+        await wire.greet()
+        await wire.say(frame(HEADERS, END_HEADERS, 1, wire.head()))
+        wire.connection.pause_writing()
+        until_s = asyncio.get_running_loop().time() + 0.2
+        while asyncio.get_running_loop().time() < until_s:
+            await wire.listen()
+        wire.connection.resume_writing()
+        return (await wire.say(frame(DATA, END_STREAM, 1, prefixed(b"x")))).answers[1].code
+
+    assert wired(scenario, body_s=0.05) == Code.OK
+
+
+def test_over_sockets_a_crowd_of_dribbling_grpc_clients_is_cut_and_nobody_else_waits() -> None:
+    head = Encoder().encode(
+        [
+            *((":method", "POST"), (":scheme", "http"), (":authority", "a"), (":path", ECHO)),
+            *(("content-type", "application/grpc"), ("te", "trailers")),
+        ]
+    )
+    begun = PREFACE + settings_frame({}) + frame(HEADERS, END_HEADERS, 1, head)
+
+    async def heard(address: tuple[str, int], rest: list[bytes], last_words: bytes) -> bytes:
+        """All until these words, of a client that sends the next piece of the rest now and then."""
+        reader, writer = await asyncio.open_connection(*address)
+        writer.write(begun)
+        found = b""
+        while last_words not in found:
+            if rest:
+                writer.write(frame(DATA, 0 if len(rest) > 1 else END_STREAM, 1, rest.pop(0)))
+            with suppress(TimeoutError):
+                async with asyncio.timeout(0.02):
+                    part = await reader.read(1 << 16)
+                    assert part, f"cut without a word after {found!r}"
+                    found += part
+        writer.close()
+        return found
+
+    async def scenario() -> tuple[list[bytes], bytes]:
+        settings = GrpcSettings(body_s=0.3, bytes_a_s=1e9)
+        server, listener = GrpcServer(METHODS, settings, random.Random(0)), socket.create_server(("127.0.0.1", 0))
+        await server.start(listener)
+        address = listener.getsockname()
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                pieces = [bytes([one]) for one in prefixed(b"x" * 10_000)]
+                slow = [asyncio.create_task(heard(address, list(pieces), b"arrive in time")) for _ in range(50)]
+                quick = await heard(address, [prefixed(b"somebody else")], b"somebody else")
+                return await asyncio.gather(*slow), quick
+        finally:
+            await server.stop(0.0)
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        slow, quick = runner.run(scenario())
+
+    assert len(slow) == 50
+    assert b"arrive in time" not in quick

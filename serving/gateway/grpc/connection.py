@@ -2,19 +2,20 @@
 
 A peer that breaks HTTP/2 loses its connection; one that breaks gRPC gets a status. Memory that a
 peer can claim is bounded: fields, messages, what has arrived but is not complete, calls at once. A
-peer that does not read is not read from.
+peer that does not read is not read from, and one that lets a frame or a message trickle in is cut off.
 
 Source: RFC 9113.
 """
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
 
 from registry.contracts.traces import Trace
-from serving.errors import Overloaded, QueryRefused, RankingError
+from serving.errors import Overloaded, QueryRefused, RankingError, TooSlow
 from serving.gateway.grpc.calls import Call, Status
 from serving.gateway.grpc.exchange import STREAM_WINDOW, Exchange, StreamingExchange, UnaryExchange
 from serving.gateway.grpc.fields import FieldReader
@@ -101,6 +102,8 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport
         self._head_timer: asyncio.TimerHandle  # of the preface, later of a header block in parts
         self._unread_timer: asyncio.TimerHandle | None = None
+        self._frame_due_s = math.inf  # when the frame that has come in part has to be here
+        self._watch: asyncio.TimerHandle | None = None  # one timer for whatever is on its way
 
     def __repr__(self) -> str:
         return f"<Connection [{'DRAINING | ' * self._draining}{len(self._calls)} calls]>"
@@ -129,6 +132,10 @@ class Connection(asyncio.Protocol):
                     raise ConnectionBroken(Reason.PROTOCOL_ERROR, "a header block is interrupted")
                 if kind <= CONTINUATION:  # the others are extensions, to be ignored
                     _HANDLERS[kind](self, flags, number, payload)
+            if self._frames.waits:
+                self._frame_due_s = self._due_s(self._frame_due_s, self._settings.head_s, len(data))
+            else:
+                self._frame_due_s = math.inf
         except ConnectionBroken as broken:
             log.info("a gRPC client broke HTTP/2: %s", broken)
             self._end(go_away(self._last, broken.reason, str(broken)))
@@ -145,13 +152,15 @@ class Connection(asyncio.Protocol):
             self._unread_timer.cancel()
             self._unread_timer = None
         if not self._transport.is_closing():
+            self._postpone()
             self._transport.resume_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """See asyncio.Protocol. Nobody waits for the answers of calls under way: they are cancelled."""
         self._head_timer.cancel()
-        if self._unread_timer is not None:
-            self._unread_timer.cancel()
+        for timer in (self._unread_timer, self._watch):
+            if timer is not None:
+                timer.cancel()
         for call in list(self._calls.values()):
             call.gone()
         self._service.lost(self)
@@ -217,6 +226,7 @@ class Connection(asyncio.Protocol):
             self._check_begun(number)  # it may not know yet that we have done with it
         else:
             call.data(payload, size, flags & END_STREAM)
+            call.due_s = self._due_s(call.due_s, self._settings.body_s, size) if call.receiving else math.inf
         if self._unreturned_bytes >= CONNECTION_WINDOW // 4:
             self._return_window(number)
 
@@ -293,6 +303,8 @@ class Connection(asyncio.Protocol):
         self._calls[number] = call
         if last:
             call.end()
+        elif call.receiving:
+            call.due_s = self._due_s(math.inf, self._settings.body_s, 0)
 
     def _on_priority(self, flags: int, number: int, payload: memoryview) -> None:
         if len(payload) != 5 or number == 0:
@@ -341,6 +353,50 @@ class Connection(asyncio.Protocol):
     def _check_begun(self, number: int) -> None:
         if number % 2 == 0 or number > self._last:
             raise ConnectionBroken(Reason.PROTOCOL_ERROR, f"stream {number} has not begun")
+
+    # what trickles in
+
+    def _due_s(self, due_s: float, within_s: float, size: int) -> float:
+        """When what is on its way has to be here, now that so much more of it has come; inf before: it begins now."""
+        if self._watch is None:
+            self._watch = self.loop.call_later(min(self._settings.head_s, self._settings.body_s), self._look)
+        return self.loop.time() + within_s if due_s == math.inf else due_s + size / self._settings.bytes_a_s
+
+    def _look(self) -> None:
+        """Ends what is past its time, and looks again as long as anything may be on its way."""
+        self._watch = None
+        if self._transport.is_closing():
+            return
+        if self._unread_timer is not None:
+            self._postpone()
+        now_s, settings = self.loop.time(), self._settings
+        if self._frame_due_s <= now_s:
+            self._end(go_away(self._last, Reason.ENHANCE_YOUR_CALM, "a frame did not arrive in time"))
+            self.loop.call_later(settings.head_s, self._transport.abort)  # nobody waits for it to read this
+            return
+        next_s = min(self._frame_due_s, now_s + min(settings.head_s, settings.body_s))
+        for call in list(self._calls.values()):
+            if not call.receiving:
+                call.due_s = math.inf
+            elif call.due_s == math.inf:  # we held it up so far
+                call.due_s = now_s + settings.body_s
+            elif call.due_s <= now_s:
+                call.refuse(
+                    TooSlow("the message did not arrive in time: send it at once, or in a stream of smaller ones")
+                )
+                continue
+            next_s = min(next_s, call.due_s)
+        if self._calls or self._frame_due_s < math.inf:
+            self._watch = self.loop.call_at(next_s, self._look)
+
+    def _postpone(self) -> None:
+        """We do not read, or did not until now: what is on its way has all of its time from now on."""
+        now_s = self.loop.time()
+        if self._frame_due_s < math.inf:
+            self._frame_due_s = max(self._frame_due_s, now_s + self._settings.head_s)
+        for call in self._calls.values():
+            if call.due_s < math.inf:
+                call.due_s = max(call.due_s, now_s + self._settings.body_s)
 
     # bytes
 

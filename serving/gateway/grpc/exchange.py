@@ -5,6 +5,7 @@ A call is told by its connection what arrives (`data`, `end`, `gone`), and tells
 
 import asyncio
 import logging
+import math
 from collections import deque
 from collections.abc import Callable
 from typing import Protocol
@@ -59,6 +60,7 @@ class Exchange:
         self._buffer = MessageBuffer(max_bytes)
         self._outgoing = line.outbox.open(number, self._sent)
         self._unreturned_bytes = 0  # of the stream's window
+        self.due_s = math.inf  # when what is on its way has to be here; the connection's
         self._client_done = False
         self._answering = False  # our head has gone
         self._status: Status | None = None  # once it is decided
@@ -68,6 +70,11 @@ class Exchange:
     def held_bytes(self) -> int:
         """Received, and not yet worked on."""
         return self._buffer.held_bytes
+
+    @property
+    def receiving(self) -> bool:
+        """Whether the client owes the rest of a message, and may send it."""
+        return not self._client_done and self._status is None
 
     def data(self, payload: memoryview, size: int, last: int) -> None:
         """A DATA frame, or part of one. size: with its padding. last: not 0 if nothing will follow."""
@@ -264,6 +271,11 @@ class StreamingExchange(Exchange):
     def held_bytes(self) -> int:
         """See Exchange."""
         return self._buffer.held_bytes + self._waiting_bytes
+
+    @property
+    def receiving(self) -> bool:
+        """See Exchange. Between messages it may be silent for as long as it likes."""
+        return super().receiving and self._buffer.held_bytes > 0 and self._room()
 
     async def receive(self) -> bytes | memoryview | None:
         """See Conversation."""

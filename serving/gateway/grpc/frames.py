@@ -74,6 +74,11 @@ class FrameReader:
         self._have, self._need = 0, _HEAD.size
         self._missing, self._missing_flags, self._missing_stream = 0, 0, 0  # of a DATA frame given on in part
 
+    @property
+    def waits(self) -> bool:
+        """Whether part of a frame is held that cannot be given on."""
+        return self._have > 0
+
     def feed(self, data: bytes) -> list[Frame]:
         """The frames that are complete now; payloads are views of the bytes given.
 

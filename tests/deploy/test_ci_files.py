@@ -1,0 +1,226 @@
+"""The pipelines that users copy: valid for GitLab and GitHub, in the right order, with commands and files there are."""
+
+import os
+import re
+import shutil
+import stat
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer.main
+import yaml
+from check_jsonschema.cli import main as check_jsonschema
+from click.testing import CliRunner
+
+from deploy.cli import app
+
+ROOT = Path(__file__).resolve().parents[2]
+CI = ROOT / "deploy/ci"
+IMAGES = ("sluice-gateway", "sluice-worker", "sluice-worker-cuda", "sluice-monitor", "sluice-pipelines")
+DEPLOYMENTS = (
+    *("gateway", "worker", "controller", "archiver"),
+    *("monitor", "celery-worker", "celery-runs", "celery-beat"),
+)
+GITLAB, GITHUB = CI / "gitlab-ci.yml", CI / "github-workflow.yml"
+
+
+def gitlab() -> Any:
+    return yaml.safe_load(GITLAB.read_text())
+
+
+def github() -> Any:
+    return yaml.safe_load(GITHUB.read_text())
+
+
+def scripts() -> dict[str, str]:
+    """Every script by file and job."""
+    found = {}
+    for name, job in gitlab().items():
+        if isinstance(job, dict) and "stage" in job | gitlab().get(job.get("extends", ""), {}):
+            found[f"gitlab {name}"] = "\n".join([*job.get("before_script", []), *job.get("script", [])])
+    for name, job in github()["jobs"].items():
+        found[f"github {name}"] = "\n".join(step["run"] for step in job["steps"] if "run" in step)
+    return found
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("vendor.gitlab-ci", "--data-transform", "gitlab-ci", str(GITLAB)),
+        ("vendor.github-workflows", str(GITHUB)),
+    ],
+    ids=["gitlab", "github"],
+)
+def test_the_file_is_what_the_service_reads(arguments: tuple[str, ...]) -> None:
+    told = CliRunner().invoke(check_jsonschema, ["--builtin-schema", *arguments])
+
+    assert told.exit_code == 0, told.output
+
+
+def test_gitlab_tests_builds_updates_and_promotes_in_this_order() -> None:
+    document = gitlab()
+    stages = document["stages"]
+    stage_of = {
+        name: {**document.get(job.get("extends", ""), {}), **job}["stage"]
+        for name, job in document.items()
+        if isinstance(job, dict) and name not in ("variables", "workflow") and not name.startswith(".")
+    }
+
+    assert stages == ["test", "image", "update", "promote"]
+    assert stage_of == {
+        "test": "test",
+        "images": "image",
+        "rolling update": "update",
+        "promote": "promote",
+        "take back": "promote",
+    }
+    assert "needs" not in document["promote"]  # so it waits for every stage before
+    assert (document["take back"]["needs"], document["take back"]["rules"][0]["when"]) == ([], "manual")
+    assert document["promote"]["allow_failure"] == {"exit_codes": [3]}
+
+
+def test_github_tests_builds_updates_and_promotes_in_this_order() -> None:
+    document = github()
+    jobs = document["jobs"]
+    triggers = document[True]  # YAML reads `on` so
+
+    assert {name: job.get("needs") for name, job in jobs.items()} == {
+        "test": None,
+        "image": "test",
+        "rolling-update": "image",
+        "promote": "rolling-update",
+        "take-back": None,
+    }
+    assert set(triggers["workflow_dispatch"]["inputs"]) == {"model", "version", "rollback"}
+    assert document["permissions"] == {"contents": "read"}
+
+
+def test_no_secret_and_nothing_typed_in_stands_in_a_shells_text() -> None:
+    for name, script in scripts().items():
+        assert "${{" not in script, name
+    for path in (GITLAB, GITHUB):
+        assert re.findall(r"sluice_[A-Za-z0-9]{20,}|password: +\w|--password ", path.read_text()) == []
+
+
+def test_every_command_of_a_script_exists_and_takes_its_options() -> None:
+    command = typer.main.get_command(app).get_command(None, "deliver")  # type: ignore[attr-defined]
+    options = {option for parameter in command.params for option in parameter.opts}
+    calls, files = 0, set()
+    for name, script in scripts().items():
+        flat = script.replace("\\\n", " ")
+        for line in filter(lambda line: line.startswith("sluice "), flat.splitlines()):
+            calls += 1
+            assert line.split()[1] == "deliver", name
+            assert set(re.findall(r" (--[a-z-]+)", line)) <= options, line
+        files |= set(re.findall(r"(?:^|\s)(deploy/ci/[\w-]+)", flat))
+        checked = subprocess.run(["bash", "-n"], input=script, capture_output=True, text=True, timeout=60)
+        assert checked.returncode == 0, (name, checked.stderr)
+
+    assert calls == 4
+    assert files == {"deploy/ci/images", "deploy/ci/rolling-update"}
+    for file in files:
+        assert (ROOT / file).stat().st_mode & stat.S_IXUSR, file
+
+
+@pytest.fixture
+def recorded(tmp_path: Path) -> dict[str, str]:
+    """An environment in which docker and kubectl, of which there is neither, write down what they are told; kubectl
+    also what it is to apply, and it fails where FAILS says so."""
+    for tool in ("docker", "kubectl"):
+        path = tmp_path / tool
+        path.write_text(
+            f'#!/bin/sh\necho "{tool} $*" >> "$RECORD"\n'
+            'case "$*" in *"--kustomize "*) cat "${*##* }/kustomization.yaml" >> "$APPLIED" ;; esac\n'
+            'case "$*" in ${FAILS:-nothing}) exit 1 ;; esac\n'
+        )
+        path.chmod(0o700)
+    return {
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "RECORD": str(tmp_path / "record"),
+        "APPLIED": str(tmp_path / "applied"),
+    }
+
+
+def run(script: str, *arguments: str, environment: dict[str, str]) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [str(CI / script), *arguments], env=environment, cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+
+
+def test_images_are_built_and_pushed_one_by_one(recorded: dict[str, str], tmp_path: Path) -> None:
+    for image in ("gateway", "worker"):
+        (tmp_path / "images" / image).mkdir(parents=True)
+        (tmp_path / "images" / image / "Dockerfile").write_text("FROM scratch\n")
+    environment = recorded | {"IMAGES_FOLDER": str(tmp_path / "images")}
+
+    done = run("images", "harbor.example/ml", "abc", "sluice-gateway", "sluice-worker", environment=environment)
+    missing = run("images", "harbor.example/ml", "abc", "sluice-nothing", environment=environment)
+
+    assert done.returncode == 0, done.stderr
+    lines = Path(recorded["RECORD"]).read_text().splitlines()
+    assert [line.split()[1] for line in lines] == ["build", "push"] * 2
+    assert [line.split()[-1] for line in lines if " push " in line] == [
+        "harbor.example/ml/sluice-gateway:abc",
+        "harbor.example/ml/sluice-worker:abc",
+    ]
+    assert (missing.returncode, "no such file" in missing.stderr) == (1, True)
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """A checkout of which only that is there which a rolling update reads."""
+    root = tmp_path / "checkout"
+    (root / "deploy/ci").mkdir(parents=True)
+    for overlay in ("gpu", "dev"):
+        shutil.copytree(ROOT / "deploy/kubernetes/overlays" / overlay, root / "deploy/kubernetes/overlays" / overlay)
+    shutil.copy(CI / "rolling-update", root / "deploy/ci/rolling-update")
+    return root
+
+
+def update(tree: Path, *arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+    command = [str(tree / "deploy/ci/rolling-update"), *arguments]
+    return subprocess.run(command, env=environment, cwd="/", capture_output=True, text=True, timeout=60)
+
+
+def test_an_update_applies_the_overlay_with_the_new_images_and_waits(recorded: dict[str, str], tree: Path) -> None:
+    done = update(tree, "harbor.example/ml", "abc", "gpu", **recorded)
+
+    assert done.returncode == 0, done.stderr
+    calls = Path(recorded["RECORD"]).read_text().splitlines()
+    assert "apply --kustomize" in calls[0]
+    waited = [re.search(r"deployment/sluice-([\w-]+)", call) for call in calls[1:]]
+    assert [found[1] for found in waited if found] == list(DEPLOYMENTS)
+    applied = yaml.safe_load(Path(recorded["APPLIED"]).read_text())
+    assert applied["resources"] == ["../gpu"]
+    renamed = {one["name"]: f"{one['newName']}:{one['newTag']}" for one in applied["images"]}
+    assert renamed == {name: f"harbor.example/ml/{name}:abc" for name in IMAGES}
+    assert sorted(path.name for path in (tree / "deploy/kubernetes/overlays").iterdir()) == ["dev", "gpu"]  # tidied up
+
+
+def test_an_update_that_does_not_become_ready_is_put_back(recorded: dict[str, str], tree: Path) -> None:
+    failed = update(tree, "harbor.example/ml", "abc", **recorded, FAILS="*status*sluice-worker*")
+    calls = Path(recorded["RECORD"]).read_text().splitlines()
+    unknown = update(tree, "harbor.example/ml", "abc", "nowhere", **recorded)
+
+    assert (failed.returncode, "put back" in failed.stderr) == (1, True)
+    assert [call.split()[-1] for call in calls if " undo " in call] == [
+        "deployment/sluice-gateway",
+        "deployment/sluice-worker",
+    ]
+    assert (unknown.returncode, "no such overlay" in unknown.stderr) == (1, True)
+
+
+def test_an_update_names_the_images_and_deployments_that_the_manifests_have() -> None:
+    base = [
+        document
+        for path in (ROOT / "deploy/kubernetes/base/processes").glob("*.yaml")
+        for document in yaml.safe_load_all(path.read_text())
+        if document["kind"] == "Deployment"
+    ]
+    gpu = yaml.safe_load((ROOT / "deploy/kubernetes/overlays/gpu/kustomization.yaml").read_text())
+    images = {one["spec"]["template"]["spec"]["containers"][0]["image"] for one in base}
+
+    assert {one["metadata"]["name"] for one in base} == {f"sluice-{name}" for name in DEPLOYMENTS}
+    assert images | {one["newName"] for one in gpu["images"]} == set(IMAGES)
