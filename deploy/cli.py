@@ -32,6 +32,7 @@ COMMANDS = {
     "drift": "deploy.commands.drift:drift",
     "features": "deploy.commands.features:features",
     "simulate": "deploy.commands.simulate:simulate",
+    "capacity": "deploy.commands.capacity:capacity",
 }
 """Name and place of each command: a function, or a `typer.Typer` with commands of its own."""
 

@@ -22,6 +22,7 @@ from deploy.features.url import FeaturesUrl, without_password
 from deploy.telemetry.settings import parse_traces
 from drift.settings import parse_monitor, parse_rank_diff, parse_reports
 from drift.windows.segments import parse_segments
+from registry.signatures import Signer, TrustedKeys
 from serving.addresses import TcpAddress, UnixAddress, parse_address
 from serving.budget import parse_budgets, parse_bytes
 from serving.flow.settings import parse_flow
@@ -40,9 +41,9 @@ _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 _TRUE = ("1", "true", "yes", "on")
 _FALSE = ("0", "false", "no", "off")
 _SECRETIVE = ("redis", "broker", "features_url", "control_url", "mlflow_backend")  # may hold a password
-_SECRET = ("jwt_secret", "ranking_key")
+_SECRET = ("jwt_secret", "ranking_key", "signing_key")
 RANKING_KEY_CHARACTERS = 32
-_FROM_FILES = (*_SECRETIVE, *_SECRET, "key")
+FROM_FILES = (*_SECRETIVE, *_SECRET, "trusted_keys", "key")
 _AUTH = ("", "control", "all")
 _UNSET = frozenset({"replica"})  # told to a process by its name, not by the environment
 
@@ -97,12 +98,15 @@ class PlatformSettings:
     `serving.settings.TokenSettings` and `parse_token_claims`; without an issuer, none. development: allows what is not
     for production: tokens by a shared secret (jwt_secret, HS256), a key set by plain HTTP.
     audit_days: how long the audit log of control calls is kept.
+    signing_key: signs every version that is registered, `registry.signatures.PRIVATE_RULE`; told to those who register
+    versions only. trusted_keys: whose versions are registered, given traffic and loaded, `ci=BASE64,ann=BASE64`;
+    empty: signatures are not asked for.
     mlflow: a tracking server of your own, `http://host:port`; empty: the embedded one. ranking_key: what
     ranking ids are signed with, the same for all gateways of several machines; empty: a key in the data folder.
     probe_address: where a process that `sluice run` started tells how it is, `tcp:host:port` on a private network, see
     `deploy.telemetry.probe_port`; empty: nowhere.
-    What may hold a secret (redis, control_url, mlflow_backend, features_url, jwt_secret, ranking_key) may be in a file
-    instead, which `SLUICE_CONTROL_URL_FILE` and so on names.
+    What may hold a secret (redis, control_url, mlflow_backend, features_url, jwt_secret, ranking_key, signing_key) and
+    trusted_keys may be in a file instead, which `SLUICE_CONTROL_URL_FILE` and so on names.
     traces: where traces go and which, `endpoint=http://host:4318,ratio=0.01`, see `deploy.telemetry.settings`; empty:
     nowhere.
     fleet_tls, gateway_tls: see `serving.tls.settings`; empty: between gateways and workers, or at the gateway's own
@@ -163,6 +167,8 @@ class PlatformSettings:
     jwt_key_set: str = ""
     jwt_claims: str = ""
     jwt_secret: str = field(default="", repr=False)
+    signing_key: str = field(default="", repr=False)
+    trusted_keys: str = ""
     development: bool = False
     audit_days: int = 400
     traces: str = ""
@@ -201,6 +207,8 @@ class PlatformSettings:
             ("probe_address", _parse_tcp),
             ("quotas", parse_quotas),
             ("jwt_claims", parse_token_claims),
+            ("signing_key", Signer.from_pem),
+            ("trusted_keys", TrustedKeys.parse),
             ("fleet_tls", parse_fleet_tls),
             ("gateway_tls", parse_gateway_tls),
         ):
@@ -209,7 +217,9 @@ class PlatformSettings:
                     parse(text)
                 except ValueError as error:
                     raise SettingsError(
-                        _key(key), without_password(text), str(error).rpartition("expected ")[2]
+                        _key(key),
+                        "(secret)" if key in _SECRET else without_password(text),
+                        str(error).rpartition("expected ")[2],
                     ) from error
         if self.device_memory:
             promised = sum(parse_budgets(self.model_budgets).values())
@@ -514,7 +524,7 @@ def log_effective(settings: PlatformSettings, environment: Mapping[str, str]) ->
     shown = settings.to_environment() | {_key(name): without_password(getattr(settings, name)) for name in _SECRETIVE}
     shown |= {_key(name): "(set)" if getattr(settings, name) else "" for name in _SECRET}
     logger.info("settings", extra={"settings": shown})
-    known = [_key(name) for name in _names()] + [f"{_key(name)}_FILE" for name in _FROM_FILES]
+    known = [_key(name) for name in _names()] + [f"{_key(name)}_FILE" for name in FROM_FILES]
     for key in environment:
         if key.startswith(PREFIX) and key not in known and (near := difflib.get_close_matches(key, known, 1, 0.85)):
             logger.warning("%s is no setting: did you mean %s?", key, near[0])
@@ -523,7 +533,7 @@ def log_effective(settings: PlatformSettings, environment: Mapping[str, str]) ->
 def _told(environment: Mapping[str, str], name: str) -> str:
     """The variable's value, or, of what may be secret, that of the file that `..._FILE` names. Raises SettingsError."""
     raw = environment.get(_key(name), "").strip()
-    path = environment.get(f"{_key(name)}_FILE", "").strip() if name in _FROM_FILES and not raw else ""
+    path = environment.get(f"{_key(name)}_FILE", "").strip() if name in FROM_FILES and not raw else ""
     if not path:
         return raw
     try:

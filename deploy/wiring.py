@@ -289,6 +289,7 @@ def version_cache(settings: PlatformSettings) -> "VersionCache":
     from registry.artefacts import read
     from registry.cache import VersionCache
     from registry.contracts.manifest import ModelPackage
+    from registry.signatures import TrustedKeys
 
     def fetch(model: str, version: int) -> ModelPackage:
         with tempfile.TemporaryDirectory(prefix="sluice-fetch-") as scratch:
@@ -296,7 +297,7 @@ def version_cache(settings: PlatformSettings) -> "VersionCache":
             subprocess.run(argv, check=True, timeout=FETCH_TIMEOUT_S, stdout=subprocess.DEVNULL)
             return read(Path(scratch) / "package")
 
-    return VersionCache(settings.versions_folder, fetch)
+    return VersionCache(settings.versions_folder, fetch, TrustedKeys.parse(settings.trusted_keys))
 
 
 def fetch_copy(settings: PlatformSettings, model: str, version: int, folder: Path) -> None:
@@ -413,8 +414,10 @@ def run_controller(settings: PlatformSettings, stop: threading.Event) -> None:
 def model_store(settings: PlatformSettings) -> "MlflowStore":
     """The registry of versions. Slow to import: never in the gateway or a worker."""
     from registry.mlflow_store import MlflowStore
+    from registry.signatures import Signer, TrustedKeys
 
-    return MlflowStore(settings.mlflow_url)
+    signer = Signer.from_pem(settings.signing_key) if settings.signing_key else None
+    return MlflowStore(settings.mlflow_url, signer=signer, trusted=TrustedKeys.parse(settings.trusted_keys))
 
 
 def run_log(store: "MlflowStore", model: str, key: str, name: str) -> "RunLog":

@@ -2,7 +2,7 @@
 
 - `contracts/`: records and their encoding, no I/O.
 - `artefacts`, `store`, `mlflow_store`, `cache`: immutable model versions, verified wherever they
-  are written, moved or read.
+  are written, moved or read. `signatures`: who made them, where that is asked.
 - `retirement`: archived versions, and their deletion, never of one in use. Promoters and rollouts
   see versions through its `ServableVersions`, and read the plan before they ask for a version.
 - `compare`, `lineage`: what two versions differ in, and the way of one from training window to

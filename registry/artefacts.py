@@ -22,8 +22,16 @@ from contextlib import suppress
 from pathlib import Path
 
 from registry.contracts.errors import ContractError
-from registry.contracts.manifest import MANIFEST_FILE, PROFILE_FILE, PROGRAM_FILE, ModelManifest, ModelPackage
+from registry.contracts.manifest import (
+    MANIFEST_FILE,
+    PROFILE_FILE,
+    PROGRAM_FILE,
+    SIGNATURES_FILE,
+    ModelManifest,
+    ModelPackage,
+)
 from registry.errors import RefusedVersion
+from registry.signatures import ANYBODY, TrustedKeys
 
 EXPORT_HINT = """export it with
   exported = torch.export.export(model, (features,), dynamic_shapes={"features": {0: torch.export.Dim("rows")}})
@@ -47,17 +55,18 @@ _PLAIN = {
 _ALIGNMENT_BYTES = 64  # torch's: weights can be mapped into memory where they lie
 
 
-def verify(package: ModelPackage, digest: str) -> ModelManifest:
+def verify(package: ModelPackage, digest: str, trusted: TrustedKeys = ANYBODY) -> ModelManifest:
     """The manifest of a package that may be stored or loaded.
 
-    Raises RefusedVersion if the digest is another one, the feature view or the profile does not
-    have the manifest's fingerprint, or the program is unsafe (see `verify_program`); a model that
+    Raises RefusedVersion if the digest is another one, none of the trusted keys signed it, the feature view or the
+    profile does not have the manifest's fingerprint, or the program is unsafe (see `verify_program`); a model that
     runs elsewhere has none.
     """
     if package.digest != digest:
         raise RefusedVersion(
             f"the package has digest {package.digest}, expected {digest}: it was changed or damaged, fetch it again"
         )
+    trusted.check(digest, package.signatures_json)
     try:
         manifest, profile = package.manifest, package.profile
         if manifest.ranks:
@@ -134,7 +143,11 @@ def read(folder: Path) -> ModelPackage:
         ]
     except OSError as error:
         raise RefusedVersion(f"{folder} holds no model version ({error.strerror}: {error.filename})") from error
-    return ModelPackage(program, manifest, profile)
+    try:
+        signatures = (folder / SIGNATURES_FILE).read_bytes()
+    except OSError:  # none, or none that can be read: whoever asks for one refuses the version
+        signatures = b""
+    return ModelPackage(program, manifest, profile, signatures)
 
 
 def _check_sizes(archive: zipfile.ZipFile, size_bytes: int) -> None:

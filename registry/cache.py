@@ -10,6 +10,7 @@ from pathlib import Path
 from registry.artefacts import read, verify, write
 from registry.contracts.manifest import ModelPackage
 from registry.errors import RefusedVersion
+from registry.signatures import ANYBODY, TrustedKeys
 
 log = logging.getLogger(__name__)
 
@@ -18,27 +19,27 @@ class VersionCache:
     """`<folder>/<model>/<version>/`, shared by the processes of a machine.
 
     fetch: brings a version from its store; called outside any lock, so two processes that miss at
-    the same moment both fetch, and either result is whole.
+    the same moment both fetch, and either result is whole. trusted: whose versions may be loaded.
     """
 
-    def __init__(self, folder: Path, fetch: Callable[[str, int], ModelPackage]) -> None:
-        self._folder, self._fetch = folder, fetch
+    def __init__(self, folder: Path, fetch: Callable[[str, int], ModelPackage], trusted: TrustedKeys = ANYBODY) -> None:
+        self._folder, self._fetch, self._trusted = folder, fetch, trusted
 
     def get(self, model: str, version: int, digest: str) -> Path:
         """The folder of the version, verified just now.
 
-        What is missing, damaged or of another digest is fetched again. Raises RefusedVersion if
-        what was fetched is not what the digest says, and whatever `fetch` raises.
+        What is missing, damaged, of another digest or not signed as it should be is fetched again. Raises
+        RefusedVersion if what was fetched is not what the digest says or is not signed, and whatever `fetch` raises.
         """
         folder = self._folder / model / str(version)
         if folder.exists():
             try:
-                verify(read(folder), digest)
+                verify(read(folder), digest, self._trusted)
                 return folder
             except RefusedVersion as error:
                 log.warning("fetching %s@%d again: %s", model, version, error)
         package = self._fetch(model, version)
-        verify(package, digest)
+        verify(package, digest, self._trusted)
         write(package, folder)
         return folder
 

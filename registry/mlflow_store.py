@@ -14,6 +14,7 @@ import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +23,7 @@ from registry.artefacts import read, verify, write
 from registry.contracts.ids import model_name
 from registry.contracts.manifest import MANIFEST_FILE, ModelManifest, ModelPackage, TensorSpec
 from registry.errors import RefusedVersion, RegistryError, StoreUnavailable, UnknownVersion
+from registry.signatures import ANYBODY, Signer, TrustedKeys
 from registry.store import StoredVersion, check_package, not_condemned, unknown_version
 
 if TYPE_CHECKING:
@@ -30,14 +32,15 @@ if TYPE_CHECKING:
 
 DIGEST_TAG = "sluice.digest"
 FINGERPRINT_TAG = "sluice.fingerprint"
+SIGNATURES_TAG = "sluice.signatures"
 ARCHIVED_TAG = "sluice.archived"
 TRAFFIC_TAG = "sluice.traffic"
 CONDEMNED_TAG = "sluice.condemned"
 OURS_TAG = "sluice.run"
 RUN_KEY_TAG = "sluice.run_key"
-"""On a version: of its package; of its feature view; since when it is archived, ISO 8601; what it is in the
-traffic plan, in words; marked to be deleted. On a run: made by us, and deleted with its last version; the key by
-which a pipeline's run finds it again."""
+"""On a version: of its package; of its feature view; who vouches for it, see `signatures`; since when it is archived,
+ISO 8601; what it is in the traffic plan, in words; marked to be deleted. On a run: made by us, and deleted with its
+last version; the key by which a pipeline's run finds it again."""
 
 MODEL_NOTE = """Served by **Sluice**. Who answers whom is decided in its traffic plan; the aliases `champion` and
 `challenger` and the tags `sluice.*` are copies of that, written again after every change. Change traffic with
@@ -62,18 +65,30 @@ class MlflowStore:
 
     tracking_uri: `http://host:port` of a server that serves artefacts too, or `sqlite:///path`.
     artefacts: where the files of new models go; for a database on its own only, a server decides
-    itself.
+    itself. signer: signs what is registered. trusted: whose versions are registered, given out and given traffic.
     """
 
-    def __init__(self, tracking_uri: str, artefacts: Path | None = None) -> None:
+    def __init__(
+        self,
+        tracking_uri: str,
+        artefacts: Path | None = None,
+        signer: Signer | None = None,
+        trusted: TrustedKeys = ANYBODY,
+    ) -> None:
         self._artefacts, self._tracking_uri = artefacts, tracking_uri
+        self._signer, self._trusted = signer, trusted
         self._manifests: dict[str, ModelManifest] = {}  # by digest; they never change
         self._client = open_client(tracking_uri)
 
     def register(self, model: str, package: ModelPackage) -> int:
         """See `ModelStore`."""
-        manifest, digest = check_package(model, package), package.digest
+        package = self._signer.signed(package) if self._signer else package
+        manifest, digest = check_package(model, package, self._trusted), package.digest
+        signatures = {SIGNATURES_TAG: package.signatures_json.decode()} if package.signatures_json else {}
         if (known := self._by_digest(model, digest)) is not None:
+            with mlflow_errors(f"sign version {known} of {model!r}"):
+                for tag, text in signatures.items():
+                    self._client.set_model_version_tag(model, str(known), tag, text)
             return known
         with mlflow_errors(f"register a version of {model!r}"):
             run_id = self._run_for(manifest)
@@ -83,7 +98,7 @@ class MlflowStore:
                 model,
                 source=f"runs:/{run_id}/{_folder(digest)}",
                 run_id=run_id,
-                tags={DIGEST_TAG: digest, FINGERPRINT_TAG: manifest.fingerprint},
+                tags={DIGEST_TAG: digest, FINGERPRINT_TAG: manifest.fingerprint, **signatures},
                 description=describe_version(manifest),
                 await_creation_for=0,  # there is nothing to wait for, and waiting is logged
             )
@@ -209,7 +224,8 @@ class MlflowStore:
         digest = found.tags[DIGEST_TAG]
         with tempfile.TemporaryDirectory() as folder, mlflow_errors(f"fetch version {version} of {model!r}"):
             package = read(Path(self._client.download_artifacts(found.run_id, _folder(digest), folder)))
-        verify(package, digest)
+        package = replace(package, signatures_json=found.tags.get(SIGNATURES_TAG, "").encode())  # the newest are there
+        verify(package, digest, self._trusted)
         return package
 
     def versions(self, model: str) -> list[StoredVersion]:
@@ -323,6 +339,7 @@ class MlflowStore:
             run_id=found.run_id,
             archived_ms=_ms(found.tags[ARCHIVED_TAG]) if ARCHIVED_TAG in found.tags else 0,
             condemned=CONDEMNED_TAG in found.tags,
+            untrusted=self._trusted.refusal(digest, found.tags.get(SIGNATURES_TAG, "").encode()),
         )
 
     def _search(self, condition: str) -> Iterator["ModelVersion"]:

@@ -38,7 +38,7 @@ class ServableVersions:
         self._store = store
 
     def get(self, model: str, version: int) -> StoredVersion:
-        """Raises RefusedVersion if it is archived or about to be deleted, UnknownVersion."""
+        """Raises RefusedVersion if it is archived, about to be deleted or of nobody who is trusted, UnknownVersion."""
         stored = self._store.get(model, version)
         if stored.condemned:
             raise RefusedVersion(f"version {version} of model {model!r} is being deleted: register it again")
@@ -46,6 +46,8 @@ class ServableVersions:
             raise RefusedVersion(
                 f"version {version} of model {model!r} is archived: `sluice models unarchive {model} {version}` first"
             )
+        if stored.untrusted:
+            raise RefusedVersion(f"{model}@{version} may have no traffic: {stored.untrusted}")
         return stored
 
     def register(self, model: str, package: ModelPackage) -> int:

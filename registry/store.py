@@ -9,6 +9,7 @@ from registry.artefacts import verify
 from registry.contracts.ids import model_name
 from registry.contracts.manifest import ModelManifest, ModelPackage
 from registry.errors import RefusedVersion, UnknownVersion
+from registry.signatures import ANYBODY, Signer, TrustedKeys
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +18,7 @@ class StoredVersion:
 
     run_id: of the MLflow run that holds the training curves, empty without MLflow.
     archived_ms: since when it is archived, 0 if it is not. condemned: marked to be deleted, see `retirement`.
+    untrusted: why it may not be loaded here, as far as its signatures go; empty if it may.
     """
 
     model: str
@@ -27,11 +29,12 @@ class StoredVersion:
     run_id: str = ""
     archived_ms: int = 0
     condemned: bool = False
+    untrusted: str = ""
 
     @property
     def servable(self) -> bool:
         """Whether it may be given traffic."""
-        return not (self.archived_ms or self.condemned)
+        return not (self.archived_ms or self.condemned or self.untrusted)
 
 
 class ModelStore(Protocol):
@@ -39,7 +42,8 @@ class ModelStore(Protocol):
 
     def register(self, model: str, package: ModelPackage) -> int:
         """The package's version number, from 1 up: a new one, or the one it got before (by digest).
-        No number is given twice, though its version be deleted.
+        No number is given twice, though its version be deleted. A version that is there gets the package's
+        signatures in place of its own, if there are any, and a store with a signing key adds one to them.
 
         Raises RefusedVersion if the package fails `artefacts.verify` or is of another model,
         InvalidName if the model's name breaks its rule.
@@ -99,12 +103,12 @@ class ModelStore(Protocol):
         ...
 
 
-def check_package(model: str, package: ModelPackage) -> ModelManifest:
+def check_package(model: str, package: ModelPackage, trusted: TrustedKeys = ANYBODY) -> ModelManifest:
     """The manifest of a package that may be registered under this name.
 
     Raises RefusedVersion, InvalidName.
     """
-    manifest = verify(package, package.digest)
+    manifest = verify(package, package.digest, trusted)
     if manifest.model != model_name(model):
         raise RefusedVersion(f"the manifest is of model {manifest.model!r}: register it under that name, not {model!r}")
     return manifest
@@ -121,9 +125,10 @@ def not_condemned(model: str, version: int) -> RefusedVersion:
 
 
 class MemoryStore:
-    """Versions inside one process; safe for several threads."""
+    """Versions inside one process; safe for several threads. signer, trusted: see `MlflowStore`."""
 
-    def __init__(self) -> None:
+    def __init__(self, signer: Signer | None = None, trusted: TrustedKeys = ANYBODY) -> None:
+        self._signer, self._trusted = signer, trusted
         self._lock = threading.Lock()
         self._packages: dict[str, list[ModelPackage | None]] = {}  # None: deleted
         self._archived_ms: dict[tuple[str, int], int] = {}
@@ -132,12 +137,16 @@ class MemoryStore:
 
     def register(self, model: str, package: ModelPackage) -> int:
         """See `ModelStore`."""
-        check_package(model, package)
+        package = self._signer.signed(package) if self._signer else package
+        check_package(model, package, self._trusted)
         with self._lock:
             known = self._packages.setdefault(model, [])
             if package not in known:
                 known.append(package)
-            return known.index(package) + 1
+            at = known.index(package)
+            if package.signatures_json:
+                known[at] = package
+            return at + 1
 
     def get(self, model: str, version: int) -> StoredVersion:
         """See `ModelStore`."""
@@ -145,11 +154,18 @@ class MemoryStore:
         manifest = package.manifest
         stored = StoredVersion(model, version, package.digest, manifest, manifest.created_ms)
         key = (model, version)
-        return replace(stored, archived_ms=self._archived_ms.get(key, 0), condemned=key in self._condemned)
+        return replace(
+            stored,
+            archived_ms=self._archived_ms.get(key, 0),
+            condemned=key in self._condemned,
+            untrusted=self._trusted.refusal(package.digest, package.signatures_json),
+        )
 
     def package(self, model: str, version: int) -> ModelPackage:
         """See `ModelStore`; nobody can change a package in memory."""
-        return self._package(model, version)
+        package = self._package(model, version)
+        self._trusted.check(package.digest, package.signatures_json)
+        return package
 
     def versions(self, model: str) -> list[StoredVersion]:
         """See `ModelStore`."""

@@ -98,9 +98,13 @@ class UnknownSigner(NotAuthenticated):
 
 
 class NotAllowed(RankingError):
-    """Who asks is known, and may not."""
+    """Who asks is known, and may not. reason: what is too small, `role` or `model`, for the counter."""
 
     status = 403
+
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class Overloaded(RankingError):

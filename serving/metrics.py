@@ -101,6 +101,12 @@ REPLICA_BREAKERS = Gauge(
     multiprocess_mode="livemax",
 )
 RETRIES = Counter("serving_replica_retries", "Queries sent again because their replica was lost or failed.")
+RETRY_BUDGET = Gauge(
+    "serving_retry_budget_queries",
+    "Queries of a model that may be sent again now; of the gateway with the fewest.",
+    ["model"],
+    multiprocess_mode="livemin",
+)
 RETRIES_REFUSED = Counter(
     "serving_refused_retries",
     "Queries whose replica was lost or failed that were not sent again: budget, tries, deadline, or alone.",

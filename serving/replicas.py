@@ -519,10 +519,12 @@ class ReplicaPool:
             await asyncio.sleep(SWEEP_S)
             now_s = self._clock()
             several = len(self.replicas) > 1
-            if several and now_s >= look_at_s:
+            if now_s >= look_at_s:
                 look_at_s = now_s + LOOK_S
-                for flow in self._flows.values():
-                    flow.usual_s = flow.latencies.look(now_s)
+                for model, flow in self._flows.items():
+                    metrics.RETRY_BUDGET.labels(model).set(flow.retries.left(now_s))
+                    if several:
+                        flow.usual_s = flow.latencies.look(now_s)
                 states = [self.breaker(replica) for replica in self.replicas]
                 for state in (State.OPEN, State.HALF_OPEN):
                     metrics.REPLICA_BREAKERS.labels(state.value).set(states.count(state))

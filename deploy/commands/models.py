@@ -13,6 +13,7 @@ from deploy.commands.adoption import adopt
 from deploy.commands.ancestry import compare, lineage
 from deploy.commands.registry_access import AsJson, ModelName, now_ms, platform, promote_at_once, time_of, told
 from deploy.commands.retirement import archive, gc, unarchive
+from deploy.commands.signing import make_key, sign
 from deploy.errors import SluiceError
 from deploy.settings import PlatformSettings
 
@@ -180,3 +181,5 @@ models.command()(lineage)
 models.command()(archive)
 models.command()(unarchive)
 models.command()(gc)
+models.command()(sign)
+models.command("make-key")(make_key)

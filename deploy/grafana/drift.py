@@ -177,6 +177,58 @@ def board() -> Board:
             Query(f"topk(10, drift_psi_excess_nats{_FEATURES})", "{{model}} {{arm}} {{quantity}}"),
         ),
         lines(
+            Words(
+                "Season: shift from the same hour, ten largest",
+                "From the same hour of the up to four weeks before. Near 0 while the shift from the profile is large:"
+                " it is the hour or the weekday, not drift.",
+            ),
+            "none",
+            Query(f"topk(10, abs(drift_season_shift_deviations{_ARM}))", "{{model}} {{arm}} {{quantity}}"),
+        ),
+        lines(
+            Words(
+                "Categories: distance of their shares, ten largest",
+                "Jensen-Shannon distance from the profile, of features that look like codes: 0 is the same shares, 1"
+                " nothing in common.",
+            ),
+            "none",
+            Query(f"topk(10, drift_jensen_shannon_distance{_FEATURES})", "{{model}} {{arm}} {{quantity}}"),
+        ),
+        lines(
+            Words(
+                "Categories that are new, ten most",
+                "Share of a feature's values that the version was not made on: it answers them by guessing. `sluice"
+                " drift show` names them.",
+            ),
+            "percentunit",
+            Query(f"topk(10, drift_new_category_ratio{_FEATURES})", "{{model}} {{arm}} {{quantity}}"),
+        ),
+        lines(
+            Words(
+                "Age of rows",
+                "How long ago a list's stored rows were written, by share of lists that lie below. Grows by the clock:"
+                " the loader of features stands.",
+            ),
+            "s",
+            Query(f"drift_row_age_seconds{_ARM}", "{{model}} {{arm}} {{of_lists}}"),
+        ),
+        lines(
+            Words(
+                "Spread over the profile's, ten most",
+                "Logarithm of the standard deviations: 0.69 is twice as wide, -0.69 half. The mean may stand still.",
+            ),
+            "none",
+            Query(f"topk(10, abs(drift_spread_log_ratio{_ARM}))", "{{model}} {{arm}} {{quantity}}"),
+        ),
+        lines(
+            Words(
+                "Wasserstein distance, ten largest",
+                "From the profile, in its standard deviations: as far as values moved, whatever the shape. Shown only.",
+            ),
+            "none",
+            Query(f"topk(10, drift_wasserstein_deviations{_ARM})", "{{model}} {{arm}} {{quantity}}"),
+        ),
+        lines(
             Words("Lists in the newest window", "With few a window is inconclusive: it says nothing either way."),
             "none",
             Query(f"drift_window_lists{_ARM}", "{{model}} {{arm}}"),

@@ -55,6 +55,14 @@ def board() -> Board:
         ),
         lines(
             Words(
+                "Retry budget",
+                "How many queries may be sent again now. Near 0: replicas fail on more than is spared for them.",
+            ),
+            "none",
+            Query('sum by (model) (serving_retry_budget_queries{model=~"$model"})', "{{model}}"),
+        ),
+        lines(
+            Words(
                 "Hedged queries",
                 "Sent to a second replica because the first was slow. won: the second answered first, so it helped.",
             ),

@@ -18,6 +18,10 @@ CELERY_GRACE_S = 20.0
 SETTLED_S = 2.0  # a process without a port counts as ready when it has not died in so long
 
 
+_SIGNS_NOTHING = {"SLUICE_SIGNING_KEY": "", "SLUICE_SIGNING_KEY_FILE": ""}
+"""Told to every process that registers no version: who breaks into a gateway has not got the key to the registry."""
+
+
 def platform_processes(settings: PlatformSettings) -> tuple[ProcessSpec, ...]:
     """What `sluice up` runs. Ports are known by now, folders exist. Redis and MLflow of the user's own are not.
 
@@ -36,8 +40,15 @@ def platform_processes(settings: PlatformSettings) -> tuple[ProcessSpec, ...]:
     specs += [_gateway(settings, replica) for replica in range(settings.gateways)]
     if settings.with_celery:
         specs += _celery(settings)
-    started = {spec.name for spec in specs}
-    return tuple(replace(spec, needs=tuple(name for name in spec.needs if name in started)) for spec in specs)
+    registering, started = ("celery-worker", "celery-runs"), {spec.name for spec in specs}
+    return tuple(
+        replace(
+            spec,
+            env=spec.env if spec.name in registering else {**spec.env, **_SIGNS_NOTHING},
+            needs=tuple(name for name in spec.needs if name in started),
+        )
+        for spec in specs
+    )
 
 
 def _redis(settings: PlatformSettings) -> ProcessSpec:

@@ -77,8 +77,10 @@ def event_lag(client: Any, now_ms: int) -> dict[str, dict[str, float]]:
 
 def _lag(client: Any, group: dict[str, Any], now_ms: int) -> dict[str, float]:
     waiting = [entry for entry, _ in client.xrange(EVENTS, b"(" + group["last-delivered-id"], "+", 1)]
-    if group["pending"]:
-        waiting.append(client.xpending(EVENTS, group["name"])["min"])
+    if (
+        group["pending"] and (oldest := client.xpending(EVENTS, group["name"])["min"]) is not None
+    ):  # acknowledged by now
+        waiting.append(oldest)
     written_ms = [int(entry.partition(b"-")[0]) for entry in waiting]
     return {"pending": group["pending"], "lag_s": max(0.0, (now_ms - min(written_ms)) / 1000) if written_ms else 0.0}
 

@@ -7,8 +7,10 @@ from pathlib import Path
 from deploy.settings import PlatformSettings
 from registry.artefacts import write
 from registry.mlflow_store import MlflowStore
+from registry.signatures import TrustedKeys
 
 if __name__ == "__main__":
     model, version, folder = sys.argv[1:4]
     settings = PlatformSettings.from_environment(os.environ)
-    write(MlflowStore(settings.mlflow_url).package(model, int(version)), Path(folder))
+    store = MlflowStore(settings.mlflow_url, trusted=TrustedKeys.parse(settings.trusted_keys))
+    write(store.package(model, int(version)), Path(folder))

@@ -5,7 +5,7 @@ is the SHA-256 over their lengths and bytes, so nobody can exchange one of them 
 """
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import msgspec
@@ -17,6 +17,7 @@ from registry.contracts.profile import ReferenceProfile
 PROGRAM_FILE = "program.pt2"
 MANIFEST_FILE = "manifest.json"
 PROFILE_FILE = "profile.json"
+SIGNATURES_FILE = "signatures.json"
 
 
 class MetricDefinition(msgspec.Struct, frozen=True):
@@ -139,11 +140,16 @@ class ModelManifest(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class ModelPackage:
-    """A version's three files as bytes: what is stored, moved and verified."""
+    """A version's three files as bytes: what is stored, moved and verified.
+
+    signatures_json: who vouches for their digest, see `registry.signatures`; may be empty, and is no part of what the
+    version is: another signature does not make another version.
+    """
 
     program: bytes
     manifest_json: bytes
     profile_json: bytes
+    signatures_json: bytes = field(default=b"", compare=False)
 
     @staticmethod
     def of(program: bytes, manifest: ModelManifest, profile: ReferenceProfile) -> "ModelPackage":
@@ -168,4 +174,5 @@ class ModelPackage:
 
     def files(self) -> dict[str, bytes]:
         """By file name."""
-        return {PROGRAM_FILE: self.program, MANIFEST_FILE: self.manifest_json, PROFILE_FILE: self.profile_json}
+        files = {PROGRAM_FILE: self.program, MANIFEST_FILE: self.manifest_json, PROFILE_FILE: self.profile_json}
+        return {**files, SIGNATURES_FILE: self.signatures_json} if self.signatures_json else files

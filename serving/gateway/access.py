@@ -90,7 +90,7 @@ async def check(doorkeeper: Doorkeeper, needed: Needs, headers: Headers) -> None
     principal = (await doorkeeper.welcome(headers, needed.model, needed.role)).principal
     if needed.every_model and principal is not None and principal.models:
         error = NotAllowed(
-            f"{principal.name!r} is for {', '.join(principal.models)} alone: this needs one for all models"
+            f"{principal.name!r} is for {', '.join(principal.models)} alone: this needs one for all models", "model"
         )
         doorkeeper.count(error)
         raise error

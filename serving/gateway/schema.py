@@ -19,6 +19,7 @@ from serving.ranking import Ranking, RankQuery
 from serving.settings import GatewaySettings
 
 MAX_RANKING_AGE_MS = 30 * 24 * 3600 * 1000
+MAX_SET_BACK_MS = 24 * 3600 * 1000  # a ranking id is ours or none: one of the future says that our clock was set back
 CLOCK_SKEW_MS = 60_000
 MAX_POSITION = 65535
 VERSION_HEADER = "x-sluice-version"
@@ -212,14 +213,15 @@ def _feedback_event(
         issued: IssuedRanking = ids.recognise(event.ranking_id)
     except InvalidName as error:
         raise QueryRefused(f"{field}.{error}") from error
-    if not now_ms - MAX_RANKING_AGE_MS <= issued.issued_ms <= now_ms + CLOCK_SKEW_MS:
+    if not now_ms - MAX_RANKING_AGE_MS <= issued.issued_ms <= now_ms + MAX_SET_BACK_MS:
         raise QueryRefused(f"{field}.ranking_id: its ranking is older than 30 days, or not from the past")
     if issued.model_tag not in models:
         raise QueryRefused(f"{field}.ranking_id: its model is not served here")
     if event.position is not None and not 1 <= event.position <= MAX_POSITION:
         raise QueryRefused(f"{field}.position={event.position}: expected 1 to {MAX_POSITION}")
-    happened_ms = now_ms if event.time_ms is None else event.time_ms
-    if not 0 <= happened_ms <= now_ms + CLOCK_SKEW_MS:
+    latest_ms = max(now_ms, issued.issued_ms)  # nothing happens to a ranking before it is there
+    happened_ms = latest_ms if event.time_ms is None else event.time_ms
+    if not 0 <= happened_ms <= latest_ms + CLOCK_SKEW_MS:
         raise QueryRefused(f"{field}.time_ms={happened_ms}: expected ms since the epoch, not in the future")
     kind = Click if event.type == "click" else Exposure
     return kind(

@@ -262,14 +262,16 @@ async def _in_thread(tokens: TokenVerifier | None) -> None:
 def _check_reach(principal: Principal, model: str | None, role: Role) -> None:
     """Raises NotAllowed. A request about no model is not refused for that."""
     if not includes(principal.role, role):
-        raise NotAllowed(f"{_kind(principal)} {principal.name!r} has the role {principal.role}: this needs {role}")
+        whose = f"{_kind(principal)} {principal.name!r}"
+        raise NotAllowed(f"{whose} has the role {principal.role}: this needs {role}", "role")
     if model is not None and not principal.covers(model):
         raise _not_for(principal, model)
 
 
 def _not_for(principal: Principal, model: str) -> NotAllowed:
     good_for = ", ".join(principal.models)
-    return NotAllowed(f"{_kind(principal)} {principal.name!r} is for {good_for}: {model[:64]!r} is not one of them")
+    whose = f"{_kind(principal)} {principal.name!r}"
+    return NotAllowed(f"{whose} is for {good_for}: {model[:64]!r} is not one of them", "model")
 
 
 def _kind(principal: Principal) -> str:
@@ -277,8 +279,6 @@ def _kind(principal: Principal) -> str:
 
 
 def _reason(error: RankingError) -> str:
-    if isinstance(error, NotAuthenticated | QuotaExceeded):
+    if isinstance(error, NotAuthenticated | NotAllowed | QuotaExceeded):
         return error.reason
-    return (
-        "unknown_yet" if isinstance(error, IdentityUnknown) else "reach" if isinstance(error, NotAllowed) else "query"
-    )
+    return "unknown_yet" if isinstance(error, IdentityUnknown) else "query"

@@ -3,8 +3,8 @@
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,15 @@ from deploy.errors import SluiceError
 from deploy.features.store import feature_client
 from registry.artefacts import write
 from registry.contracts.features import row_key
+from registry.contracts.rollouts import RolloutSpec, Step
+from registry.contracts.traffic import TrafficPlan
+from registry.rollout_moves import start
 from registry.stream import EVENT_STREAM
+from registry.traffic_control import SqlControl
 from serving.features.materialiser import write_rows
-from tests.builders import a_package
+from tests.builders import a_package, a_stored
 from tests.e2e.platforms_under_fire import ITEMS, MODEL, Platform, until
-from tests.e2e.test_promote_api import a_spec, ask, plan_of, sluice, told
+from tests.e2e.test_promote_api import ask, plan_of
 from tests.postgres import PostgresServer, running_postgres
 from tests.redis_cluster import RedisCluster, running_cluster
 
@@ -171,31 +175,29 @@ def test_a_primary_without_a_replica_dies_and_comes_back_with_what_it_had_acknow
 
 
 def test_a_rollout_becomes_champion_though_its_database_was_killed_on_the_way(tmp_path: Path) -> None:
-    step = {"name": "judged", "kind": "gate", "needs": [{"kind": "offline_gate", "since": "ever"}]}
-    judgement = {"kind": "offline_gate", "challenger": 2, "verdict": "passed", "why": "it is better"}
+    step = Step("half", "ab", 500, min_s=5.0)
+    words = {"who": "ann", "why": "new"}
     with ExitStack() as stack:
         cluster, database = stack.enter_context(running_cluster()), stack.enter_context(running_postgres())
-        urls = {"control_url": database.fresh_database(), "mlflow_backend": database.fresh_database()}
-        platform = Platform.start(tmp_path / "home", with_mlflow=True, redis=cluster.url, **urls)
+        platform = Platform.start(tmp_path / "home", redis=cluster.url, control_url=database.fresh_database())
         stack.callback(platform.stop)
-        rows = feature_client(platform.settings, 5.0)
-        values = np.arange(len(ITEMS), dtype=np.float32).reshape(-1, 1)
-        write_rows(rows, VIEW, ITEMS, values, updated_ms=1, on_rows=lambda _: None)
-        for version, champion in ((1, ("--promote",)), (2, ())):
-            write(a_package(scale=float(version)), tmp_path / str(version))
-            done = sluice(platform, "models", "register", MODEL, str(tmp_path / str(version)), *champion)
-            assert done.returncode == 0, done.stderr
-        platform.wait_until_warm()
-        spec = a_spec(tmp_path, step)
-        told(sluice(platform, "rollout", "start", MODEL, "2", "--why", "try", "--spec", spec, "--json"))
+        platform.serve()
+        other = a_package(scale=2.0)
+        write(other, platform.settings.versions_folder / MODEL / "2")
+        champion = TrafficPlan(MODEL, 1, champion=1, champion_digest=a_package().digest)
+        challenger = replace(a_stored(2), digest=other.digest)
+        with closing(SqlControl(platform.settings.control_database)) as control:
+            control.change(champion, expected_revision=0, evidence={}, now_ms=now_ms(), **words)
+            spec = RolloutSpec((step,), holdback_weight=0)
+            control.decide(start(control.plan(MODEL), challenger, spec, now_ms=now_ms(), **words))
 
         with Traffic(platform) as traffic:
             traffic.wait_for(10)
             database.kill()
-            refused = ask(platform, "POST", "/evidence", json=judgement)
+            refused = ask(platform, "GET", "/plan")
             traffic.wait_for(10)
             database.start()
-            until(lambda: ask(platform, "POST", "/evidence", json=judgement).status_code == 201, "evidence to be taken")
+            until(lambda: ask(platform, "GET", "/plan").status_code == 200, "the plan to be told again")
             until(lambda: plan_of(platform).champion == 2, "the rollout to end in a promotion")
             traffic.wait_for(10)
 
@@ -203,4 +205,8 @@ def test_a_rollout_becomes_champion_though_its_database_was_killed_on_the_way(tm
         assert traffic.failed == []
         until(traffic.all_is_archived, "every answer and click in the archive, and nothing else")
         changes = ask(platform, "GET", "/history").json()["changes"]
-        assert sorted(change["revision"] for change in changes) == list(range(1, plan_of(platform).revision + 1))
+        assert sorted(change["plan_revision"] for change in changes) == list(range(1, plan_of(platform).revision + 1))
+
+
+def now_ms() -> int:
+    return time.time_ns() // 1_000_000

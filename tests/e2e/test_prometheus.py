@@ -19,6 +19,10 @@ from tests.promql import raw_selectors
 pytestmark = pytest.mark.slow
 
 NEEDS_A_GPU = "needs a GPU"
+NEEDS_KEYS = "needs queries that need a key, or quotas"
+NEEDS_AN_ISSUER = "needs an issuer of tokens"
+NEEDS_WEEKS = "needs the same hour of weeks before"
+NEEDS_CODES = "needs a feature that looks like codes"
 NEEDS_A_RETRAINING = "needs a retraining that is over, and one waits minutes for its clicks"
 WITHOUT_DATA = {
     **dict.fromkeys(
@@ -35,6 +39,9 @@ WITHOUT_DATA = {
         ),
         NEEDS_A_GPU,
     ),
+    "drift: Season: shift from the same hour, ten largest": NEEDS_WEEKS,
+    "drift: Categories: distance of their shares, ten largest": NEEDS_CODES,
+    "drift: Categories that are new, ten most": NEEDS_CODES,
     "pipelines: Newest window learned from": NEEDS_A_RETRAINING,
     "drift: Calibration: clicks for each that scores said": NEEDS_A_RETRAINING,
     "drift: Calibration error": NEEDS_A_RETRAINING,
@@ -45,6 +52,9 @@ SELECTORS_WITHOUT_DATA = {
     'serving_device_memory_bytes{kind="free"}': NEEDS_A_GPU,
     'serving_answers_total{status="429"}': "needs over 512 queries in flight at once",
     'serving_ladder_answers_total{rung=~"cached_order|given_order"}': "needs a model without any replica",
+    'serving_door_refusals_total{reason=~"(key|line)_.*"}': NEEDS_KEYS,
+    'serving_key_set_fetches_total{outcome="failed"}': NEEDS_AN_ISSUER,
+    'serving_key_set_fetches_total{outcome="fetched"}': NEEDS_AN_ISSUER,
     'pipelines_run_succeeded_window_timestamp_seconds{kind="retrain"}': NEEDS_A_RETRAINING,
 }
 """What rules ask for and cannot be had here, and why."""

@@ -106,32 +106,34 @@ def remote_worker(platform: Platform, wire: Wire) -> Iterator[None]:
 
 
 def test_a_line_that_loses_packets_fails_no_query(wire: Wire, seed: int, nothing_lost: Settle) -> None:
-    with running() as platform, remote_worker(platform, wire), Traffic(platform, seed) as traffic:
-        traffic.wait_for(50)
-        carried, wire.loss = wire.carried, 0.1
-        until(lambda: wire.lost >= 50, "fifty lost packets")
-        wire.loss = 0.0
-        traffic.wait_for(50)
+    with running() as platform, remote_worker(platform, wire):
+        with Traffic(platform, seed) as traffic:
+            traffic.wait_for(50)
+            carried, wire.loss = wire.carried, 0.1
+            until(lambda: wire.lost >= 50, "fifty lost packets")
+            wire.loss = 0.0
+            traffic.wait_for(50)
 
-    assert wire.carried > carried
-    assert traffic.failed == []
-    nothing_lost(traffic)
+        assert wire.carried > carried
+        assert traffic.failed == []
+        nothing_lost(traffic)
 
 
 def test_a_worker_whose_line_goes_dead_without_a_word_fails_no_query_and_is_asked_again_later(
     wire: Wire, seed: int, nothing_lost: Settle
 ) -> None:
-    with running() as platform, remote_worker(platform, wire), Traffic(platform, seed) as traffic:
-        traffic.wait_for(50)
-        wire.dead = True
-        traffic.go_on_for(6.0)
-        wire.dead, carried = False, wire.carried
-        until(lambda: wire.carried > carried + 100, "queries over the line again")
-        traffic.wait_for(50)
+    with running() as platform, remote_worker(platform, wire):
+        with Traffic(platform, seed) as traffic:
+            traffic.wait_for(50)
+            wire.dead = True
+            traffic.go_on_for(6.0)
+            wire.dead, carried = False, wire.carried
+            until(lambda: wire.carried > carried + 100, "queries over the line again")
+            traffic.wait_for(50)
 
-    assert wire.lost > 0
-    assert traffic.failed == []
-    nothing_lost(traffic)
+        assert wire.lost > 0
+        assert traffic.failed == []
+        nothing_lost(traffic)
 
 
 # rows in a Redis Cluster, the control plane's database
@@ -184,9 +186,10 @@ def database() -> Iterator[PostgresServer]:
 def test_a_stopped_postgres_fails_changes_in_words_and_no_query_and_keeps_those_it_took(
     database: PostgresServer, seed: int, nothing_lost: Settle
 ) -> None:
-    with running(control_url=database.url()) as platform, Traffic(platform, seed) as traffic:
+    with running(control_url=database.url()) as platform:
         key = until(lambda: read_admin_key(platform.settings.admin_key_file), "the admin's key")
-        with ControlClient(platform.settings.gateway_url, key, "faults", patience_s=0.0) as control:
+        control = ControlClient(platform.settings.gateway_url, key, "faults", patience_s=0.0)
+        with control, Traffic(platform, seed) as traffic:
             control.post("/v1/keys", {"name": "before", "role": "viewer"})
             database.kill()
             with pytest.raises(SluiceError, match="control database"):
@@ -196,10 +199,10 @@ def test_a_stopped_postgres_fails_changes_in_words_and_no_query_and_keeps_those_
             until(lambda: _made(control, "after"), "changes to be taken again")
             names = {one["name"] for one in control.get("/v1/keys")["keys"]}
 
-    assert {"before", "after"} <= names
-    assert "meanwhile" not in names
-    assert traffic.failed == []
-    nothing_lost(traffic)
+        assert {"before", "after"} <= names
+        assert "meanwhile" not in names
+        assert traffic.failed == []
+        nothing_lost(traffic)
 
 
 def _made(control: ControlClient, name: str) -> bool:

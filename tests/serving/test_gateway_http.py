@@ -382,6 +382,17 @@ def test_feedback_is_accepted_and_logged_as_it_was_sent(replica: Replica) -> Non
     served(scenario, replica)
 
 
+def test_a_click_after_the_clock_was_set_back_happened_no_sooner_than_its_ranking(replica: Replica) -> None:
+    async def scenario(gateway: Gateway) -> None:
+        ranking_id = an_id(gateway, issued_ms=NOW_MS + 7_200_000)
+        answer = await gateway.feed_back(a_click_of(ranking_id))
+
+        assert answer.status_code == 202
+        assert [event.clicked_ms for event in gateway.logged()] == [NOW_MS + 7_200_000]
+
+    served(scenario, replica)
+
+
 BAD_FEEDBACK: dict[str, tuple[Callable[[Gateway], dict[str, Any]], str, str]] = {
     "unknown ranking": (lambda g: {"ranking_id": "0" * 50}, "ranking_id", "no ranking of this installation"),
     "tampered ranking": (
@@ -392,7 +403,11 @@ BAD_FEEDBACK: dict[str, tuple[Callable[[Gateway], dict[str, Any]], str, str]] = 
     "malformed ranking": (lambda g: {"ranking_id": "r1"}, "ranking_id", "50 digits"),
     "another model's": (lambda g: {"ranking_id": an_id(g, "nobody")}, "ranking_id", "not served here"),
     "old ranking": (lambda g: {"ranking_id": an_id(g, issued_ms=NOW_MS - 31 * DAY_MS)}, "ranking_id", "30 days"),
-    "ranking to come": (lambda g: {"ranking_id": an_id(g, issued_ms=NOW_MS + DAY_MS)}, "ranking_id", "from the past"),
+    "ranking to come": (
+        lambda g: {"ranking_id": an_id(g, issued_ms=NOW_MS + 2 * DAY_MS)},
+        "ranking_id",
+        "from the past",
+    ),
     "future": (lambda g: {"time_ms": NOW_MS + 120_000}, "time_ms", "not in the future"),
     "before the epoch": (lambda g: {"time_ms": -1}, "time_ms=-1", "since the epoch"),
     "position 0": (lambda g: {"position": 0}, "position=0", "expected 1 to 65535"),

@@ -138,6 +138,23 @@ def test_without_a_budget_the_caller_is_told_what_went_wrong() -> None:
     assert refused("budget") == before + 1
 
 
+def test_the_budget_and_the_breakers_are_told_also_with_one_replica() -> None:
+    def told(name: str, **labels: str) -> float | None:
+        return REGISTRY.get_sample_value(name, labels)
+
+    with a_replica() as one:
+
+        async def scenario(pool: ReplicaPool) -> None:
+            await ask(pool)
+            pool._flow("codesearch").retries.take(pool._clock())
+            async with asyncio.timeout(PATIENCE_S):
+                while told("serving_retry_budget_queries", model="codesearch") != 6:
+                    await asyncio.sleep(0.005)
+            assert told("serving_replica_breakers", state="open") == 0
+
+        with_pool((one.address,), RetryRule(share=0.0, floor_per_s=0.0, reserve=7), scenario)
+
+
 async def dies_of_every_query(address: str, seen: list[int]) -> asyncio.Server:
     """A replica that closes the connection when it is asked, and is there again at once."""
     columns, sources = ("length", "match", "query_words"), ("row", "candidate", "query")
