@@ -18,6 +18,7 @@ from typing import Any
 
 from deploy.database_url import database_url
 from deploy.errors import SettingsError
+from deploy.events.url import EventsUrl
 from deploy.features.url import FeaturesUrl, without_password
 from deploy.telemetry.settings import parse_traces
 from drift.settings import parse_monitor, parse_rank_diff, parse_reports
@@ -40,7 +41,7 @@ _HTTP_URL = re.compile(r"https?://[^\s/]+(/[^\s]*)?")
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 _TRUE = ("1", "true", "yes", "on")
 _FALSE = ("0", "false", "no", "off")
-_SECRETIVE = ("redis", "broker", "features_url", "control_url", "mlflow_backend")  # may hold a password
+_SECRETIVE = ("redis", "broker", "features_url", "events_url", "control_url", "mlflow_backend")  # may hold a password
 _SECRET = ("jwt_secret", "ranking_key", "signing_key")
 RANKING_KEY_CHARACTERS = 32
 FROM_FILES = (*_SECRETIVE, *_SECRET, "trusted_keys", "key")
@@ -76,6 +77,7 @@ class PlatformSettings:
     `features.url.RULE`; empty: an embedded Redis. event_replicas: how many replicas must have an event before the
     gateway takes it for written. broker: Celery's queue, a Redis server, which cannot be a cluster; empty: `redis` if
     that is a server, else the embedded Redis. features_url: where rows are kept, if elsewhere.
+    events_url: where events go, a topic of a Kafka of your own, see `deploy.events.url.RULE`; empty: Redis Streams.
     device: where workers compute, `cpu`, `cuda:1`, or `cuda`, which gives the workers the machine's
     GPUs in turn. precision: fp32, tf32 (GPU only), bf16 or fp16, kept by versions that rank alike in
     it; compile: none, compile (torch.compile) or aoti (ahead of time), at load.
@@ -105,8 +107,8 @@ class PlatformSettings:
     ranking ids are signed with, the same for all gateways of several machines; empty: a key in the data folder.
     probe_address: where a process that `sluice run` started tells how it is, `tcp:host:port` on a private network, see
     `deploy.telemetry.probe_port`; empty: nowhere.
-    What may hold a secret (redis, control_url, mlflow_backend, features_url, jwt_secret, ranking_key, signing_key) and
-    trusted_keys may be in a file instead, which `SLUICE_CONTROL_URL_FILE` and so on names.
+    What may hold a secret (redis, control_url, mlflow_backend, features_url, events_url, jwt_secret, ranking_key,
+    signing_key) and trusted_keys may be in a file instead, which `SLUICE_CONTROL_URL_FILE` and so on names.
     traces: where traces go and which, `endpoint=http://host:4318,ratio=0.01`, see `deploy.telemetry.settings`; empty:
     nowhere.
     fleet_tls, gateway_tls: see `serving.tls.settings`; empty: between gateways and workers, or at the gateway's own
@@ -147,6 +149,7 @@ class PlatformSettings:
     event_replicas: int = 0
     broker: str = ""
     features_url: str = ""
+    events_url: str = ""
     device: str = "cpu"
     precision: str = "fp32"
     compile: str = "none"
@@ -190,6 +193,7 @@ class PlatformSettings:
             ("redis", FeaturesUrl.parse),
             ("broker", FeaturesUrl.server),
             ("features_url", FeaturesUrl.parse),
+            ("events_url", EventsUrl.parse),
             ("flow", parse_flow),
             ("rank_diff", parse_rank_diff),
             ("drift", parse_monitor),

@@ -314,15 +314,14 @@ def fetch_copy(settings: PlatformSettings, model: str, version: int, folder: Pat
 
 def run_archiver(settings: PlatformSettings, stop: threading.Event) -> None:
     """Events from the stream into Parquet."""
+    from deploy.events.stream import event_reader
     from pipelines.archive.archiver import Archiver
     from pipelines.archive.files import Archive
     from pipelines.settings import ArchiverSettings
-    from registry.stream import RedisStream
 
     heap.keep()
-    reader = RedisStream(redis_client(settings)).reader("archiver", "archiver-0")
-    collector.calm()
-    with probe_port(settings):
+    with event_reader(settings, "archiver", "archiver-0") as reader, probe_port(settings):
+        collector.calm()
         Archiver(reader, Archive(settings.archive_folder), ArchiverSettings()).run(stop)
 
 
@@ -332,6 +331,7 @@ def run_monitor(settings: PlatformSettings, stop: threading.Event) -> None:
     Both read the same stream and know the versions' profiles, and neither has to be quick, which the
     controller has to be: hence in one process, and not in that.
     """
+    from deploy.events.stream import event_reader
     from deploy.verdicts.drift_evidence import DriftEvidence
     from deploy.verdicts.rank_evidence import RankEvidence
     from drift.calibration import show
@@ -348,7 +348,6 @@ def run_monitor(settings: PlatformSettings, stop: threading.Event) -> None:
     from registry.contracts.profile import ReferenceProfile
     from registry.drift_board import RedisDriftBoard
     from registry.errors import RegistryError
-    from registry.stream import RedisStream
 
     def profile_of(model: str, version: int) -> ReferenceProfile | None:
         folder = settings.versions_folder / model / str(version)
@@ -371,26 +370,30 @@ def run_monitor(settings: PlatformSettings, stop: threading.Event) -> None:
     reports_folder = settings.reports_folder / "drift"
     kept_in = settings.journal_folder / "days.watches"
     watches = DayWatches(kept_in, board, watched.shift, evidence.keep, DayReports(reports_folder), watched.segments)
-    mirrors = MirrorMonitor(
-        RedisStream(redis_client(settings)).reader(GROUP, "monitor-0"),
-        standard_of,
-        RankEvidence(lambda: traffic_control(settings)).keep,
-        parse_rank_diff(settings.rank_diff),
-        settings.journal_folder / "mirrors.windows",
-        watches=watches,
-        shift=watched.shift,
-    )
-    reader = RedisStream(redis_client(settings)).reader("monitor", "monitor-0")
-    reports, kept_in = VerdictReports(reports_folder), settings.journal_folder / "monitor.windows"
-    hours = Hours(reports_folder, watched.shift.day_ms, round(watched.window_s * 1000))
-    monitor = Monitor(reader, profile_of, reports.write, watched, kept_in, watches=watches, hours=hours)
-    try:
-        for calibration in board.calibrations().values():  # who found it told its gauges, and may be long gone
-            show(calibration)
-    except RegistryError as error:
-        log.warning("calibrations are shown with the next collected window: %s", error)
-    collector.calm()
-    with probe_port(settings):
+    reports = VerdictReports(reports_folder)
+    with (
+        event_reader(settings, GROUP, "monitor-0") as of_mirrors,
+        event_reader(settings, "monitor", "monitor-0") as of_rankings,
+        probe_port(settings),
+    ):
+        mirrors = MirrorMonitor(
+            of_mirrors,
+            standard_of,
+            RankEvidence(lambda: traffic_control(settings)).keep,
+            parse_rank_diff(settings.rank_diff),
+            settings.journal_folder / "mirrors.windows",
+            watches=watches,
+            shift=watched.shift,
+        )
+        kept_in = settings.journal_folder / "monitor.windows"
+        hours = Hours(reports_folder, watched.shift.day_ms, round(watched.window_s * 1000))
+        monitor = Monitor(of_rankings, profile_of, reports.write, watched, kept_in, watches=watches, hours=hours)
+        try:
+            for calibration in board.calibrations().values():  # who found it told its gauges, and may be long gone
+                show(calibration)
+        except RegistryError as error:
+            log.warning("calibrations are shown with the next collected window: %s", error)
+        collector.calm()
         run_together(stop, monitor.run, mirrors.run)
 
 

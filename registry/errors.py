@@ -16,7 +16,8 @@ RegistryError          500
   UnknownKey           404  no such API key
   KeyConflict          409  the key's state does not allow it
   RefusedDatabase      500  the control database was made by a newer Sluice
-  StoreUnavailable     503  Redis, MLflow or SQL does not answer; try again
+  StoreUnavailable     503  Redis, Kafka, MLflow or SQL does not answer; try again
+  EntryRefused         500  the event stream will never take this entry
 ```
 """
 
@@ -110,3 +111,7 @@ class RefusedDatabase(RegistryError):
 
 class StoreUnavailable(RegistryError):
     """A store behind the registry does not answer; what was asked for may be tried again."""
+
+
+class EntryRefused(RegistryError):
+    """The event stream will never take this entry, however often it is tried."""

@@ -9,7 +9,7 @@ import logging
 import threading
 
 from registry.contracts.events import Click, Event, Exposure, MirrorEvent, RankingEvent, encode_event, join_events
-from registry.errors import RegistryError
+from registry.errors import EntryRefused, RegistryError
 from registry.stream import StreamWriter
 from serving import metrics
 from serving.errors import EventLogFull
@@ -71,7 +71,8 @@ class EventLog(threading.Thread):
             for event in events:
                 self._append(event)
         except JournalFull as full:
-            raise EventLogFull("the event journal is full, because Redis has been away: send it again later") from full
+            reason = "the event journal is full, because the event stream has been away: send it again later"
+            raise EventLogFull(reason) from full
 
     def run(self) -> None:
         """Ships until stopped."""
@@ -94,16 +95,28 @@ class EventLog(threading.Thread):
         self._journal.close()
 
     def ship(self) -> bool:
-        """Moves everything to the stream. Returns False if it does not answer."""
-        while events := self._journal.peek(EVENTS_AN_ENTRY, ENTRY_BYTES):
+        """Moves everything to the stream. Returns False if it does not answer. What the stream will never take is
+        dropped, counted and told, event by event: it would hold up all that come after it."""
+        singly = 0
+        while events := self._journal.peek(1 if singly else EVENTS_AN_ENTRY, ENTRY_BYTES):
             try:
                 self._stream.append([join_events(events)])
+            except EntryRefused as error:
+                if len(events) > 1:
+                    singly = len(events)
+                    continue
+                log.error("an event of %d bytes is dropped: %s", len(events[0]), error)
+                metrics.EVENTS_DROPPED.labels("refused").inc()
+                self._journal.release(1)
+                singly = max(0, singly - 1)
+                continue
             except RegistryError as error:
                 if not self._away:
                     log.warning("the event stream is away, events stay in the journal: %s", error)
                 self._away = True
                 return False
             self._journal.release(len(events))
+            singly = max(0, singly - 1)
             metrics.EVENTS_SHIPPED.inc(len(events))
             self._away = False
         return True

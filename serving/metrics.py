@@ -205,7 +205,7 @@ DEVICE_CLOCK = Gauge(
 )
 
 _FROM_ZERO: tuple[tuple[Counter, tuple[str, ...]], ...] = (
-    (DOOR_REFUSALS, ("none", "key", "expired", "token", "reach", "unknown_yet")),
+    (DOOR_REFUSALS, ("none", "key", "expired", "token", "role", "model", "unknown_yet")),
     (QUOTA_LEASES, ("granted", "refused", "local")),
     (RETRIES_REFUSED, ("budget", "tries", "deadline", "alone")),
     (HEDGES, ("sent", "won", "lost")),

@@ -19,6 +19,7 @@ from fastapi import FastAPI
 from prometheus_client import REGISTRY, CollectorRegistry
 from prometheus_client.multiprocess import MultiProcessCollector
 
+from deploy.events.stream import event_writer
 from deploy.gateway.doorkeeper import Stoppable, gateway_doorkeeper
 from deploy.machine import collector, heap
 from deploy.machine.metrics import ProcessCollector
@@ -36,7 +37,6 @@ from registry.counters import RedisCounterBoard
 from registry.errors import RegistryError
 from registry.glimpse_board import RedisGlimpseBoard
 from registry.replica_board import RedisReplicaBoard
-from registry.stream import RedisStream
 from serving import metrics, tally
 from serving.arm_counts import ArmCounts, CounterPublisher
 from serving.discovery import ReplicaWatcher
@@ -103,8 +103,7 @@ async def _serve(settings: PlatformSettings, mine: GatewaySettings, stop: thread
     loop = asyncio.get_running_loop()
     source = random.SystemRandom()
     ids = RankingIds(ranking_secret(settings), random.Random(source.getrandbits(256)))
-    stream = RedisStream(redis_client(settings), replicas=settings.event_replicas)
-    event_log = EventLog(Journal(mine.journal, mine.journal_bytes), stream)
+    event_log = EventLog(Journal(mine.journal, mine.journal_bytes), event_writer(settings))
     flow = mine.flow
     permits = Permits(mine.max_in_flight, rule=flow.admission)
     pool = ReplicaPool(

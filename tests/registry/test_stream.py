@@ -13,16 +13,16 @@ from registry.redis_errors import server_of
 from registry.stream import EVENT_STREAM, LAG_COUNTED, MemoryStream, RedisGroupReader, RedisStream, StreamEntry
 from tests.conftest import RedisServer
 from tests.redis_cluster import RedisCluster
-from tests.suites.streams import Stream, StreamSuite, ids, payloads
+from tests.suites.streams import SharedStreamSuite, Stream, ids, payloads
 
 
-class TestMemoryStream(StreamSuite):
+class TestMemoryStream(SharedStreamSuite):
     @pytest.fixture
     def make_stream(self) -> Callable[[], Stream]:
         return MemoryStream
 
 
-class TestRedisStream(StreamSuite):
+class TestRedisStream(SharedStreamSuite):
     protocol = 3
 
     @pytest.fixture

@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -26,7 +26,11 @@ def ids(entries: list[StreamEntry]) -> list[str]:
 
 
 class StreamSuite:
-    """Subclasses supply the fixture `make_stream`, which gives an empty one at every call."""
+    """What holds wherever events are kept, for entries of which one reader at a time has any. Subclasses supply the
+    fixture `make_stream`, which gives an empty one at every call."""
+
+    def crash(self, reader: Any) -> None:
+        """Makes the reader one that died. Where a reader is known by its name alone there is nothing to do."""
 
     @pytest.fixture
     def stream(self, make_stream: Callable[[], Stream]) -> Stream:
@@ -49,17 +53,11 @@ class StreamSuite:
 
         assert [payloads(reader.read(2, 0)) for _ in range(3)] == [[b"1", b"2"], [b"3"], []]
 
-    def test_every_group_reads_everything_and_consumers_share_a_group(self, stream: Stream) -> None:
-        stream.append([b"1", b"2"])
-        first, second = stream.reader("archive", "a"), stream.reader("archive", "b")
-
-        assert payloads(first.read(1, 0)) + payloads(second.read(5, 0)) == [b"1", b"2"]
-        assert payloads(stream.reader("drift", "a").read(5, 0)) == [b"1", b"2"]
-
     def test_what_a_crashed_reader_did_not_acknowledge_comes_first_to_its_successor(self, stream: Stream) -> None:
         stream.append([b"1", b"2", b"3"])
         crashed = stream.reader("archive", "a")
         crashed.acknowledge(ids(crashed.read(3, 0))[1:2])
+        self.crash(crashed)
         stream.append([b"4"])
         successor = stream.reader("archive", "a")
 
@@ -74,7 +72,9 @@ class StreamSuite:
 
     def test_entries_of_a_consumer_that_does_not_come_back_are_claimed(self, stream: Stream) -> None:
         stream.append([b"1", b"2"])
-        stream.reader("archive", "gone").read(2, 0)
+        gone = stream.reader("archive", "gone")
+        gone.read(2, 0)
+        self.crash(gone)
         reader = stream.reader("archive", "b", claim_idle_s=0)
 
         assert payloads(reader.read(1, 0)) + payloads(reader.read(1, 0)) == [b"1", b"2"]
@@ -103,6 +103,17 @@ class StreamSuite:
         assert reader.lag() == 3
         reader.acknowledge(ids(found))
         assert reader.lag() == 1
+
+
+class SharedStreamSuite(StreamSuite):
+    """And where any reader of a group gets any entry, and readers trim."""
+
+    def test_every_group_reads_everything_and_consumers_share_a_group(self, stream: Stream) -> None:
+        stream.append([b"1", b"2"])
+        first, second = stream.reader("archive", "a"), stream.reader("archive", "b")
+
+        assert payloads(first.read(1, 0)) + payloads(second.read(5, 0)) == [b"1", b"2"]
+        assert payloads(stream.reader("drift", "a").read(5, 0)) == [b"1", b"2"]
 
     def test_trimming_keeps_what_another_group_has_not_acknowledged(self, stream: Stream) -> None:
         stream.append([b"1", b"2", b"3"])

@@ -1,0 +1,61 @@
+"""Kafka brokers on loopback: librdkafka's own mock cluster, in a process that can be stopped, resumed and killed."""
+
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+_CLUSTER = """
+import sys
+from confluent_kafka import Producer
+
+keeper = Producer({"bootstrap.servers": "", "test.mock.num.brokers": int(sys.argv[1]), "log_level": 0})
+brokers = keeper.list_topics(timeout=10).brokers.values()
+print(",".join(f"{broker.host}:{broker.port}" for broker in brokers), flush=True)
+sys.stdin.read()
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Brokers:
+    """servers: host:port of each, comma between. Topics exist once they are asked for, with four partitions."""
+
+    servers: str
+    process: "subprocess.Popen[str]"
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """For clients. Local brokers that are back are found at once."""
+        return {"bootstrap.servers": self.servers, "reconnect.backoff.ms": 20, "reconnect.backoff.max.ms": 100}
+
+    def away(self) -> None:
+        """They answer nobody, as behind a broken network."""
+        self.process.send_signal(signal.SIGSTOP)
+
+    def back(self) -> None:
+        self.process.send_signal(signal.SIGCONT)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait(10)
+
+
+@contextmanager
+def running_brokers(count: int = 3) -> Iterator[Brokers]:
+    """Started, and killed in the end."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", _CLUSTER, str(count)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    brokers = Brokers(process.stdout.readline().strip(), process)
+    try:
+        assert brokers.servers, "librdkafka's mock cluster did not start"
+        yield brokers
+    finally:
+        brokers.kill()
+        process.stdin.close()
+        process.stdout.close()
