@@ -5,7 +5,8 @@ May import: everything below (`serving`, `drift`, `pipelines`, `registry`). Noth
 - Built here: `settings` are read, `wiring` makes each process of them, `process` runs one. `gateway`, `control`.
 - Kept running by `machine`; on one screen by `commands` (`cli`), `demo`.
 - Handed to rooms below: `features`, `models`, `training`, `verdicts`. `drift_reports`: Evidently's, of closed days.
-- Files for others: `prometheus`, `grafana`, `edges`, `ci`, `scripts`. `simulation`: what the decisions reach.
+- Files for others: `prometheus`, `grafana`, `edges`, `ci`, `images`, `compose`, `kubernetes`, `scripts`. `simulation`:
+  what the decisions reach.
 
 Decisions
 

@@ -170,7 +170,7 @@ def run_worker(settings: PlatformSettings, stop: threading.Event) -> None:
     for thread in (watcher, shelf, listener, prefetcher, registration, sampler):
         thread.start()
     collector.calm()
-    with probe_port(settings, ready=lambda: shelf.stock.ready):
+    with probe_port(settings, ready=lambda: shelf.stock.ready or watcher.idle):
         worker.run(stop)
     for thread in (watcher, shelf, listener, prefetcher, registration, sampler):
         thread.stop()

@@ -76,6 +76,11 @@ class PlanWatcher(threading.Thread):
             self.looked.set()
             self._stop_asked.wait(self._period_s)
 
+    @property
+    def idle(self) -> bool:
+        """Whether it is known that there is no plan at all."""
+        return self._informed and not self.plans
+
     def stop(self) -> None:
         """Ends the thread within a period."""
         self._stop_asked.set()

@@ -63,7 +63,6 @@ class GatewaySettings:
     flow: FlowSettings = field(default_factory=FlowSettings)
 
     def __post_init__(self) -> None:
-        _require(bool(self.workers), "gateway.workers", self.workers, "at least one socket")
         _require(1 <= self.max_in_flight <= 65536, "gateway.max_in_flight", self.max_in_flight, "1 to 65536")
         _require(1 <= self.max_candidates <= 65535, "gateway.max_candidates", self.max_candidates, "1 to 65535")
         _require(self.max_body_bytes >= 1024, "gateway.max_body_bytes", self.max_body_bytes, "at least 1024")

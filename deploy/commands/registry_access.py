@@ -20,8 +20,14 @@ ModelName = Annotated[str, typer.Argument(help="Name of the model.")]
 
 
 def platform() -> PlatformSettings:
-    """Of the platform that runs. Raises NotRunning."""
-    return running(PlatformSettings.from_environment(os.environ))[0]
+    """Of the platform that runs: here, or in a fleet, whose settings name its engines. Raises NotRunning."""
+    settings = PlatformSettings.from_environment(os.environ)
+    return settings if _is_fleet(settings) else running(settings)[0]
+
+
+def _is_fleet(settings: PlatformSettings) -> bool:
+    """Whether there is no supervisor to ask: a container, whose settings name all engines."""
+    return bool(settings.redis and settings.mlflow)
 
 
 @contextmanager
@@ -37,7 +43,8 @@ def promote_at_once(settings: PlatformSettings, model: str, version: int, why: s
     """Makes the version champion through the control API, with its record."""
     from deploy.control.client import ControlClient, model_path
 
-    with ControlClient.local(settings, who()) as control:
+    fleet = _is_fleet(settings)  # SLUICE_URL and SLUICE_KEY say where its gateways are
+    with ControlClient.of(os.environ, who()) if fleet else ControlClient.local(settings, who()) as control:
         control.post(model_path(model, "promote"), {"version": version, "why": why})
 
 
