@@ -150,20 +150,20 @@ def run(script: str, *arguments: str, environment: dict[str, str]) -> "subproces
 
 
 def test_images_are_built_and_pushed_one_by_one(recorded: dict[str, str], tmp_path: Path) -> None:
-    for image in ("gateway", "worker"):
-        (tmp_path / "images" / image).mkdir(parents=True)
-        (tmp_path / "images" / image / "Dockerfile").write_text("FROM scratch\n")
-    environment = recorded | {"IMAGES_FOLDER": str(tmp_path / "images")}
+    for name in ("gateway", "worker", "monitor", "pipelines"):
+        (tmp_path / f"{name}.Dockerfile").write_text("FROM scratch\n")
+    environment = recorded | {"IMAGES_FOLDER": str(tmp_path)}
 
-    done = run("images", "harbor.example/ml", "abc", "sluice-gateway", "sluice-worker", environment=environment)
+    done = run("images", "harbor.example/ml", "abc", environment=environment)
     missing = run("images", "harbor.example/ml", "abc", "sluice-nothing", environment=environment)
 
     assert done.returncode == 0, done.stderr
     lines = Path(recorded["RECORD"]).read_text().splitlines()
-    assert [line.split()[1] for line in lines] == ["build", "push"] * 2
-    assert [line.split()[-1] for line in lines if " push " in line] == [
-        "harbor.example/ml/sluice-gateway:abc",
-        "harbor.example/ml/sluice-worker:abc",
+    assert [line.split()[1] for line in lines] == ["build", "push"] * len(IMAGES)
+    pushed = [line.split()[-1] for line in lines if " push " in line]
+    assert pushed == [f"harbor.example/ml/{image}:abc" for image in IMAGES]
+    assert [line.split()[-2] for line in lines if "--target cuda" in line] == [
+        "harbor.example/ml/sluice-worker-cuda:abc"
     ]
     assert (missing.returncode, "no such file" in missing.stderr) == (1, True)
 

@@ -199,6 +199,17 @@ def test_a_worse_version_is_refused_and_a_rerun_is_told_the_same(ci: Deliveries)
     assert (ci.done, ci.champion) == (before, 2)
 
 
+def test_a_step_that_is_decided_by_nobody_in_its_time_is_inconclusive(ci: Deliveries) -> None:
+    spec = ci.folder / "impatient.json"
+    spec.write_text(json.dumps({"steps": [STEPS[0] | {"max_s": 0.5}], "holdback_weight": 0}))
+
+    ended = ci.step("gitlab", "promote", 1, "4712", OPTIONS=f"--spec {spec}")
+
+    assert ended.returncode == INCONCLUSIVE, ended.stderr + ended.stdout
+    assert ci.get("rollouts?state=open")["rollouts"] == []
+    assert "1: inconclusive" in ended.stdout
+
+
 def test_what_cannot_be_delivered_is_refused_with_words_and_a_wrong_key_is_an_error(ci: Deliveries) -> None:
     unknown = ci.step("gitlab", "promote", 9, "9")
     stranger = ci.step("gitlab", "promote", 3, "10", SLUICE_KEY="sluice_wrong")

@@ -21,7 +21,7 @@ def test_unpacking_gives_back_what_was_packed(body: bytes, encoding: bytes) -> N
 
 @given(st.binary(max_size=1000))
 def test_the_encodings_are_those_of_the_standard_library(body: bytes) -> None:
-    assert decompressed(gzip.compress(body), b"gzip", LIMIT) == body
+    assert decompressed(gzip.compress(body, mtime=0), b"gzip", LIMIT) == body
     assert decompressed(zlib.compress(body), b"Deflate", LIMIT) == body
     assert gzip.decompress(compressed(body, b"gzip")) == body
     assert zlib.decompress(compressed(body, b"deflate")) == body
@@ -50,8 +50,8 @@ def test_a_body_of_just_the_limit_passes() -> None:
     [
         (b"no gzip at all", "not in content-encoding gzip"),
         (b"", "ends too early"),
-        (gzip.compress(b"abc")[:-4], "ends too early"),
-        (gzip.compress(b"abc") + b"more", "something follows"),
+        (gzip.compress(b"abc", mtime=0)[:-4], "ends too early"),
+        (gzip.compress(b"abc", mtime=0) + b"more", "something follows"),
         (zlib.compress(b"abc"), "not in content-encoding gzip"),
     ],
 )
