@@ -19,6 +19,7 @@ Import this only where Kafka is chosen: confluent-kafka is an extra.
 """
 
 import logging
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -46,6 +47,7 @@ client_log = logging.getLogger(f"{__name__}.client")
 DELIVERY_S = 5.0  # then an append has failed, and the journal keeps its events
 ANSWER_S = 5.0  # of a broker to anything else
 SESSION_S = 10.0
+CLOSE_S = 10.0
 SETTLE_S = 10.0  # the longest that a read without waiting waits for its partitions
 PARTITIONS_S = 300.0  # how long the count of partitions is believed
 QUEUED_KB = 16 << 10  # a reader's, fetched ahead
@@ -278,9 +280,13 @@ class KafkaGroupReader:
         return 0
 
     def close(self) -> None:
-        """Leaves the group, so that others need not wait for the session's end."""
-        self._consumer.close()
-        self._asker.close()
+        """Leaves the group, so that others need not wait for the session's end. Takes `CLOSE_S` at most: librdkafka
+        waits for a rebalance under way, and who does not leave in time is as one that died."""
+        closing = threading.Thread(target=self._consumer.close, name="kafka-close", daemon=True)
+        closing.start()
+        closing.join(CLOSE_S)
+        if closing.is_alive():
+            log.warning("%r did not leave its group within %g s: the session's end does it", self, CLOSE_S)
 
     def _join(self, patience_s: float) -> bool:
         """Waits for this reader's partitions, which may be none. Whether the group has dealt them out."""
@@ -303,8 +309,10 @@ class KafkaGroupReader:
         found: list[StreamEntry] = []
         while len(found) < max_entries and any(place.next < place.end for place in self._places.values()):
             found += self._entries(self._fetch(max_entries - len(found), 0.02))
-            if self._clock() >= patience_s and not found:
-                raise StoreUnavailable("Kafka keeps back entries that it has: read again")
+            if self._clock() >= patience_s:
+                if not found:
+                    raise StoreUnavailable("Kafka keeps back entries that it has: read again")
+                break
         return found
 
     def _fetch(self, max_entries: int, wait_s: float) -> list[Message]:
