@@ -21,11 +21,12 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from registry.contracts.manifest import ModelPackage
 from registry.errors import RefusedVersion
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # settings read keys, and `sluice --help` settings: neither waits for numpy or OpenSSL
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    from registry.contracts.manifest import ModelPackage
 
 _DOMAIN = b"sluice model version\n"
 """Before the digest: a signature of this key for something else is none of a version."""
@@ -68,7 +69,7 @@ class Signer:
             raise ValueError(f"expected {PRIVATE_RULE}")
         return Signer(private_key)
 
-    def signed(self, package: ModelPackage) -> ModelPackage:
+    def signed(self, package: "ModelPackage") -> "ModelPackage":
         """The package with this key's signature beside those it has."""
         mine = Signature(
             key_id(self.public), base64.b64encode(self._private.sign(_signed_bytes(package.digest))).decode()

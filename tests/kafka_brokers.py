@@ -3,9 +3,11 @@
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 _CLUSTER = """
@@ -34,6 +36,11 @@ class Brokers:
     def away(self) -> None:
         """They answer nobody, as behind a broken network."""
         self.process.send_signal(signal.SIGSTOP)
+        state = Path(f"/proc/{self.process.pid}/stat")
+        until_s = time.monotonic() + 10.0
+        while state.read_text().rpartition(")")[2].split()[0] != "T":  # until then an answer may still leave
+            assert time.monotonic() < until_s, "the brokers do not stop"
+            time.sleep(0.001)
 
     def back(self) -> None:
         self.process.send_signal(signal.SIGCONT)

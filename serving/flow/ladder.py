@@ -9,9 +9,10 @@ switched off: who would have stood there gets a lower one that is on, or 503.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from serving.ranking import RankQuery
+if TYPE_CHECKING:  # settings read the ladder's rules, and `sluice --help` settings: without numpy
+    from serving.ranking import RankQuery
 
 CACHED_ORDER, GIVEN_ORDER = "cached_order", "given_order"
 FEATURES_AWAY = "features_away"
@@ -111,7 +112,7 @@ class RecentOrders:
         """At most so many are taken."""
         return self._young_bytes + self._old_bytes
 
-    def keep(self, query: RankQuery, version: int, items: list[str], scores: bytes, now_s: float) -> None:
+    def keep(self, query: "RankQuery", version: int, items: list[str], scores: bytes, now_s: float) -> None:
         """From now on that is the query's order, see `Order`."""
         size = 300 + 70 * len(items)  # as sys.getsizeof has it, roughly
         if 2 * (self._young_bytes + size) > self._most_bytes:
@@ -122,7 +123,7 @@ class RecentOrders:
         self._young_bytes += size
         self._young[_key(query)] = (now_s, version, items, scores)  # an `Order` would cost a microsecond more
 
-    def of(self, query: RankQuery, now_s: float) -> Order | None:
+    def of(self, query: "RankQuery", now_s: float) -> Order | None:
         """The query's order, None if there is none that is young enough."""
         key = _key(query)
         found = self._young.get(key) or self._old.get(key)
@@ -131,14 +132,14 @@ class RecentOrders:
         return Order(*found[1:])
 
 
-def _key(query: RankQuery) -> int:
+def _key(query: "RankQuery") -> int:
     """Queries are the same if they name the same candidates in the same order and the same query features: what
     came with candidates differs by the hour, and the order of an hour ago is still one."""
     features = query.query_features
     return hash((query.model, query.top_k, query.hashes.tobytes(), tuple(features.items()) if features else None))
 
 
-def given_order(query: RankQuery, version: int) -> Order:
+def given_order(query: "RankQuery", version: int) -> Order:
     """The candidates as they came."""
     items = list(query.item_ids[: query.top_k])
     return Order(version, items, bytes(4 * len(items)))

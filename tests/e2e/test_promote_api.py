@@ -210,7 +210,11 @@ def test_commands_from_elsewhere_go_by_the_role_of_their_key(platform: Platform)
 
 def test_who_waits_for_a_rollout_learns_its_end_by_the_exit_code(platform: Platform, tmp_path: Path) -> None:
     before = plan_of(platform)
-    step = {"name": "judged", "kind": "gate", "needs": [{"kind": "offline_gate", "since": "ever"}]}
+    step = {
+        "name": "judged",
+        "kind": "gate",
+        "needs": [{"kind": "offline_gate", "since": "rollout"}],
+    }
     start = ("rollout", "start", MODEL, "2", "--why", "try", "--spec", a_spec(tmp_path, step), "--wait")
 
     def measured(verdict: str) -> None:
