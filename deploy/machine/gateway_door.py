@@ -4,7 +4,6 @@ import http.client
 
 from deploy.errors import SluiceError
 from deploy.settings import PlatformSettings, url_host
-from serving.tls.contexts import UnusableCertificates, pinned
 from serving.tls.settings import parse_gateway_tls
 
 
@@ -14,6 +13,11 @@ def connection_to(settings: PlatformSettings, timeout_s: float) -> http.client.H
     host = url_host(settings.gateway_host).strip("[]")
     if not settings.gateway_tls:
         return http.client.HTTPConnection(host, settings.gateway_port, timeout=timeout_s)
+    from serving.tls.contexts import (  # with the metrics, and numpy: not for a command's help
+        UnusableCertificates,
+        pinned,
+    )
+
     try:
         context = pinned(parse_gateway_tls(settings.gateway_tls))
     except UnusableCertificates as error:
