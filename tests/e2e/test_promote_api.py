@@ -210,29 +210,21 @@ def test_commands_from_elsewhere_go_by_the_role_of_their_key(platform: Platform)
 
 def test_who_waits_for_a_rollout_learns_its_end_by_the_exit_code(platform: Platform, tmp_path: Path) -> None:
     before = plan_of(platform)
-    step = {
-        "name": "judged",
-        "kind": "gate",
-        "needs": [{"kind": "offline_gate", "since": "rollout"}],
-    }
+    step = {"name": "judged", "kind": "gate", "needs": [{"kind": "offline_gate", "since": "ever"}]}
     start = ("rollout", "start", MODEL, "2", "--why", "try", "--spec", a_spec(tmp_path, step), "--wait")
 
-    def hand_in(verdict: str) -> None:
+    def measured(verdict: str) -> None:
+        """Hands in evidence as soon as there is a rollout to judge."""
+        until(lambda: ask(platform, "GET", "/rollouts?state=open").json()["rollouts"], "the rollout to be there")
         body = {"kind": "offline_gate", "challenger": 2, "verdict": verdict, "why": f"it {verdict}"}
         assert ask(platform, "POST", "/evidence", json=body).status_code == 201
 
-    def judged() -> None:
-        """As soon as there is a rollout to judge."""
-        until(lambda: ask(platform, "GET", "/rollouts?state=open").json()["rollouts"], "the rollout to be there")
-        hand_in("failed")
-
     ends = {}
-    with ThreadPoolExecutor(1) as pool:
-        judge = pool.submit(judged)
-        ends["failed"] = sluice(platform, *start)
-        judge.result()
-    hand_in("passed")  # before the next one starts, which would be judged by what the first one was told
-    ends["passed"] = sluice(platform, *start)
+    for verdict in ("failed", "passed"):
+        with ThreadPoolExecutor(1) as pool:
+            judge = pool.submit(measured, verdict)
+            ends[verdict] = sluice(platform, *start)
+            judge.result()
 
     assert (ends["failed"].returncode, ends["passed"].returncode) == (1, 0), ends
     assert "rolled_back" in ends["failed"].stdout
