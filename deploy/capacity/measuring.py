@@ -191,13 +191,14 @@ def mlp(columns: int, seed: int) -> "tuple[FeatureView, ModelPackage]":
     return _package(columns, seed, null=False)
 
 
-def _package(columns: int, seed: int, null: bool) -> "tuple[FeatureView, ModelPackage]":
+def mlp_program(columns: int, seed: int, null: bool) -> bytes:
+    """An MLP columns > 512 > 256 > 128 > 1 with random weights, exported.
+
+    null: no forward pass, the first column is the score; what serving costs when an accelerator does the arithmetic.
+    """
     import torch
 
     from registry.artefacts import strip_sample_inputs
-    from registry.contracts.features import Column, FeatureView
-    from registry.contracts.manifest import JUDGED_NDCG, Lineage, ModelManifest, ModelPackage, TensorSpec
-    from registry.contracts.profile import ReferenceProfile, describe
 
     torch.manual_seed(seed)
     layers: list[torch.nn.Module] = []
@@ -216,6 +217,14 @@ def _package(columns: int, seed: int, null: bool) -> "tuple[FeatureView, ModelPa
     rows = torch.export.Dim("rows", min=1)
     program = torch.export.export(Ranker().eval(), (torch.zeros(4, columns),), dynamic_shapes={"features": {0: rows}})
     torch.export.save(program, archive := io.BytesIO())
+    return strip_sample_inputs(archive.getvalue())
+
+
+def _package(columns: int, seed: int, null: bool) -> "tuple[FeatureView, ModelPackage]":
+    from registry.contracts.features import Column, FeatureView
+    from registry.contracts.manifest import JUDGED_NDCG, Lineage, ModelManifest, ModelPackage, TensorSpec
+    from registry.contracts.profile import ReferenceProfile, describe
+
     view = FeatureView(MODEL, "item", tuple(Column(f"f{place}") for place in range(columns)))
     flat = np.zeros(1)
     profile = ReferenceProfile(
@@ -238,7 +247,7 @@ def _package(columns: int, seed: int, null: bool) -> "tuple[FeatureView, ModelPa
         lineage=Lineage(dataset="random weights", dataset_digest="", seed=seed),
         created_ms=time.time_ns() // 1_000_000,
     )
-    return view, ModelPackage.of(strip_sample_inputs(archive.getvalue()), manifest, profile)
+    return view, ModelPackage.of(mlp_program(columns, seed, null), manifest, profile)
 
 
 def _forward(columns: int, seed: int, seconds: float) -> Cost:

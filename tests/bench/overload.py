@@ -12,6 +12,7 @@ import json
 import platform as machine
 import statistics
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,6 +54,26 @@ def recovered_s(calm: Poured, deadline_s: float) -> float:
     return last_s if last_s < calm.seconds - 1 else float("inf")
 
 
+def rank_requests(
+    items: Sequence[str], candidates: int, deadline_ms: int, count: int, rng: np.random.Generator
+) -> list[bytes]:
+    """Queries for distinct items, each as likely as the others."""
+    return [
+        post_of(
+            "/v1/models/bench/rank",
+            json.dumps(
+                {
+                    "unit": f"u{number}",
+                    "candidates": [items[i] for i in rng.choice(len(items), candidates, replace=False)],
+                    "top_k": 10,
+                    "deadline_ms": deadline_ms,
+                }
+            ).encode(),
+        )
+        for number in range(count)
+    ]
+
+
 def main() -> None:
     """Runs and prints."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -68,20 +89,7 @@ def main() -> None:
     items = [f"item-{i:07d}" for i in range(told.items)]
     values = rng.standard_normal((told.items, COLUMNS), dtype=np.float32)
     package = ltr_package("bench", told.seed)
-    requests = [
-        post_of(
-            "/v1/models/bench/rank",
-            json.dumps(
-                {
-                    "unit": f"u{number}",
-                    "candidates": [items[i] for i in rng.choice(told.items, told.candidates, replace=False)],
-                    "top_k": 10,
-                    "deadline_ms": told.deadline_ms,
-                }
-            ).encode(),
-        )
-        for number in range(200)
-    ]
+    requests = rank_requests(items, told.candidates, told.deadline_ms, 200, rng)
     deadline_s = told.deadline_ms / 1000
     print(f"{hardware()}; Python {machine.python_version()}, {versions()}; seed {told.seed}")
     print(

@@ -1,8 +1,6 @@
 """A data plane of our own for benches: the real supervisor and processes, on one core."""
 
 import contextlib
-import io
-import itertools
 import os
 import tempfile
 import time
@@ -14,11 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy import wiring
+from deploy.capacity.measuring import mlp_program
 from deploy.client import GatewayClient
 from deploy.machine import lifecycle
 from deploy.machine.state import PlatformState
 from deploy.settings import PlatformSettings
-from registry.artefacts import strip_sample_inputs, write
+from registry.artefacts import write
 from registry.board import RedisBoard
 from registry.contracts.features import Column, FeatureView
 from registry.contracts.manifest import JUDGED_NDCG, Lineage, ModelManifest, ModelPackage, TensorSpec
@@ -27,7 +26,6 @@ from registry.contracts.traffic import TrafficPlan
 from serving.features.materialiser import write_rows
 
 COLUMNS = 136
-HIDDEN = (512, 256, 128)
 READY_WITHIN_S = 60.0
 
 
@@ -37,28 +35,7 @@ def ltr_program(seed: int, null: bool = False) -> bytes:
     null: no forward pass, the first column is the score; what serving costs when an accelerator
     does the arithmetic.
     """
-    import torch
-
-    torch.manual_seed(seed)
-    widths = (COLUMNS, *HIDDEN)
-    layers: list[torch.nn.Module] = []
-    for wide, narrow in itertools.pairwise(widths):
-        layers += [torch.nn.Linear(wide, narrow), torch.nn.ReLU()]
-
-    class Ranker(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.layers = torch.nn.Sequential(*layers, torch.nn.Linear(HIDDEN[-1], 1))
-
-        def forward(self, features: torch.Tensor) -> torch.Tensor:
-            scores: torch.Tensor = features if null else self.layers(features)
-            return scores[:, 0].clone()
-
-    rows = torch.export.Dim("rows", min=1)
-    exported = torch.export.export(Ranker().eval(), (torch.zeros(4, COLUMNS),), dynamic_shapes={"features": {0: rows}})
-    archive = io.BytesIO()
-    torch.export.save(exported, archive)
-    return strip_sample_inputs(archive.getvalue())
+    return mlp_program(COLUMNS, seed, null)
 
 
 def ltr_package(model: str, seed: int, null: bool = False) -> ModelPackage:

@@ -11,7 +11,6 @@ operator says.
 """
 
 import argparse
-import json
 import platform as machine
 import sys
 import threading
@@ -27,9 +26,9 @@ from deploy import wiring
 from deploy.machine.state import PlatformState
 from deploy.settings import PlatformSettings
 from pipelines.archive.files import Archive
-from tests.bench.load import cpu_s, hardware, measure, post, versions
+from tests.bench.load import cpu_s, hardware, measure, versions
 from tests.bench.open_loop import Poured, pour
-from tests.bench.overload import recovered_s
+from tests.bench.overload import rank_requests, recovered_s
 from tests.bench.platform_under_test import COLUMNS, data_plane, ltr_package, platform_pids
 
 SERVER_CORE, GENERATOR_CORE = 0, 1
@@ -271,20 +270,7 @@ def main() -> None:
     rng = np.random.default_rng(told.seed)
     items = [f"item-{i:07d}" for i in range(told.items)]
     values = rng.standard_normal((told.items, COLUMNS), dtype=np.float32)
-    requests = [
-        post(
-            "/v1/models/bench/rank",
-            json.dumps(
-                {
-                    "unit": f"u{number}",
-                    "candidates": [items[i] for i in rng.choice(told.items, told.candidates, replace=False)],
-                    "top_k": 10,
-                    "deadline_ms": told.deadline_ms,
-                }
-            ).encode(),
-        )
-        for number in range(500)
-    ]
+    requests = rank_requests(items, told.candidates, told.deadline_ms, 500, rng)
     report = Report()
     report.say(
         f"{hardware()}; Python {machine.python_version()}, {versions()}; {time.strftime('%Y-%m-%d %H:%M')}; seed"

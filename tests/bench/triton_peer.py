@@ -3,7 +3,8 @@
 The model is plain torch, built from the same seed as ours, one thread; `null` does no arithmetic.
 """
 
-from tests.bench.platform_under_test import COLUMNS, HIDDEN
+from deploy.capacity.measuring import HIDDEN
+from tests.bench.platform_under_test import COLUMNS
 from tests.triton import RemoteSource
 
 MAX_ROWS = 4096
