@@ -86,7 +86,7 @@ def cluster_client(where: FeaturesUrl, timeout_s: float) -> "redis.RedisCluster"
     from redis.retry import Retry
 
     with redis_errors_only():
-        return redis.RedisCluster(
+        client = redis.RedisCluster(
             startup_nodes=[ClusterNode(host, port) for host, port in where.nodes],  # type: ignore[no-untyped-call]
             require_full_coverage=False,  # with a node gone, the rows of the others are served
             retry=Retry(NoBackoff(), 3),
@@ -96,6 +96,34 @@ def cluster_client(where: FeaturesUrl, timeout_s: float) -> "redis.RedisCluster"
             protocol=2,
             **patience(timeout_s),
         )
+    _know_nodes_without_slots(client)
+    return client
+
+
+def _know_nodes_without_slots(client: "redis.RedisCluster") -> None:
+    """Lets the client follow an ASK to a node that has no slot yet, the first that a new node gets.
+
+    redis-py knows the nodes that CLUSTER SLOTS names, and follows one to any other with an AttributeError (its issue
+    4015; seen in 8.1.0). Its pipelines share the manager of nodes, hence here and not in a subclass.
+    """
+    from redis.cluster import ClusterNode
+
+    manager = client.nodes_manager
+    known = manager.get_node
+    others: dict[str, ClusterNode] = {}
+
+    def get_node(
+        host: str | None = None, port: int | None = None, node_name: str | None = None
+    ) -> "ClusterNode | None":
+        found = known(host, port, node_name)
+        if found is not None or not node_name:
+            return found
+        if node_name not in others:
+            where, _, at = node_name.rpartition(":")
+            others[node_name] = ClusterNode(where, int(at))  # type: ignore[no-untyped-call]
+        return others[node_name]
+
+    manager.get_node = get_node  # type: ignore[method-assign]
 
 
 def patience(timeout_s: float) -> dict[str, Any]:

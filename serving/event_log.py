@@ -115,6 +115,11 @@ class EventLog(threading.Thread):
                     log.warning("the event stream is away, events stay in the journal: %s", error)
                 self._away = True
                 return False
+            except Exception:  # of a client's own making: who never ships again holds events that were acknowledged
+                if not self._away:
+                    log.exception("the event stream's client failed, events stay in the journal")
+                self._away = True
+                return False
             self._journal.release(len(events))
             singly = max(0, singly - 1)
             metrics.EVENTS_SHIPPED.inc(len(events))

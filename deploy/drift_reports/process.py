@@ -18,7 +18,6 @@ from registry.contracts.drift import day_of
 from registry.contracts.errors import ContractError
 from registry.errors import RegistryError
 
-NICE = 10
 REFUSED = 3
 """Exit code of what trying again does not help."""
 
@@ -46,5 +45,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    os.nice(NICE)
     sys.exit(main(sys.argv[1:]))

@@ -24,6 +24,7 @@ NEWEST = 3  # closed days of an arm that are looked at: who was away longer may 
 MOST_ATTEMPTS = 3
 AGAIN_AFTER_MS = 300_000  # and four times longer after the next
 LIMIT_S = 600.0
+NICE = 10
 
 Process = Callable[[Sequence[str]], tuple[int, str]]
 """Runs `deploy.drift_reports.process` with these words: its exit code, and its last one."""
@@ -99,7 +100,7 @@ class ReportTurns:
 
 def in_a_process(words: Sequence[str]) -> tuple[int, str]:
     """See `Process`: a child that ends with this process, and after `LIMIT_S` at the latest."""
-    argv = bound([sys.executable, "-m", "deploy.drift_reports.process", *words])
+    argv = bound([sys.executable, "-m", "deploy.drift_reports.process", *words], NICE)
     # arithmetic on all cores would take them from those who answer
     environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     try:

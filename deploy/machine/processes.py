@@ -17,6 +17,12 @@ from deploy.settings import PlatformSettings
 CELERY_GRACE_S = 20.0
 SETTLED_S = 2.0  # a process without a port counts as ready when it has not died in so long
 
+BESIDE, BEHIND = 5, 10
+"""How nice (`ProcessSpec`) those are that follow what is served, and those that have days for what they do. Redis,
+workers, gateways and the controller are not: a query, or a rollback, waits for them. A nice process still gets its
+share of a busy machine, a third and a tenth of what the others get: an archiver that starved would be overtaken by
+the stream."""
+
 
 _SIGNS_NOTHING = {"SLUICE_SIGNING_KEY": "", "SLUICE_SIGNING_KEY_FILE": ""}
 """Told to every process that registers no version: who breaks into a gateway has not got the key to the registry."""
@@ -33,9 +39,9 @@ def platform_processes(settings: PlatformSettings) -> tuple[ProcessSpec, ...]:
     if settings.with_controller:
         specs.append(_controller(settings))
     if settings.with_archiver:
-        specs.append(_own(settings, "archiver"))
+        specs.append(_follower(settings, "archiver"))
     if settings.with_monitor:
-        specs.append(_own(settings, "monitor"))
+        specs.append(_follower(settings, "monitor"))
     specs += [_worker(settings, replica) for replica in range(settings.workers)]
     specs += [_gateway(settings, replica) for replica in range(settings.gateways)]
     if settings.with_celery:
@@ -111,16 +117,18 @@ def _mlflow(settings: PlatformSettings) -> ProcessSpec:
             lambda timeout_s: HTTPConnection("127.0.0.1", settings.mlflow_port, timeout=timeout_s), "/health"
         ),
         start_timeout_s=180.0,  # the first start makes the database
+        nice=BESIDE,
     )
 
 
-def _own(settings: PlatformSettings, name: str) -> ProcessSpec:
+def _follower(settings: PlatformSettings, name: str) -> ProcessSpec:
     return ProcessSpec(
         name=name,
         argv=(sys.executable, "-m", "deploy.process", name),
         env=_metrics(settings),
         ready_after_s=SETTLED_S,
         needs=("redis",),
+        nice=BESIDE,
     )
 
 
@@ -185,6 +193,7 @@ def _celery(settings: PlatformSettings) -> list[ProcessSpec]:
             ready_after_s=SETTLED_S,
             needs=("redis",),
             stop_grace_s=CELERY_GRACE_S,
+            nice=BEHIND if name == "celery-runs" else BESIDE,
         )
         for name, argv in celery_commands(settings).items()
     ]

@@ -56,6 +56,7 @@ class ProcessSpec:
     is_ready: asked again and again, quick to answer; it counts once `ready_after_s` are over.
     needs: processes that must have been ready once before this one starts for the first time.
     stop_grace_s: from the stop signal to SIGKILL.
+    nice: 0 for those who answer queries, up to 19: by how much it yields the processor to them.
     """
 
     name: str
@@ -68,6 +69,7 @@ class ProcessSpec:
     stop_signal: int = 15
     stop_grace_s: float = 10.0
     restart: RestartPolicy = RestartPolicy()
+    nice: int = 0
 
 
 @dataclass(frozen=True, slots=True)

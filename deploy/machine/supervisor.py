@@ -149,7 +149,7 @@ class Supervisor:
 
     def _spawn(self, spec: ProcessSpec) -> int:
         child = subprocess.Popen(
-            bound(list(spec.argv)),
+            bound(list(spec.argv), spec.nice),
             env={**os.environ, **self._settings.to_environment(), **spec.env, "PYTHONUNBUFFERED": "1"},
             cwd=IMPORT_ROOT,
             stdin=subprocess.DEVNULL,

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from deploy.machine.processes import platform_processes
@@ -26,6 +27,8 @@ def specs(name: str, settings: PlatformSettings) -> list[ProcessSpec]:
             return [tiny("stubborn", grace_s=0.2)]
         case "family":
             return [tiny("parent")]
+        case "polite":
+            return [tiny("first"), replace(tiny("second"), nice=5)]
         case "looping":
             return [ProcessSpec("looping", ("false",), ready_after_s=3600)]
         case "redis":

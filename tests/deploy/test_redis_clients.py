@@ -43,6 +43,25 @@ def test_a_process_that_starts_before_its_cluster_uses_it_when_it_is_there() -> 
         assert [one["model"] for one in found["traffic"]] == ["search"]
 
 
+def test_the_first_slot_of_a_new_node_is_followed_while_it_moves() -> None:
+    with running_cluster() as cluster:
+        client = redis_client(PlatformSettings(HOME, redis=cluster.url), 1.0)
+        client.set("here", "before")
+        source, target, slot = cluster.owner("new"), cluster.add(), str(cluster.slot("new"))
+        cluster.wait_until_ok()
+        target.command("CLUSTER", "SETSLOT", slot, "IMPORTING", source.name)
+        source.command("CLUSTER", "SETSLOT", slot, "MIGRATING", target.name)
+
+        client.set("new", "moving")
+        with client.pipeline(transaction=False) as pipeline:
+            pipeline.get("new")
+            pipeline.get("here")
+            found = pipeline.execute()
+
+        assert found == [b"moving", b"before"]
+        assert cluster.owner("new") is source
+
+
 def test_a_server_of_ones_own_is_used(redis_server: RedisServer, server_client: redis.Redis) -> None:
     redis_client(PlatformSettings(HOME, redis=redis_server.url)).set("here", "yes")
 

@@ -131,6 +131,18 @@ def test_what_a_process_started_ends_with_it(platforms: Platforms):
     until(lambda: gone(grandchild), "the grandchild is gone")
 
 
+def test_who_is_nice_yields_the_processor_among_processes_and_among_sessions(platforms: Platforms):
+    running = platforms.ready(platforms.start("polite"))
+
+    first, second = pid_of(running, "first"), pid_of(running, "second")
+
+    assert os.getpriority(os.PRIO_PROCESS, second) - os.getpriority(os.PRIO_PROCESS, first) == 5
+    autogroup = Path(f"/proc/{second}/autogroup")
+    if autogroup.exists() and "/autogroup-" in autogroup.read_text():
+        assert autogroup.read_text().endswith(" nice 5\n")
+        assert Path(f"/proc/{first}/autogroup").read_text().endswith(" nice 0\n")
+
+
 def test_a_crash_loop_is_visible(platforms: Platforms):
     supervisor = platforms.start("looping")
 

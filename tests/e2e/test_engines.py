@@ -78,10 +78,23 @@ class Traffic:
         wanted = len(self.clicked) + more
         until(lambda: len(self.clicked) >= wanted or self.failed, f"{more} more clicks")
 
-    def all_is_archived(self) -> bool:
-        """Every answer and every click that was acknowledged, and no other."""
-        found = sorted(self.platform.archived()), sorted(self.platform.archived_feedback())
-        return found == (sorted(self.ranked), sorted(self.clicked))
+    def wait_until_archived(self) -> None:
+        """Until the archive has every answer and every click that was acknowledged, and no other."""
+        wanted = {f"answer {i}" for i in self.ranked} | {f"feedback {i}" for i in self.clicked}
+        found: set[str] = set()
+
+        def all_is_there() -> bool:
+            found.clear()
+            found.update(f"answer {i}" for i in self.platform.archived())
+            found.update(f"feedback {i}" for i in self.platform.archived_feedback())
+            return found == wanted
+
+        try:
+            until(all_is_there, "every answer and click in the archive, and nothing else")
+        except AssertionError as error:
+            missing, others = sorted(wanted - found), sorted(found - wanted)
+            error.add_note(f"{len(missing)} missing: {missing[:5]}; {len(others)} others: {others[:5]}")
+            raise
 
     def _run(self) -> None:
         with GatewayClient.of(self.platform.settings) as gateway:
@@ -127,7 +140,7 @@ def test_slots_move_under_load_and_no_query_fails_no_event_is_lost_and_updates_a
     assert keys > len(mine)
     assert cluster.owner(EVENT_STREAM) is target
     assert traffic.failed == []
-    until(traffic.all_is_archived, "every answer and click in the archive, and nothing else")
+    traffic.wait_until_archived()
     moved = next(item for item in ITEMS[:19] if cluster.slot(row_key(VIEW, item)) in mine)
     assert an_update_is_seen(platform, moved, 1e6) < UPDATE_S
 
@@ -146,7 +159,7 @@ def test_a_replica_takes_over_under_load_with_every_event_that_was_acknowledged(
         traffic.wait_for(20)
 
     assert traffic.failed == []
-    until(traffic.all_is_archived, "every answer and click in the archive, and nothing else")
+    traffic.wait_until_archived()
     its_own = next(item for item in ITEMS[:19] if cluster.owner(row_key(VIEW, item)) is replica)
     assert an_update_is_seen(platform, its_own, 1e6) < UPDATE_S
 
@@ -171,7 +184,7 @@ def test_a_primary_without_a_replica_dies_and_comes_back_with_what_it_had_acknow
         traffic.wait_for(20)
 
     assert traffic.failed == []
-    until(traffic.all_is_archived, "every answer and click in the archive, and nothing else")
+    traffic.wait_until_archived()
 
 
 def test_a_rollout_becomes_champion_though_its_database_was_killed_on_the_way(tmp_path: Path) -> None:
@@ -203,7 +216,7 @@ def test_a_rollout_becomes_champion_though_its_database_was_killed_on_the_way(tm
 
         assert refused.status_code == 503, refused.text
         assert traffic.failed == []
-        until(traffic.all_is_archived, "every answer and click in the archive, and nothing else")
+        traffic.wait_until_archived()
         changes = ask(platform, "GET", "/history").json()["changes"]
         assert sorted(change["plan_revision"] for change in changes) == list(range(1, plan_of(platform).revision + 1))
 

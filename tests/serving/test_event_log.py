@@ -22,16 +22,17 @@ Opened = Callable[[StreamWriter], EventLog]
 class AwayStream:
     """A stream that does not answer until it is told to come back."""
 
-    def __init__(self, writes_all_the_same: bool = False) -> None:
+    def __init__(self, writes_all_the_same: bool = False, error: Exception | None = None) -> None:
         self.behind, self.away, self.refused = MemoryStream(), True, threading.Event()
         self._writes_all_the_same = writes_all_the_same
+        self._error = error or StoreUnavailable("Redis could not append events: connection refused")
 
     def append(self, payloads: Sequence[bytes]) -> None:
         if not self.away or self._writes_all_the_same:
             self.behind.append(payloads)
         if self.away:
             self.refused.set()
-            raise StoreUnavailable("Redis could not append events: connection refused")
+            raise self._error
 
 
 @pytest.fixture
@@ -104,8 +105,9 @@ def test_the_thread_ships_what_is_logged_and_the_rest_when_it_is_stopped(tmp_pat
     Journal(tmp_path / "events", 1 << 16).close()  # nobody owns it any more
 
 
-def test_the_thread_goes_on_by_itself_when_the_stream_is_back(tmp_path: Path) -> None:
-    stream = AwayStream()
+@pytest.mark.parametrize("error", [None, AttributeError("a fault of the client's own")])
+def test_the_thread_goes_on_by_itself_when_the_stream_is_back(tmp_path: Path, error: Exception | None) -> None:
+    stream = AwayStream(error=error)
     log = EventLog(Journal(tmp_path / "events", 1 << 16), stream, linger_s=0.0)
     log.ranked(a_ranking("r1"))
     log.start()
