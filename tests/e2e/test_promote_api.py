@@ -210,26 +210,30 @@ def test_commands_from_elsewhere_go_by_the_role_of_their_key(platform: Platform)
 
 def test_who_waits_for_a_rollout_learns_its_end_by_the_exit_code(platform: Platform, tmp_path: Path) -> None:
     before = plan_of(platform)
-    step = {"name": "judged", "kind": "gate", "needs": [{"kind": "offline_gate", "since": "ever"}]}
-    start = ("rollout", "start", MODEL, "2", "--why", "try", "--spec", a_spec(tmp_path, step), "--wait")
 
-    def measured(verdict: str) -> None:
+    def start(kind: str) -> tuple[str, ...]:
+        """A rollout that asks for evidence of this kind."""
+        step = {"name": "judged", "kind": "gate", "needs": [{"kind": kind, "since": "ever"}]}
+        return ("rollout", "start", MODEL, "2", "--why", "try", "--spec", a_spec(tmp_path, step), "--wait")
+
+    def measured(kind: str, verdict: str) -> None:
         """Hands in evidence as soon as there is a rollout to judge."""
         until(lambda: ask(platform, "GET", "/rollouts?state=open").json()["rollouts"], "the rollout to be there")
-        body = {"kind": "offline_gate", "challenger": 2, "verdict": verdict, "why": f"it {verdict}"}
+        body = {"kind": kind, "challenger": 2, "verdict": verdict, "why": f"it {verdict}"}
         assert ask(platform, "POST", "/evidence", json=body).status_code == 201
 
     ends = {}
     for verdict in ("failed", "passed"):
+        kind = f"review_that_{verdict}"  # not the other's: it would be judged by that before its own comes
         with ThreadPoolExecutor(1) as pool:
-            judge = pool.submit(measured, verdict)
-            ends[verdict] = sluice(platform, *start)
+            judge = pool.submit(measured, kind, verdict)
+            ends[verdict] = sluice(platform, *start(kind))
             judge.result()
 
     assert (ends["failed"].returncode, ends["passed"].returncode) == (1, 0), ends
     assert "rolled_back" in ends["failed"].stdout
     assert "promoted" in ends["passed"].stdout
-    assert sluice(platform, *start).returncode == 2  # it is champion already
+    assert sluice(platform, *start("review")).returncode == 2  # it is champion already
     assert plan_of(platform).champion == 2
     until_versions_answer(platform, plan_of(platform))
     assert told(sluice(platform, "rollback", MODEL, "--why", "back", "--json"))["plan"]["champion"] == before.champion
