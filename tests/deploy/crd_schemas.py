@@ -1,7 +1,7 @@
 """JSON Schemas of the custom resources that deploy/kubernetes uses: what it writes of them, and nothing else.
 
-By the public documentation of Prometheus Operator (monitoring.coreos.com/v1), KEDA 2 (keda.sh/v1alpha1) and Istio
-(networking.istio.io/v1): an unknown field is an error here, as it is for the API server with strict validation.
+By the public documentation of Prometheus Operator (monitoring.coreos.com/v1), KEDA 2 (keda.sh/v1alpha1), Istio
+(networking.istio.io/v1) and cert-manager (cert-manager.io/v1): an unknown field is an error here, as it is for the API server with strict validation.
 """
 
 from typing import Any
@@ -81,7 +81,26 @@ _OUTLIERS = fields(consecutive5xxErrors=COUNT, interval=DURATION, baseEjectionTi
 _POOL = fields(tcp=fields(connectTimeout=DURATION, maxConnections=COUNT), http=fields(idleTimeout=DURATION))
 _BALANCER = fields(simple=_one_of("LEAST_REQUEST", "ROUND_ROBIN", "RANDOM", "PASSTHROUGH"))
 
+_ISSUER = {"oneOf": [fields("selfSigned", selfSigned=fields()), fields("ca", ca=fields("secretName", secretName=TEXT))]}
+_PRIVATE_KEY = fields(
+    "algorithm", algorithm=_one_of("RSA", "ECDSA", "Ed25519"), size=COUNT, rotationPolicy=_one_of("Never", "Always")
+)
+_CERTIFICATE = fields(
+    "secretName issuerRef",
+    isCA={"type": "boolean"},
+    commonName=TEXT,
+    dnsNames=lists(TEXT),
+    secretName=TEXT,
+    duration=DURATION,
+    renewBefore=DURATION,
+    privateKey=_PRIVATE_KEY,
+    usages=lists(_one_of("digital signature", "key encipherment", "client auth", "server auth")),
+    issuerRef=fields("name kind", name=TEXT, kind=_one_of("Issuer", "ClusterIssuer")),
+)
+
 SCHEMAS: dict[str, Schema] = {
+    "Issuer": _resource("cert-manager.io/v1", "Issuer", _ISSUER),
+    "Certificate": _resource("cert-manager.io/v1", "Certificate", _CERTIFICATE),
     "ServiceMonitor": _resource(
         "monitoring.coreos.com/v1",
         "ServiceMonitor",

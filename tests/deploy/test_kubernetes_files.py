@@ -19,6 +19,7 @@ from deploy.kubernetes import generate
 from deploy.machine.processes import CELERY_GRACE_S
 from deploy.settings import PlatformSettings
 from serving.drain import DrainRule
+from serving.tls.settings import parse_fleet_tls
 from tests.deploy.crd_schemas import SCHEMAS
 from tests.kustomize import Object, build, by_kind, normal, the
 from tests.metric_catalogue import series
@@ -54,6 +55,13 @@ def environment(objects: list[Object], container: Object) -> dict[str, str]:
     for one in container.get("env", ()):
         told[one["name"]] = one["value"] if "value" in one else one["valueFrom"]["fieldRef"]["fieldPath"]
     return told
+
+
+def pair_of(told: dict[str, str]) -> set[str]:
+    """Paths of what a process shows of itself, and trusts, if it speaks TLS with the fleet."""
+    if "SLUICE_FLEET_TLS" not in told:
+        return set()
+    return {str(path) for path in parse_fleet_tls(told["SLUICE_FLEET_TLS"]).files.all()}
 
 
 def selected(selector: Object, labels: dict[str, str]) -> bool:
@@ -138,7 +146,27 @@ def test_a_secret_is_mounted_only_where_a_setting_names_its_file(name: str) -> N
             for item in volume.get("secret", {}).get("items", ())
         }
         named = {value for key, value in told.items() if key.endswith("_FILE") and value.startswith("/run/secrets/")}
+        named |= pair_of(told)
         assert mounted == named, deployment["metadata"]["name"]
+
+
+def test_gateways_and_workers_show_each_a_certificate_of_the_role_that_the_other_looks_for() -> None:
+    objects = build(FOLDER / "overlays/mtls")
+    issued = {one["spec"]["secretName"]: one["spec"] for one in by_kind(objects, "Certificate")}
+    shown = {}
+    for deployment in deployments("overlays/mtls"):
+        told = environment(objects, container_of(deployment))
+        if "SLUICE_FLEET_TLS" not in told:
+            continue
+        fleet = parse_fleet_tls(told["SLUICE_FLEET_TLS"])
+        volumes = {one["name"]: one for one in deployment["spec"]["template"]["spec"]["volumes"]}
+        certificate = issued[volumes["fleet-tls"]["secret"]["secretName"]]
+        role = container_of(deployment)["args"][1]
+        shown[role] = certificate["dnsNames"], certificate["usages"][-1]
+        looked_for = {"gateway": fleet.gateway, "worker": fleet.worker}
+        assert certificate["dnsNames"] == [looked_for[role]]
+
+    assert shown == {"gateway": (["sluice-gateway"], "client auth"), "worker": (["sluice-worker"], "server auth")}
 
 
 @pytest.mark.parametrize("name", OVERLAYS)
