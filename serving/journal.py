@@ -44,6 +44,7 @@ class Journal:
     """First in, first out; `append` by one thread, `peek` and `release` by another.
 
     capacity_bytes: of entries, fixed when the file is made.
+    Raises JournalInUse; OSError if there is no room for it.
     """
 
     def __init__(self, path: Path, capacity_bytes: int) -> None:
@@ -58,7 +59,12 @@ class Journal:
         fresh = size < _HEADER_BYTES + _ENTRY.size
         if fresh:
             size = _HEADER_BYTES + (capacity_bytes + 7) // 8 * 8
-            os.posix_fallocate(self._file, 0, size)  # a full disk is an error now, not a crash later
+            try:
+                os.posix_fallocate(self._file, 0, size)  # a full disk is an error now, not a crash later
+            except OSError:
+                os.ftruncate(self._file, 0)  # what there was room for would be taken for a small journal
+                os.close(self._file)
+                raise
         self._map = mmap.mmap(self._file, size)
         self._end = size // 8 * 8  # entries end at multiples of 8, also in a file that was cut
         self._lock = threading.Lock()

@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import uvicorn
@@ -19,6 +20,7 @@ from fastapi import FastAPI
 from prometheus_client import REGISTRY, CollectorRegistry
 from prometheus_client.multiprocess import MultiProcessCollector
 
+from deploy.errors import SluiceError
 from deploy.events.stream import event_writer
 from deploy.gateway.doorkeeper import Stoppable, gateway_doorkeeper
 from deploy.machine import collector, heap
@@ -54,7 +56,7 @@ from serving.gateway.oip_infer import OipInfer
 from serving.gateway.protocol import protocol_with
 from serving.glimpses import GlimpsePublisher
 from serving.infer import InferService
-from serving.journal import Journal
+from serving.journal import Journal, JournalInUse
 from serving.mirror import Mirror
 from serving.permits import Permits
 from serving.plans import Plans, PlanWatcher
@@ -99,11 +101,22 @@ def serve_gateway(settings: PlatformSettings, stop: threading.Event) -> None:
         runner.run(_serve(settings, mine, stop))
 
 
+def open_journal(path: Path, capacity_bytes: int) -> Journal:
+    """See `Journal`. Raises SluiceError."""
+    try:
+        return Journal(path, capacity_bytes)
+    except JournalInUse as error:
+        raise SluiceError(str(error), "stop that process, or another SLUICE_HOME") from error
+    except OSError as error:
+        needs = f"the journal of events, {path}, needs {capacity_bytes / 2**20:.0f} MB: {error.strerror}"
+        raise SluiceError(needs, "free some space, or another SLUICE_HOME") from error
+
+
 async def _serve(settings: PlatformSettings, mine: GatewaySettings, stop: threading.Event) -> None:
     loop = asyncio.get_running_loop()
     source = random.SystemRandom()
     ids = RankingIds(ranking_secret(settings), random.Random(source.getrandbits(256)))
-    event_log = EventLog(Journal(mine.journal, mine.journal_bytes), event_writer(settings))
+    event_log = EventLog(open_journal(mine.journal, mine.journal_bytes), event_writer(settings))
     flow = mine.flow
     permits = Permits(mine.max_in_flight, rule=flow.admission)
     pool = ReplicaPool(

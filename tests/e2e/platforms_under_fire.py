@@ -1,14 +1,16 @@
 """A real data plane that serves a real model, for tests that kill parts of it."""
 
+import functools
 import os
 import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import numpy as np
 
@@ -140,20 +142,12 @@ class Platform:
             return {}
 
 
-@dataclass
-class Load:
-    """Clients that rank without pause, each on a thread, until told to stop."""
+class Clients(ABC):
+    """Clients, each on a thread, that do their work again and again until the block ends."""
 
-    platform: Platform
-    clients: int = 3
-    patience_s: float = 0.0
-    answered: list[str] = field(default_factory=list)
-    failed: list[str] = field(default_factory=list)
-    _stop: threading.Event = field(default_factory=threading.Event)
-    _threads: list[threading.Thread] = field(default_factory=list)
-
-    def __enter__(self) -> "Load":
-        self._threads = [threading.Thread(target=self._run, args=(i,)) for i in range(self.clients)]
+    def __enter__(self) -> Self:
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=run) for run in self._runs()]
         for thread in self._threads:
             thread.start()
         return self
@@ -163,6 +157,28 @@ class Load:
         for thread in self._threads:
             thread.join()
 
+    @property
+    def _stopped(self) -> bool:
+        return self._stop.is_set()
+
+    @abstractmethod
+    def _runs(self) -> Sequence[Callable[[], None]]:
+        """What each client does until it is `_stopped`."""
+
+
+@dataclass
+class Load(Clients):
+    """Clients that rank without pause."""
+
+    platform: Platform
+    clients: int = 3
+    patience_s: float = 0.0
+    answered: list[str] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
+
+    def _runs(self) -> Sequence[Callable[[], None]]:
+        return [functools.partial(self._run, number) for number in range(self.clients)]
+
     def wait_for(self, more: int) -> None:
         """Until so many more queries were answered."""
         wanted = len(self.answered) + more
@@ -171,7 +187,7 @@ class Load:
     def _run(self, number: int) -> None:
         place = number * 1_000_000
         with GatewayClient.of(self.platform.settings, patience_s=self.patience_s) as gateway:
-            while not self._stop.is_set():
+            while not self._stopped:
                 place += 1
                 try:
                     self.answered.append(self.platform.rank(gateway, place)["ranking_id"])

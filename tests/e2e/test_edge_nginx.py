@@ -1,6 +1,7 @@
 """nginx in front of two gateways that are closed to strangers, one of which is killed: HTTP and gRPC, by the
 configuration that `sluice edges nginx` makes."""
 
+import functools
 import json
 import os
 import queue
@@ -8,9 +9,8 @@ import signal
 import ssl
 import subprocess
 import sys
-import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ import tritonclient.http as triton_http
 from deploy.machine.certificates import make_certificates
 from serving.gateway.protos import ranking_pb2 as pb
 from serving.settings import GatewaySettings
-from tests.e2e.platforms_under_fire import ITEMS, MODEL, PATIENCE_S, Platform, until
+from tests.e2e.platforms_under_fire import ITEMS, MODEL, PATIENCE_S, Clients, Platform, until
 from tests.edge_server import Nginx, SecondGateway, nginx_before, nginx_executable, second_gateway
 
 pytestmark = pytest.mark.slow
@@ -112,7 +112,7 @@ def known(world: World) -> bool:
 
 
 @dataclass
-class EdgeLoad:
+class EdgeLoad(Clients):
     """Clients of HTTP and gRPC that rank and click without pause; each request is asked once."""
 
     world: World
@@ -121,20 +121,10 @@ class EdgeLoad:
     ranked: "queue.SimpleQueue[str]" = field(default_factory=queue.SimpleQueue)
     clicked: list[str] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
-    _stop: threading.Event = field(default_factory=threading.Event)
-    _threads: list[threading.Thread] = field(default_factory=list)
 
-    def __enter__(self) -> "EdgeLoad":
+    def _runs(self) -> Sequence[Callable[[], None]]:
         clients = [self._http] * self.http_clients + [self._grpc] * self.grpc_clients
-        self._threads = [threading.Thread(target=run, args=(i,)) for i, run in enumerate(clients)]
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join()
+        return [functools.partial(run, number) for number, run in enumerate(clients)]
 
     def wait_for(self, more: int) -> None:
         wanted = self.ranked.qsize() + more
@@ -143,7 +133,7 @@ class EdgeLoad:
     def _http(self, number: int) -> None:
         with httpx.Client(base_url=self.world.nginx.url, headers=self.world.headers, timeout=60.0) as client:
             count = 0
-            while not self._stop.is_set():
+            while not self._stopped:
                 count += 1
                 answer = client.post(RANK, json=BODY)
                 if answer.status_code != 200:
@@ -167,7 +157,7 @@ class EdgeLoad:
         ]
         with grpc.insecure_channel(self.world.nginx.grpc_address, options) as channel:
             rank = rank_call(channel)
-            while not self._stop.is_set():
+            while not self._stopped:
                 try:
                     answer = rank(
                         pb.RankRequest(model=MODEL, candidates=ITEMS[:10]),

@@ -1,8 +1,7 @@
 """The whole platform on a Redis Cluster and PostgreSQL, by settings alone, while the cluster is broken and rebuilt."""
 
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,7 +22,7 @@ from registry.stream import EVENT_STREAM
 from registry.traffic_control import SqlControl
 from serving.features.materialiser import write_rows
 from tests.builders import a_package, a_stored
-from tests.e2e.platforms_under_fire import ITEMS, MODEL, Platform, until
+from tests.e2e.platforms_under_fire import ITEMS, MODEL, Clients, Platform, until
 from tests.e2e.test_promote_api import ask, plan_of
 from tests.postgres import PostgresServer, running_postgres
 from tests.redis_cluster import RedisCluster, running_cluster
@@ -56,23 +55,16 @@ def started(tmp_path: Path, postgres_server: PostgresServer) -> Iterator[Started
 
 
 @dataclass
-class Traffic:
-    """One client that ranks and clicks without pause until told to stop."""
+class Traffic(Clients):
+    """One client that ranks and clicks without pause."""
 
     platform: Platform
     ranked: list[str] = field(default_factory=list)
     clicked: list[str] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
-    _stop: threading.Event = field(default_factory=threading.Event)
 
-    def __enter__(self) -> "Traffic":
-        self._thread = threading.Thread(target=self._run)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
+    def _runs(self) -> Sequence[Callable[[], None]]:
+        return [self._run]
 
     def wait_for(self, more: int) -> None:
         wanted = len(self.clicked) + more
@@ -98,7 +90,7 @@ class Traffic:
 
     def _run(self) -> None:
         with GatewayClient.of(self.platform.settings) as gateway:
-            while not self._stop.is_set():
+            while not self._stopped:
                 try:
                     answer = self.platform.rank(gateway, len(self.ranked))
                     self.ranked.append(answer["ranking_id"])

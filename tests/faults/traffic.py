@@ -1,14 +1,15 @@
 """Clients that rank and click while something breaks, and what of it was acknowledged, lost, or had to wait."""
 
+import functools
 import random
-import threading
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from deploy.client import GatewayClient
 from deploy.errors import SluiceError
 from pipelines.archive.files import Archive
-from tests.e2e.platforms_under_fire import MODEL, PATIENCE_S, Platform, until
+from tests.e2e.platforms_under_fire import MODEL, PATIENCE_S, Clients, Platform, until
 
 FEEDBACK_EVERY = 3  # rankings a click
 _AROUND_MS = 3 * 86_400_000  # clocks jump in these tests
@@ -26,8 +27,8 @@ class Tally:
 
 
 @dataclass
-class Traffic:
-    """Clients, each on a thread, that rank without pause and click on what they were shown, until told to stop.
+class Traffic(Clients):
+    """Clients that rank without pause and click on what they were shown.
 
     seed: which queries they ask. patience_s: how long they try again when nobody listens. answered: ranking ids;
     told: event ids of acknowledged feedback; failed: what any request got instead of a 200, in the gateway's words.
@@ -41,19 +42,9 @@ class Traffic:
     told: list[str] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
     pauses_s: list[float] = field(default_factory=list)
-    _stop: threading.Event = field(default_factory=threading.Event)
-    _threads: list[threading.Thread] = field(default_factory=list)
 
-    def __enter__(self) -> "Traffic":
-        self._threads = [threading.Thread(target=self._run, args=(number,)) for number in range(self.clients)]
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join()
+    def _runs(self) -> Sequence[Callable[[], None]]:
+        return [functools.partial(self._run, number) for number in range(self.clients)]
 
     def wait_for(self, more: int) -> None:
         """Until so many more queries were answered."""
@@ -91,7 +82,7 @@ class Traffic:
         source = random.Random(self.seed * 1000 + number)
         heard_s = time.monotonic()
         with GatewayClient.of(self.platform.settings, patience_s=self.patience_s) as gateway:
-            while not self._stop.is_set():
+            while not self._stopped:
                 try:
                     answer = self.platform.rank(gateway, source.randrange(1 << 30))
                     self.answered.append(answer["ranking_id"])
