@@ -180,7 +180,7 @@ def load(
 
     with ThreadPoolExecutor(clients) as pool:
         queries = sum(pool.map(ask, range(clients)))
-    _wait_until_read(client)
+    wait_until_read(client)
     after = _cpu_by_kind(state)
     used = {kind: after[kind] - before[kind] for kind in after}
     return Load(max(queries, 1), used, _received_bytes(client) - received)
@@ -324,13 +324,13 @@ def _received_bytes(client: "redis.Redis") -> int:
     return int(client.info("stats")["total_net_input_bytes"])
 
 
-def _wait_until_read(client: "redis.Redis") -> None:
-    """Until consumers of the stream have nothing left: their CPU belongs to the load."""
+def wait_until_read(client: "redis.Redis") -> None:
+    """Until archiver and monitor have nothing left of the stream: they are behind while the core is full, and their
+    CPU belongs to the load. Raises TimeoutError."""
     until_s = time.monotonic() + READY_WITHIN_S
-    while time.monotonic() < until_s:
-        behind = event_lag(client, time.time_ns() // 1_000_000).values()
-        if all(one["pending"] == 0 and one["lag_s"] == 0 for one in behind):
-            return
+    while any(one["pending"] or one["lag_s"] for one in event_lag(client, time.time_ns() // 1_000_000).values()):
+        if time.monotonic() > until_s:
+            raise TimeoutError(f"events were not read within {READY_WITHIN_S:g} s: see the archiver's log")
         time.sleep(0.05)
 
 
