@@ -8,6 +8,7 @@ import importlib.metadata
 import multiprocessing
 import multiprocessing.connection
 import os
+import ssl
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -56,12 +57,14 @@ def measure(
     core: int,
     server: list[int],
     settle: Callable[[], None] = nothing_left,
+    authority: Path | None = None,
 ) -> Measured:
     """Loads 127.0.0.1:port for so long; requests are taken in turn. server: pids to account for. settle: waits for
-    what the server does of answered requests later, which counts as theirs."""
+    what the server does of answered requests later, which counts as theirs. authority: whose certificate it shows, over
+    TLS then; None: it speaks plain HTTP."""
     parent, child = multiprocessing.Pipe()
     generator = multiprocessing.get_context("spawn").Process(
-        target=_generate, args=(child, port, list(requests), expect, concurrency, seconds, core)
+        target=_generate, args=(child, port, list(requests), expect, concurrency, seconds, core, authority)
     )
     generator.start()
     parent.recv()  # warmed up
@@ -161,16 +164,19 @@ def _generate(
     concurrency: int,
     seconds: float,
     core: int,
+    authority: Path | None,
 ) -> None:
     os.sched_setaffinity(0, {core})
     import uvloop
+
+    tls = None if authority is None else ssl.create_default_context(cafile=str(authority))
 
     async def run(for_s: float) -> tuple[_Load, float]:
         load = _Load(requests, expect)
         loop = asyncio.get_running_loop()
         began_s = time.perf_counter()
         clients = [
-            await loop.create_connection(lambda first=i: _Client(load, first * 7919), "127.0.0.1", port)
+            await loop.create_connection(lambda first=i: _Client(load, first * 7919), "127.0.0.1", port, ssl=tls)
             for i in range(concurrency)
         ]
         await asyncio.sleep(for_s)
