@@ -85,9 +85,8 @@ def main() -> None:
                 statistics.median(getattr(one, what) for one in took_all)
                 for what in ("requests_s", "p99_ms", "server_cpu_us")
             )
-            print(
-                f"| {concurrency} | {name} | {rate:.0f} | {p99:.1f} | {cpu:.0f} | {sum(one.wrong for one in took_all)} |"
-            )
+            wrong = sum(one.wrong for one in took_all)
+            print(f"| {concurrency} | {name} | {rate:.0f} | {p99:.1f} | {cpu:.0f} | {wrong} |")
 
 
 if __name__ == "__main__":
