@@ -211,11 +211,13 @@ def open_version(
     from serving.features.suspects import CheckRule
     from serving.footprint import Footprint, PeakMemory
     from serving.loaded import LoadedProgram
+    from serving.passes import learn_score_pass, learn_tensor_pass
     from serving.program import Program, TorchProgram, warm_up
     from serving.scoring import LoadedModel
 
     package = read(cache.get(model, version, digest))
     manifest = package.manifest
+    on_cpu = manifest.remote is None and lane is None
     calls, release = None, _nothing
     if manifest.remote is None:
         program: Program = open_program(package, mine.device, mine.precision, mine.compile)
@@ -238,6 +240,7 @@ def open_version(
             footprint=Footprint(len(package.program)),
             calls=calls,
             release=release,
+            pass_rows=learn_tensor_pass(program, manifest) if on_cpu and manifest.batchable else 0,
         )
     view = manifest.feature_view()
 
@@ -258,6 +261,7 @@ def open_version(
 
     with PeakMemory(mine.device) as memory:
         warm_up(program, len(view.columns))
+        pass_rows = learn_score_pass(program, len(view.columns)) if on_cpu else 0
     host_row_bytes = 4 * columns + view.missing_bytes + SLAB_ROW_BYTES
     slab_bytes = mine.device_rows * 4 * columns if lane else mine.slab_rows * host_row_bytes
     loaded = LoadedModel(
@@ -277,6 +281,7 @@ def open_version(
         reference_std=package.profile.scores.std,
         calls=calls,
         release=release,
+        pass_rows=pass_rows,
     )
     if lane is not None and isinstance(program, TorchProgram):
         loaded.ranker = device_ranker(loaded, program, lane, mine.batch_candidates, mine.graphs)

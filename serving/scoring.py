@@ -21,6 +21,7 @@ from serving.features.tier import NOTHING_FETCHED, Fetched, RowKeys, Rows, RowTi
 from serving.flow.deadlines import patience_s
 from serving.frames import FailedReply, LoadedVersion, RankedReply, ScoreRequest
 from serving.loaded import LoadedProgram
+from serving.passes import row_passes
 
 if TYPE_CHECKING:
     from serving.batch_ranker import BatchRanker
@@ -105,8 +106,7 @@ def score_batch(
     gathered = clock()
     if gathered - began > patient_s and len(in_time := _in_time(requests, queue_us, gathered - began)) < len(requests):
         return _without_the_late(loaded, requests, queue_us, now_ms, clock, timeout_s, in_time)
-    query_index = np.repeat(np.arange(len(requests)), counts)
-    scores = loaded.program.score(assembled.matrix, query_index, timeout_s)
+    scores = _scores(loaded, assembled.matrix, counts, timeout_s)
     computed = clock()
     features_us, device_us = (gathered - began) * 1e6, (computed - gathered) * 1e6
     replies = rank(loaded, requests, queue_us, counts, scores, assembled, features_us, device_us)
@@ -118,6 +118,19 @@ def score_batch(
         else reply
         for reply, request, waited_us in zip(replies, requests, queue_us, strict=True)
     ]
+
+
+def _scores(
+    loaded: LoadedModel, matrix: NDArray[np.float32], counts: NDArray[np.int64], timeout_s: float | None
+) -> NDArray[np.float32]:
+    """Of all rows of the batch, in passes of at most `pass_rows`."""
+    query_index, most = np.repeat(np.arange(len(counts)), counts), loaded.pass_rows
+    if not most or len(matrix) <= most:
+        return loaded.program.score(matrix, query_index, timeout_s)
+    passes = row_passes(counts.tolist(), most, loaded.listwise)
+    return np.concatenate(
+        [loaded.program.score(matrix[rows], query_index[rows] - query_index[rows.start], timeout_s) for rows in passes]
+    )
 
 
 def _in_time(requests: Sequence[ScoreRequest], queue_us: Sequence[float], took_s: float) -> list[int]:

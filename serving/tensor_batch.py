@@ -11,10 +11,10 @@ from itertools import accumulate
 import numpy as np
 
 from serving.loaded import LoadedProgram
+from serving.passes import whole_passes
+from serving.program import QUERY_INDEX
 from serving.tensor_frames import InferRequest
 from serving.tensors import DTYPES, Tensor, split_bytes
-
-QUERY_INDEX = "query_index"
 
 
 class BatchBroken(Exception):
@@ -42,6 +42,15 @@ def run_batch(
 
     Raises BatchBroken, and whatever the program raises.
     """
+    if not loaded.pass_rows:
+        return _run_together(loaded, requests, timeout_s)
+    passes = whole_passes([rows_of(loaded, request) for request in requests], loaded.pass_rows)
+    return [of_request for one in passes for of_request in _run_together(loaded, requests[one], timeout_s)]
+
+
+def _run_together(
+    loaded: LoadedProgram, requests: Sequence[InferRequest], timeout_s: float | None
+) -> list[list[Tensor]]:
     if len(requests) == 1:
         outputs = loaded.program.run(requests[0].inputs, timeout_s)
         _check_count(loaded, outputs)
@@ -57,7 +66,7 @@ def run_batch(
 def spoilt(loaded: LoadedProgram, outputs: Sequence[Sequence[Tensor]]) -> list[bool]:
     """Whose outputs may hold what another request brought in: a listwise model can carry one list's
     infinities into others, so whoever has some is to be computed once more alone. For a batch of several."""
-    if len(outputs) == 1 or not any(spec.name == QUERY_INDEX for spec in loaded.inputs):
+    if len(outputs) == 1 or not loaded.listwise:
         return [False] * len(outputs)
     return [not all(map(_is_finite, tensors)) for tensors in outputs]
 

@@ -6,14 +6,13 @@ server's CPU time after the bare forward pass, which is measured in the same rou
 """
 
 import argparse
-import functools
 import platform as machine
 import statistics
 
 import numpy as np
 
 from tests.bench.load import Measured, hardware, measure, versions
-from tests.bench.platform_under_test import COLUMNS, data_plane, events_read, ltr_package, platform_pids
+from tests.bench.platform_under_test import COLUMNS, data_plane, ltr_package, platform_pids
 from tests.bench.rank_by_id import GENERATOR_CORE, SERVER_CORE, floor_us, zipf_requests
 
 CANDIDATES = (100, 1000)
@@ -41,7 +40,6 @@ def compare(model: str, seed: int, seconds: float, rounds: int, items: list[str]
                         seconds,
                         GENERATOR_CORE,
                         platform_pids(state),
-                        functools.partial(events_read, settings),
                     )
                     cells.setdefault((size, concurrency), []).append(measured)
     print(f"\nmodel {model}\n")

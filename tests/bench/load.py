@@ -10,7 +10,7 @@ import multiprocessing.connection
 import os
 import ssl
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -44,10 +44,6 @@ def post(path: str, body: bytes) -> bytes:
     return head.encode() + body
 
 
-def nothing_left() -> None:
-    """Of a server that has done its work when it has answered."""
-
-
 def measure(
     port: int,
     requests: Sequence[bytes],
@@ -56,23 +52,19 @@ def measure(
     seconds: float,
     core: int,
     server: list[int],
-    settle: Callable[[], None] = nothing_left,
     authority: Path | None = None,
 ) -> Measured:
-    """Loads 127.0.0.1:port for so long; requests are taken in turn. server: pids to account for. settle: waits for
-    what the server does of answered requests later, which counts as theirs. authority: whose certificate it shows, over
-    TLS then; None: it speaks plain HTTP."""
+    """Loads 127.0.0.1:port for so long; requests are taken in turn. server: pids to account for. authority: whose
+    certificate it shows, over TLS then; None: it speaks plain HTTP."""
     parent, child = multiprocessing.Pipe()
     generator = multiprocessing.get_context("spawn").Process(
         target=_generate, args=(child, port, list(requests), expect, concurrency, seconds, core, authority)
     )
     generator.start()
     parent.recv()  # warmed up
-    settle()
     before = cpu_s(server)
     parent.send("go")
     latencies, wrong, elapsed_s, own_cpu_s = parent.recv()
-    settle()
     used_s = cpu_s(server) - before
     generator.join()
     p50, p99 = np.percentile(latencies, [50, 99]) * 1000

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy import wiring
-from deploy.capacity.measuring import mlp_program, wait_until_read
+from deploy.capacity.measuring import mlp_program
 from deploy.client import GatewayClient
 from deploy.machine import lifecycle
 from deploy.machine.state import PlatformState
@@ -113,12 +113,6 @@ def data_plane(
 def platform_pids(state: PlatformState) -> list[int]:
     """Every process of the platform, the supervisor too."""
     return [state.supervisor_pid, *(process.pid for process in state.processes if process.pid)]
-
-
-def events_read(settings: PlatformSettings) -> None:
-    """See `wait_until_read`."""
-    with wiring.redis_client(settings) as client:
-        wait_until_read(client)
 
 
 def _publish(

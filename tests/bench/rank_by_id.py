@@ -6,7 +6,6 @@ called in a loop on the server's core, with no server around it.
 """
 
 import argparse
-import functools
 import importlib.metadata
 import json
 import os
@@ -18,7 +17,7 @@ import numpy as np
 
 from registry.contracts.manifest import ModelPackage
 from tests.bench.load import Measured, cpu_s, hardware, measure, post, pss_mb
-from tests.bench.platform_under_test import COLUMNS, data_plane, events_read, ltr_package, platform_pids
+from tests.bench.platform_under_test import COLUMNS, data_plane, ltr_package, platform_pids
 
 SERVER_CORE, GENERATOR_CORE = 0, 1
 VERSIONS = ("torch", "numpy", "uvicorn", "uvloop", "fastapi", "redis")
@@ -101,7 +100,6 @@ def main() -> None:
                         told.seconds,
                         GENERATOR_CORE,
                         pids,
-                        functools.partial(events_read, settings),
                     )
                 )
                 if concurrency == max(cells):  # warm-up included, whose queries are counted by the rate

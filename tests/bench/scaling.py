@@ -17,7 +17,6 @@ What is told to the model: costs, candidates, workers, the generator's connectio
 """
 
 import argparse
-import functools
 import platform as machine
 import statistics
 from dataclasses import dataclass
@@ -27,7 +26,7 @@ import numpy as np
 from deploy.capacity.measuring import measure as measured_costs
 from deploy.capacity.stages import StageCosts
 from tests.bench.load import cpu_s, hardware, measure, versions
-from tests.bench.platform_under_test import COLUMNS, data_plane, events_read, ltr_package, platform_pids
+from tests.bench.platform_under_test import COLUMNS, data_plane, ltr_package, platform_pids
 from tests.bench.rank_by_id import GENERATOR_CORE, SERVER_CORE, zipf_requests
 
 KINDS = ("gateway", "worker", "archiver", "redis")
@@ -101,7 +100,6 @@ def main() -> None:
                     told.seconds,
                     GENERATOR_CORE,
                     platform_pids(state),
-                    functools.partial(events_read, settings),
                 )
                 spent = {kind: cpu_s(pids[kind]) - before[kind] for kind in KINDS}
                 if not number:

@@ -7,7 +7,6 @@ worker, and that with certificates on both sides.
 
 import argparse
 import contextlib
-import functools
 import platform as machine
 import statistics
 import tempfile
@@ -18,7 +17,7 @@ import numpy as np
 
 from deploy.machine.certificates import make_certificates
 from tests.bench.load import Measured, hardware, measure, versions
-from tests.bench.platform_under_test import COLUMNS, data_plane, events_read, ltr_package, platform_pids
+from tests.bench.platform_under_test import COLUMNS, data_plane, ltr_package, platform_pids
 from tests.bench.rank_by_id import zipf_requests
 from tests.redis_cluster import free_port
 
@@ -72,8 +71,7 @@ def main() -> None:
                         told.seconds,
                         GENERATOR_CORE,
                         platform_pids(state),
-                        functools.partial(events_read, settings_now),
-                        folder / "ca.pem" if settings_now.gateway_tls else None,
+                        authority=folder / "ca.pem" if settings_now.gateway_tls else None,
                     )
                     cells.setdefault((name, concurrency), []).append(took)
     print("| c | | queries/s | p99 ms | server CPU us/query | wrong |")
