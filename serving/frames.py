@@ -364,30 +364,42 @@ def decode_state(body: bytes) -> WorkerState:
 
 
 class FrameBuffer:
-    """Cuts a byte stream into frames; keeps the tail of a partial one."""
+    """Cuts a byte stream into frames. Pieces of a partial one are kept apart until it is whole: a tensor of 64 MB comes
+    in thousands of them, and joining them to each other again and again would take most of a minute."""
 
-    __slots__ = ("_tail",)
+    __slots__ = ("_held", "_pieces", "_wanted")
 
     def __init__(self) -> None:
-        self._tail = b""
+        self._pieces: list[bytes] = []
+        self._held = 0  # bytes of them
+        self._wanted = 0  # bytes before there is something to look at
 
     def feed(self, received: bytes) -> Iterator[tuple[Kind, bytes]]:
         """The frames that are complete now. Raises BrokenFrame on an impossible length or kind."""
-        data = self._tail + received if self._tail else received
-        start, end = 0, len(data)
+        if self._pieces:
+            self._pieces.append(received)
+            self._held += len(received)
+            if self._held < self._wanted:
+                return
+            received = b"".join(self._pieces)
+            self._pieces.clear()
+        start, end, wanted = 0, len(received), _PREFIX.size
         try:
             while end - start >= _PREFIX.size:
-                length, kind = _PREFIX.unpack_from(data, start)
+                length, kind = _PREFIX.unpack_from(received, start)
                 if not 1 <= length <= MAX_FRAME_BYTES or kind not in _KINDS:
                     raise BrokenFrame(f"a frame of kind {kind} and length {length}")
                 stop = start + 4 + length
                 if stop > end:
+                    wanted = 4 + length
                     break
-                body = data[start + _PREFIX.size : stop]
+                body = received[start + _PREFIX.size : stop]
                 start = stop
                 yield _KINDS[kind], body
         finally:
-            self._tail = data[start:]
+            if start < end:
+                self._pieces.append(received[start:])
+            self._held, self._wanted = end - start, wanted
 
 
 _KINDS = {int(kind): kind for kind in Kind}

@@ -127,6 +127,7 @@ class Worker:
                 metrics.QUEUE.set(len(self._waiting))
                 self._tell_statistics()
                 self._give_up_handshakes()
+                self._tiers.apply_changes()  # without queries they would pile up, and the first would wait for all
                 flush_at_s = self._clock() + tally.FLUSH_EVERY_S
             self._turn(0.0 if self._waiting or self._under_way else IDLE_S)
         self._drain()

@@ -494,6 +494,20 @@ def test_a_change_drops_that_row_of_that_view_and_a_resync_nothing() -> None:
     assert (functions.size, modules.size) == (2, 3)  # checked as they are asked for, see `test_suspects`
 
 
+def test_a_worker_without_queries_applies_changes_all_the_same() -> None:
+    tier = HostTier(VIEW.name, rows_in_memory(), 100, VIEW.defaults[:1])
+    tier.fetch(keys_of("item-1", "item-2"))
+    tiers = Tiers()
+    tiers.of(VIEW.name, "f1", lambda: tier)
+
+    with a_replica(tiers=tiers):
+        tiers.changed(VIEW.name, [hash64("item-1")])  # nobody wakes the worker for it
+        give_up_s = time.monotonic() + PATIENCE_S
+        while tier.size != 1:
+            assert time.monotonic() < give_up_s, "a change that nobody applies"
+            time.sleep(0.02)
+
+
 class Noted:
     """A store that notes which rows it is asked for."""
 
