@@ -1,7 +1,8 @@
 """JSON Schemas of the custom resources that deploy/kubernetes uses: what it writes of them, and nothing else.
 
 By the public documentation of Prometheus Operator (monitoring.coreos.com/v1), KEDA 2 (keda.sh/v1alpha1), Istio
-(networking.istio.io/v1) and cert-manager (cert-manager.io/v1): an unknown field is an error here, as it is for the API server with strict validation.
+(networking.istio.io/v1) and cert-manager (cert-manager.io/v1): an unknown field is an error here, as it is for the API
+server with strict validation.
 """
 
 from typing import Any
