@@ -245,8 +245,9 @@ def soak(report: Report, settings: PlatformSettings, state: PlatformState, reque
         good = len(flood.good(deadline_s)) / overload_s
         report.say(
             f"Capacity now: {capacity:.0f}/s. {OVERLOAD:g} times that for {overload_s / 60:g} minutes:"
-            f" {flood.statuses()}; goodput {good:.0f}/s, {good / capacity:.0%} of the capacity; p99 of answers {flood.answered_p(0.99) * 1000:.0f} ms; generator"
-            f" {flood.generator_cpu:.0%} and at most {flood.late_s * 1000:.0f} ms late.",
+            f" {flood.statuses()}; goodput {good:.0f}/s, {good / capacity:.0%} of the capacity; p99 of answers"
+            f" {flood.answered_p(0.99) * 1000:.0f} ms; generator {flood.generator_cpu:.0%} and at most"
+            f" {flood.late_s * 1000:.0f} ms late.",
             "",
             f"At {load:.0%} afterwards, for {CALM_S:g} s: {calm.statuses()}; everybody is answered in time after"
             f" {recovered_s(calm, deadline_s):.1f} s.",
