@@ -212,11 +212,14 @@ def void(run: Run, *, now_ms: int) -> Run:
 
 
 def _again(run: Run, first: int) -> tuple[RunStep, ...]:
-    """The steps, with those from the first on to be done again, and those before that are not done yet anew."""
+    """The steps, with those from the first on to be done again, and those before that are not done yet anew.
+
+    A step that the tables know as waiting may have been finished on disk, by a worker that was killed before it could
+    say so: what it left is not taken for the result of the new turn."""
     return tuple(
         step
         if step.state == "done" and i < first
-        else RunStep(step.name, error=step.error, redone=step.redone + (step.state == "done"))
+        else RunStep(step.name, error=step.error, redone=step.redone + (step.state == "done" or i >= first))
         for i, step in enumerate(run.steps)
     )
 

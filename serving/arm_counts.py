@@ -20,7 +20,7 @@ from serving.tally import flush_with_the_rest
 
 log = logging.getLogger(__name__)
 
-KEPT_REVISIONS = 8
+KEPT_REVISIONS = 64
 MAX_EXPERIMENT_LABELS = 64
 OTHER = "other"
 
@@ -91,8 +91,8 @@ class ArmTally:
 
 
 class ArmCounts:
-    """All arms of this process. Of each model the newest KEPT_REVISIONS of its plan are kept: nobody holds arms
-    of older ones against each other.
+    """All arms of this process. Of each model the newest KEPT_REVISIONS of its plan are kept: guardrails add up what came
+    since the plan that brought a step, and a step may last for weeks, in which overrides and other layers change.
 
     stages: where the answers' time went, shown and flushed with the arms.
     """
