@@ -50,6 +50,9 @@ log = logging.getLogger(__name__)
 
 RECEIVE_BYTES = 1 << 18
 IDLE_S = 0.25
+DEAF_S = (
+    0.25  # after a connection that could not be taken: it waits meanwhile, and would make the loop turn for nothing
+)
 
 
 class _Connection:
@@ -111,6 +114,8 @@ class Worker:
         where = parse_address(address)
         self._tls = tls if isinstance(where, TcpAddress) else None
         self._listener = where.listen()
+        self._deaf_until_s: float | None = None
+        self._told_deaf = ""
         self._selector.register(self._listener, selectors.EVENT_READ, None)
 
     def wake(self) -> None:
@@ -129,6 +134,7 @@ class Worker:
                 self._give_up_handshakes()
                 self._tiers.apply_changes()  # without queries they would pile up, and the first would wait for all
                 flush_at_s = self._clock() + tally.FLUSH_EVERY_S
+            self._listen_again()
             self._turn(0.0 if self._waiting or self._under_way else IDLE_S)
         self._drain()
         for connection in list(self._connections):
@@ -144,7 +150,8 @@ class Worker:
     def _drain(self) -> None:
         """Tells gateways to send no more, and answers what they had sent."""
         self._draining()
-        self._selector.unregister(self._listener)
+        if self._deaf_until_s is None:
+            self._selector.unregister(self._listener)
         self._listener.close()
         self._drains, began_s = True, self._clock()
         for connection in list(self._connections):
@@ -202,13 +209,27 @@ class Worker:
             self._flush(connection)
 
     def _accept(self) -> None:
-        channel, _ = self._listener.accept()
+        try:
+            channel, _ = self._listener.accept()
+        except OSError as error:  # no descriptor is left, mostly
+            if str(error) != self._told_deaf:  # once, not four times a second
+                self._told_deaf = str(error)
+                log.error("cannot take connections, tries on: %s; if descriptors ran out, raise `ulimit -n`", error)
+            self._selector.unregister(self._listener)
+            self._deaf_until_s = self._clock() + DEAF_S
+            return
+        self._told_deaf = ""
         channel.setblocking(False)
         connection = _Connection(channel, None if self._tls is None else self._clock())
         self._connections.add(connection)
         self._selector.register(channel, selectors.EVENT_READ, connection)
         if self._tls is None:
             self._tell_state(connection)
+
+    def _listen_again(self) -> None:
+        if self._deaf_until_s is not None and self._clock() >= self._deaf_until_s:
+            self._deaf_until_s = None
+            self._selector.register(self._listener, selectors.EVENT_READ, None)
 
     def _shake(self, connection: _Connection) -> None:
         """One step of a handshake; who has come through it is told what is held here."""
@@ -219,8 +240,9 @@ class Worker:
                 if not connection.channel.recv(1, socket.MSG_PEEK):  # a probe: is the port open?
                     self._close(connection)
                     return
-                self._selector.unregister(connection.channel)
-                connection.channel, connection.greeted = self._tls.wrap(connection.channel), True
+                plain = connection.channel
+                connection.channel, connection.greeted = self._tls.wrap(plain), True
+                self._selector.unregister(plain)  # not before: who has hung up by now cannot be wrapped
                 self._selector.register(connection.channel, events, connection)
             self._tls.shake(connection.channel)
             connection.shaking_since_s = None
@@ -439,5 +461,6 @@ class Worker:
             self._waiting = [pending for pending in self._waiting if pending.payload[0] is not connection]
             self._elsewhere.forget(connection)
             self._connections.discard(connection)
-            self._selector.unregister(connection.channel)
+            with contextlib.suppress(KeyError, ValueError):  # it is not registered, or its descriptor is gone
+                self._selector.unregister(connection.channel)
             connection.channel.close()

@@ -28,8 +28,12 @@ class WorkerTls:
         self._gateway = rules.gateway
 
     def wrap(self, channel: socket.socket) -> ssl.SSLSocket:
-        """A connection that has yet to shake hands; it does not block. Takes the socket's place."""
-        return self._certificates.fresh().wrap_socket(channel, server_side=True, do_handshake_on_connect=False)
+        """A connection that has yet to shake hands; it does not block. Takes the socket's place, whose descriptor is
+        gone also if it raises PeerRefused: the peer has hung up."""
+        try:
+            return self._certificates.fresh().wrap_socket(channel, server_side=True, do_handshake_on_connect=False)
+        except OSError as error:
+            raise self._refused(channel, "handshake", str(error)) from error
 
     def shake(self, channel: ssl.SSLSocket) -> None:
         """A step further. Raises one of `NOT_NOW` while there is more to come, PeerRefused if it ends here."""

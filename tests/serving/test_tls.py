@@ -5,6 +5,7 @@ import contextlib
 import logging
 import socket
 import ssl
+import struct
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -137,6 +138,23 @@ def test_who_speaks_without_tls_is_refused_and_who_only_looks_is_not_counted(mad
         uvloop.run(asked(replica, told_of("gateway", made), ["item-1"]))
 
     assert refusals("handshake") == before + 1
+
+
+def test_a_peer_that_says_a_byte_and_resets_the_connection_is_refused_and_others_are_answered(
+    made: dict[str, Made],
+) -> None:
+    before, at_once = refusals("handshake"), struct.pack("ii", 1, 0)
+
+    with a_secured_replica(made) as replica:
+        _, host, port = replica.address.split(":")
+        for _ in range(20):  # some resets come before the worker looks, some after
+            with socket.create_connection((host, int(port)), PATIENCE_S) as rude:
+                rude.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, at_once)
+                rude.sendall(b"\x16")
+        reply = uvloop.run(asked(replica, told_of("gateway", made), ["item-1"]))
+        until(lambda: refusals("handshake") > before, "a refusal to be counted")
+
+    assert len(reply.order) == 1
 
 
 def test_a_peer_that_does_not_go_on_with_its_handshake_holds_nobody_up_and_is_cut_off(

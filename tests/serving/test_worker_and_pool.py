@@ -1,6 +1,7 @@
 """A real worker behind a real socket, and the gateway's pool in front of it."""
 
 import asyncio
+import resource
 import socket
 import tempfile
 import time
@@ -44,6 +45,7 @@ from serving.program import TorchProgram
 from serving.replicas import Replica as SeenReplica
 from serving.replicas import ReplicaPool
 from serving.scoring import LoadedModel
+from serving.worker import DEAF_S
 from tests.builders import NOW_MS, a_package, a_plan, a_tested_plan
 from tests.conftest import RedisServer
 from tests.serving.workbench import (
@@ -343,6 +345,29 @@ def test_a_caller_who_leaves_costs_the_others_nothing() -> None:
         program.let_go.set()
 
         assert_right(caller.answer_to(request), request)
+
+
+def test_a_worker_without_a_descriptor_left_takes_the_connection_once_there_is_one(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def refused() -> list[str]:
+        return [one.message for one in caplog.records if "cannot take connections" in one.message]
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with a_replica() as replica, socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as channel:
+        channel.settimeout(PATIENCE_S)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+        try:
+            channel.connect(replica.address)
+            until_s = time.monotonic() + PATIENCE_S
+            while not refused() and time.monotonic() < until_s:
+                time.sleep(0.005)
+            time.sleep(2.5 * DEAF_S)  # it has tried again
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        Caller(channel).told_of(1)
+
+    assert len(refused()) == 1
 
 
 def test_an_answer_larger_than_the_sockets_buffer_arrives_whole() -> None:
