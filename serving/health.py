@@ -104,7 +104,10 @@ class FleetHealth:
     def succeeded(self, address: str, took_s: float, now_s: float) -> None:
         """A query was answered (a 4xx is an answer) so long after it was sent."""
         health = self._of.get(address)
-        if health is None or len(self._of) < 2:
+        if health is None:
+            return
+        if len(self._of) < 2:
+            health.probing = False
             return
         rules = self._rules
         health.count(False, now_s, rules.window_s)
@@ -118,7 +121,10 @@ class FleetHealth:
     def failed(self, address: str, now_s: float) -> None:
         """A query failed on the replica, see `is_failure`."""
         health = self._of.get(address)
-        if health is None or len(self._of) < 2:
+        if health is None:
+            return
+        if len(self._of) < 2:
+            health.probing = False
             return
         health.count(True, now_s, self._rules.window_s)
         if health.ejected_until_s is not None:
@@ -148,7 +154,8 @@ class FleetHealth:
             health.probing = True
 
     def given_up(self, address: str) -> None:
-        """A query's outcome will not be known (its caller left): another may be the probe."""
+        """A query's outcome will not be known (its caller left), or says nothing of the replica (the version was
+        unloaded): another may be the probe."""
         if (health := self._of.get(address)) is not None:
             health.probing = False
 

@@ -41,6 +41,10 @@ class Outcomes(Protocol):
         """A query failed on the replica."""
         ...
 
+    def given_up(self, address: str) -> None:
+        """A query ended in a way that says nothing of the replica."""
+        ...
+
 
 class Waiter(Protocol):
     """Who waits for a reply: an `asyncio.Future`, or something cheaper."""
@@ -199,10 +203,12 @@ class Link(asyncio.Protocol):
         if self._outcomes is not None:
             if status < 500:
                 self._outcomes.succeeded(replica.address, replica.heard_s - waiting.sent_s, replica.heard_s)
-            elif status not in (
+            elif status in (
                 503,
                 REMOTE_AWAY,
             ):  # unloaded meanwhile, or a remote server is away: not the replica's fault
+                self._outcomes.given_up(replica.address)
+            else:
                 self._outcomes.failed(replica.address, replica.heard_s)
         if waiting.twin is not None:
             twin = waiting.leave_twin()

@@ -1,10 +1,14 @@
 """Ejecting outliers: who is out, for how long, and how one comes back."""
 
+import asyncio
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from serving.frames import REMOTE_AWAY, FailedReply
 from serving.health import Condition, FleetHealth, HealthRules
+from serving.link import Link, Outstanding, Replica
 
 RULES = HealthRules()
 FLEET = ["a", "b", "c", "d"]
@@ -160,6 +164,37 @@ def test_a_probe_that_nobody_waits_for_any_more_makes_room_for_another() -> None
     fail(fleet, "a", now_s=1.0)
     fleet.sent("a", 2.0)
     fleet.given_up("a")
+
+    assert fleet.may_get("a", 2.0)
+
+
+@pytest.mark.parametrize("status", [503, REMOTE_AWAY])
+def test_a_probe_whose_answer_says_nothing_of_the_replica_makes_room_for_another(status: int) -> None:
+    async def scenario() -> bool:
+        fleet, replica = a_fleet("a", "b"), Replica("a")
+        fail(fleet, "a", now_s=1.0)
+        link = Link(replica, lambda: None, fleet, lambda: 3.0)
+        answer: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+        fleet.sent("a", 3.0)
+        replica.outstanding[7] = Outstanding(answer, 1, deadline_s=9.0, sent_s=3.0)
+        link.data_received(FailedReply(7, status, "not now").encode())
+        assert answer.exception() is not None
+        return fleet.may_get("a", 3.0)
+
+    assert asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("fails", [True, False])
+def test_a_probe_that_ends_while_there_is_no_peer_makes_room_for_another(fails: bool) -> None:
+    fleet = a_fleet("a", "b")
+    fail(fleet, "a", now_s=1.0)
+    fleet.sent("a", 2.0)
+    fleet.follow(["a"])
+    if fails:
+        fleet.failed("a", 2.0)
+    else:
+        fleet.succeeded("a", 0.01, 2.0)
+    fleet.follow(["a", "b"])
 
     assert fleet.may_get("a", 2.0)
 
