@@ -131,6 +131,8 @@ class Link(asyncio.Protocol):
     ) -> None:
         self._replica, self._changed, self._outcomes, self._clock = replica, changed, outcomes, clock
         self._frames = FrameBuffer()
+        self.told = False
+        """Whether it has said what it holds: until then it may be no worker, or one that refuses this gateway."""
         self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -161,6 +163,7 @@ class Link(asyncio.Protocol):
                     replica.statistics = decode_statistics(body)
                 elif kind is Kind.STATE:
                     replica.state = state = decode_state(body)
+                    self.told = True
                     replica.held = {(loaded.model, loaded.version): loaded for loaded in state.versions}
                     self._changed()
         except BrokenFrame as error:

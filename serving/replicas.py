@@ -46,6 +46,10 @@ WORTH_A_BLOCK_BYTES = 4096
 RECONNECT_S = 0.05
 CLOSED_WITHIN_S = 1.0
 SHAKEN_AGAIN_S = 1.0  # after a handshake that failed: it costs both sides more than a closed port
+HUNG_UP = (
+    "hangs up before it says what it holds: is the port another server's, does it expect TLS,"
+    " or does it refuse this gateway's certificate? See the worker's log"
+)
 SWEEP_S = 0.01
 LOOK_S = 0.25  # how often it is looked up which latency is usual
 _NUMBERS = 1 << 32
@@ -459,7 +463,7 @@ class ReplicaPool:
                 replica.unsent.clear()
 
     async def _keep_connected(self, replica: Replica) -> None:
-        told = ""
+        told, pause_s = "", RECONNECT_S
         while replica.wanted:
             try:
                 channel = await self._connect(replica)
@@ -473,10 +477,18 @@ class ReplicaPool:
             except OSError:
                 await asyncio.sleep(RECONNECT_S)
                 continue
-            told = ""
-            log.info("connected to replica %s", replica.address)
+            if told != HUNG_UP:
+                log.info("connected to replica %s", replica.address)
             await asyncio.shield(link.lost)
-            log.warning("lost replica %s", replica.address)
+            if link.told:
+                told, pause_s = "", RECONNECT_S
+                log.warning("lost replica %s", replica.address)
+                continue
+            if told != HUNG_UP:
+                told = HUNG_UP
+                log.error("replica %s %s", replica.address, HUNG_UP)
+            pause_s = SHAKEN_AGAIN_S if self._tls is not None else min(SHAKEN_AGAIN_S, 2 * pause_s)
+            await asyncio.sleep(pause_s)
 
     async def _link(self, replica: Replica, channel: socket.socket) -> Link:
         make = functools.partial(Link, replica, self._changed, self._health, self._clock)

@@ -2,9 +2,12 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from itertools import pairwise
 from typing import TypeVar
 
-from serving.replicas import ReplicaPool
+import pytest
+
+from serving.replicas import RECONNECT_S, ReplicaPool
 from tests.serving.workbench import PATIENCE_S, Held, Replica, SumOfFeatures, a_replica, a_request
 
 T = TypeVar("T")
@@ -47,6 +50,30 @@ def test_a_new_replica_is_used_and_one_that_is_gone_is_left() -> None:
             await until(lambda: not pool._leaving)
 
         with_pool((first.address,), scenario)
+
+
+@pytest.mark.parametrize("said", [b"", b"\xff" * 16])
+def test_who_hangs_up_before_it_says_what_it_holds_is_tried_ever_more_rarely(
+    said: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    tried_s: list[float] = []
+
+    async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        tried_s.append(asyncio.get_running_loop().time())
+        writer.write(said)
+        writer.close()
+
+    async def scenario() -> None:
+        async with await asyncio.start_server(hang_up, "127.0.0.1", 0) as server:
+            pool = ReplicaPool((f"tcp:127.0.0.1:{server.sockets[0].getsockname()[1]}",))
+            await pool.start()
+            await until(lambda: len(tried_s) == 4)
+            await pool.stop()
+
+    asyncio.run(scenario())
+    pauses_s = [later_s - sooner_s for sooner_s, later_s in pairwise(tried_s)]
+    assert all(pause_s >= 0.99 * RECONNECT_S * 2 ** (i + 1) for i, pause_s in enumerate(pauses_s))
+    assert len([one for one in caplog.records if "hangs up before" in one.message]) == 1
 
 
 def test_a_replica_that_is_left_answers_what_it_has() -> None:
