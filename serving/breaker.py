@@ -65,10 +65,11 @@ class Breaker:
         return True
 
     def count(self, failed: bool, now_s: float) -> None:
-        """One more outcome of the version. While it is open only one a probe counts, its own or a straggler's."""
+        """One more outcome of the version. While it is open only a probe's counts, or a straggler's in its place; and
+        the first once the backoff is over: where nobody else could answer, queries are sent without asking."""
         rule = self._rule
         if self._open_until_s is not None:
-            if self._probing:
+            if self._probing or now_s >= self._open_until_s:
                 self._probing = False
                 self._judge_probe(failed, now_s)
             return

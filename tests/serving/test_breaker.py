@@ -92,6 +92,16 @@ def test_stragglers_change_nothing() -> None:
     assert breaker.lets_through(1.0)
 
 
+def test_queries_that_are_sent_without_asking_are_probes_once_the_backoff_is_over() -> None:
+    breaker = an_open_breaker()
+    breaker.count(True, 1.0)
+    breaker.count(False, 2.9)  # the backoff has doubled
+    assert breaker.is_open
+
+    breaker.count(False, 3.0)
+    assert not breaker.is_open
+
+
 class AnyHistory(RuleBasedStateMachine):
     """Whatever happens to a breaker, held against a list of what happened."""
 
