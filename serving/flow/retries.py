@@ -15,6 +15,7 @@ Process = tuple[str, int]
 @dataclass(frozen=True, slots=True)
 class RetryRule:
     """most_tries: of one query, the first included: one that kills whoever takes it must not kill the fleet.
+    most_failures: on so many replicas it may fail: what two fail on is the query's fault, or the version's.
 
     base_s, most_s: the pause before the second try is up to base_s, doubled with every further one, up to most_s.
     share, floor_per_s: retries that a model's queries earn: one for so many queries, and so many a second.
@@ -22,6 +23,7 @@ class RetryRule:
     """
 
     most_tries: int = 4
+    most_failures: int = 2
     base_s: float = 0.01
     most_s: float = 0.2
     share: float = 0.1
@@ -70,10 +72,12 @@ class RetryBudget:
 @dataclass(slots=True)
 class Attempts:
     """What a query has behind it. tries: how often it was sent. lost_by: who lost it or failed on it.
-    error: the last failure, which is what the caller is told if it is not sent again."""
+    failures: how often a replica failed on it. error: the last failure, which is what the caller is told if it is
+    not sent again."""
 
     tries: int = 0
     lost_by: set[Process] = field(default_factory=set)
+    failures: int = 0
     error: RankingError | None = None
 
     def failed(self, error: RankingError) -> "Attempts":
@@ -81,6 +85,7 @@ class Attempts:
         self.error = error
         if isinstance(error, ReplicaLost | ReplicaFailed):
             self.lost_by.add(error.process)
+            self.failures += isinstance(error, ReplicaFailed)
         return self
 
 
@@ -97,4 +102,6 @@ def refusal(rule: RetryRule, attempts: Attempts, pause_s: float, usual_s: float,
         return "tries"
     if pause_s + usual_s >= left_s:
         return "deadline"
-    return "alone" if elsewhere else ""
+    if elsewhere:
+        return "alone"
+    return "tries" if attempts.failures >= rule.most_failures else ""

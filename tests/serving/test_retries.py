@@ -117,7 +117,7 @@ def test_what_every_replica_fails_on_is_tried_twice_and_no_more() -> None:
             with pytest.raises(RankingError, match="poison"):
                 await ask(pool, POISON)
 
-        with_pool((first.address, second.address, third.address), RetryRule(most_tries=2), scenario)
+        with_pool((first.address, second.address, third.address), RULE, scenario)
         assert sum(len(program.batches) for program in programs) == 2
 
         with_pool((first.address, second.address), RULE, scenario)
