@@ -124,7 +124,7 @@ class Begun(Generic[Answer]):
         """What only the long way can mend goes there, with what is left of its time."""
         left_ms = int((self._deadline_s - self._clock()) * 1000)
         if error.status in MENDABLE and left_ms > 0:
-            attempts = Attempts(tries=1).failed(error)
+            attempts = Attempts(tries=1, began_s=self._deadline_s - self._allowed_s).failed(error)
             self._task = asyncio.get_running_loop().create_task(self._go_again(left_ms, attempts))
             return
         self._refused(error)

@@ -120,17 +120,18 @@ class InferService:
         """One answer. attempts: what the query has behind it. Raises RankingError."""
         plan, route = self._ranker.plans.get(query.model), None
         began_s = self._clock()
+        came_s = began_s if attempts is None else attempts.since_s(began_s)
         try:
             plan = self._plan(query.model)
             with self._permits.one(query.model, query.deadline_ms / 1000, self._clock):
                 if query.version is None:
                     route = self._ranker.router.of_tensors(plan, query.unit)
-                    return await self._answer(query, plan, route, route.version, attempts)
+                    return await self._answer(query, plan, route, route.version, came_s, attempts)
                 self._check_version(query.version, plan)
-                return await self._answer(query, plan, None, query.version)
+                return await self._answer(query, plan, None, query.version, came_s)
         except RankingError as error:
             self._ranker.count_refused(query.model, plan, route, error)
-            self._trace_failed(query, error, began_s)
+            self._trace_failed(query, error, came_s)
             raise
 
     def begin(self, query: InferQuery, done: Callable[[InferAnswer | RankingError], None]) -> Callable[[], None] | None:
@@ -282,14 +283,16 @@ class InferService:
         plan: TrafficPlan,
         route: Route | None,
         version: int,
+        came_s: float,
         attempts: Attempts | None = None,
     ) -> InferAnswer:
+        """came_s: when the query did; its deadline is counted from now, its answer's time from then."""
         began_s = self._clock()
         deadline_s = began_s + query.deadline_ms / 1000
         reply, loaded = await self._pool.infer(
             query.model, version, deadline_s, functools.partial(build_infer, query, max_rows=self._max_rows), attempts
         )
-        return self._settle(query, plan, route, version, loaded, reply, began_s)
+        return self._settle(query, plan, route, version, loaded, reply, came_s)
 
     def _settle(
         self,

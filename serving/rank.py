@@ -154,6 +154,7 @@ class Ranker:
         """
         plan, route = way or (None, None)
         began_s = self._clock()
+        came_s = began_s if attempts is None else attempts.since_s(began_s)
         try:
             if plan is None or route is None:
                 plan = self.plan_of(query.model)
@@ -163,20 +164,20 @@ class Ranker:
                 and self._rests(query, plan, route)
                 and (order := self._orders.of(query, self._clock())) is not None
             ):
-                return self._show(query, plan, route, order, CACHED_ORDER, began_s)
+                return self._show(query, plan, route, order, CACHED_ORDER, came_s)
             with self._permits.one(query.model, query.deadline_ms / 1000, self._clock):
                 if route.drafted:
                     return await self._draft(query, plan, route)
-                return await self._answer(query, plan, route, attempts)
+                return await self._answer(query, plan, route, came_s, attempts)
         except RankingError as error:
             if plan is not None and route is not None and error.status in MENDABLE and not query.version:
-                lower = await self._lower(query, plan, route, began_s)
+                lower = await self._lower(query, plan, route, began_s, came_s)
                 if lower is not None:
                     if route.arm in BREAKING:
                         self.router.served(query.model, route.version, failed=True)
                     return lower
             self.count_refused(query.model, plan, route, error)
-            self._trace_failed(query, error, began_s)
+            self._trace_failed(query, error, came_s)
             raise
 
     def refused_now(self, model: str) -> Overloaded | None:
@@ -235,8 +236,9 @@ class Ranker:
         return None if take_back is None else begun.start(take_back)
 
     async def _answer(
-        self, query: RankQuery, plan: TrafficPlan, route: Route, attempts: Attempts | None = None
+        self, query: RankQuery, plan: TrafficPlan, route: Route, came_s: float, attempts: Attempts | None = None
     ) -> Ranking:
+        """came_s: when the query did; its deadline is counted from now, its answer's time from then."""
         began_s = self._clock()
         patience = (
             1.0
@@ -249,7 +251,7 @@ class Ranker:
             query.model, route.version, deadline_s, lambda loaded: build_request(query, loaded, rows), attempts
         )
         shown = self._explored(query, plan, route, reply) if plan.explore_share else as_ranked(reply)
-        return self._settle(query, plan, route, loaded, reply, shown, began_s)
+        return self._settle(query, plan, route, loaded, reply, shown, came_s)
 
     async def _draft(self, query: RankQuery, plan: TrafficPlan, route: Route) -> Ranking:
         """Both versions rank at once. If the experiment's does not in good time, the champion's list is
@@ -422,19 +424,21 @@ class Ranker:
             query.model, route.version
         )
 
-    async def _lower(self, query: RankQuery, plan: TrafficPlan, route: Route, began_s: float) -> Ranking | None:
+    async def _lower(
+        self, query: RankQuery, plan: TrafficPlan, route: Route, began_s: float, came_s: float
+    ) -> Ranking | None:
         """The answer on the next lower rung of the ladder, None if there is none: the champion's, the last one, the
-        candidates as they came."""
+        candidates as they came. began_s: when its deadline_ms began; came_s: as of `_answer`."""
         rules = self._ladder
         left_ms = query.deadline_ms - int((self._clock() - began_s) * 1000)
         if route.arm == "challenger" and rules.champion_only and left_ms > 0:
             query.deadline_ms = left_ms
             with contextlib.suppress(RankingError), self._permits.one(query.model, left_ms / 1000, self._clock):
-                return await self._answer(query, plan, route.away(plan.champion))
+                return await self._answer(query, plan, route.away(plan.champion), came_s)
         if rules.cached_order and (order := self._orders.of(query, self._clock())) is not None:
-            return self._show(query, plan, route, order, CACHED_ORDER, began_s)
+            return self._show(query, plan, route, order, CACHED_ORDER, came_s)
         if rules.given_order:
-            return self._show(query, plan, route, given_order(query, plan.champion), GIVEN_ORDER, began_s)
+            return self._show(query, plan, route, given_order(query, plan.champion), GIVEN_ORDER, came_s)
         return None
 
     def _show(

@@ -73,12 +73,17 @@ class RetryBudget:
 class Attempts:
     """What a query has behind it. tries: how often it was sent. lost_by: who lost it or failed on it.
     failures: how often a replica failed on it. error: the last failure, which is what the caller is told if it is
-    not sent again."""
+    not sent again. began_s: when it came, by the clock of whoever takes it again; None: only now."""
 
     tries: int = 0
     lost_by: set[Process] = field(default_factory=set)
     failures: int = 0
+    began_s: float | None = None
     error: RankingError | None = None
+
+    def since_s(self, now_s: float) -> float:
+        """When the query came: what its caller waited for is counted from then."""
+        return now_s if self.began_s is None else self.began_s
 
     def failed(self, error: RankingError) -> "Attempts":
         """One more try came to nothing. Returns itself."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import tempfile
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -10,11 +11,14 @@ from typing import Any, TypeVar
 import numpy as np
 import pytest
 import torch
+from prometheus_client import REGISTRY
 
 from registry.contracts.manifest import ModelPackage, TensorSpec
 from registry.contracts.profile import no_profile
+from serving import tally
 from serving.batching import BatchWindow
-from serving.errors import DeadlineExceeded, QueryRefused, UnknownModel
+from serving.errors import DeadlineExceeded, QueryRefused, ReplicaLost, UnknownModel
+from serving.flow.retries import Attempts
 from serving.infer import InferAnswer, InferQuery, InferService
 from serving.loaded import LoadedProgram
 from serving.permits import Permits
@@ -247,6 +251,20 @@ def test_an_answer_past_its_deadline_is_refused() -> None:
         check_answer(query, await service.infer(query))
 
     served(scenario, two_inputs(hold))
+
+
+def test_the_time_of_an_answer_counts_from_when_its_query_came_also_if_it_was_sent_again() -> None:
+    def total_s() -> float:
+        tally.flush()
+        return REGISTRY.get_sample_value("serving_stage_seconds_sum", {"stage": "total"}) or 0.0
+
+    async def scenario(service: InferService) -> float:
+        before_s = total_s()
+        attempts = Attempts(tries=1, began_s=time.monotonic() - 100.0).failed(ReplicaLost("gone", ("elsewhere", 1)))
+        await service.infer(a_query(), attempts)
+        return total_s() - before_s
+
+    assert served(scenario) >= 100.0
 
 
 def test_a_program_that_fails_fails_its_own_request_only() -> None:

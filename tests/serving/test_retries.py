@@ -1,23 +1,30 @@
 """Queries sent again: how often, when, to whom, and never more than the budget bears."""
 
 import asyncio
+import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from prometheus_client import REGISTRY
 
+from registry.contracts.ids import hash64
 from serving.errors import RankingError, ReplicaFailed, ReplicaLost
 from serving.flow.retries import Attempts, RetryBudget, RetryRule, refusal
 from serving.frames import LoadedVersion, WorkerState, encode_arena, encode_state
+from serving.ranking import Ranking, RankQuery
 from serving.replicas import ReplicaPool
-from tests.serving.workbench import MATCH, PATIENCE_S, POISON, VIEW, SumOfFeatures, a_replica, a_request
+from tests.builders import a_plan
+from tests.serving.workbench import MATCH, PATIENCE_S, POISON, VIEW, SumOfFeatures, a_ranker, a_replica, a_request
 
 T = TypeVar("T")
 RULE = RetryRule()
+LATE_S = 0.2
 
 
 @given(
@@ -153,6 +160,35 @@ def test_the_budget_and_the_breakers_are_told_also_with_one_replica() -> None:
             assert told("serving_replica_breakers", state="open") == 0
 
         with_pool((one.address,), RetryRule(share=0.0, floor_per_s=0.0, reserve=7), scenario)
+
+
+class BrokenLate(SumOfFeatures):
+    """Fails on everything, a while after it was asked."""
+
+    def score(
+        self, features: NDArray[np.float32], query_index: NDArray[np.int64], timeout_s: float | None = None
+    ) -> NDArray[np.float32]:
+        threading.Event().wait(LATE_S)
+        self.batches.append(1)
+        raise OSError("the device has gone")
+
+
+def test_the_time_of_an_answer_counts_from_when_its_query_came_not_from_when_it_was_sent_again() -> None:
+    broken = BrokenLate()
+    with a_replica(broken) as first, a_replica() as second:
+
+        async def scenario(pool: ReplicaPool) -> None:
+            with a_ranker(pool, a_plan()) as ranker:
+                while not broken.batches:
+                    hashes = np.array([hash64("item-1")], dtype=np.uint64)
+                    query = RankQuery("codesearch", ["item-1"], b"item-1", hashes, 1, 10_000)
+                    answer: asyncio.Future[Ranking | RankingError] = asyncio.get_running_loop().create_future()
+                    assert ranker.begin(query, answer.set_result) is not None
+                    ranking = await answer
+                assert isinstance(ranking, Ranking)
+                assert ranking.stages_ms["total"] >= 1000 * LATE_S
+
+        with_pool((first.address, second.address), RULE, scenario)
 
 
 async def dies_of_every_query(address: str, seen: list[int]) -> asyncio.Server:
