@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import ClassVar
 
 import msgspec
 import numpy as np
@@ -191,9 +192,11 @@ class RankingDataset:
 class DatasetSplits:
     """Train, validation and test lists of one view.
 
+    whole: whether lists hold all of a query's candidates, not what was shown of them alone.
     Raises DataRefused if the views differ or a query is in two of them.
     """
 
+    whole: ClassVar[bool] = True
     train: RankingDataset
     validation: RankingDataset
     test: RankingDataset

@@ -112,13 +112,17 @@ class Promoter:
     def rollback(self, model: str, *, who: str, why: str, evidence: Mapping[str, Any], now_ms: int) -> TrafficPlan:
         """Takes back what is new: a challenger on its way, if there is one, else the champion.
 
-        Rollouts that are running or paused are rolled back, and the champion stays. Without one the
-        previous champion is champion again, alone; see `previous_champion`.
+        Rollouts that are running or paused are rolled back, and the champion stays. Without one (an A/A is
+        none: it is the champion itself) the previous champion is champion again, alone; see `previous_champion`.
         Raises UnknownVersion if there is none, else as `promote` does.
         """
         history = self._control.history(model)
         plan = history[-1].plan if history else None
-        running = [one for one in self._control.rollouts(model, open_only=True) if one.active]
+        running = [
+            one
+            for one in self._control.rollouts(model, open_only=True)
+            if one.active and plan is not None and one.challenger_digest != plan.champion_digest
+        ]
         if plan is not None and running:
             plan = without_experiments(plan, [rollout.experiment for rollout in running])
             return self.apply(plan, who=who, why=why, evidence=evidence, now_ms=now_ms)

@@ -43,7 +43,9 @@ def rolled_back(history: Sequence[TrafficChange], model: str, to: int | None) ->
     if not history:
         raise NotThere(f"model {model!r} has no traffic plan: promote a version first")
     plan = history[-1].plan
-    tested = [experiment.name for experiment in plan.experiments if experiment.kind != "holdback"]
+    tested = [
+        one.name for one in plan.experiments if one.kind != "holdback" and one.digest != plan.champion_digest
+    ]  # an A/A is the champion itself: who takes back means the champion
     if to is None and tested:
         left = plan
         for name in tested:

@@ -2,7 +2,8 @@
 
 Failed evidence rolls back, so it takes more than an open alarm: the champion, on the same day, must not have it,
 and it must be twice the floor. What both arms see is the world's doing; a challenger that alone sees its features
-elsewhere than it was trained on, or lost one, ranks on something else than was measured offline.
+elsewhere than it was trained on, or lost one, ranks on something else than was measured offline. And the day must lie
+within the rollout: of the hours before, another rollout or a tester may have made it what it was.
 """
 
 import logging
@@ -60,7 +61,7 @@ class DriftEvidence:
 
 def as_evidence(record: ShiftRecord, champion: ShiftRecord | None, rollout: Rollout) -> Evidence:
     """Made when the day ended: told again it is the same evidence. champion: its record of that day."""
-    verdict, why = _decide(record, champion)
+    verdict, why = _decide(record, champion, rollout.started_ms)
     return Evidence(
         kind=KIND,
         model=rollout.model,
@@ -78,9 +79,11 @@ def as_evidence(record: ShiftRecord, champion: ShiftRecord | None, rollout: Roll
     )
 
 
-def _decide(record: ShiftRecord, champion: ShiftRecord | None) -> tuple[Verdict, str]:
+def _decide(record: ShiftRecord, champion: ShiftRecord | None, started_ms: int) -> tuple[Verdict, str]:
     if record.verdict != "failed":
         return record.verdict, record.why
+    if record.since_ms < started_ms:
+        return "inconclusive", f"{record.why}; the day began before the rollout: the next one decides"
     if champion is None or champion.verdict == "errored":
         return "inconclusive", f"{record.why}; nothing is known of the champion's day"
     shared = {(alarm.quantity, alarm.kind) for alarm in champion.alarms}

@@ -149,7 +149,8 @@ def _share(
 
 def _p99(limits: GuardrailLimits, alpha: float, champion: ArmSample, challenger: ArmSample) -> Check:
     """The champion's p99 is below a bucket's bound once its share beyond is surely under 1 %; the
-    challenger's is above the limit made of it once its own share beyond is surely over 1 %."""
+    challenger's is above the limit made of it once its own share beyond is surely over 1 %. Within the limit is
+    who is in the bucket that holds it: more than the bucket is not known of a latency, and none there can fail."""
     base, found = champion.p99_ms, challenger.p99_ms
     if base is None or found is None:
         return Check("p99", "inconclusive", base, found, None, "p99: no data")
@@ -163,7 +164,9 @@ def _p99(limits: GuardrailLimits, alpha: float, champion: ArmSample, challenger:
         beyond = _first(lambda i: LATENCY_BOUNDS_MS[i] >= at_most)
         if beyond is not None and share_bounds(challenger.slower(beyond), challenger.timed, each)[0] > SLOW:
             return Check("p99", "failed", base, found, limit, words)
-    return Check("p99", "passed" if found <= limit else "inconclusive", base, found, limit, words)
+    holds = bisect_left(LATENCY_BOUNDS_MS, limit)
+    most = LATENCY_BOUNDS_MS[holds] if holds < len(LATENCY_BOUNDS_MS) else limit
+    return Check("p99", "passed" if found <= most else "inconclusive", base, found, limit, words)
 
 
 def _arm(counted: Iterable[ArmCounters]) -> ArmSample:

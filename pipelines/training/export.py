@@ -27,7 +27,7 @@ from registry.contracts.manifest import (
     ModelPackage,
     TensorSpec,
 )
-from registry.contracts.profile import ReferenceProfile, confidences, describe, followed
+from registry.contracts.profile import ReferenceProfile, confidences, describe, followed, scale_only
 
 SHOWN = 10
 QUERY_INDEX = "query_index"  # serving's name for it
@@ -63,7 +63,7 @@ def export_package(
     """The version, ready to be registered under the model's name.
 
     Metrics: `validation_ndcg@k` and `test_ndcg@k` of the exported program. The profile is fitted on
-    train and validation.
+    train and validation; of what was only shown (`DatasetSplits.whole`) it tells features alone.
     Raises ExportRefused if the exported program scores differently from the model.
     """
     program = export_program(trained.model)
@@ -88,7 +88,7 @@ def export_package(
         created_ms=created_ms,
         description=description,
     )
-    return ModelPackage.of(program, manifest, _profile(scorer, (splits.train, splits.validation)))
+    return ModelPackage.of(program, manifest, _profile(scorer, (splits.train, splits.validation), splits.whole))
 
 
 def offline_scores(package: ModelPackage, dataset: RankingDataset) -> Scores:
@@ -173,8 +173,12 @@ def _scored(scorer: Scorer, dataset: RankingDataset) -> Scores:
     return np.concatenate([scorer(judged.features) for judged in dataset.lists()])
 
 
-def _profile(scorer: Scorer, datasets: tuple[RankingDataset, ...]) -> ReferenceProfile:
-    """How the version's own rankings of these lists look: features of what they show, all scores."""
+def _profile(scorer: Scorer, datasets: tuple[RankingDataset, ...], whole: bool) -> ReferenceProfile:
+    """How the version's own rankings of these lists look: features of what they show, all scores.
+
+    whole: whether lists hold all candidates. If not, the scores' spread is of the best alone, narrower and higher than
+    what the version will be seen to do: it is a scale for serving, and nothing to compare a day with.
+    """
     view = datasets[0].view
     features = [judged.features for dataset in datasets for judged in dataset.lists()]
     scores = [scorer(matrix) for matrix in features]
@@ -185,13 +189,18 @@ def _profile(scorer: Scorer, datasets: tuple[RankingDataset, ...]) -> ReferenceP
     padded = np.full((len(scores), counts.max()), -np.inf, dtype=np.float32)
     padded[np.arange(padded.shape[1]) < counts[:, np.newaxis]] = np.concatenate(scores)
     sureness = confidences(padded, counts, spread.std)
+    margin, entropy = describe("margin", sureness.margin), describe("entropy", sureness.entropy)
+    population = f"the first {SHOWN} of the version's own rankings of train and validation lists"
+    if not whole:
+        spread, margin, entropy = scale_only(spread), scale_only(margin), scale_only(entropy)
+        population += ", which hold what was shown: of all candidates' scores, margin and entropy nothing is known"
     return ReferenceProfile(
         fingerprint=view.fingerprint,
-        population=f"the first {SHOWN} of the version's own rankings of train and validation lists",
+        population=population,
         lists=len(scores),
         features=tuple(describe(column.name, shown[:, i]) for i, column in enumerate(view.columns)),
         scores=spread,
-        margin=describe("margin", sureness.margin),
-        entropy=describe("entropy", sureness.entropy),
+        margin=margin,
+        entropy=entropy,
         importance=followed(features, scores),
     )

@@ -24,6 +24,7 @@ import logging
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import ClassVar
 
 import msgspec
 import numpy as np
@@ -105,6 +106,7 @@ class TrainingReport(msgspec.Struct, frozen=True):
 class ClickSplits(DatasetSplits):
     """Splits from clicks, and what they were made of."""
 
+    whole: ClassVar[bool] = False
     report: TrainingReport
 
 

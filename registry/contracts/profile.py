@@ -24,6 +24,7 @@ class Distribution(msgspec.Struct, frozen=True, omit_defaults=True):
     holding edges[i-1] <= x < edges[i]. Moments are exact, over values that are not missing.
     missing_share, zero_share: of all `count` values. categories: every value there is with how often it came,
     ascending, of a quantity that looks like codes: whole numbers, `MOST_CATEGORIES` different ones at most; else empty.
+    count 0: how the population has it is not known, and nothing is compared with it; see `scale_only`.
     """
 
     name: str
@@ -43,7 +44,8 @@ class ReferenceProfile(msgspec.Struct, frozen=True, omit_defaults=True):
     """population: which rows were profiled, in words. features: in the feature view's order.
 
     scores, margin, entropy: of whole lists (scores raw; margin and entropy as `confidences`
-    defines them, standardised by `scores`). importance: of each feature, see `followed`; empty if unknown.
+    defines them, standardised by `scores`); not known (count 0) where the lists held shown
+    items only. importance: of each feature, see `followed`; empty if unknown.
     """
 
     fingerprint: str
@@ -99,6 +101,18 @@ def describe(name: str, values: NDArray[np.float32] | NDArray[np.float64], bins:
         edges=tuple(edges.tolist()),
         counts=tuple(counts.tolist()),
         categories=_categories(present),
+    )
+
+
+def scale_only(distribution: Distribution) -> Distribution:
+    """Mean and standard deviation alone, of no values: a scale to standardise by, which nothing is compared with.
+
+    >>> told = scale_only(describe("scores", np.array([1.0, 3.0])))
+    >>> told.mean, told.std, told.count, told.counts
+    (2.0, 1.0, 0, (0,))
+    """
+    return msgspec.structs.replace(
+        distribution, count=0, missing_share=0.0, zero_share=0.0, edges=(), counts=(0,), categories=()
     )
 
 

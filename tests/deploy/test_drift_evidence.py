@@ -88,6 +88,16 @@ def test_what_fails_rolls_the_challenger_back_and_says_why() -> None:
     assert "in the challenger's arm alone: price (mean, +0.40)" in outcome.why
 
 
+def test_a_day_that_began_before_the_rollout_does_not_roll_it_back() -> None:
+    control = MemoryControl()
+    rollout = start(control, at_ms=NOW_MS + 1)
+
+    (evidence,) = kept(challenger(LARGE), champion(), control)
+
+    assert (evidence.verdict, "began before the rollout" in evidence.why) == ("inconclusive", True)
+    assert not isinstance(decide(rollout, [evidence], Sample(), NOW_MS + 2 * 86_400_000), RollBack)
+
+
 @pytest.mark.parametrize(
     "record", [champion(LARGE), challenger(LARGE, family="confidence"), challenger(LARGE, version=9)]
 )

@@ -1,19 +1,29 @@
 from dataclasses import replace
 
+import msgspec
 import numpy as np
 import pytest
 import torch
 
-from pipelines.dataset import DatasetSplits
+from drift.days.blocks import level_of, means_of, places_of, watched
+from drift.days.shift_watch import ShiftWatch
+from drift.days.watch import FAMILIES
+from drift.settings import Rule, ShiftSettings
+from drift.windows.judge import judge
+from drift.windows.reference import OF_LISTS, Reference
+from drift.windows.window import Window, WindowKey
+from pipelines.dataset import DatasetSplits, RankingDataset
 from pipelines.errors import ExportRefused
 from pipelines.ndcg import mean_ndcg
 from pipelines.settings import TrainSettings
-from pipelines.training.export import export_package, load_scorer, offline_scores
+from pipelines.training.export import SHOWN, export_package, load_scorer, offline_scores
 from pipelines.training.ranker import AttentionRanker, MlpRanker
 from pipelines.training.train import TrainedRanker, score, train
 from registry.artefacts import verify
 from registry.contracts.features import Column, FeatureView
 from registry.contracts.manifest import JUDGED_NDCG, Lineage, ModelPackage
+from registry.contracts.profile import confidences
+from tests.drift.traffic import rankings
 from tests.pipelines.judged_data import splits
 
 SETTINGS = TrainSettings(hidden=(8,), learning_rate=0.02, lists_per_step=8, max_epochs=3, device="cpu")
@@ -80,6 +90,71 @@ def test_the_profile_is_of_what_the_version_shows(package: ModelPackage, data: D
     assert len(profile.importance) == 3
     assert max(profile.importance) > 0.3
     assert 0 <= profile.entropy.minimum <= profile.entropy.maximum <= 1
+
+
+def test_of_lists_of_shown_items_a_profile_knows_features_and_a_scale_of_scores(
+    package: ModelPackage, trained: TrainedRanker, data: DatasetSplits
+) -> None:
+    clicked = _Shown(data.train, data.validation, data.test)
+    of_shown = export_package(trained, clicked, "made-up", Lineage("d", "0"), created_ms=0).profile
+
+    assert of_shown.features == package.profile.features
+    assert (of_shown.scores.mean, of_shown.scores.std) == (package.profile.scores.mean, package.profile.scores.std)
+    assert [of_shown.scores.count, of_shown.margin.count, of_shown.entropy.count] == [0, 0, 0]
+    assert "nothing is known" in of_shown.population
+    reference = Reference.of(of_shown)
+    unknown = np.isnan(level_of(reference).mean)
+    assert {reference.names[place] for place in np.flatnonzero(unknown)} == set(OF_LISTS)
+
+
+def test_a_day_with_more_candidates_than_were_shown_does_not_alarm_on_a_version_made_of_clicks(
+    trained: TrainedRanker, data: DatasetSplits
+) -> None:
+    rows = np.random.default_rng(5).normal((130, 0, 0), (30, 1, 1), size=(2000, 60, 3)).astype(np.float32)
+    shown = [_best(trained, matrix) for matrix in rows]
+    before = _of_lists("before", data, shown[:400])
+    clicked = _Shown(before, _of_lists("validation", data, shown[400:500]), data.test)
+    package = export_package(trained, clicked, "made-up", Lineage("d", "0"), created_ms=0)
+    scorer, profile = load_scorer(package.program), package.profile
+    day = Window(WindowKey(0, 86_400_000, "made-up", 2, "challenger"), Reference.of(profile))
+    events, (event,) = [], rankings(1, 1)
+    for number in range(500, 2000):
+        scores = scorer(rows[number])
+        sure = confidences(scores[np.newaxis], np.array([len(scores)]), profile.scores.std)
+        given = {"candidates": len(scores), "fingerprint": data.view.fingerprint, "features": shown[number].tobytes()}
+        told = {"score_mean": float(scores.mean()), "score_std": float(scores.std())}
+        told |= {"margin": float(sure.margin[0]), "entropy": float(sure.entropy[0])}
+        events.append(msgspec.structs.replace(event, items=("i",) * SHOWN, **given, **told))
+    day.absorb(events)
+    assert day.reference is not None
+
+    for family in FAMILIES:
+        watch, places = ShiftWatch(watched(day.reference, family), ShiftSettings()), places_of(day.reference, family)
+        for number in range(7):
+            means = means_of(day).of(places)
+            means = replace(means, start_ms=number * 86_400_000, end_ms=(number + 1) * 86_400_000)
+            assert watch.day(means, level_of(day.reference).of(places)) == ()
+    assert judge(day, Rule()).verdict == "passed"
+
+
+class _Shown(DatasetSplits):
+    """As `ClickSplits`, without its report."""
+
+    whole = False
+
+
+def _best(trained: TrainedRanker, matrix: "np.typing.NDArray[np.float32]") -> "np.typing.NDArray[np.float32]":
+    with torch.no_grad():
+        scores = trained.model(torch.from_numpy(matrix)).numpy()
+    return matrix[np.argsort(-scores, kind="stable")[:SHOWN]]
+
+
+def _of_lists(name: str, data: DatasetSplits, lists: "list[np.typing.NDArray[np.float32]]") -> RankingDataset:
+    offsets = np.arange(0, SHOWN * len(lists) + 1, SHOWN)
+    queries, items = (tuple(f"{name}-{i}" for i in range(length)) for length in (len(lists), offsets[-1]))
+    return RankingDataset(
+        name, data.view, np.concatenate(lists), np.zeros(offsets[-1], np.float32), offsets, queries, items
+    )
 
 
 def test_a_dataset_of_another_view_is_refused(package: ModelPackage, data: DatasetSplits) -> None:

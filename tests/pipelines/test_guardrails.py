@@ -108,6 +108,23 @@ def test_a_little_slower_is_within_the_limit() -> None:
     assert judged(an_arm_sample(9000, seed=1), an_arm_sample(1000, scale_ms=11.0, seed=2))[0] == "passed"
 
 
+@pytest.mark.parametrize("queries", [1000, 1_000_000])
+@pytest.mark.parametrize("slow_ms", [70.0, 80.0, 90.0, 92.0, 200.0])
+def test_a_p99_with_a_large_sample_either_passes_or_fails(queries: int, slow_ms: float) -> None:
+    def tailed(answers: int, tail_ms: float) -> ArmSample:
+        counts = [0] * LATENCY_BUCKETS
+        counts[latency_bucket(20.0)] = answers - answers // 50
+        counts[latency_bucket(tail_ms)] += answers // 50
+        return ArmSample(answers, 0, 0, tuple(counts))
+
+    verdict, _ = judged(tailed(9 * queries, 60.0), tailed(queries, slow_ms))
+
+    if slow_ms <= 90.0:
+        assert verdict == "passed"
+    elif queries > 1000:
+        assert verdict == "failed"
+
+
 def test_of_like_arms_looked_at_again_and_again_few_are_rolled_back() -> None:
     limits = GuardrailLimits(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, alpha=0.1)  # no margin: the hardest case
     rng, runs, rolled_back = np.random.default_rng(3), 60, 0

@@ -751,6 +751,15 @@ def test_counts_are_published_and_those_of_old_revisions_go() -> None:
     assert {one.answered for one in snapshot.arms} == {1}
 
 
+def test_what_failed_fifty_plans_ago_still_counts() -> None:
+    counts = ArmCounts()
+    counts.of("codesearch", 4, "rollout-2", "challenger", "challenger").not_answered(500)
+    for revision in range(5, 55):
+        counts.of("codesearch", revision, "rollout-2", "challenger", "challenger").answered(0.004, degraded=False)
+
+    assert sum(one.failed for one in counts.snapshot("gateway", NOW_MS).arms) == 1
+
+
 def test_the_champion_against_itself_has_arms_drafts_and_fresh_coins_of_its_own(asker: Asker) -> None:
     """An A/A goes the way that any experiment goes: what it measures is what would be measured."""
     same = (

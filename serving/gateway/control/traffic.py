@@ -21,8 +21,8 @@ class PromoteBody(Body, frozen=True):
 
 class RollbackBody(Body, frozen=True):
     """Takes back what came last. If versions are under test, by rollouts or by hand, they get no more
-    traffic and the champion stays; else the champion before becomes champion again. to: this former
-    champion in any case, alone."""
+    traffic and the champion stays; else, also with an A/A, the champion before becomes champion again. to: this
+    former champion in any case, alone."""
 
     why: Why
     to: Version | None = None
