@@ -214,6 +214,14 @@ def test_pods_run_without_rights_and_write_only_where_a_volume_is(name: str) -> 
 
 
 @pytest.mark.parametrize("name", OVERLAYS)
+def test_our_images_are_pulled_only_where_a_node_has_none(name: str) -> None:
+    for workload in by_kind(build(FOLDER / name), "Deployment") + by_kind(build(FOLDER / name), "StatefulSet"):
+        for container in workload["spec"]["template"]["spec"]["containers"]:
+            if container["image"].startswith("sluice-"):
+                assert container["imagePullPolicy"] == "IfNotPresent", workload["metadata"]["name"]
+
+
+@pytest.mark.parametrize("name", OVERLAYS)
 def test_whoever_selects_pods_selects_some(name: str) -> None:
     objects = build(FOLDER / name)
     labels = pod_labels(objects)
