@@ -15,6 +15,7 @@ from check_jsonschema.cli import main as check_jsonschema
 from click.testing import CliRunner
 
 from deploy.cli import app
+from tests.kustomize import build, by_kind
 
 ROOT = Path(__file__).resolve().parents[2]
 CI = ROOT / "deploy/ci"
@@ -128,7 +129,8 @@ KUBECTL = """
 echo "kubectl $*" >> "$RECORD"
 case "$*" in ${FAILS:-nothing}) exit 1 ;; esac
 case "$*" in
-  *"--kustomize "*) cat "${*##* }/kustomization.yaml" >> "$APPLIED" ;;
+  *"--kustomize "*) cat "${*##* }/kustomization.yaml" >> "$APPLIED"
+    if [ -n "${CANARY_TAG-}" ]; then echo deployment.apps/sluice-gateway-canary configured; fi ;;
   */revision*) if [ -e "$APPLIED" ]; then echo "${AFTER:-2}"; else echo "${BEFORE-1}"; fi ;;
   *.observedGeneration*) echo "7 7" ;;
   *.reason*) echo "${REASON:-NewReplicaSetAvailable}" ;;
@@ -206,7 +208,8 @@ def test_an_update_applies_the_overlay_with_the_new_images_and_waits(recorded: d
     applied = yaml.safe_load(Path(recorded["APPLIED"]).read_text())
     assert applied["resources"] == ["../gpu"]
     renamed = {one["name"]: f"{one['newName']}:{one['newTag']}" for one in applied["images"]}
-    assert renamed == {name: f"harbor.example/ml/{name}:abc" for name in IMAGES}
+    canary = {"sluice-gateway-canary": "harbor.example/ml/sluice-gateway:abc"}
+    assert renamed == {name: f"harbor.example/ml/{name}:abc" for name in IMAGES} | canary
     assert sorted(path.name for path in (tree / "deploy/kubernetes/overlays").iterdir()) == ["dev", "gpu"]  # tidied up
 
 
@@ -225,6 +228,30 @@ def test_an_update_that_does_not_become_ready_is_put_back_to_what_there_was(
         "deployment/sluice-worker --to-revision=5",
     ]
     assert (unknown.returncode, "no such overlay" in unknown.stderr) == (1, True)
+
+
+def test_a_canary_of_the_gateway_has_a_tag_of_its_own_and_is_waited_for_and_put_back(
+    recorded: dict[str, str], tree: Path
+) -> None:
+    failing = {"CANARY_TAG": "next", "FAILS": "* status *canary*"}
+    failed = update(tree, "harbor.example/ml", "abc", **recorded, **failing)
+    calls = recorded_calls(recorded)
+    applied = yaml.safe_load(Path(recorded["APPLIED"]).read_text())["images"]
+
+    assert {"name": "sluice-gateway-canary", "newName": "harbor.example/ml/sluice-gateway", "newTag": "next"} in applied
+    assert (failed.returncode, "error: sluice-gateway-canary did not become ready" in failed.stderr) == (1, True)
+    assert calls[-1].endswith("rollout undo deployment/sluice-gateway-canary --to-revision=1")
+
+
+def test_an_update_names_every_image_of_every_overlay(recorded: dict[str, str], tree: Path) -> None:
+    update(tree, "harbor.example/ml", "abc", **recorded)
+    named = {one["name"] for one in yaml.safe_load(Path(recorded["APPLIED"]).read_text())["images"]}
+
+    for overlay in (ROOT / "deploy/kubernetes/overlays").glob("*/kustomization.yaml"):
+        objects = build(overlay.parent)
+        for one in by_kind(objects, "Deployment") + by_kind(objects, "StatefulSet"):
+            images = {container["image"] for container in one["spec"]["template"]["spec"]["containers"]}
+            assert {image for image in images if image.startswith("sluice-")} <= named, overlay
 
 
 def test_an_update_that_changes_nothing_waits_for_nobody_and_puts_nothing_back(

@@ -451,6 +451,18 @@ def test_the_canary_is_the_gateway_but_for_label_and_image() -> None:
     assert as_canary == canary
 
 
+def test_gateways_alone_have_sidecars_and_those_reach_istiod() -> None:
+    objects = build(FOLDER / "overlays" / "istio")
+    policy = the(objects, "NetworkPolicy", "sluice-gateway-to-istiod")["spec"]
+
+    for labels in pod_labels(objects):
+        gateway = labels["app.kubernetes.io/component"] == "gateway"
+        assert labels["sidecar.istio.io/inject"] == ("true" if gateway else "false")
+        assert selected(policy["podSelector"], labels) == gateway
+    [rule] = policy["egress"]
+    assert rule["ports"] == [{"protocol": "TCP", "port": 15012}]
+
+
 def test_istio_shifts_and_mirrors_between_subsets_that_there_are() -> None:
     objects = build(FOLDER / "overlays" / "istio")
     [virtual], [rule] = by_kind(objects, "VirtualService"), by_kind(objects, "DestinationRule")
