@@ -85,3 +85,9 @@ def test_the_manual_names_every_command() -> None:
         listed |= set(others) | {f"{group} {other}" for other in others}
 
     assert [name for name in commands() if name not in listed] == []
+
+
+def test_kafkas_tools_are_told_where_the_cluster_is_and_how_to_log_in() -> None:
+    command = (ROOT / "docs/events.md").read_text().partition("kafka-topics.sh")[2].partition("SLUICE_")[0]
+
+    assert {"--bootstrap-server", "--command-config"} <= set(command.split())

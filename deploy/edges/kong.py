@@ -24,6 +24,9 @@ def kong_yml(edge: Edge) -> str:
         # Kong's own trusted authorities: KONG_LUA_SSL_TRUSTED_CERTIFICATE
         tls="    tls_verify: true" if edge.gateway_ca else "",
         verify=f"        https_sni: {edge.gateway_name}" if edge.gateway_ca else "",
+        # Kong holds a certificate against the Host that it sends on: a client's would be none of the gateways'
+        host_header=f"    host_header: {edge.gateway_name}" if edge.gateway_ca else "",
+        preserve_host="false" if edge.gateway_ca else "true",
         http_targets=_targets(f"{one.host}:{one.http_port}" for one in edge.gateways),
         grpc_targets=_targets(f"{one.host}:{one.grpc_port}" for one in edge.gateways),
         http_port=first.http_port,

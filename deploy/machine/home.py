@@ -99,11 +99,16 @@ def prepare(settings: PlatformSettings) -> None:
     Raises SluiceError if the folder for sockets is somebody else's.
     """
     shutil.rmtree(settings.metrics_folder, ignore_errors=True)
-    make_folders(settings)
+    make_folders(settings, with_sockets=True)
 
 
-def make_folders(settings: PlatformSettings) -> None:
-    """Those that processes write into; others may use them already. Raises SluiceError as `prepare` does."""
+def make_folders(settings: PlatformSettings, *, with_sockets: bool) -> None:
+    """Those that processes write into; others may use them already.
+
+    with_sockets: processes find each other on Unix sockets in there, so that nobody else may put one; without, the
+    folder may lie on a volume that shows other owners, as those do that several nodes write to.
+    Raises SluiceError as `prepare` does.
+    """
     for folder in (
         settings.redis_folder,
         settings.artefacts_folder,
@@ -117,9 +122,17 @@ def make_folders(settings: PlatformSettings) -> None:
         settings.sockets_folder,
     ):
         _private_folder(folder)
+    if not with_sockets:
+        return
     found = settings.sockets_folder.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
         raise SluiceError(f"{settings.sockets_folder} is not this user's own folder", "a shorter SLUICE_HOME")
+
+
+def holds_sockets(settings: PlatformSettings) -> bool:
+    """Whether processes with these settings listen, or look for each other, in the folder for sockets."""
+    addresses = (settings.redis_url, settings.controller_address, *settings.worker_addresses)
+    return any(one.startswith("unix:") and str(settings.sockets_folder) in one for one in addresses)
 
 
 def claim_ports(settings: PlatformSettings) -> PlatformSettings:

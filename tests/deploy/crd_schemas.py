@@ -54,13 +54,21 @@ _SCALING = fields(
     stabilizationWindowSeconds=COUNT, selectPolicy=_one_of("Max", "Min", "Disabled"), policies=lists(_POLICY)
 )
 _HPA = fields(behavior=fields(scaleUp=_SCALING, scaleDown=_SCALING), name=TEXT)
-_TRIGGER = fields(
+_QUERY = fields(
     "type metadata",
     type=_one_of("prometheus"),
     name=TEXT,
     metricType=_one_of("AverageValue", "Value"),
     metadata=fields("serverAddress query threshold", serverAddress=TEXT, query=TEXT, threshold=TEXT),
 )
+_CPU = fields(
+    "type metricType metadata",
+    type=_one_of("cpu"),
+    name=TEXT,
+    metricType=_one_of("Utilization", "AverageValue"),
+    metadata=fields("value", value=TEXT),
+)
+_TRIGGER = {"oneOf": [_QUERY, _CPU]}
 _FALLBACK = fields(
     "failureThreshold replicas",
     failureThreshold=COUNT,

@@ -15,6 +15,7 @@ from check_jsonschema.cli import main as check_jsonschema
 from click.testing import CliRunner
 
 from deploy.cli import app
+from tests.kustomize import build, by_kind
 
 ROOT = Path(__file__).resolve().parents[2]
 CI = ROOT / "deploy/ci"
@@ -124,17 +125,27 @@ def test_every_command_of_a_script_exists_and_takes_its_options() -> None:
         assert (ROOT / file).stat().st_mode & stat.S_IXUSR, file
 
 
+KUBECTL = """
+echo "kubectl $*" >> "$RECORD"
+case "$*" in ${FAILS:-nothing}) exit 1 ;; esac
+case "$*" in
+  *"--kustomize "*) cat "${*##* }/kustomization.yaml" >> "$APPLIED"
+    if [ -n "${CANARY_TAG-}" ]; then echo deployment.apps/sluice-gateway-canary configured; fi ;;
+  */revision*) if [ -e "$APPLIED" ]; then echo "${AFTER:-2}"; else echo "${BEFORE-1}"; fi ;;
+  *.observedGeneration*) echo "7 7" ;;
+  *.reason*) echo "${REASON:-NewReplicaSetAvailable}" ;;
+esac
+"""
+
+
 @pytest.fixture
 def recorded(tmp_path: Path) -> dict[str, str]:
     """An environment in which docker and kubectl, of which there is neither, write down what they are told; kubectl
-    also what it is to apply, and it fails where FAILS says so."""
-    for tool in ("docker", "kubectl"):
+    also what it is to apply, and it fails where FAILS says so. Deployments have the revision BEFORE until something is
+    applied, and then AFTER."""
+    for tool, told in (("docker", 'echo "docker $*" >> "$RECORD"'), ("kubectl", KUBECTL)):
         path = tmp_path / tool
-        path.write_text(
-            f'#!/bin/sh\necho "{tool} $*" >> "$RECORD"\n'
-            'case "$*" in *"--kustomize "*) cat "${*##* }/kustomization.yaml" >> "$APPLIED" ;; esac\n'
-            'case "$*" in ${FAILS:-nothing}) exit 1 ;; esac\n'
-        )
+        path.write_text(f"#!/bin/sh\n{told}\n")
         path.chmod(0o700)
     return {
         "PATH": f"{tmp_path}:{os.environ['PATH']}",
@@ -184,32 +195,104 @@ def update(tree: Path, *arguments: str, **environment: str) -> "subprocess.Compl
     return subprocess.run(command, env=environment, cwd="/", capture_output=True, text=True, timeout=60)
 
 
+def recorded_calls(environment: dict[str, str]) -> list[str]:
+    return Path(environment["RECORD"]).read_text().splitlines()
+
+
 def test_an_update_applies_the_overlay_with_the_new_images_and_waits(recorded: dict[str, str], tree: Path) -> None:
     done = update(tree, "harbor.example/ml", "abc", "gpu", **recorded)
 
     assert done.returncode == 0, done.stderr
-    calls = Path(recorded["RECORD"]).read_text().splitlines()
-    assert "apply --kustomize" in calls[0]
-    waited = [re.search(r"deployment/sluice-([\w-]+)", call) for call in calls[1:]]
-    assert [found[1] for found in waited if found] == list(DEPLOYMENTS)
+    waited = [call for call in recorded_calls(recorded) if " rollout " in call]
+    assert waited == [f"kubectl --namespace sluice rollout status deployment/sluice-{name}" for name in DEPLOYMENTS]
     applied = yaml.safe_load(Path(recorded["APPLIED"]).read_text())
     assert applied["resources"] == ["../gpu"]
     renamed = {one["name"]: f"{one['newName']}:{one['newTag']}" for one in applied["images"]}
-    assert renamed == {name: f"harbor.example/ml/{name}:abc" for name in IMAGES}
+    canary = {"sluice-gateway-canary": "harbor.example/ml/sluice-gateway:abc"}
+    assert renamed == {name: f"harbor.example/ml/{name}:abc" for name in IMAGES} | canary
     assert sorted(path.name for path in (tree / "deploy/kubernetes/overlays").iterdir()) == ["dev", "gpu"]  # tidied up
 
 
-def test_an_update_that_does_not_become_ready_is_put_back(recorded: dict[str, str], tree: Path) -> None:
-    failed = update(tree, "harbor.example/ml", "abc", **recorded, FAILS="*status*sluice-worker*")
-    calls = Path(recorded["RECORD"]).read_text().splitlines()
+def test_an_update_that_does_not_become_ready_is_put_back_to_what_there_was(
+    recorded: dict[str, str], tree: Path
+) -> None:
+    failed = update(
+        tree, "harbor.example/ml", "abc", **recorded, BEFORE="5", AFTER="8", FAILS="* status *sluice-worker*"
+    )
+    calls = recorded_calls(recorded)
     unknown = update(tree, "harbor.example/ml", "abc", "nowhere", **recorded)
 
-    assert (failed.returncode, "put back" in failed.stderr) == (1, True)
-    assert [call.split()[-1] for call in calls if " undo " in call] == [
-        "deployment/sluice-gateway",
-        "deployment/sluice-worker",
+    assert (failed.returncode, "put back: sluice-gateway sluice-worker;" in failed.stderr) == (1, True)
+    assert [call.partition(" undo ")[2] for call in calls if " undo " in call] == [
+        "deployment/sluice-gateway --to-revision=5",
+        "deployment/sluice-worker --to-revision=5",
     ]
     assert (unknown.returncode, "no such overlay" in unknown.stderr) == (1, True)
+
+
+def test_a_canary_of_the_gateway_has_a_tag_of_its_own_and_is_waited_for_and_put_back(
+    recorded: dict[str, str], tree: Path
+) -> None:
+    failing = {"CANARY_TAG": "next", "FAILS": "* status *canary*"}
+    failed = update(tree, "harbor.example/ml", "abc", **recorded, **failing)
+    calls = recorded_calls(recorded)
+    applied = yaml.safe_load(Path(recorded["APPLIED"]).read_text())["images"]
+
+    assert {"name": "sluice-gateway-canary", "newName": "harbor.example/ml/sluice-gateway", "newTag": "next"} in applied
+    assert (failed.returncode, "error: sluice-gateway-canary did not become ready" in failed.stderr) == (1, True)
+    assert calls[-1].endswith("rollout undo deployment/sluice-gateway-canary --to-revision=1")
+
+
+def test_an_update_names_every_image_of_every_overlay(recorded: dict[str, str], tree: Path) -> None:
+    update(tree, "harbor.example/ml", "abc", **recorded)
+    named = {one["name"] for one in yaml.safe_load(Path(recorded["APPLIED"]).read_text())["images"]}
+
+    for overlay in (ROOT / "deploy/kubernetes/overlays").glob("*/kustomization.yaml"):
+        objects = build(overlay.parent)
+        for one in by_kind(objects, "Deployment") + by_kind(objects, "StatefulSet"):
+            images = {container["image"] for container in one["spec"]["template"]["spec"]["containers"]}
+            assert {image for image in images if image.startswith("sluice-")} <= named, overlay
+
+
+def test_an_update_that_changes_nothing_waits_for_nobody_and_puts_nothing_back(
+    recorded: dict[str, str], tree: Path
+) -> None:
+    again = update(tree, "harbor.example/ml", "abc", **recorded, AFTER="1", FAILS="* status *")
+    calls = recorded_calls(recorded)
+
+    assert again.returncode == 0, again.stderr
+    assert [call for call in calls if " rollout " in call] == []
+
+
+def test_a_run_that_finds_the_update_of_another_under_way_waits_and_leaves_it(
+    recorded: dict[str, str], tree: Path
+) -> None:
+    underway = {"AFTER": "1", "REASON": "ReplicaSetUpdated", "FAILS": "* status *"}
+    again = update(tree, "harbor.example/ml", "abc", **recorded, **underway)
+    calls = recorded_calls(recorded)
+
+    assert (again.returncode, "put back: nothing;" in again.stderr) == (1, True)
+    assert [call.split()[-2:] for call in calls if " rollout " in call] == [["status", "deployment/sluice-gateway"]]
+
+
+@pytest.mark.parametrize("fails", ["* status *", "* rollout *"], ids=["nothing before it", "undo fails as well"])
+def test_an_update_that_fails_says_so_whatever_comes_of_putting_it_back(
+    recorded: dict[str, str], tree: Path, fails: str
+) -> None:
+    before = "1" if "rollout" in fails else ""
+    failed = update(tree, "harbor.example/ml", "abc", **recorded, BEFORE=before, FAILS=fails)
+
+    assert (failed.returncode, "error: sluice-gateway did not become ready; put back: nothing" in failed.stderr) == (
+        1,
+        True,
+    )
+
+
+def test_an_update_fails_when_nothing_moves_and_not_because_a_fleet_is_large() -> None:
+    told = yaml.safe_load((ROOT / "deploy/kubernetes/components/pod/pod.yaml").read_text())
+
+    assert told["spec"]["progressDeadlineSeconds"] == 900
+    assert "--timeout" not in (CI / "rolling-update").read_text()
 
 
 def test_an_update_names_the_images_and_deployments_that_the_manifests_have() -> None:

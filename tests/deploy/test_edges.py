@@ -88,6 +88,7 @@ KONG = closed(
         closed(
             ["name", "targets"],
             name={"type": "string", "pattern": "^[a-z][a-z-]*$"},
+            host_header=NAME,
             algorithm={"enum": ["round-robin", "consistent-hashing", "least-connections", "latency"]},
             healthchecks=closed(
                 [],
@@ -144,6 +145,20 @@ def routed(document: Any, path: str, protocol: str = "http") -> str:
 @pytest.mark.parametrize("ca", ["", "/etc/ca.pem"])
 def test_kongs_configuration_says_nothing_that_kong_does_not_document(ca: str) -> None:
     jsonschema.validate(kong(Edge(TWO, gateway_ca=ca)), KONG)
+
+
+@pytest.mark.parametrize(("ca", "asked"), [("", None), ("/etc/ca.pem", "sluice.internal")])
+def test_kong_asks_gateways_by_the_name_in_their_certificate(ca: str, asked: str | None) -> None:
+    document = kong(Edge(TWO, gateway_ca=ca, gateway_name="sluice.internal"))
+    kept = {
+        route["preserve_host"]
+        for one in document["services"]
+        for route in one["routes"]
+        if "http" in route["protocols"]
+    }
+
+    assert [one.get("host_header") for one in document["upstreams"]] == [asked, asked]
+    assert kept == {asked is None}  # a kept Host would go before the header
 
 
 def test_kong_sends_every_path_of_a_gateway_to_the_service_that_treats_it_right() -> None:

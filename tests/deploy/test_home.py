@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from deploy.errors import AlreadyRunning, SettingsError, SluiceError
-from deploy.machine.home import as_running, claim_ports, held, holder, prepare
+from deploy.machine.home import as_running, claim_ports, held, holder, holds_sockets, make_folders, prepare
 from deploy.settings import PlatformSettings
 
 
@@ -79,3 +79,34 @@ def test_a_sockets_folder_that_others_can_write_is_refused(tmp_path: Path):
             prepare(settings)
     finally:
         settings.sockets_folder.rmdir()
+
+
+IN_A_FLEET = {
+    "SLUICE_REDIS": "redis://redis:6379/0",
+    "SLUICE_CONTROL_ADDRESS": "tcp:sluice-controller:8720",
+    "SLUICE_WORKERS": "0",
+}
+
+
+def test_a_process_of_a_fleet_takes_a_folder_that_a_volume_shows_as_somebody_elses(tmp_path: Path):
+    settings = PlatformSettings.from_environment(IN_A_FLEET | {"SLUICE_HOME": str(tmp_path)})
+    settings.run_folder.mkdir()
+    settings.run_folder.chmod(0o777)  # another owner is refused by the same rule, and needs root to be made
+
+    make_folders(settings, with_sockets=holds_sockets(settings))
+
+    assert settings.archive_folder.is_dir()
+
+
+@pytest.mark.parametrize(
+    "told",
+    [{"SLUICE_REDIS": ""}, {"SLUICE_CONTROL_ADDRESS": ""}, {"SLUICE_WORKERS": "1"}],
+    ids=lambda told: next(iter(told)),
+)
+def test_where_any_process_listens_on_a_socket_its_folder_is_looked_at(tmp_path: Path, told: dict[str, str]):
+    settings = PlatformSettings.from_environment(IN_A_FLEET | {"SLUICE_HOME": str(tmp_path)} | told)
+    settings.run_folder.mkdir()
+    settings.run_folder.chmod(0o777)
+
+    with pytest.raises(SluiceError, match="is not this user's own folder"):
+        make_folders(settings, with_sockets=holds_sockets(settings))

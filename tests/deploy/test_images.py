@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tomllib
 from io import BytesIO
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
@@ -193,7 +194,20 @@ def test_what_compose_mounts_is_there() -> None:
                 assert (COMPOSE / source).exists(), (name, source)
             elif not source.startswith("$"):
                 assert source in told["volumes"], (name, source)
-    assert set(told) == {"name", "services", "secrets", "volumes", "x-sluice", "x-redis"}
+    assert set(told) == {"name", "services", "secrets", "networks", "volumes", "x-sluice", "x-redis"}
+
+
+def test_composes_redis_keeps_what_it_has_and_its_cluster_the_addresses_by_which_it_knows_itself() -> None:
+    told = compose()
+    masters = ["redis-1", "redis-2", "redis-3"]
+    [pool] = told["networks"]["default"]["ipam"]["config"]
+    addresses = [ip_address(told["services"][one]["networks"]["default"]["ipv4_address"]) for one in masters]
+
+    for name in (*masters, "redis-broker"):
+        assert told["services"][name]["volumes"] == [f"{name}:/data"]
+    assert len(set(addresses)) == 3
+    for one in addresses:  # and nobody else is given one of them
+        assert one in ip_network(pool["subnet"]) and one not in ip_network(pool["ip_range"])
 
 
 def test_hosts_that_compose_names_are_its_services() -> None:

@@ -214,6 +214,14 @@ def test_pods_run_without_rights_and_write_only_where_a_volume_is(name: str) -> 
 
 
 @pytest.mark.parametrize("name", OVERLAYS)
+def test_our_images_are_pulled_only_where_a_node_has_none(name: str) -> None:
+    for workload in by_kind(build(FOLDER / name), "Deployment") + by_kind(build(FOLDER / name), "StatefulSet"):
+        for container in workload["spec"]["template"]["spec"]["containers"]:
+            if container["image"].startswith("sluice-"):
+                assert container["imagePullPolicy"] == "IfNotPresent", workload["metadata"]["name"]
+
+
+@pytest.mark.parametrize("name", OVERLAYS)
 def test_whoever_selects_pods_selects_some(name: str) -> None:
     objects = build(FOLDER / name)
     labels = pod_labels(objects)
@@ -333,7 +341,7 @@ def test_every_metric_of_an_autoscaler_is_one_that_the_adapter_makes(name: str) 
                 assert one["metric"]["name"] in of_pods
             case _:
                 assert one["name"] == "cpu"
-    assert asked
+    assert asked or name == "overlays/keda"
 
 
 def test_every_query_of_adapter_and_keda_is_of_metrics_that_there_are_and_can_be_parsed(tmp_path: Path) -> None:
@@ -344,7 +352,7 @@ def test_every_query_of_adapter_and_keda_is_of_metrics_that_there_are_and_can_be
         for key in ("seriesQuery", "metricsQuery")
     ]
     for scaler in by_kind(build(FOLDER / "overlays" / "keda"), "ScaledObject"):
-        queries += [trigger["metadata"]["query"] for trigger in scaler["spec"]["triggers"]]
+        queries += [one["metadata"]["query"] for one in scaler["spec"]["triggers"] if one["type"] == "prometheus"]
     there = series()
     for query in queries:
         assert names_in(query) and names_in(query) <= set(there), query
@@ -358,21 +366,33 @@ def test_every_query_of_adapter_and_keda_is_of_metrics_that_there_are_and_can_be
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_keda_scales_as_the_autoscaler_that_it_takes_the_place_of() -> None:
-    gpu = the(build(FOLDER / "overlays" / "gpu"), "HorizontalPodAutoscaler", "sluice-worker")["spec"]
+@pytest.mark.parametrize(("name", "least", "most"), [("sluice-worker", 8, 32), ("sluice-gateway", 2, 16)])
+def test_keda_scales_as_the_autoscaler_that_it_takes_the_place_of(name: str, least: int, most: int) -> None:
+    gpu = the(build(FOLDER / "overlays" / "gpu"), "HorizontalPodAutoscaler", name)["spec"]
     keda = build(FOLDER / "overlays" / "keda")
-    [scaled] = by_kind(keda, "ScaledObject")
-    spec = scaled["spec"]
-    names = [one["metadata"]["name"] for one in by_kind(keda, "HorizontalPodAutoscaler")]
+    spec = the(keda, "ScaledObject", name)["spec"]
 
-    assert names == ["sluice-gateway"]
-    assert (spec["minReplicaCount"], spec["maxReplicaCount"]) == (gpu["minReplicas"], gpu["maxReplicas"]) == (8, 32)
+    assert by_kind(keda, "HorizontalPodAutoscaler") == []  # they would want the adapter
+    assert spec["scaleTargetRef"] == gpu["scaleTargetRef"]
+    assert (spec["minReplicaCount"], spec["maxReplicaCount"]) == (gpu["minReplicas"], gpu["maxReplicas"])
+    assert (least, most) == (gpu["minReplicas"], gpu["maxReplicas"])
     assert spec["advanced"]["horizontalPodAutoscalerConfig"]["behavior"] == gpu["behavior"]
-    targets = [next(iter(one[one["type"].lower()]["target"].values())) for one in gpu["metrics"]]
-    assert targets == ["Value", "AverageValue", "AverageValue"]
     asked = [one[one["type"].lower()]["target"] for one in gpu["metrics"]]
-    wanted = [quantity(one.get("value") or one["averageValue"]) for one in asked]
-    assert [float(trigger["metadata"]["threshold"]) for trigger in spec["triggers"]] == wanted
+    wanted = [
+        (one["type"], quantity(str(one.get("value") or one.get("averageValue") or one["averageUtilization"])))
+        for one in asked
+    ]
+    told = [
+        (trigger["metricType"], float(trigger["metadata"].get("threshold") or trigger["metadata"]["value"]))
+        for trigger in spec["triggers"]
+    ]
+    assert told == wanted
+
+
+def test_what_the_adapter_is_given_takes_the_place_of_nobodys_configuration() -> None:
+    [made] = build(FOLDER / "adapter")
+
+    assert made["metadata"]["name"] == "sluice-adapter-config"  # kube-prometheus has an `adapter-config` there
 
 
 def quantity(text: str) -> float:
@@ -441,6 +461,18 @@ def test_the_canary_is_the_gateway_but_for_label_and_image() -> None:
         .replace("sluice-gateway", "sluice-gateway-canary")
     )
     assert as_canary == canary
+
+
+def test_gateways_alone_have_sidecars_and_those_reach_istiod() -> None:
+    objects = build(FOLDER / "overlays" / "istio")
+    policy = the(objects, "NetworkPolicy", "sluice-gateway-to-istiod")["spec"]
+
+    for labels in pod_labels(objects):
+        gateway = labels["app.kubernetes.io/component"] == "gateway"
+        assert labels["sidecar.istio.io/inject"] == ("true" if gateway else "false")
+        assert selected(policy["podSelector"], labels) == gateway
+    [rule] = policy["egress"]
+    assert rule["ports"] == [{"protocol": "TCP", "port": 15012}]
 
 
 def test_istio_shifts_and_mirrors_between_subsets_that_there_are() -> None:
