@@ -92,6 +92,9 @@ class Monitor:
         Raises StoreUnavailable; nothing is lost then, call it again.
         """
         entries = self._reader.read(self._settings.entries_a_read, wait_s)
+        if self._windows.set_back(self._now_ms()):
+            log.warning("the clock was set back: windows later than now are left out, drift goes on from here")
+            self._saved_s = min(self._saved_s, self._clock())
         self._absorb([entry for entry in entries if entry.entry_id not in self._absorbed])
         if not entries:  # all that is there has been read: time passes without events too
             self._windows.advance(self._now_ms())

@@ -39,7 +39,6 @@ class EventLog(threading.Thread):
         self._away = False
         for kind in ("ranking", "mirror"):
             metrics.EVENTS_DROPPED.labels(kind)  # from 0 on: of a first drop an alert would see no increase
-        metrics.JOURNAL_CAPACITY.set(journal.capacity_bytes)
         self._logged = {kind: CounterTally(metrics.EVENTS_LOGGED.labels(name)) for kind, name in _KINDS.items()}
 
     @property
@@ -76,6 +75,7 @@ class EventLog(threading.Thread):
 
     def run(self) -> None:
         """Ships until stopped."""
+        metrics.JOURNAL_CAPACITY.set(self._journal.capacity_bytes)
         while not self._stop_asked.is_set():
             self._some.wait(1.0)
             self._some.clear()

@@ -23,6 +23,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from deploy.errors import SluiceError
 from deploy.events.stream import event_writer
 from deploy.gateway.doorkeeper import Stoppable, gateway_doorkeeper
+from deploy.gateway.left_journals import LeftJournals, left_journals
 from deploy.machine import collector, heap
 from deploy.machine.metrics import ProcessCollector
 from deploy.machine.probes import PROCESS_HEADER
@@ -194,6 +195,8 @@ async def _serve(settings: PlatformSettings, mine: GatewaySettings, stop: thread
     guard = gateway_doorkeeper(settings, process)
     doorkeeper = guard.doorkeeper if guard is not None else None
     threads: list[Stoppable] = [*watchers, *(guard.threads if guard is not None else ())]
+    if settings.replica == 0 and left_journals(settings.journal_folder, settings.gateways):
+        threads.append(LeftJournals(settings.journal_folder, settings.gateways, event_writer(settings)))
     control = ControlSettings(address=settings.controller_address)
     regions = Regions(settings.run_folder / "regions") if settings.shared_memory_regions else None
     app = build_app(

@@ -114,6 +114,10 @@ class MirrorMonitor:
         Raises StoreUnavailable; nothing is lost then, call it again.
         """
         entries = self._reader.read(self._settings.entries_a_read, wait_s)
+        if self._windows.set_back(self._now_ms()):
+            log.warning("the clock was set back: mirrored lists are compared from here on, later windows are left out")
+            self._saved_s, self._mirrored_s = (min(at_s, self._clock()) for at_s in (self._saved_s, self._mirrored_s))
+            self._changed = True
         mirrors = [event for entry in entries for event in self._taken(entry)]
         if mirrors:
             self._absorb(mirrors)

@@ -103,6 +103,18 @@ class MirrorWindows:
         """Everything up to this time has been read, but for what is late."""
         self.watermark_ms = max(self.watermark_ms, time_ms - self._lateness_ms)
 
+    def set_back(self, now_ms: int) -> bool:
+        """Follows a clock that was set back: what is later than it would be late until the clock is there again.
+
+        Returns whether there was anything to follow. The windows that start later than now are left out then.
+        """
+        if self.watermark_ms <= now_ms:
+            return False
+        self.watermark_ms = now_ms - self._lateness_ms
+        for key in [key for key in self._open if key[0] > now_ms]:
+            del self._open[key]
+        return True
+
     def close(self) -> list[tuple[Shadow, Stretch, Stretch]]:
         """Takes out the windows that are over, oldest first; each with its step as it is with it."""
         over = sorted(key for key, window in self._open.items() if window.end_ms <= self.watermark_ms)

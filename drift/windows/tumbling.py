@@ -87,6 +87,20 @@ class OpenWindows:
         """Everything up to this time has been read, but for what is late."""
         self.watermark_ms = max(self.watermark_ms, time_ms - self._lateness_ms)
 
+    def set_back(self, now_ms: int) -> bool:
+        """Follows a clock that was set back: what is later than it would be late until the clock is there again.
+
+        Returns whether there was anything to follow. The windows that start later than now are left out then.
+        """
+        if self.watermark_ms <= now_ms:
+            return False
+        self.watermark_ms = now_ms - self._lateness_ms
+        for key in [key for key in self._open if key.start_ms > now_ms]:
+            del self._open[key]
+            self._references.pop(_whole(key), None)
+            self._sketches.take(_whole(key))
+        return True
+
     def close(self) -> list[Window]:
         """Takes out the windows that are over, oldest first; those of segments after the whole that they make up."""
         over = sorted(key for key in self._open if key.end_ms <= self.watermark_ms)

@@ -77,7 +77,7 @@ FEEDBACK = pa.schema(
         ("item", pa.string()),
         ("position", pa.int64()),  # as the client says; null if it does not
         ("happened_ms", pa.int64()),  # by the client's clock
-        ("received_ms", pa.int64()),  # by the gateway's
+        ("received_ms", pa.int64()),  # by the gateway's, never before the ranking was answered
         ("simulated", pa.bool_()),
     ]
 )

@@ -187,8 +187,9 @@ class Exposure(msgspec.Struct, frozen=True, array_like=True, tag="exposure"):
 class Click(msgspec.Struct, frozen=True, array_like=True, tag="click"):
     """A user chose this item.
 
-    clicked_ms: by the client's clock; received_ms: by the gateway's. simulated: from a click
-    model instead of a person; never mixed with real ones in a figure that is shown.
+    clicked_ms: by the client's clock; received_ms: by the gateway's, but never before the ranking was
+    answered, whose gateway's clock may have been ahead. simulated: from a click model instead of a
+    person; never mixed with real ones in a figure that is shown.
     """
 
     schema: int

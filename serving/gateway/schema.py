@@ -232,7 +232,7 @@ def _feedback_event(
         event.item,
         event.position,
         happened_ms,
-        now_ms,
+        latest_ms,
         event.simulated,
     )
 

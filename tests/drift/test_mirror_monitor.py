@@ -186,6 +186,24 @@ def test_an_event_that_was_written_twice_counts_once_even_across_a_restart(mirro
     assert mirrored.counted() == [(0, 100, 100)]
 
 
+@pytest.mark.parametrize("restarted", [True, False])
+def test_a_clock_that_was_ahead_for_a_while_blinds_nobody(mirrored: Mirrored, restarted: bool) -> None:
+    monitor = mirrored.start()
+    mirrored.clock.now_s += 7200.0
+    mirrored.write(ten_a_second(1, seed=42, start_ms=NOW_MS + 7_200_000))
+    mirrored.read_all(monitor)
+    monitor.save()
+    mirrored.clock.now_s -= 7200.0
+    monitor = mirrored.start() if restarted else monitor
+    mirrored.read_all(monitor)
+
+    mirrored.write(ten_a_second(250))
+    mirrored.clock.now_s += 25.0
+    mirrored.read_all(monitor)
+
+    assert [(start_ms, queries) for start_ms, queries, _ in mirrored.counted()] == [(0, 100), (10_000, 100)]
+
+
 def test_what_comes_late_is_missing_from_its_window_and_counted_in_the_step(mirrored: Mirrored) -> None:
     events = ten_a_second(200)
     mirrored.write([*events[:90], *events[100:]])

@@ -55,6 +55,17 @@ def test_a_wrong_clock_is_counted_and_moves_nothing(off_ms: int) -> None:
     assert (len(open_), open_.steps()) == (0, ())
 
 
+def test_a_clock_that_was_set_back_leaves_later_windows_out_and_goes_on() -> None:
+    open_ = windows()
+    open_.absorb(mirrors(1, 1, start_ms=NOW_MS + 7_200_000), NOW_MS + 7_200_000)
+
+    assert open_.set_back(NOW_MS)
+    assert not open_.set_back(NOW_MS)
+
+    assert len(open_) == 0
+    assert open_.absorb(mirrors(2, 3), NOW_MS + 1000) == {"absorbed": 3}
+
+
 def test_versions_experiments_and_revisions_are_kept_apart() -> None:
     open_ = windows()
     events = [*mirrors(1, 2), *mirrors(2, 3, version=3), *mirrors(3, 4, plan_revision=2)]

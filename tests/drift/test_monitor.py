@@ -218,6 +218,24 @@ def test_a_window_that_was_told_of_stays_closed_after_a_restart(watched: Watched
     assert watched.counted() == [(0, 100)]
 
 
+@pytest.mark.parametrize("restarted", [True, False])
+def test_a_clock_that_was_ahead_for_a_while_blinds_nobody(watched: Watched, restarted: bool) -> None:
+    monitor = watched.start()
+    watched.clock.now_s += 7200.0
+    watched.write(ten_a_second(1, seed=32, start_ms=NOW_MS + 7_200_000))
+    watched.read_all(monitor)
+    monitor.save()
+    watched.clock.now_s -= 7200.0
+    monitor = watched.start() if restarted else monitor
+    watched.read_all(monitor)
+
+    watched.write(ten_a_second(250))
+    watched.clock.now_s += 25.0
+    watched.read_all(monitor)
+
+    assert watched.counted() == [(0, 100), (WINDOW_MS, 100)]
+
+
 def test_what_is_in_a_snapshot_is_acknowledged_and_no_more(watched: Watched) -> None:
     watched.write(ten_a_second(90))
     watched.clock.now_s += 9.0

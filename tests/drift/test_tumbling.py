@@ -94,6 +94,20 @@ def test_the_watermark_never_goes_back() -> None:
     assert windows.watermark_ms == NOW_MS + 1700
 
 
+def test_a_clock_that_was_set_back_leaves_later_windows_out_and_goes_on() -> None:
+    windows = open_windows()
+    absorb(windows, [500, 9000])
+    windows.close()
+
+    assert not windows.set_back(NOW_MS + 8700)
+    assert windows.set_back(NOW_MS + 1500)
+
+    assert (len(windows), windows.watermark_ms) == (0, NOW_MS + 1200)
+    assert absorb(windows, [1400], now_ms=1500) == {"absorbed": 1}
+    windows.advance(NOW_MS + 2300)
+    assert spans(windows) == [(1000, 2000, 1)]
+
+
 def test_models_versions_and_arms_have_windows_of_their_own() -> None:
     windows = open_windows()
     for changes in ({}, {"model": "other"}, {"version": 2}, {"arm": "challenger"}):

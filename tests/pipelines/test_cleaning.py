@@ -1,7 +1,10 @@
 """Rankings and feedback cleaned: what counts, what is dropped under which reason, and what the report says."""
 
+import random
 from collections.abc import Sequence
+from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,6 +13,9 @@ from hypothesis import strategies as st
 from pipelines.archive.tables import feedback_table, rankings_table
 from pipelines.feedback.cleaning import CleaningRules, DroppedFeedback, DroppedRanking, Impressions, clean
 from registry.contracts.events import Click, Exposure, RankingEvent
+from registry.contracts.ids import RankingIds, model_tag
+from serving.gateway.schema import read_feedback
+from serving.settings import GatewaySettings
 from tests.builders import NOW_MS, a_click, a_ranking, an_exposure
 
 WINDOW_MS = 60_000
@@ -160,6 +166,20 @@ def test_a_clients_clock_that_is_hours_off_does_not_matter() -> None:
     found = cleaned([a_ranking("r1")], [a_click("c1", clicked_ms=NOW_MS - 7_200_000)])
 
     assert found.clicks.tolist() == [True, False]
+
+
+def test_a_click_that_a_gateway_took_after_its_clock_was_set_back_counts() -> None:
+    ids, ahead_ms = RankingIds(b"0123456789abcdef", random.Random(3)), NOW_MS + 7_200_000
+    ranking = a_ranking(ids.issue(model_tag("codesearch"), ahead_ms), answered_ms=ahead_ms)
+    click = {"event_id": "c1", "type": "click", "ranking_id": ranking.ranking_id, "item": "a"}
+    body = msgspec.json.encode({"events": [click]})
+    gateway = GatewaySettings(journal=Path("j"), plan_copy=Path("p"), workers=())
+    taken = read_feedback(body, gateway, ids, {model_tag("codesearch"): "codesearch"}, NOW_MS)
+
+    found = cleaned([ranking], taken, now_ms=ahead_ms + 10 * WINDOW_MS)
+
+    assert found.clicks.tolist() == [True, False]
+    assert dropped(found.report.dropped_feedback) == {}
 
 
 def test_lists_tell_whether_some_feedback_counts_and_is_a_click_models() -> None:
