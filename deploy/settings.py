@@ -41,7 +41,8 @@ _HTTP_URL = re.compile(r"https?://[^\s/]+(/[^\s]*)?")
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 _TRUE = ("1", "true", "yes", "on")
 _FALSE = ("0", "false", "no", "off")
-_SECRETIVE = ("redis", "broker", "features_url", "events_url", "control_url", "mlflow_backend")  # may hold a password
+_SECRETIVE = ("redis", "broker", "features_url", "events_url", "control_url", "mlflow", "mlflow_backend", "jwt_key_set")
+"""These may hold a password."""
 _SECRET = ("jwt_secret", "ranking_key", "signing_key")
 RANKING_KEY_CHARACTERS = 32
 FROM_FILES = (*_SECRETIVE, *_SECRET, "trusted_keys", "key")

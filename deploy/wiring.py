@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from deploy.database_url import require_driver
+from deploy.features.url import without_password
 from deploy.machine import collector, heap
 from deploy.settings import PlatformSettings
 from deploy.telemetry.probe_port import probe_port
@@ -314,7 +315,8 @@ def fetch_copy(settings: PlatformSettings, model: str, version: int, folder: Pat
     try:
         subprocess.run(argv, check=True, timeout=FETCH_TIMEOUT_S, stdout=subprocess.DEVNULL)
     except (subprocess.SubprocessError, OSError) as error:
-        raise StoreUnavailable(f"{model}@{version} could not be fetched from {settings.mlflow_url}: {error}") from error
+        where = without_password(settings.mlflow_url)
+        raise StoreUnavailable(f"{model}@{version} could not be fetched from {where}: {error}") from error
 
 
 def run_archiver(settings: PlatformSettings, stop: threading.Event) -> None:

@@ -91,8 +91,8 @@ class ArmTally:
 
 
 class ArmCounts:
-    """All arms of this process. Of each model the newest KEPT_REVISIONS of its plan are kept: guardrails add up what came
-    since the plan that brought a step, and a step may last for weeks, in which overrides and other layers change.
+    """All arms of this process. Of each model the newest KEPT_REVISIONS of its plan are kept: guardrails add up what
+    came since the plan that brought a step, and a step may last for weeks, in which overrides and other layers change.
 
     stages: where the answers' time went, shown and flushed with the arms.
     """

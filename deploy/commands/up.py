@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from deploy.commands.table import StateView
+from deploy.features.url import without_password
 from deploy.machine import lifecycle
 from deploy.machine.home import as_running
 from deploy.settings import PlatformSettings
@@ -64,5 +65,5 @@ def _say_where(settings: PlatformSettings, console: Console) -> None:
     if settings.with_grpc:
         console.print(f"grpc     {settings.grpc_address}", highlight=False)
     if settings.with_mlflow:
-        console.print(f"mlflow   {settings.mlflow_url}", highlight=False)
+        console.print(f"mlflow   {without_password(settings.mlflow_url)}", highlight=False)
     console.print(f"data     {settings.home}", highlight=False, soft_wrap=True)

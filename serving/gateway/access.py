@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from registry.roles import Role
-from serving.errors import NotAllowed, RankingError
+from serving.errors import NotAllowed, QueryRefused, RankingError
 from serving.gateway.console.files import PATH as CONSOLE
 from serving.gateway.control.routes import CONTROL_ROUTES
 from serving.gateway.http import answer_of, send_answer
@@ -37,6 +37,7 @@ _ALL = {
 }
 _LOADING = re.compile(r"/v2/repository/models/([^/]+)/(?:load|unload)")
 _OF_MODEL = re.compile(r"/v[12]/models/([^/]+)(?:/.*)?")
+_CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f]")
 _CONTROL = tuple(
     (route.method, re.compile(re.sub(r"\\?\{[a-z_]+\\?\}", "[^/]+", re.escape(route.path)))) for route in CONTROL_ROUTES
 )
@@ -76,6 +77,8 @@ class GuardedApp:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and self._doorkeeper.closed:
             try:
+                if _CONTROL_CHARACTER.search(scope["path"]):  # a route's `$` would match before a line's end, ours not
+                    raise QueryRefused("path: a control character in it")
                 await check(self._doorkeeper, needs(scope["method"], scope["path"]), dict(scope["headers"]))
             except RankingError as error:
                 await send_answer(answer_of(error), send)

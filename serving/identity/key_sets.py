@@ -11,6 +11,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -135,16 +136,23 @@ class KeySet:
             try:
                 raw = self._fetch()
                 new = self._take(raw)
-            except (OSError, ValueError, KeySetRefused) as error:
+            except (OSError, ValueError, HTTPException, KeySetRefused) as error:
                 metrics.KEY_SET_FETCHES.labels("failed").inc()
                 if not self._failed:
-                    log.warning("no key set from %s, the last one stays: %s", self._settings.key_set, error)
+                    log.warning("no key set from %s, the last one stays: %s", self._where, error)
                 self._failed = True
                 return
             metrics.KEY_SET_FETCHES.labels("fetched").inc()
             self._failed = False
             if new and self._copy is not None:
                 self._write_copy(raw)
+
+    @property
+    def _where(self) -> str:
+        """For people: without a user and a password."""
+        before, separator, after = self._settings.key_set.partition("://")
+        host, slash, path = after.partition("/")
+        return f"{before}{separator}{host.rpartition('@')[2]}{slash}{path}"
 
     @property
     def _is_url(self) -> bool:

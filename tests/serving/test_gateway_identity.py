@@ -129,6 +129,24 @@ def test_the_answer_comes_by_the_short_way_too(gateway: RunningGateway) -> None:
     assert statuses == [200, 200, 401, 403, 200, 401]
 
 
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/metrics"),
+        ("GET", "/v1/status"),
+        ("GET", "/v1/models"),
+        ("GET", "/v2/repository/index"),
+        ("GET", "/v2/models/codesearch/config"),
+        ("POST", "/v2/repository/models/codesearch/unload"),
+    ],
+)
+def test_a_path_that_only_looks_like_another_opens_nothing(gateway: RunningGateway, method: str, path: str) -> None:
+    """A route's pattern ends before a last line's end as well; what it needs was looked up by the whole path."""
+    for end in ("%0A", "%0D%0A", "%00"):
+        assert ask(gateway, method, path + end, ELSEWHERE).status_code == 400
+        assert ask(gateway, method, path + end, CALLER).status_code == 400
+
+
 def test_a_stranger_is_refused_before_the_body_is_sent(gateway: RunningGateway) -> None:
     head = f"POST {RANK} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 100000\r\n\r\n"
     with socket.create_connection(("127.0.0.1", gateway.port), timeout=30) as connection:

@@ -2,6 +2,8 @@
 
 import base64
 import json
+import socket
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -199,6 +201,34 @@ def test_while_the_issuer_is_away_its_last_keys_count_for_a_day_and_after_a_rest
     clock.now_s += 24 * 3600
     with pytest.raises(NotAuthenticated):
         first.verify(issuer.token())
+
+
+def test_an_answer_that_breaks_off_is_one_that_failed(caplog: pytest.LogCaptureFixture) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        address = f"http://127.0.0.1:{port}/keys"
+        settings = TokenSettings(issuer="https://issuer", audience="sluice", key_set=address)
+
+        def break_off() -> None:
+            channel, _ = server.accept()
+            with channel:
+                channel.recv(4096)
+                channel.sendall(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n100\r\n{")
+
+        issuer = threading.Thread(target=break_off)
+        issuer.start()
+        KeySet(settings).refresh()
+        issuer.join()
+
+    assert f"no key set from http://127.0.0.1:{port}/keys" in caplog.text
+
+
+def test_the_log_does_not_name_the_issuers_password(caplog: pytest.LogCaptureFixture) -> None:
+    address = "https://ann:hunter2@127.0.0.1:1/keys"
+    KeySet(TokenSettings(issuer="https://issuer", audience="sluice", key_set=address)).refresh()
+
+    assert "no key set from https://127.0.0.1:1/keys" in caplog.text
+    assert "hunter2" not in caplog.text
 
 
 def test_a_key_set_may_be_a_file(issuer: Issuer, tmp_path: Path) -> None:

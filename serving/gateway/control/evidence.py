@@ -14,7 +14,7 @@ class EvidenceBody(Body, frozen=True):
     plan_revision: of the plan whose traffic was measured. since_ms, until_ms: the window, by default now.
     body: plain JSON; estimate, interval, sample, and the rule it was held against."""
 
-    kind: Annotated[str, msgspec.Meta(pattern="^[a-z][a-z0-9_]{0,31}$")]
+    kind: Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9_]{0,31}$(?!\n)")]
     challenger: Version
     verdict: Verdict
     why: Why

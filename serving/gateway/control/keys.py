@@ -11,6 +11,8 @@ from serving.gateway.control.traffic import ModelLine
 from serving.settings import LINE
 
 DAY_S = 86_400
+MODEL_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,63}$(?!\n)"
+"""Python's `$` also matches before a last line's end, and JSON Schema knows no `\\Z`."""
 
 
 YEAR_S = 366 * 86_400
@@ -19,15 +21,15 @@ YEAR_S = 366 * 86_400
 class KeyBody(Body, frozen=True):
     """name: who the history says it was. models: that the key is good for; none: every one."""
 
-    name: Annotated[str, msgspec.Meta(pattern="^[A-Za-z0-9][A-Za-z0-9._@-]{0,63}$")]
+    name: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,63}$(?!\n)")]
     role: Role
-    models: tuple[str, ...] = ()
+    models: tuple[Annotated[str, msgspec.Meta(pattern=MODEL_PATTERN)], ...] = ()
     expires_in_s: (
         Annotated[int, msgspec.Meta(ge=1, le=10 * YEAR_S, description="Never, if it is not given.")] | None
     ) = None
     requests_per_s: Rate = 0.0
     candidates_per_s: Rate = 0.0
-    line: Annotated[str, msgspec.Meta(pattern=f"^({LINE})?$", description="Whose quota it draws on, too.")] = ""
+    line: Annotated[str, msgspec.Meta(pattern=rf"^({LINE})?$(?!\n)", description="Whose quota it draws on, too.")] = ""
 
 
 class RotateBody(Body, frozen=True):
