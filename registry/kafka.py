@@ -292,7 +292,7 @@ class KafkaGroupReader:
         """Waits for this reader's partitions, which may be none. Whether the group has dealt them out."""
         give_up_s = self._clock() + patience_s
         while not self._joined and self._clock() < give_up_s:
-            self._waiting.extend(self._poll(1, 0.05))
+            self._poll(1, 0.05)
             if self._trouble:
                 trouble, self._trouble = self._trouble, ""
                 raise StoreUnavailable(f"Kafka could not read events: {trouble}")
@@ -308,7 +308,13 @@ class KafkaGroupReader:
         patience_s = self._clock() + SETTLE_S
         found: list[StreamEntry] = []
         while len(found) < max_entries and any(place.next < place.end for place in self._places.values()):
-            found += self._entries(self._fetch(max_entries - len(found), 0.02))
+            try:
+                found += self._entries(self._fetch(max_entries - len(found), 0.02))
+            except KafkaException as error:
+                if not found:
+                    raise
+                log.warning("Kafka gave %d entries before it could not go on: %s", len(found), _words(error.args[0]))
+                break
             if self._clock() >= patience_s:
                 if not found:
                     raise StoreUnavailable("Kafka keeps back entries that it has: read again")
@@ -317,22 +323,30 @@ class KafkaGroupReader:
 
     def _fetch(self, max_entries: int, wait_s: float) -> list[Message]:
         """What waits here, else what comes."""
-        if self._waiting:
-            return [self._waiting.popleft() for _ in range(min(max_entries, len(self._waiting)))]
-        return self._poll(max_entries, wait_s)
+        if not self._waiting:
+            self._poll(max_entries, wait_s)
+        return [self._waiting.popleft() for _ in range(min(max_entries, len(self._waiting)))]
 
-    def _poll(self, max_entries: int, wait_s: float) -> list[Message]:
-        """What comes first, and what came with it. Serves rebalances meanwhile."""
-        first = self._consumer.poll(wait_s)
-        if first is None:
-            return []
-        return [first, *(self._consumer.consume(max_entries - 1, 0) if max_entries > 1 else [])]
+    def _poll(self, max_entries: int, wait_s: float) -> None:
+        """Puts what comes first, and what came with it, to what waits. Serves rebalances meanwhile.
+
+        Whatever Kafka has handed over waits here before anything else may fail: it does not come again.
+        """
+        if (first := self._consumer.poll(wait_s)) is None:
+            return
+        self._waiting.append(first)
+        if max_entries > 1:
+            rest = self._consumer.consume(max_entries - 1, 0)
+            self._waiting.extend(rest)  # which a rebalance in `consume` may have made anew
 
     def _entries(self, messages: Sequence[Message]) -> list[StreamEntry]:
-        found = []
+        """Raises KafkaException if there are errors and no entries; beside entries, errors are logged."""
+        found: list[StreamEntry] = []
+        errors: list[KafkaError] = []
         for message in messages:
             if (error := message.error()) is not None:
-                raise KafkaException(error)
+                errors.append(error)
+                continue
             partition, offset = message.partition(), message.offset()
             if partition is None or offset is None or (place := self._places.get(partition)) is None:
                 continue  # of a partition that went to somebody else
@@ -347,6 +361,10 @@ class KafkaGroupReader:
                     message.value() or b"",  # nothing is nobody's event: readers reject what does not decode
                 )
             )
+        if errors and not found:
+            raise KafkaException(errors[0])
+        for error in errors:
+            log.warning("Kafka gave an error beside %d entries: %s", len(found), _words(error))
         return found
 
     def _commit(self) -> None:
@@ -360,7 +378,7 @@ class KafkaGroupReader:
                 raise KafkaException(error)
         except KafkaException as error:
             if error.args[0].code() in _REBALANCING:  # only a poll lets the group go on
-                self._waiting.extend(self._poll(1, 0.1))
+                self._poll(1, 0.1)
             raise
         for partition, told in changed.items():
             self._places[partition].told = told

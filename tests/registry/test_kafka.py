@@ -8,9 +8,10 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
-from confluent_kafka import Consumer, Producer
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer
 
 from pipelines.archive.archiver import Archiver
 from pipelines.archive.files import Archive
@@ -247,6 +248,48 @@ def test_a_message_that_is_somebody_elses_is_read_as_it_is_and_those_around_it_a
     stream.append([b"after"])
 
     assert payloads(stream.reader("archive", "a").read(10, 0)) == [b"before", b"", b"after"]
+
+
+class Failing:
+    """A consumer of which one call fails: `consume` raises, or an error comes as a message before what it gives.
+
+    calls: that go well before.
+    """
+
+    def __init__(self, consumer: Consumer, raises: bool, calls: int) -> None:
+        self._consumer, self._raises, self._calls = consumer, raises, calls
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._consumer, name)
+
+    def consume(self, *of: Any) -> list[Message]:
+        self._calls -= 1
+        if self._calls != -1:
+            return self._consumer.consume(*of)
+        error = KafkaError(KafkaError._FAIL)
+        if self._raises:
+            raise KafkaException(error)
+        return [Message(partition=0, error=error), *self._consumer.consume(*of)]
+
+
+@pytest.mark.parametrize("calls", [0, 1])
+@pytest.mark.parametrize("raises", [True, False], ids=["raised", "told"])
+def test_an_error_among_entries_keeps_none_of_them_back(stream: Closed, raises: bool, calls: int) -> None:
+    written = [b"%d" % number for number in range(8)]
+    stream.append(written)
+    reader = stream.reader("archive", "a")
+    reader._consumer = Failing(reader._consumer, raises, calls)  # type: ignore[assignment]
+
+    found: list[StreamEntry] = []
+    for _ in range(PATIENCE):
+        with suppress(StoreUnavailable):
+            found += (got := reader.read(3, 0))
+            reader.acknowledge(ids(got))
+            if not got:
+                break
+
+    assert payloads(found) == written
+    assert reader.lag() == 0
 
 
 KILLED_BETWEEN_WRITING_AND_ACKNOWLEDGING = """
