@@ -13,6 +13,9 @@ from typing import Any
 import pytest
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer
 
+from drift.monitor import Monitor
+from drift.settings import MonitorSettings, Rule
+from drift.windows.judge import DriftVerdict
 from pipelines.archive.archiver import Archiver
 from pipelines.archive.files import Archive
 from pipelines.settings import ArchiverSettings
@@ -20,8 +23,9 @@ from registry.contracts.events import Event, decode_events, encode_event, join_e
 from registry.errors import EntryRefused, StoreUnavailable
 from registry.kafka import METADATA_BYTES, KafkaGroupReader, KafkaStream, decode_done, encode_done
 from registry.kafka_messages import messages_of, partition_of
-from registry.stream import StreamEntry
+from registry.stream import StreamEntry, StreamReader
 from tests.builders import NOW_MS, a_click, a_ranking, an_exposure
+from tests.drift.traffic import PROFILE, rankings
 from tests.kafka_brokers import Brokers, running_brokers
 from tests.suites.streams import Stream, StreamSuite, ids, payloads
 
@@ -290,6 +294,30 @@ def test_an_error_among_entries_keeps_none_of_them_back(stream: Closed, raises: 
 
     assert payloads(found) == written
     assert reader.lag() == 0
+
+
+def test_a_monitor_that_starts_again_goes_on_with_the_windows_it_kept(stream: Closed, tmp_path: Path) -> None:
+    lists = rankings(31, 100, start_ms=NOW_MS, every_ms=100)
+    stream.append([event_payload(*lists[:50])])
+    settings = MonitorSettings(Rule(min_lists=50), window_s=10.0, lateness_s=2.0)
+    now_s, told = NOW_MS / 1000 + 10.0, list[DriftVerdict]()
+
+    def start(reader: StreamReader) -> Monitor:
+        return Monitor(reader, lambda *_: PROFILE, told.append, settings, tmp_path / "snapshot", lambda: now_s)
+
+    reader = stream.reader("monitor", "monitor-0")
+    before = start(reader)
+    while before.step(0):
+        pass
+    before.save()
+    reader.close()
+    stream.append([event_payload(*lists[50:])])
+    now_s += 2.0
+    again = start(stream.reader("monitor", "monitor-0"))
+    while again.step(0):
+        pass
+
+    assert [verdict.lists for verdict in told] == [100]
 
 
 KILLED_BETWEEN_WRITING_AND_ACKNOWLEDGING = """
