@@ -320,6 +320,38 @@ def test_a_monitor_that_starts_again_goes_on_with_the_windows_it_kept(stream: Cl
     assert [verdict.lists for verdict in told] == [100]
 
 
+class Unanswered(KafkaGroupReader):
+    """At first nobody says where partitions end."""
+
+    unanswered = 2
+
+    def _ends(self, partition: int) -> tuple[int, int]:
+        self.unanswered -= 1
+        if self.unanswered >= 0:
+            raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
+        return super()._ends(partition)
+
+
+@pytest.mark.parametrize("wait_s", [0.0, 5.0])
+def test_partitions_whose_place_nobody_told_are_read_from_there_once_somebody_does(
+    stream: Closed, brokers: Brokers, opened: list[KafkaGroupReader], wait_s: float
+) -> None:
+    stream.append([b"1", b"2", b"3"])
+    before = stream.reader("archive", "a")
+    before.acknowledge(ids(before.read(1, 0)))
+    before.close()
+    reader = Unanswered(brokers.config, stream._topic, "archive", "a", session_s=6.0)
+    opened.append(reader)
+
+    with pytest.raises(StoreUnavailable, match="could not read events"):
+        reader.read(10, wait_s)
+
+    found = reader.read(10, wait_s)
+    assert payloads(found) == [b"2", b"3"]
+    reader.acknowledge(ids(found))
+    assert reader.lag() == 0
+
+
 KILLED_BETWEEN_WRITING_AND_ACKNOWLEDGING = """
 import os, signal, sys, threading
 from pathlib import Path
