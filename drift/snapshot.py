@@ -15,7 +15,7 @@ from drift.windows.window import WindowState
 from registry.contracts.errors import UNDECODABLE
 
 SCHEMA = 1
-_ENTRY_ID = re.compile(r"[0-9]{1,20}-[0-9]{1,20}")
+_ENTRY_ID = re.compile(r"[0-9]{1,20}(-[0-9]{1,20}){1,2}")  # Kafka's have three numbers
 
 
 class _Placed(Protocol):

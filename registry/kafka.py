@@ -204,6 +204,7 @@ class KafkaGroupReader:
     ) -> None:
         self._topic, self._group, self._clock = topic, group, clock
         self._places: dict[int, _Place] = {}
+        self._unplaced: set[int] = set()  # this reader's, and nobody has said yet from where on
         self._lost: set[int] = set()  # partitions that were this reader's
         self._early: dict[int, set[int]] = {}  # acknowledged before the partition came
         self._waiting: deque[Message] = deque()
@@ -292,7 +293,7 @@ class KafkaGroupReader:
         """Waits for this reader's partitions, which may be none. Whether the group has dealt them out."""
         give_up_s = self._clock() + patience_s
         while not self._joined and self._clock() < give_up_s:
-            self._waiting.extend(self._poll(1, 0.05))
+            self._poll(1, 0.05)
             if self._trouble:
                 trouble, self._trouble = self._trouble, ""
                 raise StoreUnavailable(f"Kafka could not read events: {trouble}")
@@ -307,8 +308,16 @@ class KafkaGroupReader:
         """What is known to be there and has not come yet: who gets nothing has read everything."""
         patience_s = self._clock() + SETTLE_S
         found: list[StreamEntry] = []
-        while len(found) < max_entries and any(place.next < place.end for place in self._places.values()):
-            found += self._entries(self._fetch(max_entries - len(found), 0.02))
+        while len(found) < max_entries and (
+            self._unplaced or any(place.next < place.end for place in self._places.values())
+        ):
+            try:
+                found += self._entries(self._fetch(max_entries - len(found), 0.02))
+            except KafkaException as error:
+                if not found:
+                    raise
+                log.warning("Kafka gave %d entries before it could not go on: %s", len(found), _words(error.args[0]))
+                break
             if self._clock() >= patience_s:
                 if not found:
                     raise StoreUnavailable("Kafka keeps back entries that it has: read again")
@@ -316,23 +325,33 @@ class KafkaGroupReader:
         return found
 
     def _fetch(self, max_entries: int, wait_s: float) -> list[Message]:
-        """What waits here, else what comes."""
-        if self._waiting:
-            return [self._waiting.popleft() for _ in range(min(max_entries, len(self._waiting)))]
-        return self._poll(max_entries, wait_s)
+        """What waits here, else what comes. Raises KafkaException while partitions are without their place."""
+        if self._unplaced:
+            self._place(self._unplaced, seek=True)
+        if not self._waiting:
+            self._poll(max_entries, wait_s)
+        return [self._waiting.popleft() for _ in range(min(max_entries, len(self._waiting)))]
 
-    def _poll(self, max_entries: int, wait_s: float) -> list[Message]:
-        """What comes first, and what came with it. Serves rebalances meanwhile."""
-        first = self._consumer.poll(wait_s)
-        if first is None:
-            return []
-        return [first, *(self._consumer.consume(max_entries - 1, 0) if max_entries > 1 else [])]
+    def _poll(self, max_entries: int, wait_s: float) -> None:
+        """Puts what comes first, and what came with it, to what waits. Serves rebalances meanwhile.
+
+        Whatever Kafka has handed over waits here before anything else may fail: it does not come again.
+        """
+        if (first := self._consumer.poll(wait_s)) is None:
+            return
+        self._waiting.append(first)
+        if max_entries > 1:
+            rest = self._consumer.consume(max_entries - 1, 0)
+            self._waiting.extend(rest)  # which a rebalance in `consume` may have made anew
 
     def _entries(self, messages: Sequence[Message]) -> list[StreamEntry]:
-        found = []
+        """Raises KafkaException if there are errors and no entries; beside entries, errors are logged."""
+        found: list[StreamEntry] = []
+        errors: list[KafkaError] = []
         for message in messages:
             if (error := message.error()) is not None:
-                raise KafkaException(error)
+                errors.append(error)
+                continue
             partition, offset = message.partition(), message.offset()
             if partition is None or offset is None or (place := self._places.get(partition)) is None:
                 continue  # of a partition that went to somebody else
@@ -347,6 +366,10 @@ class KafkaGroupReader:
                     message.value() or b"",  # nothing is nobody's event: readers reject what does not decode
                 )
             )
+        if errors and not found:
+            raise KafkaException(errors[0])
+        for error in errors:
+            log.warning("Kafka gave an error beside %d entries: %s", len(found), _words(error))
         return found
 
     def _commit(self) -> None:
@@ -360,30 +383,47 @@ class KafkaGroupReader:
                 raise KafkaException(error)
         except KafkaException as error:
             if error.args[0].code() in _REBALANCING:  # only a poll lets the group go on
-                self._waiting.extend(self._poll(1, 0.1))
+                self._poll(1, 0.1)
             raise
         for partition, told in changed.items():
             self._places[partition].told = told
 
-    def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+    def _assigned(self, _: Consumer, partitions: list[TopicPartition]) -> None:
+        """Raises nothing: confluent-kafka would assign the partitions all the same. The next read tries again."""
         self._joined = True
-        for told in consumer.committed(partitions, timeout=ANSWER_S) if partitions else []:
+        self._unplaced |= (numbers := {told.partition for told in partitions})
+        try:
+            self._place(numbers, seek=False)
+        except KafkaException as error:
+            log.warning("Kafka did not say where to read %r on: %s", self, _words(error.args[0]))
+
+    def _place(self, numbers: Collection[int], seek: bool) -> None:
+        """Asks from where on partitions are to be read. seek: they are read already, from wherever that was."""
+        wanted = [TopicPartition(self._topic, number) for number in sorted(numbers)]
+        for told in self._consumer.committed(wanted, timeout=ANSWER_S) if wanted else []:
+            if told.error is not None:
+                raise KafkaException(told.error)
             low, end = self._ends(told.partition)
+            floor = max(low, told.offset)
+            if seek:
+                self._consumer.seek(TopicPartition(self._topic, told.partition, floor))
+                self._waiting = deque(message for message in self._waiting if message.partition() != told.partition)
             if 0 <= told.offset < low:
                 log.error(
                     "%d entries of partition %d were deleted before the group %r had read them: "
                     "raise the topic's retention.ms, or let readers rest for less",
                     *(low - told.offset, told.partition, self._group),
                 )
-            floor = max(low, told.offset)
             done = decode_done(told.metadata, floor) | self._early.pop(told.partition, set())
             self._places[told.partition] = _Place(floor, {offset for offset in done if offset >= floor}, end)
             self._lost.discard(told.partition)
+            self._unplaced.discard(told.partition)
 
     def _revoked(self, _: Consumer, partitions: list[TopicPartition]) -> None:
         gone = {place.partition for place in partitions}
         for partition in gone:
             self._places.pop(partition, None)
+        self._unplaced -= gone
         self._lost |= gone
         self._waiting = deque(message for message in self._waiting if message.partition() not in gone)
 

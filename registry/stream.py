@@ -35,7 +35,8 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class StreamEntry:
-    """payload: see `contracts.events.join_events`. Ids ascend as `<ms>-<sequence>`."""
+    """payload: see `contracts.events.join_events`. Ids ascend as `<ms>-<sequence>`; Kafka's are
+    `<partition>-<offset>-<ms>` and ascend within a partition."""
 
     entry_id: str
     payload: bytes

@@ -8,10 +8,14 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
-from confluent_kafka import Consumer, Producer
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer
 
+from drift.monitor import Monitor
+from drift.settings import MonitorSettings, Rule
+from drift.windows.judge import DriftVerdict
 from pipelines.archive.archiver import Archiver
 from pipelines.archive.files import Archive
 from pipelines.settings import ArchiverSettings
@@ -19,8 +23,9 @@ from registry.contracts.events import Event, decode_events, encode_event, join_e
 from registry.errors import EntryRefused, StoreUnavailable
 from registry.kafka import METADATA_BYTES, KafkaGroupReader, KafkaStream, decode_done, encode_done
 from registry.kafka_messages import messages_of, partition_of
-from registry.stream import StreamEntry
+from registry.stream import StreamEntry, StreamReader
 from tests.builders import NOW_MS, a_click, a_ranking, an_exposure
+from tests.drift.traffic import PROFILE, rankings
 from tests.kafka_brokers import Brokers, running_brokers
 from tests.suites.streams import Stream, StreamSuite, ids, payloads
 
@@ -247,6 +252,104 @@ def test_a_message_that_is_somebody_elses_is_read_as_it_is_and_those_around_it_a
     stream.append([b"after"])
 
     assert payloads(stream.reader("archive", "a").read(10, 0)) == [b"before", b"", b"after"]
+
+
+class Failing:
+    """A consumer of which one call fails: `consume` raises, or an error comes as a message before what it gives.
+
+    calls: that go well before.
+    """
+
+    def __init__(self, consumer: Consumer, raises: bool, calls: int) -> None:
+        self._consumer, self._raises, self._calls = consumer, raises, calls
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._consumer, name)
+
+    def consume(self, *of: Any) -> list[Message]:
+        self._calls -= 1
+        if self._calls != -1:
+            return self._consumer.consume(*of)
+        error = KafkaError(KafkaError._FAIL)
+        if self._raises:
+            raise KafkaException(error)
+        return [Message(partition=0, error=error), *self._consumer.consume(*of)]
+
+
+@pytest.mark.parametrize("calls", [0, 1])
+@pytest.mark.parametrize("raises", [True, False], ids=["raised", "told"])
+def test_an_error_among_entries_keeps_none_of_them_back(stream: Closed, raises: bool, calls: int) -> None:
+    written = [b"%d" % number for number in range(8)]
+    stream.append(written)
+    reader = stream.reader("archive", "a")
+    reader._consumer = Failing(reader._consumer, raises, calls)  # type: ignore[assignment]
+
+    found: list[StreamEntry] = []
+    for _ in range(PATIENCE):
+        with suppress(StoreUnavailable):
+            found += (got := reader.read(3, 0))
+            reader.acknowledge(ids(got))
+            if not got:
+                break
+
+    assert payloads(found) == written
+    assert reader.lag() == 0
+
+
+def test_a_monitor_that_starts_again_goes_on_with_the_windows_it_kept(stream: Closed, tmp_path: Path) -> None:
+    lists = rankings(31, 100, start_ms=NOW_MS, every_ms=100)
+    stream.append([event_payload(*lists[:50])])
+    settings = MonitorSettings(Rule(min_lists=50), window_s=10.0, lateness_s=2.0)
+    now_s, told = NOW_MS / 1000 + 10.0, list[DriftVerdict]()
+
+    def start(reader: StreamReader) -> Monitor:
+        return Monitor(reader, lambda *_: PROFILE, told.append, settings, tmp_path / "snapshot", lambda: now_s)
+
+    reader = stream.reader("monitor", "monitor-0")
+    before = start(reader)
+    while before.step(0):
+        pass
+    before.save()
+    reader.close()
+    stream.append([event_payload(*lists[50:])])
+    now_s += 2.0
+    again = start(stream.reader("monitor", "monitor-0"))
+    while again.step(0):
+        pass
+
+    assert [verdict.lists for verdict in told] == [100]
+
+
+class Unanswered(KafkaGroupReader):
+    """At first nobody says where partitions end."""
+
+    unanswered = 2
+
+    def _ends(self, partition: int) -> tuple[int, int]:
+        self.unanswered -= 1
+        if self.unanswered >= 0:
+            raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
+        return super()._ends(partition)
+
+
+@pytest.mark.parametrize("wait_s", [0.0, 5.0])
+def test_partitions_whose_place_nobody_told_are_read_from_there_once_somebody_does(
+    stream: Closed, brokers: Brokers, opened: list[KafkaGroupReader], wait_s: float
+) -> None:
+    stream.append([b"1", b"2", b"3"])
+    before = stream.reader("archive", "a")
+    before.acknowledge(ids(before.read(1, 0)))
+    before.close()
+    reader = Unanswered(brokers.config, stream._topic, "archive", "a", session_s=6.0)
+    opened.append(reader)
+
+    with pytest.raises(StoreUnavailable, match="could not read events"):
+        reader.read(10, wait_s)
+
+    found = reader.read(10, wait_s)
+    assert payloads(found) == [b"2", b"3"]
+    reader.acknowledge(ids(found))
+    assert reader.lag() == 0
 
 
 KILLED_BETWEEN_WRITING_AND_ACKNOWLEDGING = """
