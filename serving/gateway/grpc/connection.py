@@ -235,9 +235,17 @@ class Connection(asyncio.Protocol):
         self.write(window_update(0, self._unreturned_bytes))
         self._unreturned_bytes = 0
         limit = self._settings.max_receiving_bytes
-        call = self._calls.get(number)
-        if call is not None and sum(call.held_bytes for call in self._calls.values()) > limit:
+        excess = sum(call.held_bytes for call in self._calls.values()) - limit
+        if excess <= 0:
+            return
+        # this one first, which goes on; it may hold next to nothing, so then those that hold most
+        for call in sorted(
+            self._calls.values(), key=lambda call: (call.number == number, call.held_bytes), reverse=True
+        ):
+            excess -= call.held_bytes
             call.refuse(Overloaded(f"{limit} bytes of unfinished messages on one connection: slow down", 1.0))
+            if excess <= 0:
+                return
 
     def _on_headers(self, flags: int, number: int, payload: memoryview) -> None:
         block = without_padding(flags, payload)
@@ -297,7 +305,7 @@ class Connection(asyncio.Protocol):
             call.refuse(refusal)
             return
         if method.converse is not None:
-            call = StreamingExchange(self, number, head, method.max_bytes, method.converse)
+            call = StreamingExchange(self, number, head, method, method.converse)
         else:
             call = UnaryExchange(self, number, head, method)
         self._calls[number] = call
