@@ -319,10 +319,13 @@ def test_a_message_that_says_it_is_too_long_is_refused_at_once_and_need_not_be_s
     wired(scenario)
 
 
-def test_more_unfinished_messages_than_a_connection_may_have_are_refused() -> None:
+@pytest.mark.parametrize("lacking_bytes", [100, 0])
+def test_more_unfinished_messages_than_a_connection_may_have_are_refused(lacking_bytes: int) -> None:
+    """Also those of which nothing but the end of their stream is lacking."""
+
     async def scenario(wire: Wire) -> list[int | None]:
         await wire.greet()
-        begun = struct.pack(">BI", 0, MAX_BYTES) + bytes(MAX_BYTES - 100)
+        begun = struct.pack(">BI", 0, MAX_BYTES) + bytes(MAX_BYTES - lacking_bytes)
         for number in range(1, 20, 2):
             await wire.say(
                 frame(HEADERS, END_HEADERS, number, wire.head()),

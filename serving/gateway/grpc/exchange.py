@@ -212,6 +212,11 @@ class UnaryExchange(Exchange):
         self._method = method
         self._message: Received | None = None
 
+    @property
+    def held_bytes(self) -> int:
+        """See Exchange. A message waits for the end of its stream, too."""
+        return self._buffer.held_bytes + (0 if self._message is None else len(self._message[1]))
+
     def _received(self, message: Received) -> None:
         if self._message is not None:
             raise QueryRefused("body: more than one message")
