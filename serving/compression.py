@@ -4,12 +4,15 @@
 Source: RFC 9110, section 8.4.1; what tritonclient.http sends.
 """
 
+import asyncio
 import gzip
 import zlib
 
 from serving.errors import BodyTooLarge, QueryRefused, WrongContentType
 
 WORTH_A_THREAD_BYTES = 1 << 16
+IN_PLACE_BYTES = 1 << 18
+"""Of what comes out: a thousand times less may say that."""
 _LEVEL = 1  # tensors compress badly at any level
 _WINDOWS = {b"gzip": 16 + zlib.MAX_WBITS, b"x-gzip": 16 + zlib.MAX_WBITS, b"deflate": zlib.MAX_WBITS}
 
@@ -36,6 +39,17 @@ def decompressed(body: bytes, encoding: bytes, limit_bytes: int) -> bytes:
     if not unpacker.eof or unpacker.unused_data:
         raise QueryRefused(f"body: the {_shown(name)} data ends too early, or something follows it")
     return unpacked
+
+
+async def unpacked_aside(body: bytes, encoding: bytes, limit_bytes: int) -> bytes:
+    """As `decompressed`, for an event loop: in a thread if much goes in, or much comes out."""
+    if len(body) < WORTH_A_THREAD_BYTES:
+        try:
+            return decompressed(body, encoding, min(IN_PLACE_BYTES, limit_bytes))
+        except BodyTooLarge:
+            if limit_bytes <= IN_PLACE_BYTES:
+                raise
+    return await asyncio.to_thread(decompressed, body, encoding, limit_bytes)
 
 
 def wanted_encoding(accepted: bytes) -> bytes | None:

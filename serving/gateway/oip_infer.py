@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from registry.contracts.traces import Trace
 from serving import metrics
-from serving.compression import WORTH_A_THREAD_BYTES, compressed, decompressed, wanted_encoding
+from serving.compression import WORTH_A_THREAD_BYTES, compressed, unpacked_aside, wanted_encoding
 from serving.errors import DeadlineExceeded, QueryRefused, RankingError, UnknownModel
 from serving.flow.deadlines import DEADLINE_HEADER, within
 from serving.gateway.http import Answer, Headers, answer_of, told_already, trace_of
@@ -50,7 +50,7 @@ class OipInfer:
             visit.check()
         try:
             if (encoding := headers.get(b"content-encoding")) is not None:
-                body = await self._decompressed(bytes(body), encoding)
+                body = await unpacked_aside(bytes(body), encoding, self._settings.max_infer_bytes)
             number = version_of(version) if version else None
             length = header_length_of(headers[_HEADER_LENGTH]) if _HEADER_LENGTH in headers else None
             parsed = read_infer(model, number, body, length, self._settings, self._regions)
@@ -127,12 +127,6 @@ class OipInfer:
         if json_bytes is None:
             return Answer(200, written, (), _JSON)
         return Answer(200, written, ((b"Inference-Header-Content-Length", b"%d" % json_bytes),), _BINARY)
-
-    async def _decompressed(self, body: bytes, encoding: bytes) -> bytes:
-        limit = self._settings.max_infer_bytes
-        if len(body) < WORTH_A_THREAD_BYTES:
-            return decompressed(body, encoding, limit)
-        return await asyncio.to_thread(decompressed, body, encoding, limit)
 
     def _batchable(self, answer: InferAnswer) -> bool:
         return self._service.describe(answer.model, answer.version).batchable

@@ -151,16 +151,6 @@ class Doorkeeper:
             self.count(error)
             raise
 
-    def early_refusal(self, headers: Headers) -> RankingError | None:
-        """Why a request with these headers need not be read at all, whatever it is about; not counted."""
-        try:
-            self.enter(headers, None)
-        except UnknownSigner:
-            return None
-        except RankingError as error:
-            return error
-        return None
-
     def forget(self) -> None:
         """Everybody is looked at anew: the key sheet or the issuer's keys are others."""
         self._visits.clear()

@@ -30,6 +30,7 @@ from serving.batching import BatchWindow
 from serving.device.tensors import TORCH_DTYPES
 from serving.event_log import EventLog
 from serving.gateway.app import build_app
+from serving.gateway.grpc.calls import Methods
 from serving.gateway.grpc.health import Health
 from serving.gateway.grpc.inference import Inference
 from serving.gateway.grpc.methods import SERVICES, method_table
@@ -142,6 +143,7 @@ class Gateway:
     address: str
     http: httpx.AsyncClient
     server: GrpcServer
+    methods: Methods
     service: InferService
     permits: Permits
     event_log: EventLog
@@ -214,7 +216,7 @@ async def a_gateway(
         headers = {"content-type": "application/json"}
         try:
             async with httpx.AsyncClient(transport=transport, base_url="http://sluice", headers=headers) as http:
-                yield Gateway(address, http, server, service, permits, event_log, stream, ids)
+                yield Gateway(address, http, server, table, service, permits, event_log, stream, ids)
         finally:
             await server.stop(PATIENCE_S)
             await pool.stop()

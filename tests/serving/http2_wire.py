@@ -31,6 +31,7 @@ from serving.settings import GrpcSettings
 T = TypeVar("T")
 
 ECHO, BEGUN, CHAT, HANG = "/test/Echo", "/test/Begun", "/test/Chat", "/test/Hang"
+ONCE, DEAF = "/test/Once", "/test/Deaf"
 MAX_BYTES = 1 << 20
 
 
@@ -50,6 +51,12 @@ async def chat(call: Call, conversation: Conversation) -> None:
         await conversation.send(bytes(message))
 
 
+async def watch(call: Call, conversation: Conversation) -> None:
+    """Takes one message, and never answers."""
+    await conversation.receive()
+    await asyncio.get_running_loop().create_future()
+
+
 async def hang(call: Call, message: bytes | memoryview) -> bytes:
     """Never answers."""
     return await asyncio.get_running_loop().create_future()
@@ -59,6 +66,8 @@ METHODS = {
     ECHO: Method(ECHO, MAX_BYTES, answer=echo),
     BEGUN: Method(BEGUN, MAX_BYTES, answer=echo, begin=begin),
     CHAT: Method(CHAT, MAX_BYTES, converse=chat),
+    ONCE: Method(ONCE, MAX_BYTES, converse=watch, asked_once=True),
+    DEAF: Method(DEAF, MAX_BYTES, converse=watch),
     HANG: Method(HANG, MAX_BYTES, answer=hang),
 }
 

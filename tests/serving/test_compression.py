@@ -1,5 +1,6 @@
 """Bodies in gzip and deflate: as tritonclient packs them, and never larger than agreed."""
 
+import asyncio
 import gzip
 import tracemalloc
 import zlib
@@ -8,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.compression import compressed, decompressed, wanted_encoding
+from serving.compression import IN_PLACE_BYTES, compressed, decompressed, unpacked_aside, wanted_encoding
 from serving.errors import BodyTooLarge, QueryRefused, WrongContentType
 
 LIMIT = 1 << 20
@@ -39,6 +40,16 @@ def test_a_bomb_is_refused_before_it_is_unpacked(encoding: bytes) -> None:
         tracemalloc.stop()
 
     assert peak_bytes < 4 * LIMIT
+
+
+@pytest.mark.parametrize(("size", "at_once"), [(0, True), (IN_PLACE_BYTES, True), (IN_PLACE_BYTES + 1, False)])
+def test_whether_a_loop_waits_is_decided_by_what_comes_out(size: int, at_once: bool) -> None:
+    async def scenario() -> tuple[bool, bytes]:
+        unpacking = asyncio.create_task(unpacked_aside(compressed(bytes(size), b"gzip"), b"gzip", LIMIT))
+        await asyncio.sleep(0)
+        return unpacking.done(), await unpacking
+
+    assert asyncio.run(scenario()) == (at_once, bytes(size))
 
 
 def test_a_body_of_just_the_limit_passes() -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import http.client
+import itertools
 import json
 import logging
 import queue
@@ -10,6 +11,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import grpc
@@ -29,7 +31,7 @@ from serving.settings import QuotaSettings, parse_quotas
 from tests.serving.doors import Keys, a_doorkeeper, a_text
 from tests.serving.grpc_gateway import Gateway, a_worker, served
 from tests.serving.http_gateway import RunningGateway, a_running_gateway
-from tests.serving.issuers import Issuer, an_issuer
+from tests.serving.issuers import Issuer, an_issuer, rsa_key
 from tests.serving.oip_gateway import PLAN, check, inputs_of, serve
 from tests.serving.test_infer import two_inputs
 from tests.serving.workbench import Replica, a_replica
@@ -56,9 +58,10 @@ class Closed:
         self.keys.make(OPERATOR, "operator")
         self.keys.make(SMALL, requests_per_s=0.0002, candidates_per_s=0.0015)  # bursts of 2 and 15
 
-    def doorkeeper(self) -> Doorkeeper:
+    def doorkeeper(self, clock: Callable[[], float] = time.monotonic) -> Doorkeeper:
+        """clock: of what is known of the issuer's keys."""
         settings = self.issuer.settings()
-        key_set = KeySet(settings)
+        key_set = KeySet(settings, clock=clock)
         key_set.refresh()
         leases = Leases(MemoryLedger(), self.quotas, "g1")
         leases.start()
@@ -297,6 +300,39 @@ def test_tritonclient_over_grpc_sends_a_key_as_metadata(worker: Replica, closed:
         "live": ["OK"] * 5,
         "ready": ["OK"] * 5,
     }
+
+
+def test_no_method_of_the_table_is_for_strangers_unless_it_is_open(worker: Replica, closed: Closed) -> None:
+    """Whatever it checks itself; also for those whose token names a key that the issuer may show in a moment."""
+    curious = partial(next, itertools.count(0.0, 100.0))  # it is always time to ask the issuer again
+    made_up = closed.issuer.token("nobody", key=rsa_key(9))
+
+    async def scenario(gateway: Gateway, token: int | str | None) -> dict[str, str]:
+        metadata, told = tuple(bearer(token).items()), {}
+        async with gateway.channel() as channel:
+            for path, method in gateway.methods.items():
+                try:
+                    if method.converse is None:
+                        await channel.unary_unary(path)(b"", metadata=metadata, timeout=20)
+                    else:
+                        stream = channel.stream_stream(path)(metadata=metadata, timeout=20)
+                        if method.open:
+                            await stream.write(b"")
+                        await stream.read()
+                        stream.cancel()
+                    told[path] = "OK"
+                except grpc.RpcError as error:
+                    told[path] = error.code().name
+        return told
+
+    async def told(gateway: Gateway) -> list[dict[str, str]]:
+        assert gateway.methods
+        expected = {path: "OK" if method.open else "UNAUTHENTICATED" for path, method in gateway.methods.items()}
+        return [expected, *[await scenario(gateway, token) for token in (None, UNKNOWN, made_up)]]
+
+    expected, nobody, unknown, stranger = served(told, worker, doorkeeper=lambda: closed.doorkeeper(curious))
+
+    assert nobody == unknown == stranger == expected
 
 
 def test_a_stream_is_for_who_has_a_key_and_says_which_model_is_not_theirs(worker: Replica, closed: Closed) -> None:

@@ -37,7 +37,7 @@ from serving.gateway.grpc.frames import (
     window_update,
 )
 from serving.gateway.grpc.messages import prefixed
-from tests.serving.http2_wire import BEGUN, CHAT, ECHO, HANG, MAX_BYTES, Wire, cut, wired
+from tests.serving.http2_wire import BEGUN, CHAT, DEAF, ECHO, HANG, MAX_BYTES, ONCE, Wire, cut, wired
 
 
 def told(wire: Wire, number: int = 1) -> tuple[int | None, bytes, bool]:
@@ -319,10 +319,13 @@ def test_a_message_that_says_it_is_too_long_is_refused_at_once_and_need_not_be_s
     wired(scenario)
 
 
-def test_more_unfinished_messages_than_a_connection_may_have_are_refused() -> None:
+@pytest.mark.parametrize("lacking_bytes", [100, 0])
+def test_more_unfinished_messages_than_a_connection_may_have_are_refused(lacking_bytes: int) -> None:
+    """Also those of which nothing but the end of their stream is lacking."""
+
     async def scenario(wire: Wire) -> list[int | None]:
         await wire.greet()
-        begun = struct.pack(">BI", 0, MAX_BYTES) + bytes(MAX_BYTES - 100)
+        begun = struct.pack(">BI", 0, MAX_BYTES) + bytes(MAX_BYTES - lacking_bytes)
         for number in range(1, 20, 2):
             await wire.say(
                 frame(HEADERS, END_HEADERS, number, wire.head()),
@@ -393,6 +396,52 @@ def test_messages_that_nobody_takes_are_not_asked_for() -> None:
             await wire.listen()
         assert len(wire.answers[1].messages) == 20 * len(part)
         assert granted() > 20 * len(part) - (1 << 20)
+
+    wired(scenario)
+
+
+def granted(wire: Wire, number: int) -> int:
+    """By how much the window of a stream was widened."""
+    updates = [payload for kind, _, of, payload in wire.frames if (kind, of) == (WINDOW_UPDATE, number)]
+    return sum(struct.unpack(">I", update)[0] for update in updates)
+
+
+def test_messages_that_wait_count_for_what_it_takes_to_keep_them() -> None:
+    """Also if there is nothing in them: nobody takes them, so no more of them are asked for."""
+
+    async def scenario(wire: Wire) -> int:
+        await wire.greet()
+        await wire.say(frame(HEADERS, END_HEADERS, 1, wire.head(DEAF)))
+        for _ in range(60):  # nearly the window
+            await wire.say(frame(DATA, 0, 1, prefixed(b"") * 3276))
+        return granted(wire, 1)
+
+    assert wired(scenario) == 0
+
+
+def test_messages_that_wait_count_for_what_a_connection_may_have() -> None:
+    async def scenario(wire: Wire) -> list[int | None]:
+        await wire.greet()
+        for number in range(1, 20, 2):
+            await wire.say(frame(HEADERS, END_HEADERS, number, wire.head(DEAF)))
+            for _ in range(60):
+                await wire.say(frame(DATA, 0, number, prefixed(b"") * 3276))
+        return [answer.code for answer in wire.answers.values()]
+
+    codes = wired(scenario)
+
+    assert codes
+    assert set(codes) == {Code.RESOURCE_EXHAUSTED}
+
+
+def test_a_second_message_is_refused_where_one_is_all_that_is_taken() -> None:
+    async def scenario(wire: Wire) -> None:
+        await wire.greet()
+        await wire.say(frame(HEADERS, END_HEADERS, 1, wire.head(ONCE)), frame(DATA, 0, 1, prefixed(b"")))
+        assert 1 not in wire.answers
+        await wire.say(frame(DATA, 0, 1, prefixed(b"")))
+        answer = wire.answers[1]
+        assert (answer.code, answer.fields["grpc-message"]) == (Code.INVALID_ARGUMENT, "body: more than one message")
 
     wired(scenario)
 

@@ -159,6 +159,7 @@ class Method:
 
     Both raise RankingError for what the client did or must know.
     open: whether everybody may call it, also where queries need a key.
+    asked_once: whether `converse` takes one message and no more.
     begin: a shorter way for some of what `answer` answers, without a coroutine: calls its third
     argument once, later, with the answer or why there is none, and returns how to take the call
     back; returns None for what must go the long way.
@@ -170,6 +171,7 @@ class Method:
     begin: Begin | None = None
     converse: Converse | None = None
     open: bool = False
+    asked_once: bool = False
 
 
 Methods = Mapping[str, Method]

@@ -16,7 +16,7 @@ from typing import cast
 
 from registry.contracts.traces import Trace
 from serving.errors import Overloaded, QueryRefused, RankingError, TooSlow
-from serving.gateway.grpc.calls import Call, Status
+from serving.gateway.grpc.calls import Call, Method, Status
 from serving.gateway.grpc.exchange import STREAM_WINDOW, Exchange, StreamingExchange, UnaryExchange
 from serving.gateway.grpc.fields import FieldReader
 from serving.gateway.grpc.frames import (
@@ -70,7 +70,8 @@ class Service:
     """What all connections of a server share.
 
     understand: a request head from its fields. begin_trace: of a call that brings none. count: notes how a call ended.
-    lost: called with a connection that is no more. refusal: why a call need not be read at all, None if it is to be.
+    lost: called with a connection that is no more. admit: the method as whoever calls may have it; raises RankingError
+    if the call need not be read at all.
     """
 
     settings: GrpcSettings
@@ -78,7 +79,7 @@ class Service:
     begin_trace: Callable[[], Trace]
     count: Callable[[RequestHead, Status], None]
     lost: Callable[["Connection"], None]
-    refusal: Callable[[RequestHead], RankingError | None]
+    admit: Callable[[RequestHead, Method], Method]
 
 
 class Connection(asyncio.Protocol):
@@ -235,9 +236,17 @@ class Connection(asyncio.Protocol):
         self.write(window_update(0, self._unreturned_bytes))
         self._unreturned_bytes = 0
         limit = self._settings.max_receiving_bytes
-        call = self._calls.get(number)
-        if call is not None and sum(call.held_bytes for call in self._calls.values()) > limit:
+        excess = sum(call.held_bytes for call in self._calls.values()) - limit
+        if excess <= 0:
+            return
+        # this one first, which goes on; it may hold next to nothing, so then those that hold most
+        for call in sorted(
+            self._calls.values(), key=lambda call: (call.number == number, call.held_bytes), reverse=True
+        ):
+            excess -= call.held_bytes
             call.refuse(Overloaded(f"{limit} bytes of unfinished messages on one connection: slow down", 1.0))
+            if excess <= 0:
+                return
 
     def _on_headers(self, flags: int, number: int, payload: memoryview) -> None:
         block = without_padding(flags, payload)
@@ -292,12 +301,14 @@ class Connection(asyncio.Protocol):
             else:
                 call.refuse(head.refusal or QueryRefused("not a call"))
             return
-        if (refusal := self._service.refusal(head)) is not None:
+        try:
+            method = self._service.admit(head, method)
+        except RankingError as error:
             self._calls[number] = call = Exchange(self, number, head, 0)
-            call.refuse(refusal)
+            call.refuse(error)
             return
         if method.converse is not None:
-            call = StreamingExchange(self, number, head, method.max_bytes, method.converse)
+            call = StreamingExchange(self, number, head, method, method.converse)
         else:
             call = UnaryExchange(self, number, head, method)
         self._calls[number] = call

@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 STREAM_WINDOW = 1 << 20
 ROOM_FOR_MESSAGES = 1 << 20
 """Bytes of messages that a streaming call may have in either direction before one side has to wait."""
+KEEPING_BYTES = 512
+"""What a message that waits takes beside its own bytes: a client may send nothing but empty ones."""
 
 _CONTENT = (b"content-type", b"application/grpc")
 _ACCEPTED = (b"grpc-accept-encoding", b",".join(ENCODINGS))
@@ -210,6 +212,11 @@ class UnaryExchange(Exchange):
         self._method = method
         self._message: Received | None = None
 
+    @property
+    def held_bytes(self) -> int:
+        """See Exchange. A message waits for the end of its stream, too."""
+        return self._buffer.held_bytes + (0 if self._message is None else len(self._message[1]))
+
     def _received(self, message: Received) -> None:
         if self._message is not None:
             raise QueryRefused("body: more than one message")
@@ -259,8 +266,10 @@ class UnaryExchange(Exchange):
 class StreamingExchange(Exchange):
     """Messages in, messages out, in any order; a `Conversation`."""
 
-    def __init__(self, line: Line, number: int, head: RequestHead, max_bytes: int, converse: Converse) -> None:
-        super().__init__(line, number, head, max_bytes)
+    def __init__(self, line: Line, number: int, head: RequestHead, method: Method, converse: Converse) -> None:
+        super().__init__(line, number, head, method.max_bytes)
+        self._asked_once = method.asked_once
+        self._asked = False
         self._waiting: deque[Received] = deque()
         self._waiting_bytes = 0
         self._arrival: asyncio.Future[None] | None = None
@@ -285,7 +294,7 @@ class StreamingExchange(Exchange):
             self._arrival = self._line.loop.create_future()
             await self._arrival
         received = self._waiting.popleft()
-        self._waiting_bytes -= len(received[1])
+        self._waiting_bytes -= len(received[1]) + KEEPING_BYTES
         self._return_window()
         return await unpacked(received, self.head.encoding, self._max_bytes)
 
@@ -303,8 +312,11 @@ class StreamingExchange(Exchange):
         return self._waiting_bytes < ROOM_FOR_MESSAGES
 
     def _received(self, message: Received) -> None:
+        if self._asked and self._asked_once:
+            raise QueryRefused("body: more than one message")
+        self._asked = True
         self._waiting.append(message)
-        self._waiting_bytes += len(message[1])
+        self._waiting_bytes += len(message[1]) + KEEPING_BYTES
         _wake(self._arrival)
 
     def _received_all(self) -> None:

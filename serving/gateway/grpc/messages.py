@@ -6,7 +6,7 @@ Source: gRPC over HTTP/2 (PROTOCOL-HTTP2.md). Its deflate is zlib's format, as H
 import asyncio
 import struct
 
-from serving.compression import WORTH_A_THREAD_BYTES, compressed, decompressed
+from serving.compression import WORTH_A_THREAD_BYTES, compressed, unpacked_aside
 from serving.errors import BodyTooLarge, QueryRefused
 
 _PREFIX = struct.Struct(">BI")
@@ -69,10 +69,7 @@ async def unpacked(received: Received, encoding: bytes, max_bytes: int) -> bytes
         return message
     if flag != 1 or encoding == IDENTITY:
         raise QueryRefused("body: a message is marked as compressed, but grpc-encoding does not say how")
-    packed = bytes(message)
-    if len(packed) < WORTH_A_THREAD_BYTES:
-        return decompressed(packed, encoding, max_bytes)
-    return await asyncio.to_thread(decompressed, packed, encoding, max_bytes)
+    return await unpacked_aside(bytes(message), encoding, max_bytes)
 
 
 async def packed(message: bytes, encoding: bytes) -> bytes:

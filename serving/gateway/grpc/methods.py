@@ -29,7 +29,7 @@ def method_table(
         Method(f"/{INFERENCE}/ModelInfer", tensors, answer=inference.infer, begin=inference.begin),
         Method(f"/{INFERENCE}/ModelStreamInfer", tensors, converse=inference.stream),
         Method(f"/{HEALTH}/Check", small, answer=health.check, open=True),
-        Method(f"/{HEALTH}/Watch", small, converse=health.watch, open=True),
+        Method(f"/{HEALTH}/Watch", small, converse=health.watch, open=True, asked_once=True),
     ]
     answers: dict[str, dict[str, Answer]] = {
         INFERENCE: {

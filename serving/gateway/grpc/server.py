@@ -4,11 +4,12 @@ import asyncio
 import random
 import socket
 import ssl
+from dataclasses import replace
 
 from registry.contracts.traces import new_trace
 from serving import metrics
-from serving.errors import RankingError
-from serving.gateway.grpc.calls import Code, Methods, Status
+from serving.errors import RankingError, UnknownSigner
+from serving.gateway.grpc.calls import Call, Code, Conversation, Method, Methods, Status
 from serving.gateway.grpc.connection import Connection, Service
 from serving.gateway.grpc.heads import RequestHead, understand
 from serving.identity.doorkeeper import Doorkeeper
@@ -36,7 +37,7 @@ class GrpcServer:
             begin_trace=lambda: new_trace(self._random),
             count=self._count,
             lost=self._lost,
-            refusal=self._refusal,
+            admit=self._admit,
         )
 
     def __repr__(self) -> str:
@@ -77,15 +78,19 @@ class GrpcServer:
         self._connections.discard(connection)
         self._all_gone.set()
 
-    def _refusal(self, head: RequestHead) -> RankingError | None:
-        """Of whoever is not known or not let in, whatever the call is about: secure for every method in the table."""
+    def _admit(self, head: RequestHead, method: Method) -> Method:
+        """Refuses whoever is not known or not let in, whatever the call is about: so for every method in the table."""
         doorkeeper = self._doorkeeper
-        if doorkeeper is None or not doorkeeper.closed or head.method is None or head.method.open:
-            return None
-        error = doorkeeper.early_refusal(head.fields)
-        if error is not None:
+        if doorkeeper is None or not doorkeeper.closed or method.open:
+            return method
+        try:
+            doorkeeper.enter(head.fields, None)
+        except UnknownSigner:  # perhaps known when its issuer has been asked: the method waits for that
+            return _after_welcome(method, doorkeeper)
+        except RankingError as error:
             doorkeeper.count(error)
-        return error
+            raise
+        return method
 
     def _count(self, head: RequestHead, status: Status) -> None:
         method = head.method.path if head.method else ""
@@ -94,3 +99,21 @@ class GrpcServer:
             child = metrics.GRPC_CALLS.labels(method, status.code.name)
             tally = self._counts[method, status.code] = CounterTally(child)
         tally.inc()
+
+
+def _after_welcome(method: Method, doorkeeper: Doorkeeper) -> Method:
+    """The method for those whom the doorkeeper lets in, whatever it checks itself."""
+
+    async def answer(call: Call, message: bytes | memoryview) -> bytes:
+        await doorkeeper.welcome(call.fields, None)
+        assert method.answer is not None
+        return await method.answer(call, message)
+
+    async def converse(call: Call, conversation: Conversation) -> None:
+        await doorkeeper.welcome(call.fields, None)
+        assert method.converse is not None
+        await method.converse(call, conversation)
+
+    if method.converse is not None:
+        return replace(method, converse=converse)
+    return replace(method, answer=answer, begin=None)
