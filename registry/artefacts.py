@@ -32,6 +32,7 @@ from registry.contracts.manifest import (
 )
 from registry.errors import RefusedVersion
 from registry.signatures import ANYBODY, TrustedKeys
+from registry.zip_layout import reads_one_way
 
 EXPORT_HINT = """export it with
   exported = torch.export.export(model, (features,), dynamic_shapes={"features": {0: torch.export.Dim("rows")}})
@@ -89,7 +90,7 @@ def verify_program(program: bytes) -> None:
     """Raises RefusedVersion unless the program is a torch.export archive without any pickle."""
     try:
         with zipfile.ZipFile(io.BytesIO(program)) as archive:
-            _verify_archive(archive, len(program))
+            _verify_archive(archive, program)
     except RefusedVersion:
         raise
     except Exception as error:  # whatever zipfile makes of garbage
@@ -160,11 +161,11 @@ def _check_sizes(archive: zipfile.ZipFile, size_bytes: int) -> None:
         raise RefusedVersion(f"the program {what}, which torch.export does not do: {EXPORT_HINT}")
 
 
-def _verify_archive(archive: zipfile.ZipFile, size_bytes: int) -> None:
+def _verify_archive(archive: zipfile.ZipFile, program: bytes) -> None:
     names = [name.partition("/")[2] for name in archive.namelist()]
     if "archive_format" not in names:
         raise RefusedVersion(f"the program is {_what_else(names)}: {EXPORT_HINT}")
-    _check_sizes(archive, size_bytes)
+    _check_sizes(archive, len(program))
     if archive.read(archive.namelist()[names.index("archive_format")]) != b"pt2":
         raise RefusedVersion(f"the program is {_what_else(names)}: {EXPORT_HINT}")
     root, *others = {name.partition("/")[0] for name in archive.namelist()}
@@ -183,6 +184,9 @@ def _verify_archive(archive: zipfile.ZipFile, size_bytes: int) -> None:
             raise RefusedVersion(f"the program holds {name!r}, which may be a pickle or machine code: {EXPORT_HINT}")
     for config, allowed in _CONFIGS.items():
         _verify_config(archive.read(f"{root}/{config}"), allowed)
+    # last: an archive that torch wrote itself is told above what to do first, and `strip_sample_inputs` writes it anew
+    if not reads_one_way(program, archive):
+        raise RefusedVersion(f"the program can be read in more ways than one: {EXPORT_HINT}")
 
 
 def _verify_config(raw: bytes, allowed: re.Pattern[str]) -> None:

@@ -4,6 +4,7 @@ import copy
 import io
 import json
 import pickle
+import struct
 import tracemalloc
 import zipfile
 from collections.abc import Callable
@@ -232,6 +233,40 @@ def change_archive(how: str) -> bytes:
 def test_an_archive_that_torch_does_not_write_so_is_refused(how: str) -> None:
     with pytest.raises(RefusedVersion):
         verify_program(change_archive(how))
+
+
+def with_another_directory(shown: bytes, hidden: bytes) -> bytes:
+    """An archive in which Python's zipfile finds `shown` and a reader that goes by the end record's offset, as torch's
+    does, `hidden`, whose directory is of the same size."""
+    (*_, entries, size, at, _), (*_, hidden_size, hidden_at, _) = (
+        struct.unpack("<4s4H2LH", program[-22:]) for program in (shown, hidden)
+    )
+    assert size == hidden_size
+    before = hidden[: hidden_at + size] + bytes(max(0, at - hidden_at))
+    shift = len(before) + at - hidden_at  # by which zipfile takes everything to be moved
+    directory, place = bytearray(shown[at : at + size]), 0
+    while place < size:
+        lengths = struct.unpack_from("<3H", directory, place + 28)
+        (offset,) = struct.unpack_from("<L", directory, place + 42)
+        struct.pack_into("<L", directory, place + 42, len(before) + offset - shift)
+        place += 46 + sum(lengths)
+    end = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, entries, entries, size, hidden_at, 0)
+    return before + shown[:at] + bytes(directory) + end
+
+
+def test_what_torch_would_read_is_what_was_looked_at() -> None:
+    program = rewritten(a_program(), same)
+    hidden = rewritten(program, lambda name, content: content[::-1] if name.endswith("weight_0") else content)
+    two_faced = with_another_directory(program, hidden)
+    with zipfile.ZipFile(io.BytesIO(two_faced)) as archive:
+        seen = archive.read(f"{PREFIX}/data/weights/weight_0")
+    loaded = torch._C.PyTorchFileReader(io.BytesIO(two_faced)).get_record("data/weights/weight_0")
+    assert seen != loaded
+
+    verify_program(program)
+    verify_program(hidden)
+    with pytest.raises(RefusedVersion, match="in more ways than one"):
+        verify_program(two_faced)
 
 
 @pytest.mark.parametrize("config", [b"", b"[]", b'{"config": {"c": {}}}', b'{"config": {"c": 1}}', b'{"config": [1]}'])
