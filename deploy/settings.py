@@ -269,8 +269,10 @@ class PlatformSettings:
         return PlatformSettings(home=home, **{name: _parse(name, raw) for name, raw in told.items()})
 
     def to_environment(self) -> dict[str, str]:
-        """The variables from which `from_environment` reads these settings again."""
-        return {_key(name): _text(getattr(self, name)) for name in _names()}
+        """The variables from which `from_environment` reads these settings again, whatever else is in the environment:
+        what is empty here is not read from a file that is named there."""
+        no_files = {f"{_key(name)}_FILE": "" for name in FROM_FILES}
+        return no_files | {_key(name): _text(getattr(self, name)) for name in _names()}
 
     @property
     def gateway_url(self) -> str:
@@ -528,6 +530,7 @@ def log_effective(settings: PlatformSettings, environment: Mapping[str, str]) ->
     """
     shown = settings.to_environment() | {_key(name): without_password(getattr(settings, name)) for name in _SECRETIVE}
     shown |= {_key(name): "(set)" if getattr(settings, name) else "" for name in _SECRET}
+    shown = {key: value for key, value in shown.items() if not key.endswith("_FILE")}
     logger.info("settings", extra={"settings": shown})
     known = [_key(name) for name in _names()] + [f"{_key(name)}_FILE" for name in FROM_FILES]
     for key in environment:

@@ -122,4 +122,4 @@ def _local_size(program: bytes, entry: _Entry) -> int | None:
         return None
     if {packed, size} - {entry.size_bytes, _MAX32}:  # the most that fits: it is in the header's extra field
         return None
-    return _LOCAL.size + name_bytes + extra_bytes + entry.size_bytes
+    return _LOCAL.size + int(name_bytes) + int(extra_bytes) + entry.size_bytes

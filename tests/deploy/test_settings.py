@@ -250,3 +250,13 @@ def test_settings_of_identity_that_are_wrong_are_told_without_the_secret(told: d
 
     assert words in str(caught.value)
     assert "s" * 40 not in str(caught.value)
+
+
+def test_what_a_process_is_told_is_not_mixed_with_files_that_its_parent_was_told(tmp_path: Path) -> None:
+    """`sluice capacity --measure` starts a platform with a Redis of its own where SLUICE_REDIS_FILE is set."""
+    (tmp_path / "redis").write_text("redis://production:6379/0")
+    told = PlatformSettings(home=tmp_path).to_environment()
+
+    again = PlatformSettings.from_environment({"SLUICE_REDIS_FILE": str(tmp_path / "redis")} | told)
+
+    assert again.redis == "" and again.embedded_redis
