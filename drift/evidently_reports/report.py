@@ -50,7 +50,7 @@ def make_report(
     try:
         import evidently.metrics  # noqa: F401 - seconds
     except ImportError as error:
-        raise ReportRefused(f"Evidently is not installed ({error}): pip install 'sluice[reports]'") from error
+        raise ReportRefused(f"Evidently is not installed ({error}): pip install '.[reports]' in the clone") from error
     columns = _columns(features, day, reference)
     figures = tuple(figures_of(name, column.reference, column.now) for name, column in columns.items())
     chosen = _chosen(about, figures, most_drawn)

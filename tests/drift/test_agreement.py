@@ -14,10 +14,10 @@ from drift.sketches.quantiles import QuantileSketch, rank_error
 from pipelines.sources.letor import load
 from registry.contracts.profile import describe
 
-pd = pytest.importorskip("pandas", reason="pandas is not installed: pip install 'sluice[reports]'")
+pd = pytest.importorskip("pandas", reason="pandas is not installed: pip install '.[reports]' in the clone")
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # what they import warns of itself
-    pytest.importorskip("evidently", reason="Evidently is not installed: pip install 'sluice[reports]'")
+    pytest.importorskip("evidently", reason="Evidently is not installed: pip install '.[reports]' in the clone")
     from evidently.legacy.calculations import stattests
     from evidently.legacy.calculations.stattests.utils import get_binned_data
     from evidently.legacy.core import ColumnType
