@@ -530,7 +530,7 @@ def test_a_browser_is_told_what_this_port_is() -> None:
     written = wired(scenario)
 
     assert written.startswith(b"HTTP/1.1 400 Bad Request\r\n")
-    assert written.endswith(b"this port speaks gRPC (HTTP/2, no TLS)\n")
+    assert written.endswith(b"this port speaks gRPC (HTTP/2)\n")
 
 
 def test_calls_of_a_client_that_is_gone_are_cancelled() -> None:

@@ -15,5 +15,5 @@ library's memory, too.
 - `tensors` reads and writes ModelInfer by protobuf; `layouts` does it for requests like those before,
   which differ in their tensors alone, and those never enter protobuf.
 
-Not served: TLS (as over HTTP, a proxy's work), server reflection, gRPC-Web.
+Not served: server reflection, gRPC-Web. TLS is `serving.tls`'s, below HTTP/2.
 """

@@ -60,8 +60,7 @@ RESETS = 1000
 
 _HTTP1 = (b"GET ", b"POST", b"HEAD", b"PUT ", b"OPTI")
 _PLAIN_TEXT = (
-    b"HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain\r\nconnection: close\r\n\r\n"
-    b"this port speaks gRPC (HTTP/2, no TLS)\n"
+    b"HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain\r\nconnection: close\r\n\r\nthis port speaks gRPC (HTTP/2)\n"
 )
 
 
