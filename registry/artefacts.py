@@ -2,8 +2,9 @@
 
 `torch.export.load` unpickles whatever an archive tells it to, so an archive is held against the
 layout that `torch.export.save` writes (torch/export/pt2_archive, torch 2.13) before torch sees
-it: raw weights, raw constants, JSON, and nothing else. The example inputs are the one pickle that
-every archive has; `strip_sample_inputs` empties them.
+it: raw weights, raw constants, JSON, and nothing else, in bytes that every reader of zip files
+understands alike (`zip_layout`). The example inputs are the one pickle that every archive has;
+`strip_sample_inputs` empties them.
 
 This keeps pickles out. It is no sandbox: the graph itself names operators and sizes that torch
 evaluates, so registering a version stays a right that is given to few.

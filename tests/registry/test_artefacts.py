@@ -269,6 +269,60 @@ def test_what_torch_would_read_is_what_was_looked_at() -> None:
         verify_program(two_faced)
 
 
+END = struct.Struct("<4s4H2LH")
+
+
+def with_wide_end(program: bytes, lie_bytes: int = 0) -> bytes:
+    """The end of an archive of more than 2 GB, as zipfile writes it. lie_bytes: added to where the directory is."""
+    end = END.unpack(program[-END.size :])
+    count, size, start = end[4:7]
+    wide = struct.pack("<4sQ2H2L4Q", b"PK\6\6", 44, 45, 45, 0, 0, count, count, size, start + lie_bytes)
+    locator = struct.pack("<4sLQL", b"PK\6\7", 0, len(program) - END.size, 1)
+    return program[: -END.size] + wide + locator + program[-END.size :]
+
+
+def test_an_archive_with_the_end_of_a_large_one_is_taken_and_loads() -> None:
+    program = with_wide_end(a_program())
+
+    verify_program(program)
+    assert torch.export.load(io.BytesIO(program)).module()(torch.ones(2, 3)).tolist() == [3.0, 3.0]
+
+
+def in_directory(program: bytes, at: int, change: bytes) -> bytes:
+    """With other bytes in the first entry of the directory."""
+    start = END.unpack(program[-END.size :])[6] + at
+    return program[:start] + change + program[start + len(change) :]
+
+
+def in_end(program: bytes, at: int, change: bytes) -> bytes:
+    start = len(program) - END.size + at
+    return program[:start] + change + program[start + len(change) :]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda program: b"x" + program,
+        lambda program: program + b"x",
+        lambda program: program[: -END.size] + b"x" + program[-END.size :],
+        lambda program: in_end(program, 8, b"\1"),  # fewer entries on this disk
+        lambda program: in_end(program, 16, b"\1"),  # the directory is elsewhere
+        lambda program: with_wide_end(program, lie_bytes=1),
+        lambda program: in_directory(program, 8, b"\x08"),  # the sizes follow the bytes
+        lambda program: in_directory(program, 42, b"\1"),  # the header is elsewhere
+        lambda program: program.replace(b"FB", b"up"),  # another field
+        lambda program: program.replace(b"weights/weight_0", b"weights/weight_9", 1),  # in the header alone
+        lambda program: b"PK\3\4" + bytes([20, 0, 1]) + program[7:],  # packed, says the header alone
+    ],
+)
+def test_an_archive_that_leaves_readers_a_choice_is_refused(change: Callable[[bytes], bytes]) -> None:
+    program = change(a_program())
+
+    assert program != a_program()
+    with pytest.raises(RefusedVersion):
+        verify_program(program)
+
+
 @pytest.mark.parametrize("config", [b"", b"[]", b'{"config": {"c": {}}}', b'{"config": {"c": 1}}', b'{"config": [1]}'])
 def test_a_config_that_cannot_be_read_is_refused(config: bytes) -> None:
     with pytest.raises(RefusedVersion):
