@@ -257,7 +257,7 @@ class PlatformSettings:
         except ValueError as error:
             key, _, told = str(error).partition("=")
             value, _, rule = told.rpartition(": expected ")
-            raise SettingsError(_key("jwt_claims" if "." in key else key), value, rule) from error
+            raise SettingsError(_key("jwt_claims" if "." in key else key), without_password(value), rule) from error
         _require(self.log_level in _LEVELS, "log_level", self.log_level, f"one of {', '.join(_LEVELS)}")
         _require(0 <= self.replica < MAX_REPLICAS, "replica", self.replica, f"0 to {MAX_REPLICAS - 1}")
 
@@ -575,4 +575,4 @@ def _text(value: object) -> str:
 
 def _require(holds: bool, name: str, value: object, rule: str) -> None:
     if not holds:
-        raise SettingsError(_key(name), value, rule)
+        raise SettingsError(_key(name), without_password(str(value)) if name in _SECRETIVE else value, rule)

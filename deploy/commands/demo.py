@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 
 from deploy.errors import NotRunning, SluiceError
+from deploy.features.url import without_password
 from deploy.machine import lifecycle
 from deploy.settings import PlatformSettings
 
@@ -147,7 +148,7 @@ def _tell(console: Console, settings: PlatformSettings, found: "DemoData", repor
     places = {
         "API docs": f"{settings.gateway_url}/docs",
         "metrics": f"{settings.gateway_url}/metrics",
-        "MLflow": settings.mlflow_url,
+        "MLflow": without_password(settings.mlflow_url),
         "data folder": settings.home,
         "log": settings.log_file,
     }

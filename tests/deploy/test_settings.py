@@ -189,6 +189,19 @@ def test_passwords_of_databases_are_not_logged(caplog: pytest.LogCaptureFixture)
     assert shown["SLUICE_CONTROL_URL"] == shown["SLUICE_MLFLOW_BACKEND"] == "postgresql://ann:***@db.internal/control"
 
 
+def test_passwords_of_mlflow_and_the_issuer_are_neither_logged_nor_told(caplog: pytest.LogCaptureFixture):
+    url = "https://ann:hunter2@inside.example/keys"
+    issuer = {"jwt_issuer": "https://issuer", "jwt_audience": "sluice"}
+    with caplog.at_level(logging.INFO):
+        log_effective(PlatformSettings(HOME, mlflow=url, jwt_key_set=url, **issuer), {})
+
+    shown = vars(caplog.records[0])["settings"]
+    assert shown["SLUICE_MLFLOW"] == shown["SLUICE_JWT_KEY_SET"] == "https://ann:***@inside.example/keys"
+    for wrong in ({"mlflow": url.replace("https", "ftp")}, {"jwt_key_set": url.replace("https", "http"), **issuer}):
+        with pytest.raises(SettingsError, match=r"ann:\*\*\*@inside\.example/keys: expected http"):
+            PlatformSettings(HOME, **wrong)
+
+
 def test_a_gpu_takes_the_precision_that_only_a_gpu_has():
     settings = PlatformSettings.from_environment({"SLUICE_DEVICE": "cuda:1", "SLUICE_PRECISION": "tf32"})
 
