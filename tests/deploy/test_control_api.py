@@ -419,6 +419,18 @@ def test_a_key_is_good_for_its_models_alone(bench: ControlBench) -> None:
     assert "needs one for all" in told(bench.request("GET", "/v1/keys", mine), 403)
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [{"models": [""]}, {"models": ["a b"]}, {"models": [f"{MODEL}\n"]}, {"name": "ci\n"}, {"line": "nightly\n"}],
+)
+def test_a_key_for_a_model_without_a_name_is_not_made(bench: ControlBench, wrong: dict[str, Any]) -> None:
+    """A key of no model is one for all of them."""
+    answer = bench.request("POST", "/v1/keys", json={"name": "ci", "role": "caller"} | wrong)
+
+    assert next(iter(wrong)) in told(answer, 400)
+    assert [key["name"] for key in bench.request("GET", "/v1/keys").json()["keys"]] == ["local"]
+
+
 def test_a_key_is_shown_once_even_to_a_request_repeated(bench: ControlBench) -> None:
     def make() -> httpx.Response:
         body = {"name": "ci", "role": "operator"}
