@@ -10,7 +10,9 @@ from deploy.capacity.stages import StageCosts
 from deploy.errors import SluiceError
 
 USE = 0.6
-"""Of a process that answers somebody: at 0.6 of an M/M/1 server 99 % wait less than seven service times."""
+"""Of what a process that answers somebody can do: at 0.6 of an M/M/1 server 99 % wait less than seven service times."""
+TURN_QUERIES = 16
+"""That a gateway takes in one turn of its loop at most, as far as it was measured."""
 USE_BEHIND = 0.7
 """Of a process that nobody waits for (archiver, drift monitor): what it falls behind in a peak it catches up with."""
 NETWORK_BYTES_S = 1.25e9
@@ -77,17 +79,24 @@ class Fleet:
 
 
 def batch_server(demand: Demand, costs: StageCosts) -> BatchServer:
-    """One worker: on a CPU the pass and all else of a query take turns on one core; a GPU's passes overlap with it."""
+    """One worker: on a CPU the pass and all else of a batch take turns on one core; a GPU's passes overlap with it."""
     most = max(1, demand.batch_candidates // demand.candidates)
     if demand.device == "cpu":
         fixed_us = costs.forward.fixed if demand.pass_us is None else demand.pass_us
         candidate_us = costs.forward.per_candidate if demand.candidate_us is None else demand.candidate_us
         return BatchServer(
-            fixed_us / 1e6, (candidate_us * demand.candidates + costs.worker.of(demand.candidates)) / 1e6, most
+            (fixed_us + costs.worker_batch) / 1e6,
+            (candidate_us * demand.candidates + costs.worker.of(demand.candidates)) / 1e6,
+            most,
         )
     fixed_us = GPU_PASS_US if demand.pass_us is None else demand.pass_us
     candidate_us = GPU_CANDIDATE_US if demand.candidate_us is None else demand.candidate_us
     return BatchServer(fixed_us / 1e6, max(candidate_us * demand.candidates, 1e-3) / 1e6, most)
+
+
+def gateway_server(candidates: int, costs: StageCosts) -> BatchServer:
+    """One gateway: a turn of its loop takes all that waits, as a worker's batch does."""
+    return BatchServer(costs.gateway_turn / 1e6, costs.gateway.of(candidates) / 1e6, TURN_QUERIES)
 
 
 def plan(demand: Demand, costs: StageCosts) -> Fleet:
@@ -104,19 +113,19 @@ def plan(demand: Demand, costs: StageCosts) -> Fleet:
 
 def _sized(demand: Demand, costs: StageCosts) -> Fleet:
     peak_s, n = demand.peak_s, demand.candidates
-    gateway_s = costs.gateway.of(n) / 1e6
-    gateways = ceil(peak_s * gateway_s / USE) + demand.spare
-    each_s = peak_s / gateways
-    gateway_wait_s = wait_mg1_s(each_s, gateway_s, 1.0)
-    gateway_p99_s = gateway_s + wait_quantile_s(gateway_wait_s, each_s * gateway_s, 0.99)
+    gateway = gateway_server(n, costs)
+    gateways = ceil(peak_s / gateway.capacity_s / USE) + demand.spare
+    at_gateway = gateway.at(peak_s / gateways)
+    gateway_p99_s = at_gateway.quantile_s(0.99)
 
     server = batch_server(demand, costs)
     worker_rate_s, host_s = _worker_rate_s(demand, costs, server, gateway_p99_s)
     workers = ceil(peak_s / worker_rate_s) + demand.spare
     load = server.at(peak_s / workers)
-    host_wait_s = wait_mg1_s(peak_s / workers, host_s, 1.0) if host_s else 0.0
+    host_use = peak_s / workers * host_s
+    host_wait_s = wait_mg1_s(peak_s / workers, host_s, 1.0)
     changes = demand.updates_s * costs.invalidation / 1e6  # of a worker's core, whatever its queries
-    worker_use = max(peak_s / workers / server.capacity_s, peak_s / workers * host_s) + changes
+    worker_use = max(peak_s / workers / server.capacity_s, host_use) + changes
     gpus = int(demand.device == "gpu")
 
     hits = hit_ratio(demand.catalogue, demand.skew, demand.tier_rows, demand.candidates)
@@ -145,7 +154,7 @@ def _sized(demand: Demand, costs: StageCosts) -> Fleet:
     }
     shards = row_shards + stream_shards
     parts = (
-        Part("gateway", gateways, each_s * gateway_s, "a core"),
+        Part("gateway", gateways, peak_s / gateways / gateway.capacity_s, "a core"),
         Part("worker", workers, worker_use, "a GPU" if gpus else "a core", gpus=gpus),
         Part("Redis: rows", row_shards, max(row_use / row_shards, rows_bytes / SHARD_BYTES / row_shards), "a shard"),
         Part("Redis: events", stream_shards, stream_use / stream_shards, "a shard"),
@@ -177,8 +186,8 @@ def _sized(demand: Demand, costs: StageCosts) -> Fleet:
         archive_bytes_day=archive_day,
         network_bytes_s=2 * peak_s * (asked + answered) + reads_s * row_bytes + 3 * peak_s * event_bytes,
         connections=gateways * workers,
-        p50_ms=1e3 * (gateway_s + gateway_wait_s + host_s + host_wait_s + load.quantile_s(0.5)),
-        p99_ms=1e3 * (gateway_p99_s + host_s + 4.6 * host_wait_s + load.quantile_s(0.99)),
+        p50_ms=1e3 * (at_gateway.quantile_s(0.5) + host_s + host_wait_s + load.quantile_s(0.5)),
+        p99_ms=1e3 * (gateway_p99_s + host_s + wait_quantile_s(host_wait_s, host_use, 0.99) + load.quantile_s(0.99)),
         busy=load.busy,
         batch=load.batch,
         worker_rate_s=worker_rate_s,
@@ -192,15 +201,20 @@ def _sized(demand: Demand, costs: StageCosts) -> Fleet:
 def _worker_rate_s(demand: Demand, costs: StageCosts, server: BatchServer, gateway_p99_s: float) -> tuple[float, float]:
     """The most queries a second for one worker, and seconds of its host's core for a query that the device does not
     wait for."""
-    host_s = costs.worker.of(demand.candidates) / 1e6 if demand.device == "gpu" else 0.0
-    within_s = demand.p99_ms / 1e3 - gateway_p99_s - host_s
-    rate_s = server.most_rate_s(0.99, within_s)
-    if rate_s <= 0:
-        alone_ms = 1e3 * (gateway_p99_s + host_s + server.batch_s(1))
+    on_host = demand.device == "gpu"
+    host_us = costs.worker.of(demand.candidates) + costs.worker_batch
+    alone_s = gateway_p99_s + (host_us / 1e6 if on_host else 0.0)
+    most_s = server.most_rate_s(0.99, demand.p99_ms / 1e3 - alone_s)
+    if most_s <= 0:
         raise SluiceError(
-            f"a query alone takes {alone_ms:.1f} ms: no number of workers answers within {demand.p99_ms:g} ms",
+            f"a query alone takes {1e3 * (alone_s + server.batch_s(1)):.1f} ms: no number of workers answers within "
+            f"{demand.p99_ms:g} ms",
             "a smaller --candidates, --candidate-us or --pass-us, --device gpu, or a larger --p99-ms",
         )
-    if host_s:
-        rate_s = min(rate_s, USE / host_s)
-    return min(rate_s, 0.85 * server.capacity_s), host_s
+    rate_s = min(most_s, 0.85 * server.capacity_s)
+    if not on_host:
+        return rate_s, 0.0
+    for _ in range(8):  # fewer queries are smaller batches, and those are dearer for the host
+        host_us = costs.worker.of(demand.candidates) + costs.worker_batch / server.at(rate_s).batch
+        rate_s = min(rate_s, USE * 1e6 / host_us)
+    return rate_s, host_us / 1e6

@@ -28,6 +28,7 @@ from deploy.machine import lifecycle
 from deploy.machine.state import PlatformState
 from deploy.machine.status import event_lag
 from deploy.settings import PlatformSettings
+from serving.tally import FLUSH_EVERY_S
 
 if TYPE_CHECKING:
     import redis
@@ -49,11 +50,13 @@ Told = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What a load came to. cpu_s: by kind of process, `worker` of all workers together."""
+    """What a load came to. cpu_s: by kind of process, `worker` of all workers together. batch: queries in a worker's
+    batch, on average."""
 
     queries: int
     cpu_s: dict[str, float]
     received_bytes: int
+    batch: float
 
     def us(self, kind: str) -> float:
         """Of CPU for a query."""
@@ -61,7 +64,7 @@ class Load:
 
 
 def measure(columns: int, seconds: float, seed: int, told: Told) -> StageCosts:
-    """The profile. seconds: of each of the three loads. told: what is being done. Raises as a platform that does not
+    """The profile. seconds: of each of the four loads. told: what is being done. Raises as a platform that does not
     start."""
     told("forward pass")
     forward = _forward(columns, seed, min(2.0, seconds))
@@ -72,6 +75,8 @@ def measure(columns: int, seconds: float, seed: int, told: Told) -> StageCosts:
             told(f"{candidates} candidates, {shown} shown")
             load(settings, state, client, candidates, shown, 0.3 * seconds, seed)  # warms up
             loads[candidates, shown] = load(settings, state, client, candidates, shown, seconds, seed + 1)
+        told(f"{FEW} candidates, one at a time")
+        alone = load(settings, state, client, FEW, SHOWN[0], seconds, seed + 2, clients=1)
         told("rows from Redis")
         row_us = _row_us(state, client, view, seed)
         told("changed rows")
@@ -82,16 +87,19 @@ def measure(columns: int, seconds: float, seed: int, told: Told) -> StageCosts:
         kept_bytes = _archive_bytes(folder)
     event = Cost.through(SHOWN[0], few.received_bytes / few.queries, SHOWN[1], long.received_bytes / long.queries)
 
-    def line(kind: str) -> Cost:
-        return Cost.through(FEW, few.us(kind), MANY, many.us(kind))
+    def line(kind: str, turn: float = 0.0) -> Cost:
+        return Cost.through(FEW, few.us(kind) - turn / few.batch, MANY, many.us(kind) - turn / many.batch)
 
+    gateway_turn, worker_batch = (_of_a_batch(kind, alone, few) for kind in ("gateway", "worker"))
     share = kept_bytes / sum(event.of(shown) * one.queries * 1.3 for (_, shown), one in loads.items())
     return StageCosts(
         date=f"{datetime.now(UTC):%Y-%m-%d}",
         machine=f"{_processor()}, {os.cpu_count()} cores, Python {platform.python_version()}",
         columns=columns,
-        gateway=line("gateway"),
-        worker=line("worker"),
+        gateway=line("gateway", gateway_turn),
+        gateway_turn=gateway_turn,
+        worker=line("worker", worker_batch),
+        worker_batch=worker_batch,
         forward=forward,
         archiver=line("archiver"),
         redis=line("redis"),
@@ -101,6 +109,14 @@ def measure(columns: int, seconds: float, seed: int, told: Told) -> StageCosts:
         event=event,
         archive=Cost(event.fixed * share, event.per_candidate * share),
     )
+
+
+def _of_a_batch(kind: str, alone: Load, together: Load) -> float:
+    """Microseconds of each batch beside those of each query, of two loads of equal queries: one query in a batch, and
+    several. A gateway gets the answers of a batch in one turn."""
+    saved = 1 / alone.batch - 1 / together.batch
+    fixed = max(0.0, (alone.us(kind) - together.us(kind)) / saved) if saved > 0.1 else 0.0
+    return min(fixed, together.us(kind) * together.batch)
 
 
 @contextlib.contextmanager
@@ -154,7 +170,8 @@ def load(
 ) -> Load:
     """A closed loop of clients for so long; every answer is looked at. Raises as `GatewayClient.post`, and NotReady if
     one is not whole."""
-    before, received = _cpu_by_kind(state), _received_bytes(client)
+    _wait_until_counted(settings)
+    before, received, scored = _cpu_by_kind(state), _received_bytes(client), _scored(settings)
     until_s = time.monotonic() + seconds
 
     def ask(number: int) -> int:
@@ -183,7 +200,9 @@ def load(
     wait_until_read(client)
     after = _cpu_by_kind(state)
     used = {kind: after[kind] - before[kind] for kind in after}
-    return Load(max(queries, 1), used, _received_bytes(client) - received)
+    _wait_until_counted(settings)
+    batches = _scored(settings) - scored
+    return Load(max(queries, 1), used, _received_bytes(client) - received, max(1.0, queries / max(batches, 1)))
 
 
 def mlp(columns: int, seed: int) -> "tuple[FeatureView, ModelPackage]":
@@ -332,6 +351,21 @@ def wait_until_read(client: "redis.Redis") -> None:
         if time.monotonic() > until_s:
             raise TimeoutError(f"events were not read within {READY_WITHIN_S:g} s: see the archiver's log")
         time.sleep(0.05)
+
+
+def _scored(settings: PlatformSettings) -> int:
+    """Batches of the model so far, as the gateway has heard."""
+    with GatewayClient.of(settings) as gateway:
+        told = gateway.get(f"/v2/models/{MODEL}/stats")["model_stats"]
+        return sum(int(version["execution_count"]) for version in told)
+
+
+def _wait_until_counted(settings: PlatformSettings) -> None:
+    """Until the worker has told what it did: it does so a few times a second while that is news."""
+    seen = -1
+    while (now := _scored(settings)) != seen:
+        seen = now
+        time.sleep(2 * FLUSH_EVERY_S)
 
 
 def _archive_bytes(folder: Path) -> int:

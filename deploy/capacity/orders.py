@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from deploy.capacity.demand import Demand
-from deploy.capacity.fleet import NETWORK_BYTES_S, SHARD_BYTES, USE, USE_BEHIND, Fleet, plan
+from deploy.capacity.fleet import NETWORK_BYTES_S, SHARD_BYTES, USE, USE_BEHIND, Fleet, gateway_server, plan
 from deploy.capacity.stages import StageCosts
 
 ORDERS = tuple(10.0**power for power in range(1, 7))
@@ -43,7 +43,9 @@ def limits(demand: Demand, costs: StageCosts) -> list[Limit]:
     width = demand.columns / costs.columns
     event_bytes = costs.event.of(demand.shown) * width
     miss = n * (1 - one.hit_ratio) * costs.redis_row * width
-    cpu_us = sum(cost.of(n) for cost in (costs.gateway, costs.worker, costs.archiver, costs.redis))
+    cpu_us = sum(cost.of(n) for cost in (costs.worker, costs.archiver, costs.redis))
+    gateway = gateway_server(n, costs)
+    cpu_us += 1e6 / gateway.capacity_s + costs.worker_batch / one.batch
     cpu_us += costs.monitor.of(demand.shown) + (costs.forward.of(n) if demand.device == "cpu" else 0)
     per_node = demand.machine_cores if demand.device == "cpu" else 8
     archive_query = one.archive_bytes_day / (demand.peak_s * 86_400)  # at the mean, by the peak
@@ -54,7 +56,7 @@ def limits(demand: Demand, costs: StageCosts) -> list[Limit]:
         ),
         Limit(
             "one gateway process",
-            USE * 1e6 / costs.gateway.of(n),
+            USE * gateway.capacity_s,
             "add gateways: they share the port, or stand behind nginx",
         ),
         Limit(

@@ -42,17 +42,19 @@ class StageCosts:
     """Microseconds of CPU a query, each line of one process.
 
     date, machine, columns: when and where it was measured, and with rows of how many columns. gateway, archiver, redis:
-    of a query. worker: of a query apart from the forward pass. forward: of one pass of a batch on a CPU core, fixed and
-    for each candidate. monitor: of an answer that the drift monitor counts. redis_row: Redis' own microseconds for a
-    row that no tier held. invalidation: a worker's microseconds for a changed row. event: bytes of a query in the event
-    stream; archive: of the same in Parquet.
-    """
+    of a query. worker: of a query apart from the forward pass. gateway_turn, worker_batch: of a turn of a gateway's
+    loop and of a worker's batch, beside that of each query in it: waking up, finding caches cold, a few hundred calls.
+    forward: of one pass of a batch on a CPU core, fixed and for each candidate. monitor: of an answer that the drift
+    monitor counts. redis_row: Redis' own microseconds for a row that no tier held. invalidation: a worker's
+    microseconds for a changed row. event: bytes of a query in the event stream; archive: of the same in Parquet."""
 
     date: str
     machine: str
     columns: int
     gateway: Cost
+    gateway_turn: float
     worker: Cost
+    worker_batch: float
     forward: Cost
     archiver: Cost
     redis: Cost
@@ -67,7 +69,7 @@ class StageCosts:
             cost: Cost = getattr(self, name)
             if not (cost.fixed >= 0 and cost.per_candidate >= 0 and 0 < cost.of(100) < 1e9):
                 raise ValueError(f"{name}: expected microseconds or bytes that are 0 or more and not all 0")
-        for name in ("redis_row", "invalidation"):
+        for name in ("gateway_turn", "worker_batch", "redis_row", "invalidation"):
             if not 0 <= getattr(self, name) < 1e6:
                 raise ValueError(f"{name}: expected 0 <= microseconds < 1000000")
 

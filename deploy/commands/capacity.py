@@ -153,6 +153,11 @@ def _told(console: Console, costs: "StageCosts", json: bool) -> None:
         table.add_row(name, f"{cost.of(100):,.0f}", f"{cost.of(1000):,.0f}")
     console.print(f"{costs.machine}, {costs.date}", highlight=False)
     console.print(table)
+    console.print(
+        f"and {costs.gateway_turn:,.0f} us a turn of a gateway's loop, {costs.worker_batch:,.0f} us a worker's batch",
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 def _show_fleet(console: Console, fleet: "Fleet", costs: "StageCosts") -> None:

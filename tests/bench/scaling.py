@@ -9,11 +9,13 @@ say that too, and that batches get smaller, so that the fixed part of a pass is 
 What is told to the model: costs, candidates, workers, the generator's connections. No throughput.
 
     predicted CPU of a query  = gateway + worker + archiver + redis at so many candidates + a pass's candidates
-                                + a pass's fixed part / queries in a batch
+                                + what is fixed of a batch and its pass / queries in a batch
+                                + what is fixed of a gateway's turn / queries in a turn
     predicted queries/s       = the share of the core that the servers got / that (1 on a machine of one's own: a
                                 closed loop keeps the core busy)
     queries in a batch        = those of the connections' queries that are at the workers (their share of the CPU),
                                 half of them in the batch, half waiting, over the workers that are there
+    queries in a turn         = those at the gateway likewise, or the batch that comes back at once if that is more
 """
 
 import argparse
@@ -49,13 +51,16 @@ def foretell(costs: StageCosts, candidates: int, workers: int, connections: int)
     """What the model says of so many workers on one core."""
     us = {kind: getattr(costs, kind).of(candidates) for kind in KINDS}
     us["worker"] += costs.forward.per_candidate * candidates
-    batch = 1.0
-    for _ in range(20):  # the batch depends on the workers' share of the CPU, which depends on the batch
-        pass_us = costs.forward.fixed / batch
-        share = (us["worker"] + pass_us) / (sum(us.values()) + pass_us)
-        batch = max(1.0, connections * share / 2 / workers)
-    us["worker"] += costs.forward.fixed / batch
-    return Foretold(us, batch)
+    batch = turn = 1.0
+    for _ in range(20):  # batches depend on shares of the CPU, which depend on the batches
+        all_us = us | {
+            "worker": us["worker"] + (costs.forward.fixed + costs.worker_batch) / batch,
+            "gateway": us["gateway"] + costs.gateway_turn / turn,
+        }
+        share = {kind: spent / sum(all_us.values()) for kind, spent in all_us.items()}
+        batch = max(1.0, connections * share["worker"] / 2 / workers)
+        turn = max(batch, connections * share["gateway"] / 2)
+    return Foretold(all_us, batch)
 
 
 def main() -> None:
@@ -90,7 +95,8 @@ def main() -> None:
             pids = {
                 kind: [one.pid for one in state.processes if one.pid and one.name.startswith(kind)] for kind in KINDS
             }
-            for number in range(told.rounds + 1):  # the first warms all workers up
+            # each worker has tiers of its own, and sees one of so many queries: they are warm after so many rounds
+            for number in range(-workers, told.rounds):
                 before = {kind: cpu_s(pids[kind]) for kind in KINDS}
                 took = measure(
                     settings.gateway_port,
@@ -102,7 +108,7 @@ def main() -> None:
                     platform_pids(state),
                 )
                 spent = {kind: cpu_s(pids[kind]) - before[kind] for kind in KINDS}
-                if not number:
+                if number < 0:
                     continue
                 rates.append(took.requests_s)
                 p99s.append(took.p99_ms)

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from deploy.capacity.autoscaler import DEFAULT_DOWN, DEFAULT_UP
 from deploy.capacity.autoscaler_files import shipped
 from deploy.capacity.demand import Demand, Prices, candidate_us_of
-from deploy.capacity.fleet import batch_server, plan
+from deploy.capacity.fleet import TURN_QUERIES, batch_server, gateway_server, plan
 from deploy.capacity.measuring import measure
 from deploy.capacity.orders import limits, orders
 from deploy.capacity.queueing import BatchServer
@@ -113,6 +113,21 @@ def test_at_the_limit_of_a_process_the_model_asks_for_a_second_one():
         assert plan(DEMAND.at(1.01 * rate_s), COSTS).part(part).count == 2
 
 
+def test_what_a_batch_costs_is_paid_by_the_queries_in_it():
+    dear = replace(COSTS, worker_batch=COSTS.worker_batch + 500.0, gateway_turn=COSTS.gateway_turn + 500.0)
+    alone, together = (batch_server(DEMAND, costs).batch_s(1) for costs in (COSTS, dear))
+    assert together - alone == pytest.approx(500e-6)
+    few, many = (gateway_server(DEMAND.candidates, costs) for costs in (COSTS, dear))
+    assert 1 / many.capacity_s - 1 / few.capacity_s == pytest.approx(500e-6 / TURN_QUERIES)
+    assert plan(DEMAND, dear).p99_ms > plan(DEMAND, COSTS).p99_ms
+
+
+def test_a_gpu_workers_host_pays_for_a_batch_once_however_many_queries_are_in_it():
+    gpu = replace(DEMAND, device="gpu", pass_us=4000.0, candidate_us=4.0)
+    free, dear = (plan(gpu, replace(COSTS, worker_batch=us)) for us in (0.0, 1000.0))
+    assert 0 < dear.part("worker").count / free.part("worker").count < 1.5
+
+
 def test_stage_costs_are_read_as_they_were_written_and_say_when_and_where(tmp_path: Path):
     save(COSTS, tmp_path / "mine.json")
 
@@ -208,7 +223,8 @@ def test_stage_costs_are_measured_on_real_processes():
 
     assert costs.columns == 8
     assert 10 < costs.gateway.of(100) < 20_000
-    assert 10 < costs.worker.of(100) < 20_000
+    assert 10 < costs.worker.of(100) + costs.worker_batch < 20_000
+    assert costs.worker_batch > 0 and costs.gateway_turn > 0
     assert costs.forward.of(1000) > costs.forward.of(100) > 0
     assert costs.event.of(10) > 10 * 8 * 4  # eight float32 of each item that was shown
     assert 0 < costs.redis_row < 100
