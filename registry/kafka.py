@@ -276,6 +276,19 @@ class KafkaGroupReader:
                 waiting += max(0, high - floor - len(decode_done(place.metadata, floor)))
             return waiting
 
+    def is_past(self, moment_ms: int) -> bool:
+        """See `StreamReader`; of all partitions, by the time that each message carries."""
+        with kafka_errors("look for waiting events"):
+            numbers = _partitions(self._asker, self._topic)
+            asked = [TopicPartition(self._topic, number, moment_ms) for number in numbers]
+            since = {place.partition: place.offset for place in self._asker.offsets_for_times(asked, timeout=ANSWER_S)}
+            for place in self._asker.committed([TopicPartition(self._topic, n) for n in numbers], timeout=ANSWER_S):
+                low, high = self._ends(place.partition)
+                before = since[place.partition] if since[place.partition] >= 0 else high  # nothing is younger
+                if max(low, place.offset) < before:
+                    return False
+            return True
+
     def trim_acknowledged(self) -> int:
         """Nothing: the topic's retention does it."""
         return 0

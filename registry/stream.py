@@ -77,6 +77,11 @@ class StreamReader(Protocol):
         """Entries the group has not acknowledged. Raises StoreUnavailable."""
         ...
 
+    def is_past(self, moment_ms: int) -> bool:
+        """Whether the group has acknowledged all that was appended before then, by the stream's clock.
+        Raises StoreUnavailable."""
+        ...
+
     def trim_acknowledged(self) -> int:
         """Drops what every group has acknowledged; how many that were. Raises StoreUnavailable."""
         ...
@@ -186,6 +191,15 @@ class RedisGroupReader:
             if undelivered >= LAG_COUNTED:
                 return int(self._client.xlen(self._stream))
         return int(pending) + undelivered
+
+    def is_past(self, moment_ms: int) -> bool:
+        """See `StreamReader`; entries are named after the time at which they were appended."""
+        with redis_errors("look for waiting events"):
+            mine = next((group for group in self._groups() if group["name"] == self._group.encode()), None)
+            floor = self._floor(mine) if mine else (0, 0)
+            return floor >= (moment_ms, 0) or not self._client.xrange(
+                self._stream, _encode_id(floor), f"({moment_ms}-0", count=1
+            )
 
     def trim_acknowledged(self) -> int:
         """See `StreamReader`."""
@@ -318,12 +332,17 @@ class _Group:
 
 
 class MemoryStream:
-    """A stream inside one process; safe for several threads."""
+    """A stream inside one process; safe for several threads. appended_ms: when each entry was, by wall_ms."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.monotonic,
+        wall_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+    ) -> None:
         self.changed = threading.Condition()
-        self.clock = clock
+        self.clock, self._wall_ms = clock, wall_ms
         self.entries: dict[int, StreamEntry] = {}
+        self.appended_ms: dict[int, int] = {}
         self.groups: dict[str, _Group] = {}
         self._written = 0
 
@@ -333,6 +352,7 @@ class MemoryStream:
             for payload in payloads:
                 self._written += 1
                 self.entries[self._written] = StreamEntry(f"{self._written}-0", bytes(payload))
+                self.appended_ms[self._written] = self._wall_ms()
             self.changed.notify_all()
 
     def reader(self, group: str, consumer: str, claim_idle_s: float = CLAIM_IDLE_S) -> "MemoryGroupReader":
@@ -373,6 +393,16 @@ class MemoryGroupReader:
             group = self._group()
             return len(group.pending) + sum(sequence > group.delivered for sequence in self._stream.entries)
 
+    def is_past(self, moment_ms: int) -> bool:
+        """See `StreamReader`."""
+        with self._stream.changed:
+            group = self._group()
+            return not any(
+                self._stream.appended_ms[sequence] < moment_ms
+                for sequence in self._stream.entries
+                if sequence > group.delivered or sequence in group.pending
+            )
+
     def trim_acknowledged(self) -> int:
         """See `StreamReader`."""
         with self._stream.changed:
@@ -380,7 +410,7 @@ class MemoryGroupReader:
             floor = min(min(group.pending, default=group.delivered + 1) for group in self._stream.groups.values())
             trimmed = [sequence for sequence in self._stream.entries if sequence < floor]
             for sequence in trimmed:
-                del self._stream.entries[sequence]
+                del self._stream.entries[sequence], self._stream.appended_ms[sequence]
             return len(trimmed)
 
     def _group(self) -> _Group:

@@ -129,6 +129,7 @@ def steps(settings: PlatformSettings, mine: RetrainSettings) -> Mapping[RunKind,
 def retraining(settings: PlatformSettings, mine: RetrainSettings) -> "Retraining":
     """Over the platform's archive, registry and tables. MLflow is asked only by the steps that need it."""
     from deploy.verdicts.calibration import Calibrations
+    from pipelines.archive.completeness import complete_until
     from pipelines.archive.files import Archive
     from pipelines.feedback.bias_evidence import BiasRules
     from pipelines.feedback.cleaning import CleaningRules
@@ -175,6 +176,7 @@ def retraining(settings: PlatformSettings, mine: RetrainSettings) -> "Retraining
         part_ms=mine.part_ms,
         replay_windows=mine.replay_windows,
         replay_lists=mine.replay_lists,
+        archived_until=lambda: complete_until(settings.archive_folder),
         on_collected=calibrations.keep,
         settings=parse_train(settings.train),
     )

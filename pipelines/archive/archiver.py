@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from pipelines import metrics
+from pipelines.archive.completeness import Calm, say_complete
 from pipelines.archive.files import Archive, WriteReport
 from pipelines.settings import ArchiverSettings
 from registry.errors import RegistryError
@@ -40,7 +41,7 @@ def should_flush(buffered: Sequence[int], oldest_s: float, now_s: float, setting
 
 
 class Archiver:
-    """One consumer of the event stream. clock: seconds, monotonic."""
+    """One consumer of the event stream. clock: seconds, monotonic; wall_ms: the clock of the events."""
 
     def __init__(
         self,
@@ -48,8 +49,10 @@ class Archiver:
         archive: Archive,
         settings: ArchiverSettings,
         clock: Callable[[], float] = time.monotonic,
+        wall_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
         self._reader, self._archive, self._settings, self._clock = reader, archive, settings, clock
+        self._wall_ms, self._calm = wall_ms, Calm()
         self._buffer: list[StreamEntry] = []
         self._oldest_s = 0.0
         self._housekeeping_s = float("-inf")
@@ -83,6 +86,8 @@ class Archiver:
         if self._clock() - self._housekeeping_s >= HOUSEKEEPING_S:
             self._reader.trim_acknowledged()
             metrics.ARCHIVE_LAG.set(self._reader.lag())
+            if (until_ms := self._calm.complete_until(self._reader, self._wall_ms())) is not None:
+                say_complete(self._archive.folder, until_ms)
             self._housekeeping_s = self._clock()
 
     def drain(self) -> None:
@@ -99,6 +104,8 @@ class Archiver:
             report = self._archive.write(self._buffer)
             self._reader.acknowledge([entry.entry_id for entry in self._buffer])
         self._buffer = []
+        now_ms, waited_ms = self._wall_ms(), int((self._clock() - self._oldest_s) * 1000)
+        self._calm.came(report.oldest_ms, now_ms - waited_ms, now_ms)
         _count(report)
 
     def _read(self, wait_s: float) -> bool:
@@ -120,6 +127,7 @@ class Archiver:
             action()
         except (RegistryError, OSError) as error:
             metrics.ARCHIVE_FAILURES.inc()
+            self._calm.failed(self._wall_ms())
             if not self._failing:
                 log.warning("archiving waits, events stay in the stream: %s", error)
             self._failing = True

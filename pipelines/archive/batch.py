@@ -65,6 +65,12 @@ class Batch:
             of_hour.sort(key=_time_and_id)
         return Batch(_name(entries), rankings, feedback, mirrors, rejected)
 
+    @property
+    def oldest_ms(self) -> int | None:
+        """When the first of the events was answered or received; None without any."""
+        kinds = (self.rankings, self.feedback, self.mirrors)
+        return min((gateway_ms(event) for kind in kinds for events in kind.values() for event in events), default=None)
+
 
 def hour_of(time_ms: int) -> str:
     """The hour's name, in UTC: names sort as the hours do.

@@ -2,6 +2,7 @@
 
     <folder>/model=<name>/hour=<YYYYMMDDTHH>/kind=rankings|feedback|mirrors/<batch>.parquet
     <folder>/rejected/<batch>.jsonl     what could not be read, with the reason
+    <folder>/complete.json              until when everything is here (`completeness`)
 
 A batch is named after its first and last stream entry and a hash of them all: written again, it
 replaces itself; cut differently after a crash, its events are there twice and are read once, by
@@ -63,13 +64,15 @@ _KEYS: dict[Kind, tuple[str, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class WriteReport:
-    """How many events were written, were in the batch twice, or could not be read."""
+    """How many events were written, were in the batch twice, or could not be read. oldest_ms: when the first of them
+    was answered or received; None without any."""
 
     rankings: int = 0
     feedback: int = 0
     duplicates: int = 0
     rejected: int = 0
     mirrors: int = 0
+    oldest_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +111,7 @@ class Archive:
             duplicates=given - sum(rankings) - sum(feedback) - sum(mirrors),
             rejected=len(batch.rejected),
             mirrors=sum(mirrors),
+            oldest_ms=batch.oldest_ms,
         )
 
     def rankings(

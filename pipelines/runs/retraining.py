@@ -20,6 +20,8 @@ Decisions
   not be shown not to be worse gets no traffic by itself. The version's files stay with the run, for a person to decide.
 - A champion from judged data is measured on the clicks anew, under the challenger's metric: refused, no model would
   ever begin to learn from clicks by itself.
+- A window is collected once the archive has all of it, which its archiver says: by the clock alone, one that is behind
+  would leave clicks out for good.
 - Too few clicks are an outcome, not a failure: nothing is wrong, and there will be more.
 - A rollout that cannot begin (another one is under way, its gate cannot finish or the year's alpha is spent) leaves
   the version registered, and says so.
@@ -67,6 +69,7 @@ CHECKPOINT, REPLAY, REPORT, EVIDENCE, VERSION = (
     "evidence.json",
     "version",
 )
+LOOK_AGAIN_MS = 10_000  # at an archive that is behind
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,11 +86,11 @@ class Retraining:
 
     collected: folder of collected windows. part_ms: longest window that is collected in one piece, and replay_windows
     how many older ones are looked for. on_collected: told of the newest window of each run once it is there; must not
-    raise. champion: a model's, as registered and as it is served. register: gives the
-    package's number, the same for the same package. evidence: keeps it, and says its id. rollout: starts one of a
-    version of this run against that champion, once however often it is asked. run_log: the log of a run's training.
-    All of them may raise StoreUnavailable; champion raises UnknownVersion.
-    """
+    raise. archived_until: everything before is in the archive, ms since the epoch, or None if nobody has said so;
+    itself None where nobody writes to the archive any more. champion: a model's, as registered and as it is served.
+    register: gives the package's number, the same for the same package. evidence: keeps it, and says its id. rollout:
+    starts one of a version of this run against that champion, once however often it is asked. run_log: the log of a
+    run's training. All of them may raise StoreUnavailable; champion raises UnknownVersion."""
 
     archive: Archive
     collected: Path
@@ -100,6 +103,7 @@ class Retraining:
     part_ms: int
     replay_windows: int = 8
     replay_lists: int = 20_000
+    archived_until: Callable[[], int | None] | None = None
     training: TrainingRules = field(default_factory=TrainingRules)
     settings: TrainSettings = field(default_factory=TrainSettings)
     on_collected: Callable[[Collected], None] = lambda collected: None
@@ -343,8 +347,9 @@ def _collected(
     since_ms, until_ms = span
     closes_ms = until_ms + parts.rules.cleaning.clicks_within_ms
     if context.now_ms() < closes_ms:
-        closed = datetime.fromtimestamp(closes_ms / 1000, UTC)
-        raise NotYet(f"clicks can come until {closed:%Y-%m-%d %H:%M:%S} UTC", closes_ms)
+        raise NotYet(f"clicks can come until {_moment(closes_ms)}", closes_ms)
+    if not window_folder(_folder(parts), context.run.model, since_ms, until_ms).exists():
+        _check_archived(parts, closes_ms, context.now_ms())
 
     def on_hour(done: int, hours: int) -> None:
         told = f"hour {done} of {hours}" + (f", part {part + 1} of {spans}" if spans > 1 else "")
@@ -353,6 +358,21 @@ def _collected(
     context.report(part / spans, f"part {part + 1} of {spans}")
     model, now_ms = context.run.model, context.now_ms()
     return collect(parts.archive, model, since_ms, until_ms, now_ms, _folder(parts), parts.rules, on_hour)
+
+
+def _check_archived(parts: Retraining, closes_ms: int, now_ms: int) -> None:
+    """Raises NotYet while events of the window may be on their way: what is collected stays as it is."""
+    if parts.archived_until is None:
+        return
+    until_ms = parts.archived_until()
+    if until_ms is None or until_ms < closes_ms:
+        far = "no archiver has said how far the archive goes"
+        if until_ms is not None:
+            far = f"the archive is complete until {_moment(until_ms)} only"
+        raise NotYet(
+            f"{far}, and the window's clicks come until {_moment(closes_ms)}: see the archiver in `sluice status`",
+            now_ms + LOOK_AGAIN_MS,
+        )
 
 
 def _folder(parts: Retraining) -> Path:
@@ -414,6 +434,10 @@ def _splits(context: StepContext) -> ClickSplits:
 def _iso(run: Run) -> tuple[str, str]:
     since, until = (datetime.fromtimestamp(at_ms / 1000, UTC) for at_ms in (run.since_ms, run.until_ms))
     return since.isoformat(timespec="seconds"), until.isoformat(timespec="seconds")
+
+
+def _moment(at_ms: int) -> str:
+    return f"{datetime.fromtimestamp(at_ms / 1000, UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
 def _plain(settings: TrainSettings) -> dict[str, Any]:

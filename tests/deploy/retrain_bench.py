@@ -80,12 +80,14 @@ def log_of_clicks(folder: Path, lists: int = 6000) -> None:
 
 @dataclass
 class RetrainBench:
-    """control: SQLite in the folder, with the champion as version 1. versions: in memory, or MLflow's."""
+    """control: SQLite in the folder, with the champion as version 1. versions: in memory, or MLflow's. archived_ms:
+    until when its archiver says that the archive is complete."""
 
     folder: Path
     control: SqlControl
     versions: Callable[[], ModelStore]
     now_ms: int = UNTIL_MS + WITHIN_MS
+    archived_ms: int | None = UNTIL_MS + WITHIN_MS
     underpowered: bool = False
     settings: TrainSettings = SETTINGS
     plan: OfflinePlan = PLAN
@@ -138,6 +140,7 @@ class RetrainBench:
             rollout=self.rollout,
             run_log=self.run_log,
             part_ms=PART_MS,
+            archived_until=lambda: self.archived_ms,
             settings=self.settings,
             plan=self.plan,
         )

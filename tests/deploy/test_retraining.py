@@ -14,6 +14,7 @@ import pytest
 from deploy.training.retraining import start_once
 from pipelines.archive.files import Archive
 from pipelines.gates.planning import GatePlanner
+from pipelines.runs.retraining import LOOK_AGAIN_MS
 from pipelines.runs.schedule import STEPS
 from registry import run_moves
 from registry.artefacts import read
@@ -161,6 +162,24 @@ def test_a_window_whose_clicks_can_still_come_waits_for_them(bench: RetrainBench
     assert (run.state, run.retry_at_ms, run.step.attempts) == ("queued", UNTIL_MS + WITHIN_MS, 0)
     bench.now_ms += 1
     assert bench.finish(run).state == "succeeded"
+
+
+def test_a_window_waits_for_an_archiver_that_is_behind_and_is_not_collected_without_what_is_on_its_way(
+    bench: RetrainBench,
+) -> None:
+    (bench.folder / "collected").unlink()  # what other tests have collected
+    run, behind = ask(bench), UNTIL_MS + WITHIN_MS - 1
+    for archived_ms, words in ((None, "no archiver has said how far"), (behind, "the archive is complete until")):
+        bench.archived_ms = archived_ms
+        waits = bench.finish(run)
+        assert (waits.state, waits.step.attempts, waits.retry_at_ms) == ("queued", 0, bench.now_ms + LOOK_AGAIN_MS)
+        assert words in waits.step.saying
+        bench.now_ms = waits.retry_at_ms
+
+    bench.archived_ms = UNTIL_MS + WITHIN_MS
+    assert bench.runner().advance(run.id) == "done"
+    bench.archived_ms = None  # what is collected is collected
+    assert bench.finish(ask(bench, "collect", since_ms=NOW_MS, until_ms=NOW_MS + PART_MS)).state == "succeeded"
 
 
 def test_a_champion_that_changed_meanwhile_was_not_compared_with_and_a_retry_does(bench: RetrainBench) -> None:

@@ -40,6 +40,22 @@ class TestRedisStreamOverItsOlderProtocol(TestRedisStream):
     protocol = 2
 
 
+def test_what_was_appended_later_does_not_count(redis_client: redis.Redis) -> None:
+    stream = RedisStream(redis_client)
+    reader = stream.reader("archive", "a")
+    for entry_id in ("5-0", "7-0", "7-1"):
+        redis_client.xadd(EVENT_STREAM, {b"e": b"x"}, id=entry_id)
+
+    assert [reader.is_past(moment_ms) for moment_ms in (5, 6)] == [True, False]
+    reader.acknowledge(ids(reader.read(1, 0)))
+    assert [reader.is_past(moment_ms) for moment_ms in (6, 7, 8)] == [True, True, False]
+    found = reader.read(2, 0)
+    reader.acknowledge(ids(found[1:]))
+    assert [reader.is_past(moment_ms) for moment_ms in (7, 8)] == [True, False]
+    reader.acknowledge(ids(found))
+    assert reader.is_past(8)
+
+
 def test_a_reader_survives_a_wiped_redis(redis_client: redis.Redis) -> None:
     stream = RedisStream(redis_client)
     reader = stream.reader("archive", "a")

@@ -1,6 +1,7 @@
 """What every event stream does: at least once for every group, and trimmed only when all are done."""
 
 import threading
+import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -93,6 +94,18 @@ class StreamSuite:
         waiting.join(timeout=20)
 
         assert payloads(found) == [b"1"]
+
+    def test_what_was_appended_is_past_once_the_group_has_acknowledged_it(self, stream: Stream) -> None:
+        reader, later_ms = stream.reader("archive", "a"), int(time.time() * 1000) + 3_600_000
+        assert reader.is_past(later_ms)
+        stream.append([b"1", b"2"])
+        assert not reader.is_past(later_ms)
+        found = reader.read(1, 5.0)
+        assert not reader.is_past(later_ms)
+        reader.acknowledge(ids(found))
+        assert not reader.is_past(later_ms)
+        reader.acknowledge(ids(reader.read(1, 5.0)))
+        assert reader.is_past(later_ms)
 
     def test_the_lag_counts_what_the_group_has_not_acknowledged(self, stream: Stream) -> None:
         reader = stream.reader("archive", "a")
