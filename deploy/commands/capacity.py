@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 from rich.console import Console
+from rich.progress import Progress
 from rich.table import Table
 
 from deploy.errors import SettingsError, SluiceError
@@ -282,36 +283,32 @@ def _surge(
 
 
 def _simulate(console: Console, settings: "Surge", seed: int, seeds: int, compare: bool, json: bool) -> None:
+    from deploy.capacity.sales_day import DAY_S
     from deploy.capacity.surge import Equilibrium, simulate, variants
 
-    server = settings.server
     if not json:
-        rule = settings.rule
-        console.print(
-            f"{rule.least} to {rule.most} workers; a batch: {server.fixed_s * 1e3:g} ms and "
-            f"{server.per_query_s * 1e3:g} a query, "
-            f"{server.most} at most: {server.capacity_s:,.0f} queries/s each",
-            highlight=False,
-        )
-        console.print(
-            f"autoscaler: {', '.join(f'{one.name} {one.target:g}' for one in rule.metrics)}; "
-            f"metrics {settings.metric_age_s:g} s old, a pod takes {settings.pods.start_s:g} s\n",
-            highlight=False,
-            soft_wrap=True,
-        )
-    resting = Equilibrium(settings, seed)
+        _show_settings(console, settings)
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        resting = Equilibrium(settings, seed)
+
+        def simulated(words: str, of: "Surge", number: int, from_s: float = 0.0, to_s: float = DAY_S) -> "SurgeDay":
+            task = bar.add_task(words, total=(to_s - from_s) / 60)
+            return simulate(of, number, from_s, to_s, resting, on_minute=lambda _: bar.advance(task))
+
+        if compare:
+            at_s = settings.day.sales[0].at_s
+            found = {
+                name: simulated(name, variant, seed, at_s - 900, at_s + 1800)
+                for name, variant in variants(settings).items()
+            }
+        else:
+            days = [simulated(f"day {1 + n} of {seeds}", settings, seed + n) for n in range(seeds)]
     if compare:
-        sale = settings.day.sales[0]
-        found = {
-            name: simulate(variant, seed, sale.at_s - 900, sale.at_s + 1800, resting)
-            for name, variant in variants(settings).items()
-        }
         if json:
             print(to_json.dumps({name: _day_json(day) for name, day in found.items()}))
         else:
             _show_variants(console, found)
         return
-    days = [simulate(settings, seed + number, equilibrium=resting) for number in range(seeds)]
     if json:
         print(to_json.dumps([_day_json(day) for day in days]))
     else:
@@ -323,6 +320,22 @@ def _simulate(console: Console, settings: "Surge", seed: int, seeds: int, compar
             f"{max(day.lost for day in days):.2%} lost",
             "a lower target of queries, a larger maxReplicas, nodes kept ready, or --compare",
         )
+
+
+def _show_settings(console: Console, settings: "Surge") -> None:
+    rule, server = settings.rule, settings.server
+    console.print(
+        f"{rule.least} to {rule.most} workers; a batch: {server.fixed_s * 1e3:g} ms and "
+        f"{server.per_query_s * 1e3:g} a query, "
+        f"{server.most} at most: {server.capacity_s:,.0f} queries/s each",
+        highlight=False,
+    )
+    console.print(
+        f"autoscaler: {', '.join(f'{one.name} {one.target:g}' for one in rule.metrics)}; "
+        f"metrics {settings.metric_age_s:g} s old, a pod takes {settings.pods.start_s:g} s\n",
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 def _day_json(day: "SurgeDay") -> dict[str, Any]:
