@@ -105,6 +105,18 @@ def test_a_platform_is_shown_refused_a_second_time_and_stopped(platforms: Platfo
     assert sluice("status", home=home).returncode == 4
 
 
+def test_the_readme_shows_the_lines_that_status_prints(platforms: Platforms):
+    platforms.ready(platforms.start("redis"))
+    readme = (ROOT / "README.md").read_text().split("$ .venv/bin/sluice status\n")[1].split("\n```")[0]
+
+    shown = sluice("status", home=platforms.settings.home).stdout
+
+    names = [line.split()[0] for line in shown.split("\n\n")[1].splitlines()]
+    written = dict.fromkeys(line.split()[0] for line in readme.split("\n\n")[1].splitlines())
+    assert [name for name in written if name in names] == names
+    assert readme.splitlines()[0].split() == shown.splitlines()[0].split()
+
+
 def test_a_platform_that_is_not_all_ready_is_3(platforms: Platforms):
     supervisor = platforms.start("looping")
     platforms.in_phase(supervisor, "looping", Phase.FAILED, restarts=1)
