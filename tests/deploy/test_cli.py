@@ -71,6 +71,24 @@ def test_not_running_is_one_line_and_4(tmp_path: Path, command: str):
     assert refused.stderr == f"error: Sluice is not running in {tmp_path}; try: sluice up\n"
 
 
+@pytest.mark.parametrize(
+    ("words", "environment", "error"),
+    [
+        (["--job", "7"], {}, "error: Sluice is not running in "),
+        (["--job", "7"], {"SLUICE_WORKERS": "many"}, "error: SLUICE_WORKERS=many: expected a whole number"),
+        ([], {}, "Missing option '--job'"),
+        (["--job", "7", "--patience-s", "-1"], {}, "Invalid value for '--patience-s'"),
+        (["--jobs", "7"], {}, "No such option: --jobs"),
+    ],
+)
+def test_a_job_that_delivers_takes_no_error_for_a_refusal(
+    tmp_path: Path, words: list[str], environment: dict[str, str], error: str
+):
+    ended = sluice("deliver", "search", "7", *words, home=tmp_path, **environment)
+
+    assert (ended.returncode, error in ended.stderr) == (1, True), ended.stderr
+
+
 def test_not_running_is_json_too(tmp_path: Path):
     refused = sluice("status", "--json", home=tmp_path)
 
