@@ -9,6 +9,8 @@ SluiceError           1  anything that failed
   NotRunning          4  no supervisor holds the data folder
   Refused             1  the control API said no; carries its status
 ```
+
+`sluice deliver` and `sluice rollout replay` have codes of their own.
 """
 
 _HINT = "; try: "

@@ -66,6 +66,16 @@ def without_experiments(plan: TrafficPlan, names: Sequence[str]) -> TrafficPlan:
     return msgspec.structs.replace(left, revision=plan.revision + 1)
 
 
+def challenges(plan: TrafficPlan, digest: str) -> bool:
+    """Whether a version that is tested beside the plan's champion is what a rollback takes back first. In an A/A it is
+    the champion itself, so that who takes back means the champion.
+
+    >>> challenges(TrafficPlan("search", 1, 7, "seven"), "eight")
+    True
+    """
+    return digest != plan.champion_digest
+
+
 def previous_champion(history: Sequence[TrafficChange]) -> int | None:
     """The champion before the current one, None if there was none.
 
@@ -112,8 +122,8 @@ class Promoter:
     def rollback(self, model: str, *, who: str, why: str, evidence: Mapping[str, Any], now_ms: int) -> TrafficPlan:
         """Takes back what is new: a challenger on its way, if there is one, else the champion.
 
-        Rollouts that are running or paused are rolled back, and the champion stays. Without one (an A/A is
-        none: it is the champion itself) the previous champion is champion again, alone; see `previous_champion`.
+        Rollouts that are running or paused are rolled back, and the champion stays. Without one that `challenges` it
+        the previous champion is champion again, alone; see `previous_champion`.
         Raises UnknownVersion if there is none, else as `promote` does.
         """
         history = self._control.history(model)
@@ -121,7 +131,7 @@ class Promoter:
         running = [
             one
             for one in self._control.rollouts(model, open_only=True)
-            if one.active and plan is not None and one.challenger_digest != plan.champion_digest
+            if one.active and plan is not None and challenges(plan, one.challenger_digest)
         ]
         if plan is not None and running:
             plan = without_experiments(plan, [rollout.experiment for rollout in running])

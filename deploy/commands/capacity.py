@@ -88,6 +88,8 @@ def capacity(
     from deploy.capacity.demand import Demand, Prices, candidate_us_of
     from deploy.capacity.stages import load, save
 
+    if compare and not surge:
+        raise SettingsError("--compare", "1", "--surge beside it", "sluice capacity --surge --compare")
     console = Console(width=None if sys.stdout.isatty() else _WIDTH)
     if measure is not None:
         from deploy.capacity.measuring import measure as measured

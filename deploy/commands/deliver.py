@@ -11,6 +11,7 @@ import msgspec
 import typer
 from rich.console import Console
 from rich.table import Table
+from typer.core import TyperCommand
 
 from deploy.commands.promote import Model, Why
 from deploy.commands.rollout_gates import rollout_body
@@ -19,7 +20,7 @@ from deploy.control.client import ControlClient, model_path
 from deploy.errors import Refused, SluiceError
 
 POLL_S = 1.0
-PROMOTED, REFUSED, INCONCLUSIVE = 0, 2, 3
+PROMOTED, ERROR, REFUSED, INCONCLUSIVE = 0, 1, 2, 3
 _EXIT_CODES = {"promoted": PROMOTED, "refused": REFUSED, "inconclusive": INCONCLUSIVE}
 _NO = (400, 404, 409, 412, 413, 422)  # about what was asked; the others are about who asks, or who is away
 _OPEN = ("running", "paused")
@@ -34,7 +35,35 @@ class _Said(SluiceError):
     exit_code = REFUSED
 
 
-def deliver(
+class _Job(TyperCommand):
+    """Whatever else goes wrong is an error: 2 and 4 are other commands' codes for wrong usage, a wrong setting and a
+    platform that does not run, and a job would take the first two for a refusal."""
+
+    def make_context(self, *args: Any, **options: Any) -> Any:
+        try:
+            return super().make_context(*args, **options)
+        except typer.Exit:  # --help
+            raise
+        except Exception as error:
+            wrong_usage: Any = error
+            wrong_usage.exit_code = ERROR
+            raise
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except _Said:
+            raise
+        except SluiceError as error:
+            error.exit_code = ERROR
+            raise
+
+
+deliver = typer.Typer(add_completion=False)
+
+
+@deliver.command(cls=_Job)
+def bring(
     model: Model,
     version: Annotated[int, typer.Argument(help="The version that is to become champion.", min=1)],
     job: Annotated[str, typer.Option(help="What stays the same when the job is run again: the pipeline's id.")],
@@ -54,7 +83,7 @@ def deliver(
 ) -> None:
     """Bring a version to champion from a CI job. Run again, it goes on where it was, and starts nothing twice.
 
-    Exit code: 0 promoted (or taken back), 2 refused, 3 inconclusive until now, 1 error.
+    Exit code: 0 promoted (or taken back), 2 refused, 3 inconclusive until now, 1 any error.
     """
     why = why or f"CI job {job}"
     console = Console()

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from deploy.errors import SluiceError
+from deploy.machine.home import holder
 from deploy.machine.lifecycle import running
 from deploy.settings import PlatformSettings
 from registry.contracts.errors import ContractError
@@ -27,7 +28,7 @@ def platform() -> PlatformSettings:
 
 def _is_fleet(settings: PlatformSettings) -> bool:
     """Whether there is no supervisor to ask: a container, whose settings name all engines."""
-    return bool(settings.redis and settings.mlflow)
+    return bool(settings.redis and settings.mlflow) and holder(settings) is None
 
 
 @contextmanager

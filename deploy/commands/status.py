@@ -7,12 +7,13 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from deploy.commands.table import duration, process_table
 from deploy.errors import NotReady, NotRunning
 from deploy.machine import lifecycle
 from deploy.machine.state import PlatformState
-from deploy.settings import PlatformSettings
+from deploy.settings import ClientSettings, PlatformSettings
 
 
 def status(
@@ -40,6 +41,8 @@ def _report(settings: PlatformSettings, state: PlatformState) -> dict[str, Any]:
 
     from deploy.machine.status import features_status, gateway_status, redis_status
 
+    told = ClientSettings.from_environment(os.environ)
+    key = "" if told.url else told.key  # beside a URL it is for a platform elsewhere
     has_mlflow = any(process.name == "mlflow" for process in state.processes)
     return {
         "home": str(settings.home),
@@ -52,7 +55,7 @@ def _report(settings: PlatformSettings, state: PlatformState) -> dict[str, Any]:
         "processes": msgspec.to_builtins(state.processes),
         **redis_status(settings, int(time.time() * 1000)),
         "features": features_status(settings),
-        "gateway": gateway_status(settings),
+        "gateway": gateway_status(settings, key),
     }
 
 
@@ -64,7 +67,7 @@ def _print(console: Console, state: PlatformState, found: dict[str, Any]) -> Non
     console.print()
     line("data", found["home"])
     for name, url in found["urls"].items():
-        line(name, url)
+        line(name, url + (escape(silence(found["gateway"])) if name == "gateway" else ""))
     if redis := found["redis"]:
         line("redis", f"{redis['used_memory_bytes'] / 1e6:.1f} MB, {redis['keys']} keys")
     else:
@@ -75,6 +78,8 @@ def _print(console: Console, state: PlatformState, found: dict[str, Any]) -> Non
         line("events", f"{group}: {lag['pending']} pending, {duration(lag['lag_s'])} behind")
     for name, state_of in open_breakers(found["gateway"] or {}).items():
         line("breaker", f"{name}: {state_of}")
+    for version, reason, replicas in failures(found["gateway"] or {}):
+        line("failure", escape(f"{version}: {reason} ({', '.join(replicas)})"))
     for plan in found["traffic"]:
         others = "".join(
             f", {one['name']} @{one['version']} at {one['weight'] / 10:g} %"
@@ -89,3 +94,22 @@ def open_breakers(gateway: dict[str, Any]) -> dict[str, str]:
     versions = dict(gateway.get("breakers", {}))
     replicas = {one["replica"]: one.get("breaker", "closed") for one in gateway.get("replicas", ())}
     return {name: state.replace("_", " ") for name, state in (versions | replicas).items() if state != "closed"}
+
+
+def failures(gateway: dict[str, Any]) -> list[tuple[str, str, list[str]]]:
+    """Versions that cannot be loaded, each reason in one line, and the replicas that say it; gateway: what it says of
+    itself."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for one in gateway.get("replicas", ()):
+        for version, reason in one.get("failures", {}).items():
+            found.setdefault((version, " ".join(reason.split())), []).append(one["replica"])
+    return [(version, reason, replicas) for (version, reason), replicas in sorted(found.items())]
+
+
+def silence(gateway: dict[str, Any] | None) -> str:
+    """Why the gateway says nothing of itself, behind its URL; empty if it does."""
+    if gateway is None:
+        return ", does not answer"
+    if gateway.get("refused") in (401, 403):
+        return f", needs a key: {gateway['why']}; try: SLUICE_KEY=… of a viewer of all models"
+    return f", answers {gateway['refused']}: {gateway['why']}" if "refused" in gateway else ""

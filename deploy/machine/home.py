@@ -1,4 +1,4 @@
-"""The data folder: who holds it, its sub-folders, and on which ports its platform listens."""
+"""The data folder: who holds it, its sub-folders, and where and how its platform listens."""
 
 import contextlib
 import dataclasses
@@ -19,11 +19,13 @@ from deploy.features.url import without_password
 from deploy.machine.identity import identify
 from deploy.settings import PlatformSettings
 
+_HIDDEN = "***"  # what `without_password` writes for one
 _LOCK_PATIENCE_S = 0.5  # a command that asks for the holder has the lock for an instant: wait that out
 
 
 class _Found(msgspec.Struct, frozen=True):
-    """Where other commands find a platform's doors, and its rows: they may have been started with other settings."""
+    """Where other commands find a platform's doors, what these ask for, and its rows: they may have been started with
+    other settings. None: an older version wrote it, which did not say."""
 
     gateway_port: int
     mlflow_port: int
@@ -31,14 +33,26 @@ class _Found(msgspec.Struct, frozen=True):
     features_url: str = ""
     redis: str = ""
     control: str = ""  # digest of the URL of the control database, which may hold a password
+    gateway_host: str | None = None
+    gateway_tls: str | None = None
+    auth: str | None = None
+    mlflow: str | None = None  # without its password
 
     def of(self, settings: PlatformSettings) -> PlatformSettings:
         if self.control and self.control != _control(settings):
-            told = without_password(settings.control_url) or "(unset)"
-            rule = "the database that the platform of this data folder was started with"
-            raise SettingsError("SLUICE_CONTROL_URL", told, rule, "set it as it was for sluice up")
-        ports = {name: port for name, port in msgspec.structs.asdict(self).items() if name != "control"}
-        return dataclasses.replace(settings, **ports)
+            raise _contradicts("SLUICE_CONTROL_URL", settings.control_url, "the database")
+        found = msgspec.structs.asdict(self)
+        del found["control"]
+        if self.mlflow is not None and (settings.mlflow or _HIDDEN in self.mlflow):
+            if without_password(settings.mlflow) != self.mlflow:
+                raise _contradicts("SLUICE_MLFLOW", settings.mlflow, f"{self.mlflow or 'the embedded one'}, the MLflow")
+            del found["mlflow"]  # as told: with its password
+        return dataclasses.replace(settings, **{name: value for name, value in found.items() if value is not None})
+
+
+def _contradicts(key: str, told: str, what: str) -> SettingsError:
+    rule = f"{what} that the platform of this data folder was started with"
+    return SettingsError(key, without_password(told) or "(unset)", rule, "set it as it was for sluice up")
 
 
 def _control(settings: PlatformSettings) -> str:
@@ -152,16 +166,21 @@ def claim_ports(settings: PlatformSettings) -> PlatformSettings:
             features_url=settings.features_url,
             redis=settings.redis,
             control=_control(settings),
+            gateway_host=settings.gateway_host,
+            gateway_tls=settings.gateway_tls,
+            auth=settings.auth,
+            mlflow=without_password(settings.mlflow),
         )
     write_atomically(_found_file(settings), msgspec.json.encode(found))
     return found.of(settings)
 
 
 def as_running(settings: PlatformSettings) -> PlatformSettings:
-    """The settings with the ports on which the platform of this data folder really listens, and the
-    store that its rows are in.
+    """The settings with what the platform of this data folder really does: where its gateway listens, with TLS or
+    without, who needs keys there, the ports, and the stores that its rows and versions are in.
 
-    Raises SettingsError if they name another control database: a change there would not be the platform's.
+    Raises SettingsError if they name another control database or MLflow: a change there would not be the platform's.
+    An MLflow that asks for a password has to be named.
     """
     try:
         return msgspec.json.decode(_found_file(settings).read_bytes(), type=_Found).of(settings)

@@ -21,9 +21,9 @@ Show = Callable[[PlatformState], None]
 
 
 def running(settings: PlatformSettings) -> tuple[PlatformSettings, PlatformState]:
-    """The settings with the real ports, and the state, of the platform that runs in this folder.
+    """The settings as they are found running (`as_running`), and the state, of this folder's platform.
 
-    Raises NotRunning.
+    Raises NotRunning, SettingsError.
     """
     state = read_state(settings)
     if (pid := holder(settings)) is None or state is None or state.supervisor_pid != pid:

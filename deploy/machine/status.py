@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 import redis
 
+from deploy.control.admin_key import read_admin_key
 from deploy.features.store import feature_client, primaries
 from deploy.features.url import without_password
 from deploy.machine.gateway_door import connection_to
@@ -95,14 +96,24 @@ def _traffic(client: Any) -> list[dict[str, Any]]:
     return sorted(plans, key=lambda plan: str(plan["model"]))
 
 
-def gateway_status(settings: PlatformSettings) -> Any:
-    """What the gateway says of itself at /v1/status; None if it does not answer."""
+def gateway_status(settings: PlatformSettings, key: str = "") -> Any:
+    """What the gateway says of itself at /v1/status; keys `refused` (the status) and `why` if it does not say it; None
+    if it does not answer. key: the data folder's own by default."""
+    key = key or _admin_key(settings)
     connection = connection_to(settings, TIMEOUT_S)
     try:
-        connection.request("GET", "/v1/status")
+        connection.request("GET", "/v1/status", headers={"authorization": f"Bearer {key}"} if key else {})
         answer = connection.getresponse()
-        return json.loads(answer.read()) if answer.status == 200 else None
-    except (OSError, http.client.HTTPException, ValueError):
+        said = json.loads(answer.read())
+        return said if answer.status == 200 else {"refused": answer.status, "why": str(said["error"])}
+    except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError):
         return None
     finally:
         connection.close()
+
+
+def _admin_key(settings: PlatformSettings) -> str:
+    try:
+        return read_admin_key(settings.admin_key_file)
+    except OSError:  # somebody else's
+        return ""

@@ -228,3 +228,10 @@ def test_stage_costs_are_measured_on_real_processes():
     assert costs.forward.of(1000) > costs.forward.of(100) > 0
     assert costs.event.of(10) > 10 * 8 * 4  # eight float32 of each item that was shown
     assert 0 < costs.redis_row < 100
+
+
+def test_a_comparison_of_settings_without_a_sales_day_is_refused():
+    refused = CliRunner().invoke(app, ["capacity", "--compare"]).exception
+
+    assert isinstance(refused, SettingsError)
+    assert str(refused) == "--compare=1: expected --surge beside it; try: sluice capacity --surge --compare"

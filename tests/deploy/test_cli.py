@@ -71,6 +71,24 @@ def test_not_running_is_one_line_and_4(tmp_path: Path, command: str):
     assert refused.stderr == f"error: Sluice is not running in {tmp_path}; try: sluice up\n"
 
 
+@pytest.mark.parametrize(
+    ("words", "environment", "error"),
+    [
+        (["--job", "7"], {}, "error: Sluice is not running in "),
+        (["--job", "7"], {"SLUICE_WORKERS": "many"}, "error: SLUICE_WORKERS=many: expected a whole number"),
+        ([], {}, "Missing option '--job'"),
+        (["--job", "7", "--patience-s", "-1"], {}, "Invalid value for '--patience-s'"),
+        (["--jobs", "7"], {}, "No such option: --jobs"),
+    ],
+)
+def test_a_job_that_delivers_takes_no_error_for_a_refusal(
+    tmp_path: Path, words: list[str], environment: dict[str, str], error: str
+):
+    ended = sluice("deliver", "search", "7", *words, home=tmp_path, **environment)
+
+    assert (ended.returncode, error in ended.stderr) == (1, True), ended.stderr
+
+
 def test_not_running_is_json_too(tmp_path: Path):
     refused = sluice("status", "--json", home=tmp_path)
 
@@ -103,6 +121,18 @@ def test_a_platform_is_shown_refused_a_second_time_and_stopped(platforms: Platfo
     assert stopped.stdout == f"stopped the platform of {home} (supervisor {supervisor.pid})\n"
     assert supervisor.wait(PATIENCE_S) == 0
     assert sluice("status", home=home).returncode == 4
+
+
+def test_the_readme_shows_the_lines_that_status_prints(platforms: Platforms):
+    platforms.ready(platforms.start("redis"))
+    readme = (ROOT / "README.md").read_text().split("$ .venv/bin/sluice status\n")[1].split("\n```")[0]
+
+    shown = sluice("status", home=platforms.settings.home).stdout
+
+    names = [line.split()[0] for line in shown.split("\n\n")[1].splitlines()]
+    written = dict.fromkeys(line.split()[0] for line in readme.split("\n\n")[1].splitlines())
+    assert [name for name in written if name in names] == names
+    assert readme.splitlines()[0].split() == shown.splitlines()[0].split()
 
 
 def test_a_platform_that_is_not_all_ready_is_3(platforms: Platforms):

@@ -55,6 +55,49 @@ def test_a_command_that_is_told_another_control_database_is_refused(settings: Pl
     as_running(dataclasses.replace(settings, control_url="postgresql+psycopg://ann:secret@db.internal/control"))
 
 
+def test_a_command_finds_where_and_how_the_gateway_listens(settings: PlatformSettings):
+    prepare(settings)
+    tls = "certificate=/tls/crt.pem,key=/tls/key.pem"
+    started = dataclasses.replace(settings, gateway_host="127.0.0.2", gateway_tls=tls, auth="all", mlflow="http://m:1")
+    claimed = claim_ports(started)
+
+    found = as_running(PlatformSettings(settings.home))
+
+    assert found == claimed
+    assert (found.gateway_url, found.queries_need_keys) == (f"https://127.0.0.2:{claimed.gateway_port}", True)
+    assert as_running(dataclasses.replace(started, gateway_host="127.0.0.3", gateway_tls="", auth="")) == claimed
+
+
+def test_a_command_that_is_told_another_mlflow_is_refused(settings: PlatformSettings):
+    prepare(settings)
+    claim_ports(settings)
+
+    with pytest.raises(SettingsError, match=r"SLUICE_MLFLOW=http://ann:\*\*\*@o:1: expected the embedded one, "):
+        as_running(dataclasses.replace(settings, mlflow="http://ann:secret@o:1"))
+    claim_ports(dataclasses.replace(settings, mlflow="http://m:1"))
+    with pytest.raises(SettingsError, match=r"SLUICE_MLFLOW=http://o:1: expected http://m:1, the MLflow that "):
+        as_running(dataclasses.replace(settings, mlflow="http://o:1"))
+
+
+def test_mlflows_password_is_not_written_down_so_that_it_has_to_be_told(settings: PlatformSettings):
+    prepare(settings)
+    started = dataclasses.replace(settings, mlflow="http://ann:secret@m:1")
+    claimed = claim_ports(started)
+
+    assert b"secret" not in (settings.run_folder / "ports.json").read_bytes()
+    assert as_running(started) == claimed
+    with pytest.raises(SettingsError, match=r"SLUICE_MLFLOW=\(unset\): expected http://ann:\*\*\*@m:1, the MLflow "):
+        as_running(settings)
+
+
+def test_what_an_older_version_did_not_write_down_is_as_told(settings: PlatformSettings):
+    prepare(settings)
+    (settings.run_folder / "ports.json").write_text('{"gateway_port": 1, "mlflow_port": 2, "grpc_port": 3}')
+    told = dataclasses.replace(settings, gateway_host="127.0.0.2", auth="all", mlflow="http://m:1")
+
+    assert as_running(told) == dataclasses.replace(told, gateway_port=1, mlflow_port=2, grpc_port=3)
+
+
 def test_without_a_platform_the_settings_hold_as_they_are(settings: PlatformSettings):
     assert as_running(settings) is settings
 

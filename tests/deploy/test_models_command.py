@@ -13,8 +13,9 @@ import pytest
 from typer.testing import CliRunner
 
 from deploy.commands.models import models
+from deploy.commands.registry_access import promote_at_once
 from deploy.errors import SluiceError
-from deploy.machine.home import as_running
+from deploy.machine.home import as_running, held
 from deploy.settings import PlatformSettings
 from registry.artefacts import write
 from registry.contracts.manifest import CLICK_NDCG, JUDGED_NDCG, Lineage
@@ -195,3 +196,10 @@ def test_a_model_of_others_is_adopted_promoted_and_left_as_it_was(shell: Shell, 
     (theirs,) = others.client.search_model_versions("name = 'plain'")
     assert (int(theirs.version), theirs.tags) == (1, {})
     assert others.client.get_registered_model("plain").aliases == {"live": "1"}
+
+
+def test_a_platform_of_this_machine_that_names_all_engines_is_promoted_in_by_its_own_key(tmp_path: Path):
+    settings = PlatformSettings(tmp_path, redis="redis://r:1", mlflow="http://m:1")
+
+    with held(settings), pytest.raises(SluiceError, match=r"admin\.key is not there"):
+        promote_at_once(settings, "search", 1, "better")

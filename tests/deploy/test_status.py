@@ -1,7 +1,15 @@
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
 import redis
 
-from deploy.commands.status import open_breakers
-from deploy.machine.status import EVENTS, event_lag
+from deploy.commands.status import failures, open_breakers, silence
+from deploy.machine.status import EVENTS, event_lag, gateway_status
+from deploy.settings import PlatformSettings
 
 GROUP = "archiver"
 
@@ -47,3 +55,68 @@ def test_only_breakers_that_are_not_closed_are_named():
 
     assert open_breakers(gateway) == {"search@3": "half open", "worker-1": "open"}
     assert open_breakers({}) == {}
+
+
+class _Guarded(BaseHTTPRequestHandler):
+    """A gateway that says how it is to the keys `ours` and `ann's`, and is not fit to say it to the key `early`."""
+
+    def do_GET(self) -> None:
+        key = self.headers.get("authorization", "").removeprefix("Bearer ")
+        status, said = {
+            "ours": (200, {"ready": True}),
+            "ann's": (200, {"ready": True}),
+            "early": (503, {"error": "nobody says which keys are good"}),
+        }.get(key, (401, {"error": "expected a key"}))
+        self.send_response(status)
+        self.end_headers()
+        self.wfile.write(json.dumps(said).encode())
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Not to the terminal."""
+
+
+@pytest.fixture
+def guarded(tmp_path: Path) -> Iterator[PlatformSettings]:
+    with HTTPServer(("127.0.0.1", 0), _Guarded) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield PlatformSettings(tmp_path, gateway_port=server.server_port, auth="all")
+        server.shutdown()
+        thread.join()
+
+
+def test_a_gateway_is_asked_with_the_key_that_was_told_or_the_data_folder_s(guarded: PlatformSettings):
+    assert gateway_status(guarded, "ann's") == {"ready": True}
+    guarded.admin_key_file.write_text("ours\n")
+
+    assert gateway_status(guarded) == {"ready": True}
+    assert silence(gateway_status(guarded)) == ""
+
+
+def test_a_gateway_that_wants_another_key_is_not_one_that_does_not_answer(guarded: PlatformSettings):
+    refused = {key: gateway_status(guarded, key) for key in ("", "bob's", "early")}
+
+    assert refused[""] == refused["bob's"] == {"refused": 401, "why": "expected a key"}
+    assert silence(refused[""]) == ", needs a key: expected a key; try: SLUICE_KEY=… of a viewer of all models"
+    assert silence(refused["early"]) == ", answers 503: nobody says which keys are good"
+
+
+def test_a_gateway_that_is_away_does_not_answer(tmp_path: Path):
+    assert silence(gateway_status(PlatformSettings(tmp_path, gateway_port=1))) == ", does not answer"
+
+
+def test_a_version_that_workers_cannot_load_is_named_once_with_the_reason_and_their_names():
+    damaged = {"search@3": "digest of program:\n  expected another"}
+    gateway = {
+        "replicas": [
+            {"replica": "worker-0", "failures": damaged},
+            {"replica": "worker-1", "failures": damaged | {"ads@1": "out of memory"}},
+            {"replica": "worker-2"},
+        ]
+    }
+
+    assert failures(gateway) == [
+        ("ads@1", "out of memory", ["worker-1"]),
+        ("search@3", "digest of program: expected another", ["worker-0", "worker-1"]),
+    ]
+    assert failures({}) == []

@@ -258,6 +258,20 @@ def test_a_rollback_while_rollouts_run_takes_their_challengers_and_leaves_the_ch
     assert places.promoter.rollback("codesearch", **WORDS).champion == 3
 
 
+def test_a_rollback_while_an_a_a_runs_takes_the_champion() -> None:
+    places = Places()
+    for version in (3, 1):
+        places.promoter.promote("codesearch", version, **WORDS)
+    words = {name: word for name, word in WORDS.items() if name != "evidence"}
+    plan, stored = places.control.plan("codesearch"), places.store.get("codesearch", 1)
+    places.promoter.decide(start(plan, stored, a_spec(aa=True), **words))
+
+    plan = places.promoter.rollback("codesearch", **WORDS)
+
+    assert (plan.revision, plan.layers, places.champions()) == (4, (), (3, 3, 3))
+    assert not [one for one in places.control.rollouts() if one.active]
+
+
 def test_a_decision_without_a_plan_publishes_nothing() -> None:
     places = Places()
     places.promoter.promote("codesearch", 1, **WORDS)
