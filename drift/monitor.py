@@ -92,9 +92,10 @@ class Monitor:
         Raises StoreUnavailable; nothing is lost then, call it again.
         """
         entries = self._reader.read(self._settings.entries_a_read, wait_s)
-        if self._windows.set_back(self._now_ms()):
+        if set_back := self._windows.set_back(self._now_ms()):
             log.warning("the clock was set back: windows later than now are left out, drift goes on from here")
             self._saved_s = min(self._saved_s, self._clock())
+            self._days.set_back(self._now_ms())
         self._absorb([entry for entry in entries if entry.entry_id not in self._absorbed])
         if not entries:  # all that is there has been read: time passes without events too
             self._windows.advance(self._now_ms())
@@ -106,7 +107,7 @@ class Monitor:
             if over := self._days.close(self._windows.watermark_ms):
                 self._watches.take(over)  # keeps them; the snapshot without them comes after
         due = self._clock() - self._saved_s >= self._settings.save_every_s
-        if closed or (self._absorbed and due):
+        if closed or set_back or (self._absorbed and due):
             self.save()
         return len(entries)
 
