@@ -106,7 +106,7 @@ def watched(reference: Reference, family: Family, parts: int = 1, profiled: bool
     """
     places = places_of(reference, family).tolist()
     names = tuple(reference.names[place] for place in places)
-    features = reference.names[: reference.features]
+    features = reference.columns
     known = dict(zip(features, reference.importance.tolist(), strict=False))
     mean = float(np.mean(reference.importance)) if known else 1.0
     return Watched(

@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,12 @@ from drift import snapshot
 from drift.monitor import Monitor, ProfileOf
 from drift.settings import MonitorSettings, Rule
 from drift.windows.judge import DriftVerdict
+from drift.windows.segments import Segments
 from registry.contracts.events import Event, RankingEvent, encode_event, join_events
 from registry.errors import StoreUnavailable, UnknownVersion
 from registry.stream import MemoryStream, RedisStream, StreamEntry, StreamReader
 from tests.builders import NOW_MS, a_click, a_mirror, an_exposure
-from tests.drift.traffic import PROFILE, rankings
+from tests.drift.traffic import COLUMNS, PROFILE, rankings
 
 SETTINGS = MonitorSettings(
     Rule(min_lists=50), window_s=10.0, lateness_s=2.0, save_every_s=5.0, entries_a_read=4, wait_s=0.05, retry_s=0.01
@@ -45,6 +46,7 @@ class Watched:
     kept_in: Path
     clock: Clock = field(default_factory=Clock)
     told: list[DriftVerdict] = field(default_factory=list)
+    settings: MonitorSettings = SETTINGS
 
     def reader(self) -> StreamReader:
         return self.stream.reader("monitor", "monitor-0")
@@ -56,7 +58,9 @@ class Watched:
         reader: StreamReader | None = None,
     ) -> Monitor:
         """A new monitor under the name of the last; as if that had been killed."""
-        return Monitor(reader or self.reader(), profiles, sink or self.told.append, SETTINGS, self.kept_in, self.clock)
+        return Monitor(
+            reader or self.reader(), profiles, sink or self.told.append, self.settings, self.kept_in, self.clock
+        )
 
     def write(self, events: Sequence[Event], an_entry: int = 16) -> None:
         """Appends the events, some to an entry."""
@@ -309,6 +313,24 @@ def test_an_unknown_version_is_errored_and_others_go_on(watched: Watched, profil
     verdicts = {verdict.version: verdict for verdict in watched.told}
     assert (verdicts[9].verdict, verdicts[9].rankings) == ("errored", 100)
     assert verdicts[1].verdict in ("passed", "inconclusive")
+
+
+@pytest.mark.parametrize(("by", "said"), [("of_querry", 1), ("of_query", 0), ("ranking:candidates", 0)])
+def test_segments_of_a_feature_that_there_is_not_are_told_once_with_those_that_there_are(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, by: str, said: int
+) -> None:
+    settings = replace(SETTINGS, segments={"codesearch": Segments("codesearch", by, bounds=(0.0,))})
+    watched = Watched(MemoryStream(), tmp_path / "monitor.snapshot", settings=settings)
+    watched.write([*ten_a_second(150), *ten_a_second(150, seed=33, version=2)])
+    watched.clock.now_s += 25.0
+
+    watched.read_all(watched.start())
+
+    warned = [record.getMessage() for record in caplog.records if "SLUICE_DRIFT_SEGMENTS" in record.getMessage()]
+    assert len(warned) == said
+    if said:
+        assert "divides codesearch by 'of_querry', which the feature view of @1 lacks" in warned[0]
+        assert warned[0].endswith(f"expected ranking:candidates, or one of {', '.join(COLUMNS)}")
 
 
 def test_a_damaged_snapshot_is_put_aside_for_empty_windows(watched: Watched) -> None:
