@@ -1,7 +1,7 @@
 """The loop: nothing lost, nothing counted twice, nothing that a bad event or version could stop."""
 
 import threading
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,11 @@ from drift.monitor import Monitor, ProfileOf
 from drift.settings import MonitorSettings, Rule
 from drift.windows.judge import DriftVerdict
 from drift.windows.segments import Segments
-from registry.contracts.events import Event, RankingEvent, encode_event, join_events
+from registry.contracts.events import RankingEvent, encode_event, join_events
 from registry.errors import StoreUnavailable, UnknownVersion
 from registry.stream import MemoryStream, RedisStream, StreamEntry, StreamReader
 from tests.builders import NOW_MS, a_click, a_mirror, an_exposure
+from tests.drift.monitored import Monitored
 from tests.drift.traffic import COLUMNS, PROFILE, rankings
 
 SETTINGS = MonitorSettings(
@@ -29,22 +30,9 @@ WINDOW_MS = 10_000
 
 
 @dataclass
-class Clock:
-    """Seconds since the epoch, moved by hand."""
-
-    now_s: float = NOW_MS / 1000
-
-    def __call__(self) -> float:
-        return self.now_s
-
-
-@dataclass
-class Watched:
+class Watched(Monitored[Monitor]):
     """A stream, and monitors over it that can be started again."""
 
-    stream: MemoryStream | RedisStream
-    kept_in: Path
-    clock: Clock = field(default_factory=Clock)
     told: list[DriftVerdict] = field(default_factory=list)
     settings: MonitorSettings = SETTINGS
 
@@ -61,17 +49,6 @@ class Watched:
         return Monitor(
             reader or self.reader(), profiles, sink or self.told.append, self.settings, self.kept_in, self.clock
         )
-
-    def write(self, events: Sequence[Event], an_entry: int = 16) -> None:
-        """Appends the events, some to an entry."""
-        self.stream.append(
-            [join_events([encode_event(e) for e in events[i : i + an_entry]]) for i in range(0, len(events), an_entry)]
-        )
-
-    def read_all(self, monitor: Monitor) -> None:
-        """Steps until one finds nothing to read."""
-        while monitor.step(0):
-            pass
 
     def counted(self) -> list[tuple[int, int]]:
         """Start, after NOW_MS, and lists of every window told of, each window once."""
@@ -224,18 +201,7 @@ def test_a_window_that_was_told_of_stays_closed_after_a_restart(watched: Watched
 
 @pytest.mark.parametrize("restarted", [True, False])
 def test_a_clock_that_was_ahead_for_a_while_blinds_nobody(watched: Watched, restarted: bool) -> None:
-    monitor = watched.start()
-    watched.clock.now_s += 7200.0
-    watched.write(ten_a_second(1, seed=32, start_ms=NOW_MS + 7_200_000))
-    watched.read_all(monitor)
-    monitor.save()
-    watched.clock.now_s -= 7200.0
-    monitor = watched.start() if restarted else monitor
-    watched.read_all(monitor)
-
-    watched.write(ten_a_second(250))
-    watched.clock.now_s += 25.0
-    watched.read_all(monitor)
+    watched.read_after_a_clock_that_was_ahead(ten_a_second, restarted)
 
     assert watched.counted() == [(0, 100), (WINDOW_MS, 100)]
 
