@@ -17,6 +17,7 @@ from drift.windows.counted import Counted
 from drift.windows.hours import Hours, SeasonShift
 from drift.windows.judge import DriftVerdict, judge
 from drift.windows.reference import Reference
+from drift.windows.segments import CANDIDATES, OTHER
 from drift.windows.tumbling import OpenWindows
 from drift.windows.window import Window
 from registry.contracts.errors import ContractError
@@ -55,6 +56,7 @@ class Monitor:
     ) -> None:
         self._reader, self._profiles, self._sink = reader, profiles, sink
         self._settings, self._kept_in, self._clock = settings, kept_in, clock
+        self._undivided: set[str] = set()  # models whose segments were said to be of no feature
         kept = _last_snapshot(kept_in)
         self._windows = OpenWindows(
             window_ms=round(settings.window_s * 1000),
@@ -92,9 +94,10 @@ class Monitor:
         Raises StoreUnavailable; nothing is lost then, call it again.
         """
         entries = self._reader.read(self._settings.entries_a_read, wait_s)
-        if self._windows.set_back(self._now_ms()):
+        if set_back := self._windows.set_back(self._now_ms()):
             log.warning("the clock was set back: windows later than now are left out, drift goes on from here")
             self._saved_s = min(self._saved_s, self._clock())
+            self._days.set_back(self._now_ms())
         self._absorb([entry for entry in entries if entry.entry_id not in self._absorbed])
         if not entries:  # all that is there has been read: time passes without events too
             self._windows.advance(self._now_ms())
@@ -106,7 +109,7 @@ class Monitor:
             if over := self._days.close(self._windows.watermark_ms):
                 self._watches.take(over)  # keeps them; the snapshot without them comes after
         due = self._clock() - self._saved_s >= self._settings.save_every_s
-        if closed or (self._absorbed and due):
+        if closed or set_back or (self._absorbed and due):
             self.save()
         return len(entries)
 
@@ -171,7 +174,23 @@ class Monitor:
         except (RegistryError, ContractError) as error:
             log.warning("no reference profile of %s@%d: %s", model, version, error)
             return None
-        return None if profile is None else Reference.of(profile)
+        if profile is None:
+            return None
+        reference = Reference.of(profile)
+        self._warn_of_segments(model, version, reference)
+        return reference
+
+    def _warn_of_segments(self, model: str, version: int, reference: Reference) -> None:
+        """Once a model: a name that is misspelt would be watched as one part, `other`, and nobody would know."""
+        segments = self._settings.segments.get(model)
+        if segments is None or model in self._undivided or not segments.is_without(reference):
+            return
+        self._undivided.add(model)
+        log.warning(
+            "SLUICE_DRIFT_SEGMENTS divides %s by %r, which the feature view of @%d lacks: all rankings are in %r; "
+            "expected %s, or one of %s",
+            *(model, segments.by, version, OTHER, CANDIDATES, ", ".join(reference.columns)),
+        )
 
     def _now_ms(self) -> int:
         return round(self._clock() * 1000)

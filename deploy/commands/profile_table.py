@@ -1,5 +1,6 @@
 """A version's reference profile as a table, beside a closed day if there is one."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -13,10 +14,15 @@ if TYPE_CHECKING:
 
 _BARS = " ▁▂▃▄▅▆▇█"
 _WIDTH = 12
+_UNKNOWN = "-"
+_WHY_UNKNOWN = "-: not known. The version's lists hold only what was shown, as lists of clicks do, not all candidates."
 
 
 def profile_table(profile: "ReferenceProfile", days: "Sequence[DayReport]" = ()) -> Table:
-    """A row a quantity: the important features first, then what is of lists. days: of features and of confidence."""
+    """A row a quantity: the important features first, then what is of lists. days: of features and of confidence.
+
+    What was profiled of no value is not known; then the caption says why.
+    """
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("quantity", overflow="fold")
     for title in ("weight", "mean", "sd", "least", "most", "missing", "zero"):
@@ -30,14 +36,22 @@ def profile_table(profile: "ReferenceProfile", days: "Sequence[DayReport]" = ())
     }
     shapes = {shape.quantity: shape for day in days for shape in day.shapes}
     for name, distribution, weight in _rows(profile):
-        cells = [
-            *(escape(name), "" if weight is None else f"{weight:.2f}"),
-            *(_number(distribution.mean), _number(distribution.std)),
-            *(_number(distribution.minimum), _number(distribution.maximum)),
-            *(_share(distribution.missing_share), _share(distribution.zero_share), bars(distribution)),
-        ]
+        cells = [escape(name), "" if weight is None else f"{weight:.2f}", *_profiled(distribution)]
         table.add_row(*cells, *(_now(name, moved, shapes) if days else ()))
+        if not distribution.count and profile.lists:
+            table.caption, table.caption_justify = _WHY_UNKNOWN, "left"
     return table
+
+
+def _profiled(distribution: "Distribution") -> tuple[str, ...]:
+    """Of no value there may be a scale, which is what others are standardised by, and no finding."""
+    if not distribution.count:
+        return (*[_UNKNOWN] * 6, "")
+    return (
+        *(_number(distribution.mean), _number(distribution.std)),
+        *(_number(distribution.minimum), _number(distribution.maximum)),
+        *(_share(distribution.missing_share), _share(distribution.zero_share), bars(distribution)),
+    )
 
 
 def bars(distribution: "Distribution") -> str:
@@ -92,8 +106,12 @@ def _now(name: str, moved: "Mapping[tuple[str, str], QuantityDay]", shapes: "Map
 
 
 def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.4g}"
+    if value is None:
+        return ""
+    return f"{value:.4g}" if math.isfinite(value) else _UNKNOWN
 
 
 def _share(value: float | None) -> str:
-    return "" if value is None else f"{100 * value:.1f} %"
+    if value is None:
+        return ""
+    return f"{100 * value:.1f} %" if math.isfinite(value) else _UNKNOWN

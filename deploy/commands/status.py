@@ -15,6 +15,8 @@ from deploy.machine import lifecycle
 from deploy.machine.state import PlatformState
 from deploy.settings import ClientSettings, PlatformSettings
 
+LEFT_ALONE_S = 3600.0  # as the alert StreamHeldBack
+
 
 def status(
     as_json: Annotated[bool, typer.Option("--json", help="For scripts.")] = False,
@@ -75,7 +77,7 @@ def _print(console: Console, state: PlatformState, found: dict[str, Any]) -> Non
     if features := found["features"]:
         line("features", f"{features['url']}, {features['nodes']} of {features['of']} nodes answer")
     for group, lag in found["events"].items():
-        line("events", f"{group}: {lag['pending']} pending, {duration(lag['lag_s'])} behind")
+        line("events", lag_text(group, lag))
     for name, state_of in open_breakers(found["gateway"] or {}).items():
         line("breaker", f"{name}: {state_of}")
     for version, reason, replicas in failures(found["gateway"] or {}):
@@ -87,6 +89,16 @@ def _print(console: Console, state: PlatformState, found: dict[str, Any]) -> Non
             for one in layer["experiments"]
         )
         line("traffic", f"{plan['model']}: champion @{plan['champion']}{others} (revision {plan['revision']})")
+
+
+def lag_text(group: str, lag: dict[str, float]) -> str:
+    """How far behind the group is, and what to do if it must have been left alone."""
+    text = f"{group}: {lag['pending']} pending, {duration(lag['lag_s'])} behind"
+    if lag["lag_s"] <= LEFT_ALONE_S:
+        return text
+    if group == "archiver":
+        return f"{text}, and the stream grows: start the archiver"
+    return f"{text}, and the stream grows: start who reads it, or `redis-cli XGROUP DESTROY sluice:events {group}`"
 
 
 def open_breakers(gateway: dict[str, Any]) -> dict[str, str]:

@@ -16,6 +16,8 @@ Decisions
   no MLflow.
 - The console's figures (`figures`) come from tables, boards and files that are there anyway; only the traffic of the
   last hour is kept here, in memory (`meter`): months of it are Prometheus' business.
+- How far behind each group of the event stream's readers is, is looked at here (`stream_watch`): a reader that was left
+  out does not tell that it holds the stream back.
 - A change is written to the audit log before it is done, and what came of it before it is answered (`trail`): what
   cannot be written down is not done. Two rows, not one that is changed, and not in the change's transaction: making a
   key or moving a run has none with the plan, and a refusal has none at all.

@@ -20,6 +20,7 @@ from deploy.control.local_key import local_key
 from deploy.control.meter import MeterThread, TrafficMeter
 from deploy.control.server import ControlServer
 from deploy.control.sources import Sources
+from deploy.control.stream_watch import StreamWatch
 from deploy.drift_reports.shelf import ReportShelf
 from deploy.gateway.doorkeeper import token_key_set, token_verifier
 from deploy.settings import PlatformSettings
@@ -149,8 +150,10 @@ def _control(settings: PlatformSettings, stop: threading.Event, database: SqlCon
     if controller.aliases is not None:
         controller.aliases.start()
     meter = MeterThread(TrafficMeter(), RedisCounterBoard(wiring.redis_client(settings, REDIS_TIMEOUT_S)))
+    # Kafka forgets by time, whoever has read: there nobody holds a stream back
+    watch = None if settings.events_url else StreamWatch(wiring.redis_client(settings, REDIS_TIMEOUT_S))
     token_keys, exporter = token_key_set(settings, "controller"), exporter_of(settings)
-    threads = [thread for thread in (meter, token_keys, exporter) if thread is not None]
+    threads = [thread for thread in (meter, watch, token_keys, exporter) if thread is not None]
     for thread in threads:
         thread.start()
     api = control_api(settings, controller, meter.meter, token_keys, exporter.tell if exporter else None)

@@ -81,6 +81,25 @@ def board() -> Board:
                 "p99",
             ),
         ),
+        lines(
+            Words(
+                "Event stream held back",
+                "Age of the oldest entry that a group of readers has not acknowledged; Redis keeps all since. Grows:"
+                " its process is away, or was left out and its group not removed.",
+            ),
+            "s",
+            Query("max by (group) (deploy_event_stream_lag_seconds)", "{{group}}"),
+            steps=((None, "transparent"), (3600, BAD)),
+            span=12,
+        ),
+        lines(
+            Words(
+                "Event stream", "Entries in Redis. Each reader is near the end: few. Nobody archives: all that came."
+            ),
+            "none",
+            Query("max(deploy_event_stream_entries)", "entries"),
+            span=12,
+        ),
         number(
             Words(
                 "Unreadable events, 24 h",

@@ -37,6 +37,10 @@ class DayBlocks:
             there = self._open[key] if key in self._open else Window(key, window.reference)
             self._open[key] = there.merge(window)
 
+    def set_back(self, now_ms: int) -> None:
+        """Leaves out the days that start later than a clock that was set back: they are still to come."""
+        self._open = {key: day for key, day in self._open.items() if key.start_ms <= now_ms}
+
     def close(self, watermark_ms: int) -> list[Window]:
         """Takes out the days that are over, oldest first, of one day the champion's before others."""
         over = [key for key in self._open if key.end_ms <= watermark_ms]
@@ -102,7 +106,7 @@ def watched(reference: Reference, family: Family, parts: int = 1, profiled: bool
     """
     places = places_of(reference, family).tolist()
     names = tuple(reference.names[place] for place in places)
-    features = reference.names[: reference.features]
+    features = reference.columns
     known = dict(zip(features, reference.importance.tolist(), strict=False))
     mean = float(np.mean(reference.importance)) if known else 1.0
     return Watched(

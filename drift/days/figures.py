@@ -26,7 +26,7 @@ class DayFigures:
         """names: of the quantities that are watched together."""
         shapes = tuple(shape for shape in shapes_of(day, reference) if shape.quantity in names)
         categories = tuple(one for one in categories_of(day, reference) if one.quantity in names)
-        of_features = any(name in names for name in reference.names[: reference.features])
+        of_features = any(name in names for name in reference.columns)
         return DayFigures(shapes, categories, row_ages_of(day) if of_features else None)
 
     def in_record(self, record: ShiftRecord) -> ShiftRecord:

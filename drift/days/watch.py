@@ -5,7 +5,8 @@ challenger's watch is its version's. Disagreement is watched for each model's ch
 thread than the rest (its lists come from the mirror), and told with the champion's confidence.
 
 A day is taken once: its end is kept with what it changed, in one file that is replaced as a whole, before
-anybody is told. Told again after a crash it changes nothing, and its record is the same.
+anybody is told. Handed over again it changes nothing, and its record stays: after a crash it is the same day, and after
+a clock that was ahead what came once that was set back, which is too late for it.
 """
 
 import logging
@@ -164,6 +165,8 @@ class DayWatches:
         arm: Arm = "champion" if key.arm == "champion" else "challenger"
         for family in FAMILIES:
             place = Place(key.model, arm, 0 if arm == "champion" else key.version, family, key.segment)
+            if (kept := self._kept.get(place)) is not None and key.end_ms <= kept.end_ms:
+                continue
             if reference is None or day.lists < (1.0 - MOST_UNFIT) * day.seen:
                 if not key.segment:  # of which the whole tells
                     self._errored(place, day, _unfit(day))
@@ -176,10 +179,10 @@ class DayWatches:
             means = means_of(day).of(places)
             watch.day(means, level_of(reference).of(places))
             figures = DayFigures.of(day, reference, watch.watched.names)
-            record = figures.in_record(self._record(place, watch, day)) if watch.last_end_ms == key.end_ms else None
-            self._keep(place, reference.fingerprint, watch, record or self._kept[place].record)
+            record = figures.in_record(self._record(place, watch, day))
+            self._keep(place, reference.fingerprint, watch, record)
             _show(place, watch)
-            if record is not None and self._reports is not None and not key.segment:
+            if self._reports is not None and not key.segment:
                 self._reports.write(DayReport.of(record, _with_moments(_quantities(watch), means), figures))
 
     def _tell_disagreement(self, model: str) -> None:

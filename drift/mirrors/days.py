@@ -58,6 +58,10 @@ class MirrorDays:
         counted = Moments(tau.weight[[_TAU]], 1.0 - tau.mean[[_TAU]], tau.spread[[_TAU]])
         self._open[pair] = self._open.get(pair, Moments.empty(1)).merge(counted)
 
+    def set_back(self, now_ms: int) -> None:
+        """Leaves out the days that start later than a clock that was set back: they are still to come."""
+        self._open = {pair: day for pair, day in self._open.items() if pair.start_ms <= now_ms}
+
     def close(self, watermark_ms: int) -> list[Disagreement]:
         """Takes out the days that are over, oldest first; of a model's day, the pair with the most lists."""
         over = sorted(pair for pair in self._open if pair.start_ms + self._day_ms <= watermark_ms)

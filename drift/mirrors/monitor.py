@@ -117,6 +117,7 @@ class MirrorMonitor:
         if self._windows.set_back(self._now_ms()):
             log.warning("the clock was set back: mirrored lists are compared from here on, later windows are left out")
             self._saved_s, self._mirrored_s = (min(at_s, self._clock()) for at_s in (self._saved_s, self._mirrored_s))
+            self._days.set_back(self._now_ms())
             self._changed = True
         mirrors = [event for entry in entries for event in self._taken(entry)]
         if mirrors:

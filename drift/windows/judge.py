@@ -158,7 +158,7 @@ def _findings(window: Window, reference: Reference, rule: Rule) -> tuple[Finding
 
 def _importance(reference: Reference) -> FloatArray:
     """(quantities,): the features', of their shares too; what none is known of weighs as the features' mean."""
-    known = dict(zip(reference.names[: reference.features], reference.importance.tolist(), strict=False))
+    known = dict(zip(reference.columns, reference.importance.tolist(), strict=False))
     mean = float(np.mean(reference.importance)) if known else 1.0
     return np.array([known.get(name, mean) for name in reference.names])
 

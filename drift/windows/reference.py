@@ -82,6 +82,11 @@ class Reference:
             codes=tuple(Codes.of(at, d.name, d.categories) for at, d in enumerate(features) if d.categories),
         )
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The features' names, in the view's order."""
+        return self.names[: self.features]
+
     def fits(self, ranking: Ranked) -> bool:
         """Whether it shows at least one item and its features are those of the profile's view."""
         expected_bytes = 4 * ranking.shown * self.features

@@ -61,14 +61,17 @@ class Segments:
         """All, `other` last."""
         return (*self.parts, OTHER)
 
+    def is_without(self, reference: "Reference") -> bool:
+        """Whether the version's feature view lacks the feature, so that all rankings are `other`."""
+        return self.by != CANDIDATES and self.by not in reference.columns
+
     def of(self, rankings: "Sequence[Ranked]", reference: "Reference | None") -> list[str]:
         """The name of each ranking's segment. reference: of the version that answered; None is all `other`."""
         if self.by == CANDIDATES:
             return self._named([float(ranking.candidates) for ranking in rankings])
-        features = reference.names[: reference.features] if reference else ()
-        if reference is None or self.by not in features:
+        if reference is None or self.is_without(reference):
             return [OTHER] * len(rankings)
-        at, fits = 4 * features.index(self.by), reference.fits
+        at, fits = 4 * reference.columns.index(self.by), reference.fits
         return self._named([unpack_from("<f", one.features, at)[0] if fits(one) else math.nan for one in rankings])
 
     def _named(self, values: Sequence[float]) -> list[str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from deploy.commands.status import failures, open_breakers, silence
+from deploy.commands.status import failures, lag_text, open_breakers, silence
 from deploy.machine.status import EVENTS, event_lag, gateway_status
 from deploy.settings import PlatformSettings
 
@@ -45,6 +45,14 @@ def test_an_entry_that_is_waiting_behind_an_acknowledged_one_counts(redis_client
 
 def test_without_a_stream_nobody_lags(redis_client: redis.Redis):
     assert event_lag(redis_client, now_ms=0) == {}
+
+
+def test_a_group_that_was_left_alone_is_named_with_what_ends_it():
+    assert lag_text("monitor", {"pending": 2, "lag_s": 1.0}) == "monitor: 2 pending, 1 s behind"
+
+    left = {"pending": 0, "lag_s": 2 * 86_400.0}
+    assert lag_text("rank-diff", left).endswith("or `redis-cli XGROUP DESTROY sluice:events rank-diff`")
+    assert lag_text("archiver", left).endswith("the stream grows: start the archiver")
 
 
 def test_only_breakers_that_are_not_closed_are_named():

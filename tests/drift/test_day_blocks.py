@@ -117,3 +117,12 @@ def test_the_level_is_the_profile_s_known_as_well_as_its_lists_allow() -> None:
 
     assert level.mean[0] == PROFILE.features[0].mean
     assert level.error[0] == pytest.approx(PROFILE.features[0].std / np.sqrt(4000))
+
+
+def test_days_later_than_a_clock_that_was_set_back_are_left_out() -> None:
+    days = DayBlocks(DAY_MS, lambda model, version: REFERENCE)
+    days.add([of(LISTS[:60]), of(LISTS[60:], start_ms=NOW_MS + DAY_MS)])
+
+    days.set_back(NOW_MS + HOUR_MS)
+
+    assert [(day.key.start_ms, day.seen) for day in days.close(NOW_MS + 2 * DAY_MS)] == [(NOW_MS, 60)]

@@ -85,6 +85,19 @@ class Platform:
             Hours(self.folder / "reports", DAY_MS, round(SETTINGS.window_s * 1000)),
         )
 
+    def mirror_monitor(self) -> MirrorMonitor:
+        """As `monitor`, over mirrored lists."""
+        return MirrorMonitor(
+            self.stream.reader(GROUP, "monitor-0"),
+            lambda model, version: (0.0, 1.0),
+            lambda diff: None,
+            MIRRORS,
+            self.folder / "mirrors.windows",
+            lambda: self.now_s,
+            self.watches(),
+            SHIFT,
+        )
+
     def write(self, events: Sequence[Event]) -> None:
         parts = [events[start : start + 40] for start in range(0, len(events), 40)]
         self.stream.append([join_events([encode_event(event) for event in part]) for part in parts])
@@ -191,6 +204,48 @@ def test_a_kill_between_the_watches_file_and_the_snapshot_counts_no_day_twice(pl
 
     assert platform.latest() == told
     assert told.days == days
+
+
+@pytest.mark.parametrize("restarted", [True, False])
+def test_a_day_that_was_closed_by_a_clock_that_was_ahead_is_taken_once(platform: Platform, restarted: bool) -> None:
+    platform.see(season(8), 8)
+    monitor = platform.monitor()
+    day = a_day(8, lists=100)
+    platform.write(day[:60])
+    platform.now_s = (NOW_MS + 9 * DAY_MS) / 1000 + SETTINGS.lateness_s  # 8 s ahead: the day seems to be over
+    platform.read_all(monitor)
+    taken, told = platform.latest(), len(platform.told)
+    assert (taken.until_ms, taken.lists, taken.days) == (NOW_MS + 9 * DAY_MS, 60, 9)
+
+    platform.now_s -= 10.0
+    monitor = platform.monitor() if restarted else monitor
+    platform.read_all(monitor)
+    platform.write(day[60:])
+    platform.now_s += 10.0
+    platform.read_all(monitor)
+    monitor.step(0)
+
+    assert platform.latest() == taken
+    assert {record.lists for record in platform.told[told:]} <= {60}, "what came later is no day of its own"
+    assert DayReports(platform.folder / "reports").read("codesearch")[-1].record.lists == 60
+
+    platform.see(a_day(9), 10)
+    assert (platform.latest().days, platform.latest().lists) == (10, LISTS)
+
+
+def test_what_a_clock_that_was_ahead_left_of_a_day_to_come_is_not_in_that_day(platform: Platform) -> None:
+    platform.see(season(8), 8)
+    monitor = platform.monitor()
+    platform.write(a_day(9)[:40])
+    platform.now_s = (NOW_MS + 9 * DAY_MS) / 1000 + 12.0  # a day ahead: the first window of its day is over
+    platform.read_all(monitor)
+    platform.now_s -= DAY_MS / 1000
+    platform.read_all(monitor)
+
+    platform.see(a_day(8)[40:], 9)
+    platform.see(a_day(9, version=2), 10)
+
+    assert (platform.latest().version, platform.latest().lists) == (2, LISTS)
 
 
 def test_a_restarted_monitor_shows_its_records_on_an_empty_board(platform: Platform) -> None:
@@ -330,31 +385,43 @@ def test_another_shadow_is_another_pair(platform: Platform) -> None:
 
 
 def test_mirrored_lists_reach_the_watch_by_day_and_through_a_restart(platform: Platform) -> None:
-    def monitor() -> MirrorMonitor:
-        return MirrorMonitor(
-            platform.stream.reader(GROUP, "monitor-0"),
-            lambda model, version: (0.0, 1.0),
-            lambda diff: None,
-            MIRRORS,
-            platform.folder / "mirrors.windows",
-            lambda: platform.now_s,
-            platform.watches(),
-            SHIFT,
-        )
-
     platform.write(mirrors(3, 120, start_ms=NOW_MS, every_ms=250))  # a day and a half
     platform.now_s = NOW_MS / 1000 + 30
-    first = monitor()
+    first = platform.mirror_monitor()
     platform.read_all(first)
     first.save()
     platform.write(mirrors(4, 40, start_ms=NOW_MS + 30_000, every_ms=250))
     platform.now_s = NOW_MS / 1000 + 43
-    second = monitor()
+    second = platform.mirror_monitor()
     platform.read_all(second)
     second.step(0)
 
     (kept,) = load(platform.folder / "days.watch").watches
     assert (kept.place.arm, kept.state.days, kept.state.last_end_ms) == ("shadow", 2, NOW_MS + 2 * DAY_MS)
+
+
+@pytest.mark.parametrize("restarted", [True, False])
+def test_what_a_clock_that_was_ahead_left_of_a_day_of_mirrors_to_come_is_not_in_that_day(
+    platform: Platform, restarted: bool
+) -> None:
+    monitor = platform.mirror_monitor()
+    platform.write(mirrors(3, 80, start_ms=NOW_MS + DAY_MS, every_ms=250))
+    platform.now_s = (NOW_MS + DAY_MS) / 1000 + 15.0  # a day ahead: the first window of its day is over
+    platform.read_all(monitor)
+    monitor.save()
+    platform.now_s -= DAY_MS / 1000
+    platform.read_all(monitor)
+    monitor.save()
+    monitor = platform.mirror_monitor() if restarted else monitor
+
+    platform.write(mirrors(4, 30, start_ms=NOW_MS + DAY_MS, every_ms=600))
+    platform.now_s = (NOW_MS + 2 * DAY_MS) / 1000 + 3.0
+    platform.read_all(monitor)
+    monitor.step(0)
+
+    (kept,) = load(platform.folder / "days.watch").watches
+    told = (kept.state.days, kept.state.last_end_ms)
+    assert told == (0, NOW_MS + 2 * DAY_MS), "30 lists are too few for a day"
 
 
 @pytest.mark.parametrize("content", [b"", b"\x93 half", msgspec.msgpack.encode({"watches": [], "schema": 99})])

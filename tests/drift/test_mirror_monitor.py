@@ -1,7 +1,7 @@
 """The loop over mirror events: each counts once, whatever is killed, and nothing stops it."""
 
 import threading
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,11 +15,12 @@ from drift.mirrors.monitor import GROUP, MirrorMonitor, Sink, load
 from drift.mirrors.rank_diff import RankDiff
 from drift.mirrors.rank_summary import Standard
 from drift.settings import RankDiffSettings, RankLimits
-from registry.contracts.events import Event, MirrorEvent, encode_event, join_events
+from registry.contracts.events import MirrorEvent, encode_event, join_events
 from registry.errors import StoreUnavailable
 from registry.stream import MemoryStream, RedisStream, StreamEntry, StreamReader
 from tests.builders import NOW_MS, a_mirror, a_ranking
 from tests.drift.mirrored import mirrors
+from tests.drift.monitored import Monitored
 
 SETTINGS = RankDiffSettings(
     RankLimits(min_lists=50),
@@ -39,22 +40,9 @@ def standard(model: str, version: int) -> Standard | None:
 
 
 @dataclass
-class Clock:
-    """Seconds since the epoch, moved by hand."""
-
-    now_s: float = NOW_MS / 1000
-
-    def __call__(self) -> float:
-        return self.now_s
-
-
-@dataclass
-class Mirrored:
+class Mirrored(Monitored[MirrorMonitor]):
     """A stream, and monitors over it that can be started again."""
 
-    stream: MemoryStream | RedisStream
-    kept_in: Path
-    clock: Clock = field(default_factory=Clock)
     told: list[RankDiff] = field(default_factory=list)
 
     def reader(self) -> StreamReader:
@@ -65,17 +53,6 @@ class Mirrored:
         return MirrorMonitor(
             reader or self.reader(), standard, sink or self.told.append, SETTINGS, self.kept_in, self.clock
         )
-
-    def write(self, events: Sequence[Event], an_entry: int = 16) -> None:
-        """Appends the events, some to an entry."""
-        self.stream.append(
-            [join_events([encode_event(e) for e in events[i : i + an_entry]]) for i in range(0, len(events), an_entry)]
-        )
-
-    def read_all(self, monitor: MirrorMonitor) -> None:
-        """Steps until one finds nothing to read."""
-        while monitor.step(0):
-            pass
 
     def counted(self) -> list[tuple[int, int, int]]:
         """Start after NOW_MS, queries of the window and of the step; each window once."""
@@ -188,18 +165,7 @@ def test_an_event_that_was_written_twice_counts_once_even_across_a_restart(mirro
 
 @pytest.mark.parametrize("restarted", [True, False])
 def test_a_clock_that_was_ahead_for_a_while_blinds_nobody(mirrored: Mirrored, restarted: bool) -> None:
-    monitor = mirrored.start()
-    mirrored.clock.now_s += 7200.0
-    mirrored.write(ten_a_second(1, seed=42, start_ms=NOW_MS + 7_200_000))
-    mirrored.read_all(monitor)
-    monitor.save()
-    mirrored.clock.now_s -= 7200.0
-    monitor = mirrored.start() if restarted else monitor
-    mirrored.read_all(monitor)
-
-    mirrored.write(ten_a_second(250))
-    mirrored.clock.now_s += 25.0
-    mirrored.read_all(monitor)
+    mirrored.read_after_a_clock_that_was_ahead(ten_a_second, restarted)
 
     assert [(start_ms, queries) for start_ms, queries, _ in mirrored.counted()] == [(0, 100), (10_000, 100)]
 

@@ -1,8 +1,8 @@
 """The loop: nothing lost, nothing counted twice, nothing that a bad event or version could stop."""
 
 import threading
-from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,13 @@ from drift import snapshot
 from drift.monitor import Monitor, ProfileOf
 from drift.settings import MonitorSettings, Rule
 from drift.windows.judge import DriftVerdict
-from registry.contracts.events import Event, RankingEvent, encode_event, join_events
+from drift.windows.segments import Segments
+from registry.contracts.events import RankingEvent, encode_event, join_events
 from registry.errors import StoreUnavailable, UnknownVersion
 from registry.stream import MemoryStream, RedisStream, StreamEntry, StreamReader
 from tests.builders import NOW_MS, a_click, a_mirror, an_exposure
-from tests.drift.traffic import PROFILE, rankings
+from tests.drift.monitored import Monitored
+from tests.drift.traffic import COLUMNS, PROFILE, rankings
 
 SETTINGS = MonitorSettings(
     Rule(min_lists=50), window_s=10.0, lateness_s=2.0, save_every_s=5.0, entries_a_read=4, wait_s=0.05, retry_s=0.01
@@ -28,23 +30,11 @@ WINDOW_MS = 10_000
 
 
 @dataclass
-class Clock:
-    """Seconds since the epoch, moved by hand."""
-
-    now_s: float = NOW_MS / 1000
-
-    def __call__(self) -> float:
-        return self.now_s
-
-
-@dataclass
-class Watched:
+class Watched(Monitored[Monitor]):
     """A stream, and monitors over it that can be started again."""
 
-    stream: MemoryStream | RedisStream
-    kept_in: Path
-    clock: Clock = field(default_factory=Clock)
     told: list[DriftVerdict] = field(default_factory=list)
+    settings: MonitorSettings = SETTINGS
 
     def reader(self) -> StreamReader:
         return self.stream.reader("monitor", "monitor-0")
@@ -56,18 +46,9 @@ class Watched:
         reader: StreamReader | None = None,
     ) -> Monitor:
         """A new monitor under the name of the last; as if that had been killed."""
-        return Monitor(reader or self.reader(), profiles, sink or self.told.append, SETTINGS, self.kept_in, self.clock)
-
-    def write(self, events: Sequence[Event], an_entry: int = 16) -> None:
-        """Appends the events, some to an entry."""
-        self.stream.append(
-            [join_events([encode_event(e) for e in events[i : i + an_entry]]) for i in range(0, len(events), an_entry)]
+        return Monitor(
+            reader or self.reader(), profiles, sink or self.told.append, self.settings, self.kept_in, self.clock
         )
-
-    def read_all(self, monitor: Monitor) -> None:
-        """Steps until one finds nothing to read."""
-        while monitor.step(0):
-            pass
 
     def counted(self) -> list[tuple[int, int]]:
         """Start, after NOW_MS, and lists of every window told of, each window once."""
@@ -220,18 +201,7 @@ def test_a_window_that_was_told_of_stays_closed_after_a_restart(watched: Watched
 
 @pytest.mark.parametrize("restarted", [True, False])
 def test_a_clock_that_was_ahead_for_a_while_blinds_nobody(watched: Watched, restarted: bool) -> None:
-    monitor = watched.start()
-    watched.clock.now_s += 7200.0
-    watched.write(ten_a_second(1, seed=32, start_ms=NOW_MS + 7_200_000))
-    watched.read_all(monitor)
-    monitor.save()
-    watched.clock.now_s -= 7200.0
-    monitor = watched.start() if restarted else monitor
-    watched.read_all(monitor)
-
-    watched.write(ten_a_second(250))
-    watched.clock.now_s += 25.0
-    watched.read_all(monitor)
+    watched.read_after_a_clock_that_was_ahead(ten_a_second, restarted)
 
     assert watched.counted() == [(0, 100), (WINDOW_MS, 100)]
 
@@ -309,6 +279,24 @@ def test_an_unknown_version_is_errored_and_others_go_on(watched: Watched, profil
     verdicts = {verdict.version: verdict for verdict in watched.told}
     assert (verdicts[9].verdict, verdicts[9].rankings) == ("errored", 100)
     assert verdicts[1].verdict in ("passed", "inconclusive")
+
+
+@pytest.mark.parametrize(("by", "said"), [("of_querry", 1), ("of_query", 0), ("ranking:candidates", 0)])
+def test_segments_of_a_feature_that_there_is_not_are_told_once_with_those_that_there_are(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, by: str, said: int
+) -> None:
+    settings = replace(SETTINGS, segments={"codesearch": Segments("codesearch", by, bounds=(0.0,))})
+    watched = Watched(MemoryStream(), tmp_path / "monitor.snapshot", settings=settings)
+    watched.write([*ten_a_second(150), *ten_a_second(150, seed=33, version=2)])
+    watched.clock.now_s += 25.0
+
+    watched.read_all(watched.start())
+
+    warned = [record.getMessage() for record in caplog.records if "SLUICE_DRIFT_SEGMENTS" in record.getMessage()]
+    assert len(warned) == said
+    if said:
+        assert "divides codesearch by 'of_querry', which the feature view of @1 lacks" in warned[0]
+        assert warned[0].endswith(f"expected ranking:candidates, or one of {', '.join(COLUMNS)}")
 
 
 def test_a_damaged_snapshot_is_put_aside_for_empty_windows(watched: Watched) -> None:

@@ -242,19 +242,25 @@ def test_text_stands_out_in_both_colour_schemes(browser: Browser, world: World, 
     assert [pair for pair in pairs if pair["contrast"] < 4.5] == []
 
 
-def test_the_colours_can_be_chosen_and_are_kept(browser: Browser, world: World) -> None:
-    with a_page(browser, world, color_scheme="light") as seen:
+@pytest.mark.parametrize(
+    ("scheme", "clicks", "theme", "ground"),
+    [("light", 2, "dark", "rgb(14, 17, 22)"), ("dark", 1, "light", "rgb(244, 245, 247)")],
+)
+def test_the_colours_can_be_chosen_and_are_kept(
+    browser: Browser, world: World, scheme: Any, clicks: int, theme: str, ground: str
+) -> None:
+    with a_page(browser, world, color_scheme=scheme) as seen:
         page = seen.page
         wait_until_drawn(page)
-        for _ in range(2):
+        for _ in range(clicks):
             page.locator("#theme").click()
-        expect(page.locator("html")).to_have_attribute("data-theme", "dark")
+        expect(page.locator("html")).to_have_attribute("data-theme", theme)
         chosen = page.evaluate("getComputedStyle(document.body).backgroundColor")
         page.reload()
         wait_until_drawn(page)
         kept = page.evaluate("getComputedStyle(document.body).backgroundColor")
 
-    assert chosen == kept == "rgb(14, 17, 22)"
+    assert chosen == kept == ground
 
 
 def test_a_key_is_asked_for_refused_in_words_and_leaves_the_address(browser: Browser, world: World) -> None:

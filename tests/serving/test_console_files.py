@@ -85,6 +85,14 @@ def test_a_script_imports_only_files_that_are_there_and_makes_no_markup_of_text(
     assert re.findall(r"https?://(?!www\.w3\.org/2000/svg)\S+", text) == []
 
 
+def test_a_colour_is_written_once_with_the_one_for_dark_beside_it() -> None:
+    text = (PAGE / "style.css").read_text()
+    pairs = re.findall(r"(--[\w-]+): light-dark\((#\w+), (#\w+)\);", text)
+
+    assert len({name for name, _, _ in pairs}) == len(pairs) > 30
+    assert len(re.findall(r"#[0-9a-f]{6}", text)) == 2 * len(pairs), "a colour stands outside of the pairs"
+
+
 def test_a_file_that_has_not_changed_is_not_sent_again() -> None:
     first = get("/console/app.js")
     again = get("/console/app.js", **{"if-none-match": first.headers["etag"]})
