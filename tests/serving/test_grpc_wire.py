@@ -400,6 +400,70 @@ def test_messages_that_nobody_takes_are_not_asked_for() -> None:
     wired(scenario)
 
 
+@pytest.mark.parametrize("path", [ECHO, BEGUN, CHAT])
+@pytest.mark.parametrize("heads_first", [False, True])
+def test_no_more_answers_than_a_connection_may_have_wait_for_its_windows(path: str, heads_first: bool) -> None:
+    """Whether they were asked for before too many waited, or after that."""
+    message, limit, numbers = bytes(MAX_BYTES - 1000), 3 << 20, range(1, 20, 2)
+    body = prefixed(message)
+
+    async def scenario(wire: Wire) -> None:
+        def kept_bytes() -> int:
+            return wire.connection.outbox.kept_bytes
+
+        await wire.greet(_4=0)
+        heads = {number: frame(HEADERS, END_HEADERS, number, wire.head(path)) for number in numbers}
+        parts = [body[at : at + 16_384] for at in range(0, len(body), 16_384)]
+        if heads_first:
+            await wire.say(*heads.values())
+        for number in numbers:
+            said = [] if heads_first else [heads[number]]
+            said += [frame(DATA, 0, number, part) for part in parts[:-1]]
+            await wire.say(*said, frame(DATA, END_STREAM, number, parts[-1]))
+            assert kept_bytes() < limit + len(body) + 1000
+        answered, refused = numbers[:4], numbers[4:]
+        assert kept_bytes() > limit
+        for number in refused:
+            answer = wire.answers[number]
+            assert (answer.code, answer.fields["retry-after"]) == (Code.RESOURCE_EXHAUSTED, "1")
+            assert answer.fields["grpc-message"].endswith("windows: take them, then ask for more")
+        await wire.say(frame(HEADERS, END_HEADERS, 23, wire.head(HANG)))  # it need not even send its message
+        assert wire.answers[23].code == Code.RESOURCE_EXHAUSTED
+        await wire.say(settings_frame({INITIAL_WINDOW_SIZE: 1 << 30}), window_update(0, 1 << 30))
+        assert {told(wire, number) for number in answered} == {(Code.OK, body, True)}
+        assert kept_bytes() == 0
+        await wire.say(wire.call(25))
+        assert told(wire, 25) == ECHOED
+
+    wired(scenario, max_unsent_bytes=limit)
+
+
+def test_answers_of_calls_that_are_given_up_wait_no_longer() -> None:
+    async def scenario(wire: Wire) -> None:
+        await wire.greet(_4=0)
+        await wire.say(wire.call(1, bytes(10_000)), wire.call(3, bytes(10_000)))
+        one = wire.connection.outbox.kept_bytes // 2
+        await wire.say(frame(RST_STREAM, 0, 1, bytes(4)))
+        assert wire.connection.outbox.kept_bytes == one > 10_000
+
+    wired(scenario)
+
+
+def test_answers_that_wait_count_for_what_it_takes_to_keep_them() -> None:
+    """Empty ones, and those of which all but a byte has gone."""
+
+    async def scenario(wire: Wire) -> None:
+        await wire.greet(_4=10_004)
+        await wire.say(wire.call(1, bytes(10_000)), frame(HEADERS, END_HEADERS, 3, wire.head(CHAT)))
+        assert wire.connection.outbox.kept_bytes > 10_000
+        before = wire.connection.outbox.kept_bytes
+        await wire.say(settings_frame({INITIAL_WINDOW_SIZE: 0}), frame(DATA, 0, 3, prefixed(b"") * 5))
+        await wire.listen()
+        assert wire.connection.outbox.kept_bytes >= before + 5 * 500
+
+    wired(scenario)
+
+
 def granted(wire: Wire, number: int) -> int:
     """By how much the window of a stream was widened."""
     updates = [payload for kind, _, of, payload in wire.frames if (kind, of) == (WINDOW_UPDATE, number)]

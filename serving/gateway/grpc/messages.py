@@ -13,6 +13,9 @@ _PREFIX = struct.Struct(">BI")
 ENCODINGS = (b"identity", b"gzip", b"deflate")
 IDENTITY = b"identity"
 
+KEEPING_BYTES = 512
+"""What a message that waits takes beside its own bytes: a client may send, or ask for, nothing but empty ones."""
+
 Received = tuple[int, bytes | memoryview]
 """The compressed-flag and the message as it travelled."""
 
