@@ -3,6 +3,8 @@
 import asyncio
 import gc
 import struct
+import tracemalloc
+from collections.abc import Iterable, Iterator
 
 import pytest
 from hpack import Decoder, Encoder
@@ -36,7 +38,7 @@ from serving.gateway.grpc.frames import (
     settings_frame,
     window_update,
 )
-from serving.gateway.grpc.messages import prefixed
+from serving.gateway.grpc.messages import READ_BYTES, MessageBuffer, prefixed
 from tests.serving.http2_wire import BEGUN, CHAT, DEAF, ECHO, HANG, MAX_BYTES, ONCE, Wire, cut, wired
 
 
@@ -633,3 +635,66 @@ def test_a_call_that_is_over_is_freed_at_once_and_its_message_with_it() -> None:
             gc.enable()
 
     wired(scenario)
+
+
+def taken_bytes(buffer: MessageBuffer, parts: Iterable[memoryview]) -> int:
+    """The memory that is in use once the buffer has been fed, and was not before."""
+    tracemalloc.start()
+    try:
+        for part in parts:
+            buffer.feed(part)
+        del part
+        return tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+
+
+def reads(body: bytes, piece_bytes: int, read_bytes: int) -> Iterator[memoryview]:
+    """The body in pieces, each from a read of its own with whatever else the client says."""
+    for at in range(0, len(body), piece_bytes):
+        piece = body[at : at + piece_bytes]
+        yield memoryview(piece + bytes(max(0, read_bytes - len(piece))))[: len(piece)]
+
+
+@pytest.mark.parametrize(
+    ("size", "piece_bytes", "read_bytes"),
+    [(200_000, 1, 10), (200_000, 1, 1), (2000, 1, 60_000), (1 << 20, 5000, 250_000), (1 << 20, 16_384, 65_536)],
+    ids=["frames of a byte", "reads of a byte", "a byte between others", "small frames between others", "shared reads"],
+)
+def test_an_unfinished_message_takes_about_the_memory_of_its_bytes(
+    size: int, piece_bytes: int, read_bytes: int
+) -> None:
+    buffer, message = MessageBuffer(1 << 20), bytes(i % 251 for i in range(size))
+    body = prefixed(message)
+
+    taken = taken_bytes(buffer, reads(body[:-1], piece_bytes, read_bytes))
+
+    assert taken < 3 * size + READ_BYTES + 50_000
+    [(flag, received)] = buffer.feed(memoryview(body)[-1:])
+    assert (flag, bytes(received)) == (0, message)
+
+
+def test_large_pieces_of_a_message_are_not_copied_until_it_is_complete() -> None:
+    pieces = list(reads(prefixed(bytes(1 << 20))[:-1], 1 << 17, 1 << 17))
+
+    assert taken_bytes(MessageBuffer(1 << 20), pieces) < 10_000
+
+
+def test_the_beginning_of_a_message_does_not_keep_the_one_before_it() -> None:
+    assert taken_bytes(MessageBuffer(1 << 20), reads(prefixed(bytes(1 << 20)) + b"x", 1 << 18, 1)) < 10_000
+
+
+def test_messages_that_wait_do_not_keep_what_was_read_with_them() -> None:
+    async def scenario(wire: Wire) -> int:
+        await wire.greet()
+        await wire.say(frame(HEADERS, END_HEADERS, 1, wire.head(DEAF)))
+        ignored = frame(0x63, 0, 1, bytes(100_000))  # an extension
+        tracemalloc.start()
+        try:
+            for _ in range(100):
+                await wire.say(frame(DATA, 0, 1, prefixed(b"x")), ignored)
+            return tracemalloc.get_traced_memory()[0]
+        finally:
+            tracemalloc.stop()
+
+    assert wired(scenario) < 1 << 20

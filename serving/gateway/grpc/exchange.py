@@ -24,6 +24,7 @@ from serving.gateway.grpc.messages import (
     packed,
     prefixed,
     unpacked,
+    unpinned,
 )
 from serving.gateway.grpc.outbox import Outbox
 
@@ -328,6 +329,8 @@ class StreamingExchange(Exchange):
         if self._asked and self._asked_once:
             raise QueryRefused("body: more than one message")
         self._asked = True
+        if self._waiting:  # many may wait for long
+            message = message[0], unpinned(message[1])
         self._waiting.append(message)
         self._waiting_bytes += len(message[1]) + KEEPING_BYTES
         _wake(self._arrival)
