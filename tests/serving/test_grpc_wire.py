@@ -341,6 +341,40 @@ def test_more_unfinished_messages_than_a_connection_may_have_are_refused(lacking
     assert set(codes) == {Code.RESOURCE_EXHAUSTED}
 
 
+def test_those_that_hold_most_are_refused_if_the_one_that_goes_on_holds_next_to_nothing() -> None:
+    """Beginning with it, and no more than it takes: what the others have sent is not lost."""
+    sizes = {1: 500_000, 3: 900_000, 5: 1_000_000, 7: 800_000}
+
+    async def scenario(wire: Wire) -> None:
+        await wire.greet(_4=1 << 20)
+        rest = {}
+        for number, size in sizes.items():
+            body = prefixed(bytes(size))
+            begun, rest[number] = body[:-100], body[-100:]
+            await wire.say(
+                frame(HEADERS, END_HEADERS, number, wire.head()),
+                *(frame(DATA, 0, number, begun[at : at + 16_384]) for at in range(0, len(begun), 16_384)),
+            )
+        assert not wire.answers  # too much is held since the last of them, which is noticed as the window is returned
+        number = 9
+        while 3 not in wire.answers and 5 not in wire.answers:
+            assert number < 1000
+            head = frame(HEADERS, END_HEADERS, number, wire.head())
+            await wire.say(head, frame(DATA, PADDED, number, bytes([0]) + prefixed(bytes(16_000))[:10_000]))
+            if number not in wire.answers:
+                await wire.say(frame(RST_STREAM, 0, number, bytes(4)))
+            number += 2
+        refused = {number for number, answer in wire.answers.items() if answer.code == Code.RESOURCE_EXHAUSTED}
+        assert refused == {number - 2, 5}
+        assert wire.answers[5].fields["grpc-message"].endswith("of unfinished messages on one connection: slow down")
+        await wire.say(window_update(0, 1 << 24))
+        for number in (1, 3, 7):
+            await wire.say(frame(DATA, END_STREAM, number, rest[number]))
+            assert told(wire, number) == (Code.OK, prefixed(bytes(sizes[number])), True)
+
+    wired(scenario, max_receiving_bytes=3 << 20)
+
+
 def test_calls_beyond_the_limit_may_be_made_again_elsewhere() -> None:
     async def scenario(wire: Wire) -> None:
         await wire.greet()
