@@ -165,12 +165,13 @@ class Exchange:
             self._line.write(window_update(self.number, self._unreturned_bytes))
             self._unreturned_bytes = 0
 
-    def _head(self) -> bytes:
-        """The frame that our first message follows; empty after that."""
+    def _head(self, hints: tuple[tuple[bytes, bytes], ...] = ()) -> bytes:
+        """The frame that our first message follows; empty after that. hints: fields beside those of gRPC."""
         if self._answering:
             return b""
         self._answering = True
-        return frame(HEADERS, END_HEADERS, self.number, _HEADS[self.head.answer_encoding])
+        block = _HEADS[self.head.answer_encoding]
+        return frame(HEADERS, END_HEADERS, self.number, block + field_block(hints) if hints else block)
 
     def _failed(self, error: Exception, call: Call) -> None:
         noted = {"trace_id": call.trace.trace_id, "path": call.path}
@@ -248,7 +249,7 @@ class UnaryExchange(Exchange):
         if isinstance(result, Exception):
             self._failed(result, call)
         else:
-            self._send(prefixed(result))
+            self._send(call, prefixed(result))
 
     async def _run(self, call: Call, received: Received) -> None:
         head, answer = self.head, self._method.answer
@@ -263,15 +264,15 @@ class UnaryExchange(Exchange):
         except Exception as error:
             self._failed(error, call)
         else:
-            self._send(sent)
+            self._send(call, sent)
 
-    def _send(self, message: bytes) -> None:
+    def _send(self, call: Call, message: bytes) -> None:
         if self._line.outbox.full:
             self._finish(Status.of(UNTAKEN))
         elif not self._over and self._status is None:
             self._status = OK
             last = frame(HEADERS, END_HEADERS | END_STREAM, self.number, _OK_TRAILERS)
-            self._line.outbox.send(self._outgoing, self._head(), message, last)
+            self._line.outbox.send(self._outgoing, self._head(call.hints), message, last)
 
 
 class StreamingExchange(Exchange):
