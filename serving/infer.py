@@ -25,7 +25,7 @@ from serving.tensor_frames import ALL_OUTPUTS, MAX_OUTPUTS, InferredReply, Infer
 from serving.tensors import Tensor
 from serving.tracing.doors import HTTP_INFER, Door
 from serving.tracing.spans import Stages
-from serving.tracing.tracer import Tracer, of_model
+from serving.tracing.tracer import Tracer, of_model, tell_failed
 
 CONTROL_WAIT_S = 60.0
 CONTROL_LOOK_S = 0.02
@@ -131,7 +131,7 @@ class InferService:
                 return await self._answer(query, plan, None, query.version, came_s)
         except RankingError as error:
             self._ranker.count_refused(query.model, plan, route, error)
-            self._trace_failed(query, error, came_s)
+            tell_failed(self._tracer, query, error, self._clock() - came_s)
             raise
 
     def begin(self, query: InferQuery, done: Callable[[InferAnswer | RankingError], None]) -> Callable[[], None] | None:
@@ -156,7 +156,7 @@ class InferService:
 
         def refused(error: RankingError) -> None:
             self._ranker.count_refused(query.model, plan, route, error)
-            self._trace_failed(query, error, began_s)
+            tell_failed(self._tracer, query, error, self._clock() - began_s)
 
         begun = Begun(self._permits, query.model, self._clock, allowed_s, deadline_s, settle, again, refused, done)
 
@@ -335,10 +335,6 @@ class InferService:
             lambda: Stages(reply.queue_us, reply.gather_us, reply.device_us),
             f"infer {query.model}@{version}",
         )
-
-    def _trace_failed(self, query: InferQuery, error: RankingError, began_s: float) -> None:
-        if self._tracer is not None:
-            self._tracer.failed(query.trace, query.door, self._clock() - began_s, of_model(query.model), error)
 
 
 def rows_of(query: InferQuery) -> int:

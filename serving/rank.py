@@ -49,7 +49,7 @@ from serving.router import BREAKING, EXPLORING, Route, Router
 from serving.shown import Shown, as_ranked, certain, explored, interleaved, left_alone
 from serving.tally import CounterTally, HistogramTally
 from serving.tracing.spans import Stages
-from serving.tracing.tracer import Tracer, of_model
+from serving.tracing.tracer import Tracer, of_model, tell_failed
 
 log = logging.getLogger(__name__)
 
@@ -177,7 +177,7 @@ class Ranker:
                         self.router.served(query.model, route.version, failed=True)
                     return lower
             self.count_refused(query.model, plan, route, error)
-            self._trace_failed(query, error, came_s)
+            tell_failed(self._tracer, query, error, self._clock() - came_s)
             raise
 
     def refused_now(self, model: str) -> Overloaded | None:
@@ -221,7 +221,7 @@ class Ranker:
 
         def refused(error: RankingError) -> None:
             self.count_refused(query.model, plan, route, error)
-            self._trace_failed(query, error, began_s)
+            tell_failed(self._tracer, query, error, self._clock() - began_s)
 
         begun = Begun(self._permits, query.model, self._clock, allowed_s, deadline_s, settle, again, refused, done)
 
@@ -411,10 +411,6 @@ class Ranker:
             lambda: Stages.of(ranking.stages_ms, *fetched),
             f"rank {query.model}@{ranking.version}",
         )
-
-    def _trace_failed(self, query: RankQuery, error: RankingError, began_s: float) -> None:
-        if self._tracer is not None:
-            self._tracer.failed(query.trace, query.door, self._clock() - began_s, of_model(query.model), error)
 
     def _rests(self, query: RankQuery, plan: TrafficPlan, route: Route) -> bool:
         """Whether the champion fails so often that a query which has a cached order is not sent to it."""

@@ -95,15 +95,17 @@ class GrpcSettings:
     """What one gRPC connection may ask of the gateway. Messages are bounded as over HTTP.
 
     max_streams: calls at once. max_header_bytes: of a call's metadata. max_receiving_bytes: of
-    messages that have arrived in part, or wait. head_s: for the connection's preface, for a header block that comes
+    messages that have arrived in part, or wait. max_unsent_bytes: of answers that wait for the client's HTTP/2 windows;
+    beyond it calls are refused. head_s: for the connection's preface, for a header block that comes
     in parts, and for a frame; body_s: for a unary call's message from its head on, for a stream's from its first byte
     on, and beside that, as for frames, as long as what has come of it takes at bytes_a_s. read_s: without reading
-    answers that are too long to wait in buffers.
+    answers that are too long to wait in buffers, or for taking fewer than bytes_a_s of those that wait for windows.
     """
 
     max_streams: int = 256
     max_header_bytes: int = 16 << 10
     max_receiving_bytes: int = 256 << 20
+    max_unsent_bytes: int = 256 << 20
     head_s: float = 10.0
     body_s: float = 10.0
     bytes_a_s: float = 4096.0
@@ -120,6 +122,7 @@ class GrpcSettings:
         _require(
             self.max_receiving_bytes >= 1 << 20, "grpc.max_receiving_bytes", self.max_receiving_bytes, "at least 1 MiB"
         )
+        _require(self.max_unsent_bytes >= 1 << 20, "grpc.max_unsent_bytes", self.max_unsent_bytes, "at least 1 MiB")
 
 
 @dataclass(frozen=True, slots=True)

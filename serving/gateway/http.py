@@ -40,7 +40,15 @@ from serving.errors import (
 )
 from serving.event_log import EventLog
 from serving.flow.deadlines import DEADLINE_HEADER, within
-from serving.gateway.schema import VERSION_HEADER, asked_version, read_feedback, read_prefetch, read_rank, write_ranking
+from serving.gateway.schema import (
+    RANKING_HEADER,
+    VERSION_HEADER,
+    asked_version,
+    read_feedback,
+    read_prefetch,
+    read_rank,
+    write_ranking,
+)
 from serving.identity.doorkeeper import Doorkeeper, Visit
 from serving.rank import Ranker
 from serving.ranking import Ranking, RankQuery
@@ -53,7 +61,6 @@ MODELS_PREFIX, RANK_SUFFIX = "/v1/models/", "/rank"
 FEEDBACK_PATH, PREFETCH_PATH = "/v1/feedback", "/v1/prefetch"
 _INFER_PATH = re.compile(r"/v2/models/(?P<model>[^/]+)(?:/versions/(?P<version>[^/]+))?/infer")
 _VERSION_HEADER, _DEADLINE_HEADER = VERSION_HEADER.encode(), DEADLINE_HEADER.encode()
-RANKING_HEADER = b"x-sluice-ranking-id"  # for the log of a proxy, which does not read bodies
 
 
 BUG = b'{"error":"internal error, see the gateway\'s log"}'

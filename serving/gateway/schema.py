@@ -23,6 +23,7 @@ MAX_SET_BACK_MS = 24 * 3600 * 1000  # a ranking id is ours or none: one of the f
 CLOCK_SKEW_MS = 60_000
 MAX_POSITION = 65535
 VERSION_HEADER = "x-sluice-version"
+RANKING_HEADER = b"x-sluice-ranking-id"  # for the log of a proxy, which does not read bodies
 CONTROL_BYTES = bytes([*range(0x20), 0x7F])
 
 

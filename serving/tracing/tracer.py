@@ -4,6 +4,7 @@ import logging
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
 
 from registry.contracts.traces import Span, Trace, Value
 from serving import metrics
@@ -13,6 +14,14 @@ from serving.tracing.rules import TraceRules
 from serving.tracing.spans import Stages, Told, query_spans
 
 log = logging.getLogger(__name__)
+
+
+class Asked(Protocol):
+    """What a query tells of itself, whatever it asks for."""
+
+    trace: Trace
+    door: Door
+    model: str
 
 
 class Tracer:
@@ -76,6 +85,12 @@ class Tracer:
 
     def _span_id(self) -> str:
         return f"{self._source.getrandbits(64) or 1:016x}"
+
+
+def tell_failed(tracer: Tracer | None, query: Asked, error: RankingError, total_s: float) -> None:
+    """See `Tracer.failed`. tracer: None where nobody is told."""
+    if tracer is not None:
+        tracer.failed(query.trace, query.door, total_s, of_model(query.model), error)
 
 
 def of_model(model: str, version: int | None = None) -> dict[str, Value]:

@@ -226,15 +226,19 @@ def test_strangers_are_refused_and_the_log_knows_rankings_but_nobody(world: Worl
         rank(url, {"authorization": "Bearer sluice_wrong"}),
         rank(url, world.headers | {"traceparent": f"00-{TRACE}-00f067aa0ba902b7-01"}, params={"who": "ann"}),
     ]
-    with grpc.insecure_channel(world.nginx.grpc_address) as channel, pytest.raises(grpc.RpcError) as stranger:
-        rank_call(channel)(pb.RankRequest(model=MODEL, candidates=ITEMS[:3]), timeout=60.0)
+    asked = pb.RankRequest(model=MODEL, candidates=ITEMS[:3])
+    with grpc.insecure_channel(world.nginx.grpc_address) as channel:
+        with pytest.raises(grpc.RpcError) as stranger:
+            rank_call(channel)(asked, timeout=60.0)
+        ranked = rank_call(channel)(asked, timeout=60.0, metadata=[("authorization", world.headers["authorization"])])
 
     assert [answer.status_code for answer in answers] == [401, 401, 200]
     assert stranger.value.code() is grpc.StatusCode.UNAUTHENTICATED
-    lines = world.nginx.until_logged(before + 4)[before:]
-    assert [line["status"] for line in lines] == [401, 401, 200, 200]
+    lines = world.nginx.until_logged(before + 5)[before:]
+    assert [line["status"] for line in lines] == [401, 401, 200, 200, 200]
     assert (lines[2]["ranking_id"], lines[2]["trace_id"]) == (answers[2].json()["ranking_id"], TRACE)
     assert lines[3]["grpc_status"] == str(grpc.StatusCode.UNAUTHENTICATED.value[0])
+    assert (lines[4]["ranking_id"], lines[4]["grpc_status"]) == (ranked.ranking_id, "0")
     raw = (world.nginx.folder / "access.log").read_text()
     clients = [line["gateway"].count("127.0.0.1") for line in lines]
     assert sum(clients) == json.dumps(lines).count("127.0.0.1")  # gateways' addresses, no client's

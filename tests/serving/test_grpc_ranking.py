@@ -63,6 +63,26 @@ async def _call(
             return error.code(), error.details()
 
 
+def test_a_rankings_id_is_in_the_answers_head_for_who_does_not_read_messages(worker: Replica) -> None:
+    async def scenario(gateway: Gateway) -> None:
+        async with gateway.channel() as channel:
+            method = channel.unary_unary(
+                "/sluice.ranking.v1.Ranking/Rank", pb.RankRequest.SerializeToString, pb.RankResponse.FromString
+            )
+            call = method(pb.RankRequest(model="codesearch", candidates=["item-1", "item-2"]), timeout=TIMEOUT_S)
+            answer, head = await call, dict(await call.initial_metadata())
+            refused = method(pb.RankRequest(model="nobody", candidates=["item-1"]), timeout=TIMEOUT_S)
+            assert await refused.code() == grpc.StatusCode.NOT_FOUND
+            head_of_refusal = dict(await refused.initial_metadata())
+        over_http = await gateway.http.post(RANK, json={"candidates": ["item-1"]})
+
+        assert head == {"x-sluice-ranking-id": answer.ranking_id}
+        assert over_http.headers["x-sluice-ranking-id"] == over_http.json()["ranking_id"]
+        assert "x-sluice-ranking-id" not in head_of_refusal
+
+    served(scenario, worker)
+
+
 QUERIES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "ids alone": ({"candidates": ["item-1", "item-2", "item-3"]}, {"candidates": ["item-1", "item-2", "item-3"]}),
     "everything": (

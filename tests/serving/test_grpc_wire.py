@@ -3,6 +3,8 @@
 import asyncio
 import gc
 import struct
+import tracemalloc
+from collections.abc import Iterable, Iterator
 
 import pytest
 from hpack import Decoder, Encoder
@@ -36,7 +38,7 @@ from serving.gateway.grpc.frames import (
     settings_frame,
     window_update,
 )
-from serving.gateway.grpc.messages import prefixed
+from serving.gateway.grpc.messages import READ_BYTES, MessageBuffer, prefixed
 from tests.serving.http2_wire import BEGUN, CHAT, DEAF, ECHO, HANG, MAX_BYTES, ONCE, Wire, cut, wired
 
 
@@ -339,6 +341,40 @@ def test_more_unfinished_messages_than_a_connection_may_have_are_refused(lacking
     assert set(codes) == {Code.RESOURCE_EXHAUSTED}
 
 
+def test_those_that_hold_most_are_refused_if_the_one_that_goes_on_holds_next_to_nothing() -> None:
+    """Beginning with it, and no more than it takes: what the others have sent is not lost."""
+    sizes = {1: 500_000, 3: 900_000, 5: 1_000_000, 7: 800_000}
+
+    async def scenario(wire: Wire) -> None:
+        await wire.greet(_4=1 << 20)
+        rest = {}
+        for number, size in sizes.items():
+            body = prefixed(bytes(size))
+            begun, rest[number] = body[:-100], body[-100:]
+            await wire.say(
+                frame(HEADERS, END_HEADERS, number, wire.head()),
+                *(frame(DATA, 0, number, begun[at : at + 16_384]) for at in range(0, len(begun), 16_384)),
+            )
+        assert not wire.answers  # too much is held since the last of them, which is noticed as the window is returned
+        number = 9
+        while 3 not in wire.answers and 5 not in wire.answers:
+            assert number < 1000
+            head = frame(HEADERS, END_HEADERS, number, wire.head())
+            await wire.say(head, frame(DATA, PADDED, number, bytes([0]) + prefixed(bytes(16_000))[:10_000]))
+            if number not in wire.answers:
+                await wire.say(frame(RST_STREAM, 0, number, bytes(4)))
+            number += 2
+        refused = {number for number, answer in wire.answers.items() if answer.code == Code.RESOURCE_EXHAUSTED}
+        assert refused == {number - 2, 5}
+        assert wire.answers[5].fields["grpc-message"].endswith("of unfinished messages on one connection: slow down")
+        await wire.say(window_update(0, 1 << 24))
+        for number in (1, 3, 7):
+            await wire.say(frame(DATA, END_STREAM, number, rest[number]))
+            assert told(wire, number) == (Code.OK, prefixed(bytes(sizes[number])), True)
+
+    wired(scenario, max_receiving_bytes=3 << 20)
+
+
 def test_calls_beyond_the_limit_may_be_made_again_elsewhere() -> None:
     async def scenario(wire: Wire) -> None:
         await wire.greet()
@@ -396,6 +432,70 @@ def test_messages_that_nobody_takes_are_not_asked_for() -> None:
             await wire.listen()
         assert len(wire.answers[1].messages) == 20 * len(part)
         assert granted() > 20 * len(part) - (1 << 20)
+
+    wired(scenario)
+
+
+@pytest.mark.parametrize("path", [ECHO, BEGUN, CHAT])
+@pytest.mark.parametrize("heads_first", [False, True])
+def test_no_more_answers_than_a_connection_may_have_wait_for_its_windows(path: str, heads_first: bool) -> None:
+    """Whether they were asked for before too many waited, or after that."""
+    message, limit, numbers = bytes(MAX_BYTES - 1000), 3 << 20, range(1, 20, 2)
+    body = prefixed(message)
+
+    async def scenario(wire: Wire) -> None:
+        def kept_bytes() -> int:
+            return wire.connection.outbox.kept_bytes
+
+        await wire.greet(_4=0)
+        heads = {number: frame(HEADERS, END_HEADERS, number, wire.head(path)) for number in numbers}
+        parts = [body[at : at + 16_384] for at in range(0, len(body), 16_384)]
+        if heads_first:
+            await wire.say(*heads.values())
+        for number in numbers:
+            said = [] if heads_first else [heads[number]]
+            said += [frame(DATA, 0, number, part) for part in parts[:-1]]
+            await wire.say(*said, frame(DATA, END_STREAM, number, parts[-1]))
+            assert kept_bytes() < limit + len(body) + 1000
+        answered, refused = numbers[:4], numbers[4:]
+        assert kept_bytes() > limit
+        for number in refused:
+            answer = wire.answers[number]
+            assert (answer.code, answer.fields["retry-after"]) == (Code.RESOURCE_EXHAUSTED, "1")
+            assert answer.fields["grpc-message"].endswith("windows: take them, then ask for more")
+        await wire.say(frame(HEADERS, END_HEADERS, 23, wire.head(HANG)))  # it need not even send its message
+        assert wire.answers[23].code == Code.RESOURCE_EXHAUSTED
+        await wire.say(settings_frame({INITIAL_WINDOW_SIZE: 1 << 30}), window_update(0, 1 << 30))
+        assert {told(wire, number) for number in answered} == {(Code.OK, body, True)}
+        assert kept_bytes() == 0
+        await wire.say(wire.call(25))
+        assert told(wire, 25) == ECHOED
+
+    wired(scenario, max_unsent_bytes=limit)
+
+
+def test_answers_of_calls_that_are_given_up_wait_no_longer() -> None:
+    async def scenario(wire: Wire) -> None:
+        await wire.greet(_4=0)
+        await wire.say(wire.call(1, bytes(10_000)), wire.call(3, bytes(10_000)))
+        one = wire.connection.outbox.kept_bytes // 2
+        await wire.say(frame(RST_STREAM, 0, 1, bytes(4)))
+        assert wire.connection.outbox.kept_bytes == one > 10_000
+
+    wired(scenario)
+
+
+def test_answers_that_wait_count_for_what_it_takes_to_keep_them() -> None:
+    """Empty ones, and those of which all but a byte has gone."""
+
+    async def scenario(wire: Wire) -> None:
+        await wire.greet(_4=10_004)
+        await wire.say(wire.call(1, bytes(10_000)), frame(HEADERS, END_HEADERS, 3, wire.head(CHAT)))
+        assert wire.connection.outbox.kept_bytes > 10_000
+        before = wire.connection.outbox.kept_bytes
+        await wire.say(settings_frame({INITIAL_WINDOW_SIZE: 0}), frame(DATA, 0, 3, prefixed(b"") * 5))
+        await wire.listen()
+        assert wire.connection.outbox.kept_bytes >= before + 5 * 500
 
     wired(scenario)
 
@@ -569,3 +669,66 @@ def test_a_call_that_is_over_is_freed_at_once_and_its_message_with_it() -> None:
             gc.enable()
 
     wired(scenario)
+
+
+def taken_bytes(buffer: MessageBuffer, parts: Iterable[memoryview]) -> int:
+    """The memory that is in use once the buffer has been fed, and was not before."""
+    tracemalloc.start()
+    try:
+        for part in parts:
+            buffer.feed(part)
+        del part
+        return tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+
+
+def reads(body: bytes, piece_bytes: int, read_bytes: int) -> Iterator[memoryview]:
+    """The body in pieces, each from a read of its own with whatever else the client says."""
+    for at in range(0, len(body), piece_bytes):
+        piece = body[at : at + piece_bytes]
+        yield memoryview(piece + bytes(max(0, read_bytes - len(piece))))[: len(piece)]
+
+
+@pytest.mark.parametrize(
+    ("size", "piece_bytes", "read_bytes"),
+    [(200_000, 1, 10), (200_000, 1, 1), (2000, 1, 60_000), (1 << 20, 5000, 250_000), (1 << 20, 16_384, 65_536)],
+    ids=["frames of a byte", "reads of a byte", "a byte between others", "small frames between others", "shared reads"],
+)
+def test_an_unfinished_message_takes_about_the_memory_of_its_bytes(
+    size: int, piece_bytes: int, read_bytes: int
+) -> None:
+    buffer, message = MessageBuffer(1 << 20), bytes(i % 251 for i in range(size))
+    body = prefixed(message)
+
+    taken = taken_bytes(buffer, reads(body[:-1], piece_bytes, read_bytes))
+
+    assert taken < 3 * size + READ_BYTES + 50_000
+    [(flag, received)] = buffer.feed(memoryview(body)[-1:])
+    assert (flag, bytes(received)) == (0, message)
+
+
+def test_large_pieces_of_a_message_are_not_copied_until_it_is_complete() -> None:
+    pieces = list(reads(prefixed(bytes(1 << 20))[:-1], 1 << 17, 1 << 17))
+
+    assert taken_bytes(MessageBuffer(1 << 20), pieces) < 10_000
+
+
+def test_the_beginning_of_a_message_does_not_keep_the_one_before_it() -> None:
+    assert taken_bytes(MessageBuffer(1 << 20), reads(prefixed(bytes(1 << 20)) + b"x", 1 << 18, 1)) < 10_000
+
+
+def test_messages_that_wait_do_not_keep_what_was_read_with_them() -> None:
+    async def scenario(wire: Wire) -> int:
+        await wire.greet()
+        await wire.say(frame(HEADERS, END_HEADERS, 1, wire.head(DEAF)))
+        ignored = frame(0x63, 0, 1, bytes(100_000))  # an extension
+        tracemalloc.start()
+        try:
+            for _ in range(100):
+                await wire.say(frame(DATA, 0, 1, prefixed(b"x")), ignored)
+            return tracemalloc.get_traced_memory()[0]
+        finally:
+            tracemalloc.stop()
+
+    assert wired(scenario) < 1 << 20

@@ -23,6 +23,7 @@ from serving.gateway.grpc.frames import (
     PREFACE,
     frame,
     settings_frame,
+    window_update,
 )
 from serving.gateway.grpc.messages import prefixed
 from serving.gateway.grpc.server import GrpcServer
@@ -208,6 +209,50 @@ def test_a_grpc_client_that_does_not_read_is_cut_and_one_that_reads_in_time_is_n
 
     wired(unread, read_s=0.05)
     assert wired(read, read_s=0.05) == 0
+
+
+def test_a_grpc_client_that_grants_no_window_for_its_answers_is_told_and_cut() -> None:
+    """Also one that grants a byte now and then, or took many before."""
+
+    def last_words(step_bytes: int = 0, head_start_bytes: int = 0, bytes_a_s: float = 1e9) -> bytes:
+        async def scenario(wire: Wire) -> bytes:
+            await wire.greet(_4=0)
+            await wire.say(wire.call(1, b"x" * 500_000), wire.call(3))
+            if head_start_bytes:
+                await wire.say(window_update(0, head_start_bytes), window_update(1, head_start_bytes))
+            async with asyncio.timeout(PATIENCE_S):
+                while not wire.transport.closed:
+                    await wire.say(*([window_update(1, step_bytes)] if step_bytes else []))
+            return wire.last(GOAWAY)[1]
+
+        return wired(scenario, read_s=0.05, bytes_a_s=bytes_a_s)
+
+    for said in (last_words(), last_words(step_bytes=1), last_words(head_start_bytes=400_000, bytes_a_s=1000.0)):
+        assert said.endswith(b"answers were not taken in time: read them, and widen the windows")
+
+
+def test_a_grpc_client_that_takes_its_answers_at_a_fair_pace_may_take_longer() -> None:
+    message = b"x" * 3000
+
+    async def scenario(wire: Wire) -> bytes:
+        await wire.greet(_4=0)
+        await wire.say(wire.call(1, message))
+        began_s = asyncio.get_running_loop().time()
+        async with asyncio.timeout(PATIENCE_S):
+            for part in range(1, 11):  # they take twice read_s together
+                while asyncio.get_running_loop().time() < began_s + part * 0.06:
+                    await wire.listen()
+                await wire.say(window_update(1, 300))
+            await wire.say(window_update(1, 300))
+            while not wire.answers[1].ended:
+                await wire.listen()
+            until_s = asyncio.get_running_loop().time() + 0.4
+            while asyncio.get_running_loop().time() < until_s:  # nothing waits: no time runs
+                await wire.listen()
+        assert not wire.transport.closed
+        return wire.answers[1].messages
+
+    assert wired(scenario, read_s=0.3, bytes_a_s=100.0) == prefixed(message)
 
 
 def test_a_head_that_came_in_parts_is_forgotten_by_its_timer() -> None:

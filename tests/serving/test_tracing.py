@@ -1,16 +1,24 @@
 """Which queries are told of, and what their spans say."""
 
+import asyncio
 import random
 from collections.abc import Sequence
 
+import numpy as np
 import pytest
 
 from registry.contracts.traces import UNTRACED, Span, Trace
-from serving.errors import QueryRefused, ReplicaUnhealthy
-from serving.tracing.doors import Door
+from serving.errors import QueryRefused, ReplicaUnhealthy, UnknownModel
+from serving.infer import InferQuery, InferService
+from serving.permits import Permits
+from serving.ranking import RankQuery
+from serving.replicas import ReplicaPool
+from serving.tracing.doors import HTTP_INFER, HTTP_RANK, Door
 from serving.tracing.rules import TraceRules
 from serving.tracing.spans import Stages
 from serving.tracing.tracer import Tracer
+from tests.builders import a_plan
+from tests.serving.workbench import a_ranker
 
 FOLLOWED, LEFT = Trace("a" * 32, "b" * 16, True), Trace("a" * 32, "b" * 16, False)
 OF_OURS = Trace("0" * 32)  # the last that a draw takes
@@ -123,6 +131,25 @@ def test_what_a_client_did_wrong_is_told_only_if_it_would_have_been_anyway() -> 
     assert not heard.tracer.failed(LEFT, DOOR, 0.01, {}, QueryRefused("top_k"))
     assert heard.tracer.failed(FOLLOWED, DOOR, 0.01, {}, QueryRefused("top_k"))
     assert (heard.spans[0].error, heard.spans[0].attributes["error.type"]) == ("", "QueryRefused")
+
+
+def test_rankings_and_tensors_tell_of_their_queries_that_fail() -> None:
+    heard = Heard(TraceRules())
+
+    async def scenario() -> None:
+        pool = ReplicaPool(("127.0.0.1:1",))
+        with a_ranker(pool, a_plan("served"), heard.tracer) as ranker:
+            service = InferService(ranker, pool, Permits(64), max_rows=1000, tracer=heard.tracer)
+            hashes = np.zeros(1, np.uint64)
+            with pytest.raises(UnknownModel):
+                await ranker.rank(RankQuery("other", ["a"], b"a", hashes, 1, 1000, trace=FOLLOWED))
+            with pytest.raises(UnknownModel):
+                await service.infer(InferQuery("other", [], trace=FOLLOWED))
+
+    asyncio.run(scenario())
+
+    told = [(span.name, span.attributes["sluice.model"], span.attributes["error.type"]) for span in heard.spans]
+    assert told == [(door.name, "other", "UnknownModel") for door in (HTTP_RANK, HTTP_INFER)]
 
 
 def test_a_query_that_belongs_to_no_trace_is_told_of_nowhere() -> None:

@@ -30,6 +30,7 @@ from serving.scoring import LoadedModel
 from serving.shelf import Shelf
 from serving.tensors import Tensor
 from serving.tls.channel import WorkerTls
+from serving.tracing.tracer import Tracer
 from serving.worker import Worker
 from tests.builders import NOW_MS, a_plan, a_view
 
@@ -212,10 +213,10 @@ def a_replica(
 
 
 @contextmanager
-def a_ranker(pool: ReplicaPool, plan: TrafficPlan) -> Iterator[Ranker]:
+def a_ranker(pool: ReplicaPool, plan: TrafficPlan, tracer: Tracer | None = None) -> Iterator[Ranker]:
     """A ranker that routes by the plan and logs into memory."""
     with tempfile.TemporaryDirectory() as folder, Journal(Path(folder) / "events", 1 << 20) as journal:
         ids = RankingIds(b"a secret of 24 bytes....", random.Random(1))
-        ranker = Ranker(pool, EventLog(journal, MemoryStream()), ids, Permits(64), log_every=100)
+        ranker = Ranker(pool, EventLog(journal, MemoryStream()), ids, Permits(64), log_every=100, tracer=tracer)
         ranker.follow({plan.model: plan})
         yield ranker

@@ -96,10 +96,11 @@ def percent_encoded(message: str) -> bytes:
 class Call:
     """One call. fields: its metadata. deadline_s: by `clock`, None if the client set none.
 
-    trace: the caller's, or begun when somebody asks.
+    trace: the caller's, or begun when somebody asks. hints: what its method has to say in the
+    answer's initial metadata; of unary calls.
     """
 
-    __slots__ = ("_begin_trace", "_trace", "clock", "deadline_s", "fields", "path")
+    __slots__ = ("_begin_trace", "_trace", "clock", "deadline_s", "fields", "hints", "path")
 
     def __init__(
         self,
@@ -112,6 +113,7 @@ class Call:
     ) -> None:
         self.path, self.fields, self.deadline_s, self.clock = path, fields, deadline_s, clock
         self._trace, self._begin_trace = trace, begin_trace
+        self.hints: tuple[tuple[bytes, bytes], ...] = ()
 
     @property
     def trace(self) -> Trace:

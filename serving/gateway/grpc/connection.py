@@ -1,8 +1,9 @@
 """One client's connection: HTTP/2's frames, and which call each belongs to.
 
 A peer that breaks HTTP/2 loses its connection; one that breaks gRPC gets a status. Memory that a
-peer can claim is bounded: fields, messages, what has arrived but is not complete, calls at once. A
-peer that does not read is not read from, and one that lets a frame or a message trickle in is cut off.
+peer can claim is bounded: fields, messages, what has arrived in part, answers that wait, calls at once. A
+peer that does not read is not read from; one that takes no answers, or lets a frame or a message trickle in, is cut
+off.
 
 Source: RFC 9113.
 """
@@ -17,7 +18,7 @@ from typing import cast
 from registry.contracts.traces import Trace
 from serving.errors import Overloaded, QueryRefused, RankingError, TooSlow
 from serving.gateway.grpc.calls import Call, Method, Status
-from serving.gateway.grpc.exchange import STREAM_WINDOW, Exchange, StreamingExchange, UnaryExchange
+from serving.gateway.grpc.exchange import STREAM_WINDOW, UNTAKEN, Exchange, StreamingExchange, UnaryExchange
 from serving.gateway.grpc.fields import FieldReader
 from serving.gateway.grpc.frames import (
     ACK,
@@ -86,8 +87,8 @@ class Connection(asyncio.Protocol):
 
     def __init__(self, service: Service) -> None:
         self.loop = asyncio.get_running_loop()
-        self.outbox = Outbox(self.write)
         self._service, self._settings = service, service.settings
+        self.outbox = Outbox(self.write, self._answers_wait, service.settings.max_unsent_bytes)
         self._frames = FrameReader(FRAME_BYTES)
         self._fields = FieldReader(service.understand, service.settings.max_header_bytes)
         self._calls: dict[int, Exchange] = {}
@@ -103,7 +104,10 @@ class Connection(asyncio.Protocol):
         self._head_timer: asyncio.TimerHandle  # of the preface, later of a header block in parts
         self._unread_timer: asyncio.TimerHandle | None = None
         self._frame_due_s = math.inf  # when the frame that has come in part has to be here
-        self._watch: asyncio.TimerHandle | None = None  # one timer for whatever is on its way
+        self._untaken_due_s = math.inf  # when of the answers that wait some more have to have gone
+        self._taken_bytes = 0  # of the outbox, when we last looked
+        self._look_s = min(self._settings.head_s, self._settings.body_s, self._settings.read_s)
+        self._watch: asyncio.TimerHandle | None = None  # one timer for whatever is on its way or waits
 
     def __repr__(self) -> str:
         return f"<Connection [{'DRAINING | ' * self._draining}{len(self._calls)} calls]>"
@@ -293,6 +297,10 @@ class Connection(asyncio.Protocol):
     def _open(self, number: int, head: RequestHead, last: int) -> None:
         method = head.method
         call: Exchange
+        if self.outbox.full:
+            self._calls[number] = call = Exchange(self, number, head, 0)
+            call.refuse(UNTAKEN)
+            return
         if method is None:
             call = self._calls[number] = Exchange(self, number, head, 0)
             if head.http_status:
@@ -364,27 +372,34 @@ class Connection(asyncio.Protocol):
         if number % 2 == 0 or number > self._last:
             raise ConnectionBroken(Reason.PROTOCOL_ERROR, f"stream {number} has not begun")
 
-    # what trickles in
+    # what trickles in, or does not go out
+
+    def _answers_wait(self) -> None:
+        """For the peer's windows, from now on."""
+        self._untaken_due_s = self._due_s(math.inf, self._settings.read_s, 0)
 
     def _due_s(self, due_s: float, within_s: float, size: int) -> float:
         """When what is on its way has to be here, now that so much more of it has come; inf before: it begins now."""
         if self._watch is None:
-            self._watch = self.loop.call_later(min(self._settings.head_s, self._settings.body_s), self._look)
+            self._watch = self.loop.call_later(self._look_s, self._look)
         return self.loop.time() + within_s if due_s == math.inf else due_s + size / self._settings.bytes_a_s
 
     def _look(self) -> None:
-        """Ends what is past its time, and looks again as long as anything may be on its way."""
+        """Ends what is past its time, and looks again as long as anything may be on its way or wait."""
         self._watch = None
         if self._transport.is_closing():
             return
         if self._unread_timer is not None:
             self._postpone()
         now_s, settings = self.loop.time(), self._settings
+        self._note_taken(now_s)
         if self._frame_due_s <= now_s:
-            self._end(go_away(self._last, Reason.ENHANCE_YOUR_CALM, "a frame did not arrive in time"))
-            self.loop.call_later(settings.head_s, self._transport.abort)  # nobody waits for it to read this
+            self._end_late("a frame did not arrive in time")
             return
-        next_s = min(self._frame_due_s, now_s + min(settings.head_s, settings.body_s))
+        if self._untaken_due_s <= now_s:
+            self._end_late("answers were not taken in time: read them, and widen the windows")
+            return
+        next_s = min(self._frame_due_s, self._untaken_due_s, now_s + self._look_s)
         for call in list(self._calls.values()):
             if not call.receiving:
                 call.due_s = math.inf
@@ -399,11 +414,27 @@ class Connection(asyncio.Protocol):
         if self._calls or self._frame_due_s < math.inf:
             self._watch = self.loop.call_at(next_s, self._look)
 
+    def _note_taken(self, now_s: float) -> None:
+        """Who takes answers at `bytes_a_s` has time; who took many more cannot save it up."""
+        taken_bytes, self._taken_bytes = self.outbox.taken_bytes - self._taken_bytes, self.outbox.taken_bytes
+        if not self.outbox.kept_bytes:
+            self._untaken_due_s = math.inf
+        else:
+            earned_s = taken_bytes / self._settings.bytes_a_s
+            self._untaken_due_s = min(self._untaken_due_s + earned_s, now_s + self._settings.read_s)
+
+    def _end_late(self, why: str) -> None:
+        log.info("a gRPC connection is closed: %s", why)
+        self._end(go_away(self._last, Reason.ENHANCE_YOUR_CALM, why))
+        self.loop.call_later(self._settings.head_s, self._transport.abort)  # nobody waits for it to read this
+
     def _postpone(self) -> None:
         """We do not read, or did not until now: what is on its way has all of its time from now on."""
         now_s = self.loop.time()
         if self._frame_due_s < math.inf:
             self._frame_due_s = max(self._frame_due_s, now_s + self._settings.head_s)
+        if self._untaken_due_s < math.inf:  # what it grants we cannot know
+            self._untaken_due_s = now_s + self._settings.read_s
         for call in self._calls.values():
             if call.due_s < math.inf:
                 call.due_s = max(call.due_s, now_s + self._settings.body_s)

@@ -10,12 +10,22 @@ from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
-from serving.errors import DeadlineExceeded, QueryRefused, RankingError
+from serving.errors import DeadlineExceeded, Overloaded, QueryRefused, RankingError
 from serving.gateway.grpc.calls import BUG, OK, Call, Converse, Method, Status
 from serving.gateway.grpc.fields import field_block
 from serving.gateway.grpc.frames import END_HEADERS, END_STREAM, HEADERS, Reason, frame, reset, window_update
 from serving.gateway.grpc.heads import RequestHead
-from serving.gateway.grpc.messages import ENCODINGS, IDENTITY, MessageBuffer, Received, packed, prefixed, unpacked
+from serving.gateway.grpc.messages import (
+    ENCODINGS,
+    IDENTITY,
+    KEEPING_BYTES,
+    MessageBuffer,
+    Received,
+    packed,
+    prefixed,
+    unpacked,
+    unpinned,
+)
 from serving.gateway.grpc.outbox import Outbox
 
 log = logging.getLogger(__name__)
@@ -23,8 +33,6 @@ log = logging.getLogger(__name__)
 STREAM_WINDOW = 1 << 20
 ROOM_FOR_MESSAGES = 1 << 20
 """Bytes of messages that a streaming call may have in either direction before one side has to wait."""
-KEEPING_BYTES = 512
-"""What a message that waits takes beside its own bytes: a client may send nothing but empty ones."""
 
 _CONTENT = (b"content-type", b"application/grpc")
 _ACCEPTED = (b"grpc-accept-encoding", b",".join(ENCODINGS))
@@ -32,6 +40,7 @@ _OK_TRAILERS = field_block(OK.trailers())
 _HEADS = {encoding: field_block([_CONTENT, (b"grpc-encoding", encoding)], b"200") for encoding in ENCODINGS}
 _HEADS[IDENTITY] = field_block([_CONTENT], b"200")
 _TOO_LATE = Status.of(DeadlineExceeded("the call's deadline passed"))
+UNTAKEN = Overloaded("too many answers wait for this connection's HTTP/2 windows: take them, then ask for more", 1.0)
 
 
 class Line(Protocol):
@@ -156,12 +165,13 @@ class Exchange:
             self._line.write(window_update(self.number, self._unreturned_bytes))
             self._unreturned_bytes = 0
 
-    def _head(self) -> bytes:
-        """The frame that our first message follows; empty after that."""
+    def _head(self, hints: tuple[tuple[bytes, bytes], ...] = ()) -> bytes:
+        """The frame that our first message follows; empty after that. hints: fields beside those of gRPC."""
         if self._answering:
             return b""
         self._answering = True
-        return frame(HEADERS, END_HEADERS, self.number, _HEADS[self.head.answer_encoding])
+        block = _HEADS[self.head.answer_encoding]
+        return frame(HEADERS, END_HEADERS, self.number, block + field_block(hints) if hints else block)
 
     def _failed(self, error: Exception, call: Call) -> None:
         noted = {"trace_id": call.trace.trace_id, "path": call.path}
@@ -239,7 +249,7 @@ class UnaryExchange(Exchange):
         if isinstance(result, Exception):
             self._failed(result, call)
         else:
-            self._send(prefixed(result))
+            self._send(call, prefixed(result))
 
     async def _run(self, call: Call, received: Received) -> None:
         head, answer = self.head, self._method.answer
@@ -254,13 +264,15 @@ class UnaryExchange(Exchange):
         except Exception as error:
             self._failed(error, call)
         else:
-            self._send(sent)
+            self._send(call, sent)
 
-    def _send(self, message: bytes) -> None:
-        if not self._over and self._status is None:
+    def _send(self, call: Call, message: bytes) -> None:
+        if self._line.outbox.full:
+            self._finish(Status.of(UNTAKEN))
+        elif not self._over and self._status is None:
             self._status = OK
             last = frame(HEADERS, END_HEADERS | END_STREAM, self.number, _OK_TRAILERS)
-            self._line.outbox.send(self._outgoing, self._head(), message, last)
+            self._line.outbox.send(self._outgoing, self._head(call.hints), message, last)
 
 
 class StreamingExchange(Exchange):
@@ -303,8 +315,11 @@ class StreamingExchange(Exchange):
         sent = await packed(message, self.head.answer_encoding)
         if self._over or self._status is not None:
             return
+        if self._line.outbox.full:
+            self.refuse(UNTAKEN)
+            return
         self._line.outbox.send(self._outgoing, self._head(), sent)
-        while self._outgoing.unsent_bytes > ROOM_FOR_MESSAGES:
+        while self._outgoing.kept_bytes > ROOM_FOR_MESSAGES:
             self._departure = self._line.loop.create_future()
             await self._departure
 
@@ -315,6 +330,8 @@ class StreamingExchange(Exchange):
         if self._asked and self._asked_once:
             raise QueryRefused("body: more than one message")
         self._asked = True
+        if self._waiting:  # many may wait for long
+            message = message[0], unpinned(message[1])
         self._waiting.append(message)
         self._waiting_bytes += len(message[1]) + KEEPING_BYTES
         _wake(self._arrival)

@@ -12,6 +12,7 @@ from serving.gateway.grpc.calls import Answer, Call
 from serving.gateway.grpc.inference import decode
 from serving.gateway.protos import ranking_pb2 as pb
 from serving.gateway.schema import (
+    RANKING_HEADER,
     VERSION_HEADER,
     FeedbackBody,
     FeedbackEventBody,
@@ -70,7 +71,9 @@ class RankingService:
         )
         if visit is not None:
             await visit.admitted(len(query.item_ids))
-        return rank_response(await self._ranker.rank(query)).SerializeToString()
+        ranking = await self._ranker.rank(query)
+        call.hints = ((RANKING_HEADER, ranking.ranking_id.encode()),)
+        return rank_response(ranking).SerializeToString()
 
     async def _visit(self, call: Call, model: str | None) -> Visit | None:
         """Raises NotAuthenticated, NotAllowed, or QuotaExceeded if that is known already."""

@@ -395,7 +395,7 @@ def _buffered(pieces: list[bytes]) -> list[tuple[int, bytes]] | str:
     buffer, found = MessageBuffer(LIMIT_BYTES // 2), []
     try:
         for piece in pieces:
-            found += [(flag, bytes(message)) for flag, message in buffer.feed(piece)]
+            found += [(flag, bytes(message)) for flag, message in buffer.feed(memoryview(piece))]
     except BodyTooLarge as error:
         return refusal(error)
     return found
