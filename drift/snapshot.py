@@ -15,7 +15,8 @@ from drift.windows.window import WindowState
 from registry.contracts.errors import UNDECODABLE
 
 SCHEMA = 1
-_ENTRY_ID = re.compile(r"[0-9]{1,20}(-[0-9]{1,20}){1,2}")  # Kafka's have three numbers
+_NUMBER = r"(0|[1-9][0-9]{0,19})"  # one way of writing each: an entry must not have two names
+_ENTRY_ID = re.compile(f"{_NUMBER}(-{_NUMBER}){{1,2}}")  # Kafka's have three numbers
 
 
 class _Placed(Protocol):

@@ -5,6 +5,7 @@ from 1, a CSV's header apart.
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,7 +91,8 @@ class FeatureFile:
                 f"{self.path}: columns {missing} are missing: view {view.name!r} stores {self._columns}, "
                 f"and ids stand in {self._item!r}{hint}"
             )
-        if repeated := sorted({name for name in wanted if names.count(name) > 1}):
+        found = Counter(names)
+        if repeated := sorted(name for name in set(wanted) if found[name] > 1):
             raise DataRefused(f"{self.path}: columns {repeated} stand there more than once")
         if self._kind == "CSV":
             return  # types are told, not found

@@ -17,6 +17,7 @@ the first column's the lowest of the first byte, set where the value is missing.
 
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -73,8 +74,8 @@ class FeatureView:
             raise ContractError(f"feature view {self.name!r}: expected 1 to 64 of letters, digits, '.', '_' and '-'")
         if not self.columns:
             raise ContractError(f"feature view {self.name!r} has no columns: expected at least one")
-        names = [column.name for column in self.columns]
-        if repeated := sorted({name for name in names if names.count(name) > 1 or not name}):
+        found = Counter(column.name for column in self.columns)
+        if repeated := sorted(name for name, times in found.items() if times > 1 or not name):
             raise ContractError(f"feature view {self.name!r}: column names {repeated} are repeated or empty")
         for column in self.columns:
             with np.errstate(over="ignore", invalid="ignore"):  # what does not fit is refused below, in words

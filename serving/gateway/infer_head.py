@@ -91,6 +91,8 @@ def read_head(text: bytes, max_json_bytes: int) -> RequestHead:
         )
     try:
         if len(text) <= _LARGE_BYTES:
+            if not text.isascii():
+                text.decode()  # names that it does not know, the decoder does not look at
             return _decoder.decode(text)
         return msgspec.convert(_large(text), RequestHead)
     except msgspec.ValidationError as error:
