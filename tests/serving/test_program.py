@@ -360,8 +360,9 @@ def test_a_program_compiled_ahead_of_time_scores_alike(caplog: pytest.LogCapture
     with caplog.at_level(logging.WARNING):
         program = TorchProgram(a_ranker("mlp"), "cpu", compile="aoti")
 
-    # a machine without a compiler serves it as exported, and says so
-    assert [message.partition(" failed")[0] for message in caplog.messages] == (
+    # a machine without a compiler serves it as exported, and says so; torch traces its own work, too
+    told = [record.getMessage() for record in caplog.records if record.name.startswith("serving")]
+    assert [message.partition(" failed")[0] for message in told] == (
         [] if shutil.which("g++") else ["mlp: compile=aoti"]
     )
     np.testing.assert_allclose(program.score(rows, index), plain.score(rows, index), rtol=1e-5, atol=1e-5)
