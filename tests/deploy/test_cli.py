@@ -25,10 +25,11 @@ def sluice(*arguments: str, home: Path, **environment: str) -> "subprocess.Compl
 
 
 def test_help_names_every_command_and_exit_code(tmp_path: Path):
-    shown = sluice("--help", home=tmp_path)
+    shown = sluice("--help", home=tmp_path, COLUMNS="400")
 
     assert shown.returncode == 0
     assert all(command in shown.stdout for command in COMMANDS)
+    assert "SLUICE_URL and SLUICE_KEY send promote, rollback" in shown.stdout, "breaks in the middle of a sentence"
     assert "Exit codes: 0 ok, 1 failed, 2 wrong usage" in shown.stdout
 
 
@@ -160,3 +161,13 @@ def test_up_says_what_the_supervisor_could_not_do(tmp_path: Path):
 
     assert refused.returncode == 1
     assert refused.stderr.startswith(f"error: {tmp_path / 'mlflow/artefacts'} cannot be made: ")
+
+
+def test_made_certificates_are_named_whole_on_a_narrow_terminal(tmp_path: Path):
+    folder = tmp_path / "a-folder-with-a-rather-long-name"
+    made = sluice("certificates", "make", str(folder), home=tmp_path, COLUMNS="80")
+
+    assert made.returncode == 0
+    assert all(f"{name}.{kind}" in made.stdout for name in ("ca", "worker", "client") for kind in ("pem", "key"))
+    assert f"in {folder}\n" in made.stdout
+    assert "…" not in made.stdout.split("SLUICE_FLEET_TLS")[0]
