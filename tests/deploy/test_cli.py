@@ -1,5 +1,6 @@
 """`sluice` as a shell sees it: output, error line, exit code."""
 
+import io
 import json
 import os
 import subprocess
@@ -7,8 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from deploy.cli import COMMANDS
+from deploy.commands.demo import _bars, _Steps
 from deploy.machine.supervision import Phase
 from tests.deploy.platforms import PATIENCE_S, ROOT, Platforms
 
@@ -171,3 +174,12 @@ def test_made_certificates_are_named_whole_on_a_narrow_terminal(tmp_path: Path):
     assert all(f"{name}.{kind}" in made.stdout for name in ("ca", "worker", "client") for kind in ("pem", "key"))
     assert f"in {folder}\n" in made.stdout
     assert "…" not in made.stdout.split("SLUICE_FLEET_TLS")[0]
+
+
+def test_a_step_of_the_demo_is_told_when_it_is_done_where_there_is_no_terminal():
+    shown = io.StringIO()
+    with _bars(Console(file=shown)) as bars:
+        _Steps(bars).run("read the data", lambda told: told(3, 3))
+        assert "✓ read the data" in shown.getvalue()
+        assert "3 done" in shown.getvalue()
+    assert shown.getvalue().count("read the data") == 1
