@@ -12,6 +12,7 @@ from rich.console import Console
 
 from deploy.cli import COMMANDS
 from deploy.commands.demo import _bars, _Steps
+from deploy.commands.keys import key_table
 from deploy.machine.supervision import Phase
 from tests.deploy.platforms import PATIENCE_S, ROOT, Platforms
 
@@ -183,3 +184,17 @@ def test_a_step_of_the_demo_is_told_when_it_is_done_where_there_is_no_terminal()
         assert "✓ read the data" in shown.getvalue()
         assert "3 done" in shown.getvalue()
     assert shown.getvalue().count("read the data") == 1
+
+
+def test_keys_are_listed_whole_on_a_narrow_terminal():
+    key = {"id": "5487a756f4c7afbf", "name": "console-root", "prefix": "sluice_-5AhaFuO", "role": "viewer"}
+    key |= {"models": [], "requests_per_s": 0.0, "candidates_per_s": 0.0, "created_ms": 1_795_771_000_000}
+    shown = io.StringIO()
+    console = Console(file=shown, width=80)
+    console.print(key_table([key | {"used_ms": None, "expires_ms": 1_803_547_000_000, "revoked_ms": None}]))
+
+    title, *_ = shown.getvalue().splitlines()
+    assert title.split() == ["id", "name", "begins", "role", "models", "created", "expires"]
+    assert "…" not in shown.getvalue()
+    assert all(whole in shown.getvalue() for whole in ("5487a756f4c7afbf", "viewer", "2026-11-27", "2027-02-25"))
+    console.print(key_table([]))
