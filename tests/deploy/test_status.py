@@ -136,5 +136,5 @@ def test_what_keeps_a_version_from_being_fetched_is_told_in_words(tmp_path: Path
     settings = PlatformSettings(tmp_path, mlflow="http://127.0.0.1:9")
     monkeypatch.setenv("SLUICE_WORKERS", "many")
 
-    with pytest.raises(StoreUnavailable, match=r"^search@7 could not be fetched from .*SLUICE_WORKERS='?many'?: expected"):
+    with pytest.raises(StoreUnavailable, match=r"^search@7 could not be fetched .* SLUICE_WORKERS='?many'?: expected"):
         fetch_copy(settings, "search", 7, tmp_path / "search-7")
