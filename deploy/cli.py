@@ -36,11 +36,13 @@ COMMANDS = {
 }
 """Name and place of each command: a function, or a `typer.Typer` with commands of its own."""
 
-EPILOG = """Settings are environment variables, SLUICE_HOME first (default ./.sluice). SLUICE_URL and SLUICE_KEY
-send promote, rollback, rollout, deliver, retrain, runs, keys, audit and console to a platform elsewhere.
-
-Exit codes: 0 ok, 1 failed, 2 wrong usage or setting, 3 runs but is not all ready, 4 not running; those of deliver: see
-its help."""
+EPILOG = (  # its line breaks are shown as they are
+    "Settings are environment variables, SLUICE_HOME first (default ./.sluice). SLUICE_URL and SLUICE_KEY send "
+    "promote, rollback, rollout, deliver, retrain, runs, keys, audit, console, drift report and drift rebaseline to a "
+    "platform elsewhere.\n\n"
+    "Exit codes: 0 ok, 1 failed, 2 wrong usage or setting, 3 runs but is not all ready, 4 not running; those of "
+    "deliver: see its help."
+)
 
 
 class _LazyGroup(TyperGroup):

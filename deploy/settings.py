@@ -224,7 +224,7 @@ class PlatformSettings:
                     raise SettingsError(
                         _key(key),
                         "(secret)" if key in _SECRET else without_password(text),
-                        str(error).rpartition("expected ")[2],
+                        _rule(str(error), text),
                     ) from error
         if self.device_memory:
             promised = sum(parse_budgets(self.model_budgets).values())
@@ -481,6 +481,18 @@ class ClientSettings:
     def from_environment(environment: Mapping[str, str]) -> "ClientSettings":
         """What these variables say."""
         return ClientSettings(*(_told(environment, one.name) for one in dataclasses.fields(ClientSettings)))
+
+
+def _rule(said: str, text: str) -> str:
+    """
+    >>> _rule("shift.anchor_days=2: expected 14 to 366", "day_s=60,anchor_days=2")
+    '14 to 366 for anchor_days'
+    >>> _rule("shift.anchor_days=2: expected 14 to 366", "anchor_days=2")
+    '14 to 366'
+    """
+    rule = said.rpartition("expected ")[2]
+    part = re.match(r"(?:\w+\.)?(\w+)=[\w.+-]+: expected ", said)
+    return f"{rule} for {part[1]}" if part and "," in text else rule
 
 
 def _parse_tcp(text: str) -> None:

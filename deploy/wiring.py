@@ -299,24 +299,30 @@ def version_cache(settings: PlatformSettings) -> "VersionCache":
 
     def fetch(model: str, version: int) -> ModelPackage:
         with tempfile.TemporaryDirectory(prefix="sluice-fetch-") as scratch:
-            argv = [sys.executable, "-m", "deploy.models.fetch", model, str(version), f"{scratch}/package"]
-            subprocess.run(argv, check=True, timeout=FETCH_TIMEOUT_S, stdout=subprocess.DEVNULL)
+            fetch_copy(settings, model, version, Path(scratch) / "package")
             return read(Path(scratch) / "package")
 
     return VersionCache(settings.versions_folder, fetch, TrustedKeys.parse(settings.trusted_keys))
 
 
 def fetch_copy(settings: PlatformSettings, model: str, version: int, folder: Path) -> None:
-    """A version out of the registry into the copies on this machine, by a process of its own, as workers do it.
-    Raises StoreUnavailable."""
+    """A version out of the registry into a folder of this machine, by a process of its own.
+
+    Raises StoreUnavailable with its last words."""
     from registry.errors import StoreUnavailable
 
     argv = [sys.executable, "-m", "deploy.models.fetch", model, str(version), str(folder)]
     try:
-        subprocess.run(argv, check=True, timeout=FETCH_TIMEOUT_S, stdout=subprocess.DEVNULL)
+        done = subprocess.run(
+            argv, timeout=FETCH_TIMEOUT_S, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        )
+        sys.stderr.write(done.stderr)  # into the log, as it was said
+        why = (done.stderr.strip().splitlines() or [f"exit {done.returncode}"])[-1] if done.returncode else ""
     except (subprocess.SubprocessError, OSError) as error:
+        why = str(error)
+    if why:
         where = without_password(settings.mlflow_url)
-        raise StoreUnavailable(f"{model}@{version} could not be fetched from {where}: {error}") from error
+        raise StoreUnavailable(f"{model}@{version} could not be fetched from {where}: {why}")
 
 
 def run_archiver(settings: PlatformSettings, stop: threading.Event) -> None:

@@ -1,6 +1,7 @@
 """What the documents say against what there is: links, settings, commands."""
 
 import dataclasses
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,8 @@ import typer.main
 
 from deploy.cli import COMMANDS, app
 from deploy.settings import FROM_FILES, PlatformSettings
+from registry import artefacts
+from registry.contracts.features import FeatureView
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = sorted(
@@ -85,6 +88,20 @@ def test_the_manual_names_every_command() -> None:
         listed |= set(others) | {f"{group} {other}" for other in others}
 
     assert [name for name in commands() if name not in listed] == []
+
+
+def test_the_readmes_own_model_is_a_version_that_may_be_registered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chapter = (ROOT / "README.md").read_text().partition("## Your own model")[2].partition("\n## ")[0]
+    monkeypatch.chdir(tmp_path)
+    exec("\n".join(re.findall(r"(?ms)^```python$(.*?)^```", chapter)), {"__name__": "own"})
+
+    package = artefacts.read(tmp_path / "my-model")
+    manifest = artefacts.verify(package, package.digest)
+    view = FeatureView.from_json(json.loads((tmp_path / "view.json").read_text()))
+    assert manifest.feature_view() == view
+    assert len(package.profile.features) == len(view.columns)
 
 
 def test_kafkas_tools_are_told_where_the_cluster_is_and_how_to_log_in() -> None:

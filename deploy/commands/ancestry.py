@@ -6,7 +6,7 @@ import msgspec
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 from rich.tree import Tree
 
 from deploy import wiring
@@ -56,7 +56,8 @@ def lineage(
         return
     console = Console()
     console.print(_tree(graph))
-    table = Table("revision", "at", "what", "who", "why", "evidence", title="traffic")
+    titles = ("revision", "at", "what", "who", "why", "evidence")
+    table = Table(*(Column(title, overflow="fold") for title in titles), title="traffic")
     for node in graph.happened():
         facts: dict[str, Any] = dict(node.facts)
         evidence = msgspec.json.encode(facts.get("evidence") or {}).decode()

@@ -32,14 +32,13 @@ def make(
     where = folder.expanduser().absolute()
     table = Table("for", "certificate", "key", "good until", box=None, pad_edge=False)
     for made in make_certificates(where, days, hosts or ()):
-        table.add_row(made.name, str(made.certificate), str(made.key), f"{made.until:%Y-%m-%d}")
+        table.add_row(made.name, made.certificate.name, made.key.name, f"{made.until:%Y-%m-%d}")
     console = Console()
+    console.print(f"in {where}", soft_wrap=True, highlight=False)
     console.print(table)
     fleet = f"SLUICE_FLEET_TLS=ca={where}/ca.pem,certificate={where}/{{0}}.pem,key={where}/{{0}}.key"
-    console.print(
-        "\nbetween gateways and workers (each shows its own; one machine may use the gateway's pair for both,"
-    )
-    console.print("with worker=sluice-gateway):")
+    console.print("\nbetween gateways and workers (each shows its own; where both share one")
+    console.print("environment, the gateway's pair with worker=sluice-gateway does for both):")
     for role in ("gateway", "worker"):
         console.print(f"  {fleet.format(role)}", soft_wrap=True, highlight=False)
     console.print("at the gateway's own ports (clients=… asks clients for a certificate, too):")

@@ -72,17 +72,20 @@ def demo(
 
 
 class _Steps:
-    """One progress bar a step."""
+    """One progress bar a step; where there is no terminal (CI, a log), a line when it is done."""
 
     def __init__(self, bars: Progress) -> None:
         self._bars = bars
 
     def run(self, title: str, work: Callable[[Told], T]) -> T:
         """The work's result; the work tells how far it is."""
-        bar = self._bars.add_task(title, total=None)
+        bar, began_s = self._bars.add_task(title, total=None), time.monotonic()
         result = work(lambda done, total: self._bars.update(bar, completed=done, total=total))
         total = self._bars.tasks[bar].total or 1
         self._bars.update(bar, completed=total, total=total)
+        if self._bars.disable:
+            took = f"{total:>6.0f} done {time.monotonic() - began_s:>6.1f} s"
+            self._bars.console.print(f"✓ {title:<34} {took}", highlight=False)
         return result
 
 
@@ -94,6 +97,7 @@ def _bars(console: Console) -> Progress:
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         console=console,
+        disable=not console.is_terminal,
     )
 
 

@@ -319,7 +319,8 @@ def _part(record: "ShiftRecord") -> str:
 def _alarms(alarms: "Sequence[ShiftAlarm]") -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in ("quantity", "what", "against", "shift", "cusum", "of", "weight", "began", "open since", ""):
-        table.add_column(title, justify="right" if title in ("shift", "cusum", "of", "weight") else "left")
+        right = title in ("shift", "cusum", "of", "weight")
+        table.add_column(title, justify="right" if right else "left", overflow="fold", no_wrap=title == "shift")
     for alarm in alarms:
         shift = f"{alarm.effect:+.2f} sd" if alarm.kind == "mean" else f"{100 * alarm.effect:+.1f} points"
         table.add_row(

@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,6 +25,7 @@ KeyId = Annotated[str, typer.Argument(help="Its id, see `sluice keys list`.", me
 _SPAN = re.compile(r"(\d{1,6})([smhd])")
 _UNIT_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _NO_RATE = 0.0
+_WHOLE = ("id", "role", "created", "last used", "expires", "revoked")
 
 
 @keys.command()
@@ -91,17 +93,36 @@ def list_keys(as_json: AsJson = False) -> None:
     if as_json:
         typer.echo(msgspec.json.encode(found).decode())
         return
+    Console().print(key_table(found))
+
+
+def key_table(found: Sequence[Mapping[str, Any]]) -> Table:
+    """A row a key; what no key has (a quota of its own, an end) takes no column."""
+    rows = [
+        {
+            "id": key["id"],
+            "name": key["name"],
+            "begins": key["prefix"],
+            "role": key["role"],
+            "models": ", ".join(key["models"]) or "all",
+            "quota": _quota(key) if key["requests_per_s"] or key["candidates_per_s"] else "",
+            "created": _time(key["created_ms"]),
+            "last used": _time(key["used_ms"]),
+            "expires": _time(key["expires_ms"]),
+            "revoked": _time(key["revoked_ms"]),
+        }
+        for key in found
+    ]
+    titles = [title for title in (rows[0] if rows else ()) if any(row[title] for row in rows)]
     table = Table(
-        *(Column("id", no_wrap=True, overflow="fold"), "name", "begins", "role", "models", "quota"),
-        *("created", "last used", "expires", "revoked"),
+        *(Column(title, overflow="fold", no_wrap=title in _WHOLE) for title in titles),
+        box=None,
+        pad_edge=False,
+        header_style="bold",
     )
-    for key in found:
-        models = ", ".join(key["models"]) or "all"
-        table.add_row(
-            *(key["id"], key["name"], key["prefix"], key["role"], models, _quota(key)),
-            *(_time(key[name]) for name in ("created_ms", "used_ms", "expires_ms", "revoked_ms")),
-        )
-    Console().print(table)
+    for row in rows:
+        table.add_row(*(row[title] for title in titles))
+    return table
 
 
 @keys.command()

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from deploy import wiring
 from deploy.commands.adoption import adopt
@@ -43,7 +43,8 @@ def list_models(as_json: AsJson = False) -> None:
     if as_json:
         typer.echo(msgspec.json.encode(rows).decode())
         return
-    table = Table("model", "version", "aliases", "created", "NDCG@10", "digest")
+    titles = ("model", "version", "aliases", "created", "NDCG@10", "digest")
+    table = Table(*(Column(title, overflow="fold") for title in titles), box=None, pad_edge=False, header_style="bold")
     for row in rows:
         figures: dict[str, float] = row["metrics"]  # type: ignore[assignment]
         table.add_row(
@@ -90,7 +91,7 @@ def show(
         return
     console = Console()
     manifest = stored.manifest
-    table = Table(title=f"{model}@{version}", show_header=False)
+    table = Table(Column(), Column(overflow="fold"), title=f"{model}@{version}", show_header=False)
     table.add_row("digest", stored.digest)
     table.add_row("created", shown["created"])
     if stored.archived_ms:
@@ -114,7 +115,7 @@ def show(
     table.add_row("trained on", f"{lineage.dataset} ({lineage.dataset_digest[:12]}), seed {lineage.seed}")
     table.add_row("parent", "none" if lineage.parent is None else f"{model}@{lineage.parent}")
     console.print(table)
-    history = Table("revision", "at", "who", "why", title="traffic")
+    history = Table("revision", Column("at", overflow="fold"), "who", "why", title="traffic")
     for change in shown["history"]:
         history.add_row(str(change["revision"]), change["at"], change["who"], change["why"])
     console.print(history)

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import msgspec
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from deploy.commands.promote import AsJson, IfRevision, Model, OnceKey, Why
 from deploy.commands.rank_diff import diff
@@ -140,7 +140,7 @@ def show(model: Model, rollout_id: RolloutId = "", as_json: AsJson = False) -> N
         return
     console = Console()
     console.print(rollout_table(report, time.time_ns() // 1_000_000))
-    history = Table("at", "what", "step", "revision", "who", "why", title="history")
+    history = Table("at", "what", Column("step", overflow="fold"), "revision", "who", "why", title="history")
     for line in report["history"]:
         history.add_row(
             time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(line["at_ms"] / 1000)),
@@ -161,7 +161,8 @@ def list_rollouts(
     if as_json:
         typer.echo(msgspec.json.encode(found).decode())
         return
-    table = Table("rollout", "challenger", "champion", "state", "step", "weight", "layer")
+    titles = ("rollout", "challenger", "champion", "state", "step", "weight", "layer")
+    table = Table(*(Column(title, overflow="fold") for title in titles), box=None, pad_edge=False, header_style="bold")
     for one in found:
         about = one["rollout"]
         step = about["spec"]["steps"][about["step"]]["name"]

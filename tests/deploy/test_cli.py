@@ -1,5 +1,6 @@
 """`sluice` as a shell sees it: output, error line, exit code."""
 
+import io
 import json
 import os
 import subprocess
@@ -7,8 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from deploy.cli import COMMANDS
+from deploy.commands.demo import _bars, _Steps
+from deploy.commands.keys import key_table
 from deploy.machine.supervision import Phase
 from tests.deploy.platforms import PATIENCE_S, ROOT, Platforms
 
@@ -25,10 +29,11 @@ def sluice(*arguments: str, home: Path, **environment: str) -> "subprocess.Compl
 
 
 def test_help_names_every_command_and_exit_code(tmp_path: Path):
-    shown = sluice("--help", home=tmp_path)
+    shown = sluice("--help", home=tmp_path, COLUMNS="400")
 
     assert shown.returncode == 0
     assert all(command in shown.stdout for command in COMMANDS)
+    assert "SLUICE_URL and SLUICE_KEY send promote, rollback" in shown.stdout, "breaks in the middle of a sentence"
     assert "Exit codes: 0 ok, 1 failed, 2 wrong usage" in shown.stdout
 
 
@@ -160,3 +165,36 @@ def test_up_says_what_the_supervisor_could_not_do(tmp_path: Path):
 
     assert refused.returncode == 1
     assert refused.stderr.startswith(f"error: {tmp_path / 'mlflow/artefacts'} cannot be made: ")
+
+
+def test_made_certificates_are_named_whole_on_a_narrow_terminal(tmp_path: Path):
+    folder = tmp_path / "a-folder-with-a-rather-long-name"
+    made = sluice("certificates", "make", str(folder), home=tmp_path, COLUMNS="80")
+
+    assert made.returncode == 0
+    assert all(f"{name}.{kind}" in made.stdout for name in ("ca", "worker", "client") for kind in ("pem", "key"))
+    assert f"in {folder}\n" in made.stdout
+    assert "…" not in made.stdout.split("SLUICE_FLEET_TLS")[0]
+
+
+def test_a_step_of_the_demo_is_told_when_it_is_done_where_there_is_no_terminal():
+    shown = io.StringIO()
+    with _bars(Console(file=shown)) as bars:
+        _Steps(bars).run("read the data", lambda told: told(3, 3))
+        assert "✓ read the data" in shown.getvalue()
+        assert "3 done" in shown.getvalue()
+    assert shown.getvalue().count("read the data") == 1
+
+
+def test_keys_are_listed_whole_on_a_narrow_terminal():
+    key = {"id": "5487a756f4c7afbf", "name": "console-root", "prefix": "sluice_-5AhaFuO", "role": "viewer"}
+    key |= {"models": [], "requests_per_s": 0.0, "candidates_per_s": 0.0, "created_ms": 1_795_771_000_000}
+    shown = io.StringIO()
+    console = Console(file=shown, width=80)
+    console.print(key_table([key | {"used_ms": None, "expires_ms": 1_803_547_000_000, "revoked_ms": None}]))
+
+    title, *_ = shown.getvalue().splitlines()
+    assert title.split() == ["id", "name", "begins", "role", "models", "created", "expires"]
+    assert "…" not in shown.getvalue()
+    assert all(whole in shown.getvalue() for whole in ("5487a756f4c7afbf", "viewer", "2026-11-27", "2027-02-25"))
+    console.print(key_table([]))

@@ -1,5 +1,10 @@
 """What the online gate hears of drift: failed days of the version, open or closed just before, and nothing else."""
 
+import io
+
+from rich.console import Console
+
+from deploy.commands.drift import _alarms
 from deploy.verdicts.drift_alarms import STILL_OPEN_MS, open_alarms
 from registry.drift_board import MemoryDriftBoard
 from tests.builders import NOW_MS, a_shift_alarm, a_shift_record
@@ -34,3 +39,11 @@ def test_what_is_not_known_yet_or_long_over_is_no_alarm() -> None:
 def test_a_day_that_is_inconclusive_or_passed_is_no_alarm() -> None:
     for verdict in ("passed", "inconclusive", "errored"):
         assert open_alarms(a_board(verdict))("codesearch", 1, CLOSED_MS, CLOSED_MS + DAY_MS) == []
+
+
+def test_open_alarms_are_shown_whole_on_a_narrow_terminal() -> None:
+    shown = io.StringIO()
+    Console(file=shown, width=80).print(_alarms([a_shift_alarm("bm25_of_the_module_best")]))
+
+    assert "…" not in shown.getvalue()
+    assert "sd" in shown.getvalue()

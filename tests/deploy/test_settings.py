@@ -109,6 +109,17 @@ def test_children_read_the_same_settings(settings: PlatformSettings):
         ),
         ("SLUICE_LOG_LEVEL", "loud", "SLUICE_LOG_LEVEL=loud: expected one of DEBUG, INFO, WARNING, ERROR"),
         ("SLUICE_HOME", __file__, f"SLUICE_HOME={__file__}: expected a folder"),
+        (
+            "SLUICE_DRIFT",
+            "day_s=60,anchor_days=2",
+            "SLUICE_DRIFT=day_s=60,anchor_days=2: expected 14 to 366 for anchor_days",
+        ),
+        (
+            "SLUICE_FLOW",
+            "hedge=1,retry_share=7",
+            "SLUICE_FLOW=hedge=1,retry_share=7: expected 0 <= retry_share <= 1 for retry_share",
+        ),
+        ("SLUICE_GATES", "decisions=0", "SLUICE_GATES=decisions=0: expected 1 to 1000"),
     ],
 )
 def test_a_bad_value_is_refused_by_key_value_and_rule(variable: str, value: str, told: str):

@@ -10,6 +10,8 @@ import redis
 from deploy.commands.status import failures, lag_text, open_breakers, silence
 from deploy.machine.status import EVENTS, event_lag, gateway_status
 from deploy.settings import PlatformSettings
+from deploy.wiring import fetch_copy
+from registry.errors import StoreUnavailable
 
 GROUP = "archiver"
 
@@ -128,3 +130,11 @@ def test_a_version_that_workers_cannot_load_is_named_once_with_the_reason_and_th
         ("search@3", "digest of program: expected another", ["worker-0", "worker-1"]),
     ]
     assert failures({}) == []
+
+
+def test_what_keeps_a_version_from_being_fetched_is_told_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    settings = PlatformSettings(tmp_path, mlflow="http://127.0.0.1:9")
+    monkeypatch.setenv("SLUICE_WORKERS", "many")
+
+    with pytest.raises(StoreUnavailable, match=r"^search@7 could not be fetched .* SLUICE_WORKERS='?many'?: expected"):
+        fetch_copy(settings, "search", 7, tmp_path / "search-7")

@@ -352,6 +352,34 @@ def test_nothing_is_wider_than_the_window(browser: Browser, world: World, width:
     assert cut == []
 
 
+def test_no_heading_lies_over_another_on_a_phone(browser: Browser, world: World) -> None:
+    with a_page(browser, world, viewport={"width": 420, "height": 900}) as seen:
+        wait_until_drawn(seen.page)
+        over = seen.page.evaluate(
+            """() => [...document.querySelectorAll('.queries thead tr, .stages tbody tr')].flatMap(row =>
+            [...row.children].filter(cell => cell.offsetWidth && cell.scrollWidth > cell.offsetWidth + 1)
+            .map(cell => cell.textContent))"""
+        )
+
+    assert over == []
+
+
+def test_a_point_alone_is_a_dot_that_one_sees(browser: Browser, world: World) -> None:
+    with a_page(browser, world) as seen:
+        wait_until_drawn(seen.page)
+        wide = seen.page.evaluate(
+            """async () => {
+            const { path } = await import('./chart.js');
+            const drawn = document.createElementNS('http://www.w3.org/2000/svg', 'path');
+            drawn.setAttribute('d', path([10, 20, 30], [null, 5, null]));
+            document.querySelector('svg.chart').append(drawn);
+            return [drawn.getBBox().width, path([10, 20], [1, 2]), path([10, 20, 30], [1, null, NaN]).includes('L')];
+            }"""
+        )
+
+    assert wide == [pytest.approx(2.6, abs=0.1), "M10.0 1.0L20.0 2.0", False]
+
+
 def test_nothing_moves_for_who_wants_it_still(browser: Browser, world: World) -> None:
     with a_page(browser, world, key="sluice_" + "y" * 43, reduced_motion="reduce") as seen:
         expect(seen.page.locator("#key")).to_be_visible()

@@ -28,20 +28,18 @@ export function timeTicks(lowMs, highMs, about) {
   return found;
 }
 
-/** The path through the points that are there; a gap where one is not. */
+const DOT = "m-1.3 0a1.3 1.3 0 1 0 2.6 0a1.3 1.3 0 1 0-2.6 0";
+
+/** The path through the points that are there: a gap where one is not, a dot where one is alone. */
 export function path(xs, ys) {
-  let d = "";
-  let pen = false;
-  xs.forEach((x, place) => {
-    const y = ys[place];
-    if (y === null || y === undefined || !Number.isFinite(y)) {
-      pen = false;
-      return;
-    }
-    d += `${pen ? "L" : "M"}${x.toFixed(1)} ${y.toFixed(1)}${pen ? "" : "h.01"}`; // a point alone is a dot
-    pen = true;
-  });
-  return d;
+  const there = (place) => Number.isFinite(ys[place]);
+  return xs
+    .map((x, place) => {
+      if (!there(place)) return "";
+      const alone = !there(place - 1) && !there(place + 1);
+      return `${there(place - 1) ? "L" : "M"}${x.toFixed(1)} ${ys[place].toFixed(1)}${alone ? DOT : ""}`;
+    })
+    .join("");
 }
 
 /** The area between two lines, where both are. */

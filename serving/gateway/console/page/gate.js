@@ -132,7 +132,9 @@ function intervals(gate, said, { state, set, width }) {
         ];
       },
     }),
-    h("figcaption", { class: "hint" }, h("span", { class: "mark interval", "aria-hidden": "true" }), " interval at planned looks, adjusted for looking ", h("span", { class: "mark anytime", "aria-hidden": "true" }), " holds whenever one looks ", h("span", { class: "mark estimate", "aria-hidden": "true" }), ` estimate of the ${unit.name}.`),
+    h("figcaption", { class: "hint marks" },
+      [["interval", "interval at planned looks, adjusted for looking"], ["anytime", "holds whenever one looks"], ["estimate", `estimate of the ${unit.name}`]].map(([name, means]) =>
+        h("span", { key: name }, h("span", { class: `mark ${name}`, "aria-hidden": "true" }), ` ${means}`))),
     h("p", { class: "why" }, said),
     h("output", { class: "tell", "aria-live": "polite" }, cursor === null ? "" : tell(cursor)),
     numbers("numbers", `Looks of ${gate.step}`, ["UTC", "look", "estimate", "low", "high", "anytime low", "anytime high", "lists", "verdict"],

@@ -36,7 +36,7 @@ function query(one, longest) {
     h("th", { scope: "row", title: `ranking ${one.ranking_id}` }, clock(one.answered_ms)),
     h("td", {}, h("span", { class: `tag a-${one.arm}`, title: one.experiment ? `experiment ${one.experiment}` : null }, `${one.arm} @${one.version}`), one.degraded.length ? h("span", { class: "warn", title: `degraded: ${one.degraded.join("; ")}` }, h("span", { class: "sign", "aria-hidden": "true" }, "!"), h("span", { class: "unseen" }, "degraded")) : null),
     h("td", { class: "items" }, one.items.map((item, place) => h("span", { key: place, class: "item", title: `${item}, score ${number(one.scores[place])}` }, item)), one.shown > one.items.length ? h("span", { class: "means" }, `+${one.shown - one.items.length}`) : null),
-    h("td", { class: "n" }, `${one.candidates}`),
+    h("td", { class: "n of" }, `${one.candidates}`),
     h("td", { class: "n split" }, bar(one, longest, parts)),
     h("td", { class: "n" }, ms(total)),
   );
