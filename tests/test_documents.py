@@ -9,7 +9,8 @@ import pytest
 import typer.main
 
 from deploy.cli import COMMANDS, app
-from deploy.settings import FROM_FILES, PlatformSettings
+from deploy.settings import PlatformSettings
+from deploy.variables import FROM_FILES
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = sorted(
