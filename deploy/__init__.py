@@ -2,7 +2,8 @@
 
 May import: everything below (`serving`, `drift`, `pipelines`, `registry`). Nothing imports it.
 
-- Built here: `settings` are read, `wiring` makes each process of them, `process` runs one. `gateway`, `control`.
+- Built here: `settings` are read from `variables`, held against `setting_rules`, and know the `data_folder`; `wiring`
+  makes each process of them (`gateway`, `worker`, `control`) and opens what they share, `process` runs one.
 - Kept running by `machine`; on one screen by `commands` (`cli`), `demo`.
 - Handed to rooms below: `features`, `models`, `training`, `verdicts`. `drift_reports`: Evidently's, of closed days.
 - Files for others: `prometheus`, `grafana`, `edges`, `ci`, `images`, `compose`, `kubernetes`, `scripts`. `simulation`:

@@ -6,6 +6,7 @@ import os
 from celery.signals import beat_init, setup_logging, worker_ready
 
 from deploy import wiring
+from deploy.drift_reports.parts import report_turns
 from deploy.logs import configure_logging
 from deploy.settings import PlatformSettings
 from deploy.telemetry.probe_port import ProbePort
@@ -32,7 +33,7 @@ app = make_celery(
         models=lambda: wiring.traffic_control(settings).models(),
         runs=run_wiring(settings),
         gates=GateWiring(lambda: wiring.gate_judge(settings), parse_gates(settings.gates).period_s),
-        chores=(Chore("report-drift", REPORTS_S, lambda now_ms: wiring.report_turns(settings).turn(now_ms)),),
+        chores=(Chore("report-drift", REPORTS_S, lambda now_ms: report_turns(settings).turn(now_ms)),),
     ),
 )
 

@@ -6,9 +6,9 @@ nor mlflow (its cold start and its memory are promises); torch is imported by `p
 
 Decisions
 
-- One hop. A gateway process talks to workers over one socket each, frames joined once per loop
-  tick; ids travel, not matrices (`frames`). The worker tells what it has loaded, so the gateway
-  needs no manifests.
+- One hop. A gateway process talks to workers over one socket each (`connecting`, `link`), frames joined
+  once per loop tick (`replicas`); ids travel, not matrices (`frames`). The worker tells what it has
+  loaded (`fleet`), so the gateway needs no manifests.
 - A worker is one thread: read all that waits, take a batch, score, answer. While the device
   works nothing is read, and what arrived meanwhile is the next batch: work-conserving without a
   timer (`batching`). Loading, plan watching and invalidation have threads of their own and hand

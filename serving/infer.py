@@ -108,7 +108,8 @@ class InferService:
         tracer: Tracer | None = None,
     ) -> None:
         self._tracer = tracer
-        self._ranker, self._pool, self._permits = ranker, pool, permits
+        self._ranker, self._permits = ranker, permits
+        self._pool, self._fleet = pool, pool.fleet
         self._max_rows, self._control, self._clock = max_rows, control, clock
         self._named: dict[str, CounterTally] = {}
         self._total = HistogramTally(metrics.STAGE_SECONDS.labels("total")).observe
@@ -226,7 +227,7 @@ class InferService:
             held = self._held(self._plan(model).model)
             if version is not None and version not in held:
                 raise _not_loaded(model, version, held)
-        totals = statistics.total(self._pool.statistics())
+        totals = statistics.total(self._fleet.statistics())
         for name in self._ranker.plans:
             for held_version in self._held(name):
                 totals.setdefault((name, held_version), VersionStatistics(name, held_version))
@@ -253,14 +254,14 @@ class InferService:
         until_s = self._clock() + CONTROL_WAIT_S
         while (model in self._ranker.held_back) is wanted or (plan.champion in self._held(model)) is not wanted:
             if self._clock() >= until_s:
-                why = "; ".join(self._pool.failures(model)) or "see `sluice status` and the workers' log"
+                why = "; ".join(self._fleet.failures(model)) or "see `sluice status` and the workers' log"
                 raise ReplicaUnhealthy(f"model {model!r} is not {'loaded' if wanted else 'unloaded'} yet: {why}")
             await asyncio.sleep(CONTROL_LOOK_S)
 
     def _why_not(self, model: str, version: int) -> str:
         if model in self._ranker.held_back:
             return "unloaded"
-        return "; ".join(self._pool.failures(model, version)) or "no replica holds it"
+        return "; ".join(self._fleet.failures(model, version)) or "no replica holds it"
 
     def _plan(self, model: str) -> TrafficPlan:
         return self._ranker.plan_of(model)
@@ -268,13 +269,13 @@ class InferService:
     def _held(self, model: str) -> dict[int, LoadedVersion]:
         return {
             version: loaded
-            for replica in self._pool.replicas
+            for replica in self._fleet.replicas
             for (name, version), loaded in replica.held.items()
             if name == model
         }
 
     def _check_version(self, version: int, plan: TrafficPlan) -> None:
-        if version not in plan.versions() and not self._pool.has(plan.model, version):
+        if version not in plan.versions() and not self._fleet.has(plan.model, version):
             raise _not_loaded(plan.model, version, self._held(plan.model))
 
     async def _answer(

@@ -83,7 +83,8 @@ class Ranker:
         tracer: Tracer | None = None,
         glimpses: Glimpses | None = None,
     ) -> None:
-        self._pool, self._event_log, self._ids, self._permits = pool, event_log, ids, permits
+        self._pool, self._fleet = pool, pool.fleet
+        self._event_log, self._ids, self._permits = event_log, ids, permits
         self._log_every, self._clock, self._wall_ms = log_every, clock, wall_ms
         self._answered = 0
         self._degraded_noted_s = float("-inf")
@@ -94,7 +95,7 @@ class Ranker:
         self._orders = RecentOrders(self._ladder.cached_bytes, self._ladder.cached_s)
         self.counts = counts or ArmCounts()
         self.glimpses = glimpses or Glimpses()
-        self.router = Router(pool.has, self._coins, clock)
+        self.router = Router(self._fleet.has, self._coins, clock)
         self._stages = [HistogramTally(metrics.STAGE_SECONDS.labels(stage)).observe for stage in STAGES]
         self._gauges = PlanGauges()
         self._refused: dict[str, CounterTally] = {}
@@ -103,7 +104,7 @@ class Ranker:
         self.plans: dict[str, TrafficPlan] = {}
         self.held_back: frozenset[str] = frozenset()
         """Models that workers are told not to hold."""
-        pool.watch(self.adopt)
+        self._fleet.watch(self.adopt)
 
     def follow(self, plans: Plans) -> None:
         """Takes new plans, or that there are none yet; each is adopted as soon as it can be served."""
@@ -119,7 +120,7 @@ class Ranker:
         that is new elsewhere in the plan, whose units the champion answers meanwhile."""
         for model, plan in self._wanted.items():
             followed = self.plans.get(model)
-            if plan != followed and (followed is None or self._pool.holds(model, newly_served(plan, followed))):
+            if plan != followed and (followed is None or self._fleet.holds(model, newly_served(plan, followed))):
                 self.plans[model] = plan
                 self._gauges.show(plan)
                 self.router.forget(plan)
@@ -130,7 +131,7 @@ class Ranker:
         """Whether it has heard which plans there are, and replicas hold the champion of each, warm; of
         models that are held back nobody is to hold any."""
         return self._informed and all(
-            self._pool.has(model, plan.champion) for model, plan in self.plans.items() if model not in self.held_back
+            self._fleet.has(model, plan.champion) for model, plan in self.plans.items() if model not in self.held_back
         )
 
     def check_informed(self) -> None:
@@ -242,7 +243,7 @@ class Ranker:
         began_s = self._clock()
         patience = (
             1.0
-            if self._pool.has(query.model, route.version) or not self._orders.of(query, self._clock())
+            if self._fleet.has(query.model, route.version) or not self._orders.of(query, self._clock())
             else HOLDER_PATIENCE
         )
         deadline_s = began_s + patience * query.deadline_ms / 1000

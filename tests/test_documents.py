@@ -10,7 +10,8 @@ import pytest
 import typer.main
 
 from deploy.cli import COMMANDS, app
-from deploy.settings import FROM_FILES, PlatformSettings
+from deploy.settings import PlatformSettings
+from deploy.variables import FROM_FILES
 from registry import artefacts
 from registry.contracts.features import FeatureView
 

@@ -45,7 +45,7 @@ TORCH_MAY_STAND_IN = {
     "pipelines/training/export.py",
     "deploy/capacity/measuring.py",
     "deploy/training/train_ranks.py",
-    "deploy/wiring.py",
+    "deploy/worker/process.py",
 }
 
 

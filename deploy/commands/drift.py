@@ -19,6 +19,7 @@ from deploy.commands.drift_explain import explain
 from deploy.commands.drift_figures import print_figures
 from deploy.commands.promote import AsJson, Model, OnceKey, Why
 from deploy.control.client import ControlClient, model_path
+from deploy.drift_reports.parts import evidently_reports
 from deploy.errors import SluiceError
 from deploy.machine.lifecycle import running
 from deploy.settings import PlatformSettings
@@ -62,7 +63,7 @@ def _print_reports(console: Console, records: "Sequence[ShiftRecord]") -> None:
     from deploy.drift_reports.make import place_of
 
     settings = running(PlatformSettings.from_environment(os.environ))[0]
-    reports = wiring.evidently_reports(settings)
+    reports = evidently_reports(settings)
     for place, path in dict.fromkeys((place_of(one), one.report) for one in records if one.open_alarms):
         there = reports.about(place) is not None
         told = f"{settings.gateway_url}{path}" if there else "in a minute or so, when the Celery worker has made it"

@@ -72,6 +72,8 @@ def gc(
 
 def _drop_copies(settings: PlatformSettings, store: "ModelStore") -> list[tuple[str, int]]:
     """Local copies of versions that are neither stored nor in a plan, which workers follow though MLflow be gone."""
+    from deploy.models.copies import version_cache
+
     control = wiring.traffic_control(settings)
 
     def wanted(model: str, version: int) -> bool:
@@ -82,7 +84,7 @@ def _drop_copies(settings: PlatformSettings, store: "ModelStore") -> list[tuple[
             plan = control.plan(model)
             return plan is not None and version in plan.versions()
 
-    return wiring.version_cache(settings).drop(wanted)
+    return version_cache(settings).drop(wanted)
 
 
 def _retirement(settings: PlatformSettings, store: "ModelStore") -> "Retirement":

@@ -21,6 +21,7 @@ from deploy.control.meter import MeterThread, TrafficMeter
 from deploy.control.server import ControlServer
 from deploy.control.sources import Sources
 from deploy.control.stream_watch import StreamWatch
+from deploy.drift_reports.parts import evidently_reports
 from deploy.drift_reports.shelf import ReportShelf
 from deploy.gateway.doorkeeper import token_key_set, token_verifier
 from deploy.settings import PlatformSettings
@@ -224,7 +225,7 @@ def control_api(
         tokens=token_verifier(settings, token_keys),
         used_ms=RedisKeyBoard(wiring.redis_client(settings, REDIS_TIMEOUT_S)).used_ms,
         declare=functools.partial(declare, board),
-        reports=ReportShelf(wiring.evidently_reports(settings), days),
+        reports=ReportShelf(evidently_reports(settings), days),
     )
     return ControlServer(build_control_app(desk, tell), parse_address(settings.controller_address))
 

@@ -18,6 +18,7 @@ from deploy.client import GatewayClient
 from deploy.control.client import ControlClient, model_path
 from deploy.demo.replay import Replayer, ServedList
 from deploy.errors import NotReady, NotRunning, SluiceError
+from deploy.models.copies import local_version
 from deploy.settings import PlatformSettings
 from pipelines.archive.files import Archive
 from pipelines.dataset import DatasetSplits, RankingDataset
@@ -91,7 +92,7 @@ def current_champion(settings: PlatformSettings, data: DemoData) -> tuple[int, M
     if plan is None:
         return None
     try:
-        package = wiring.local_version(settings, data.model, plan.champion, plan.champion_digest)
+        package = local_version(settings, data.model, plan.champion, plan.champion_digest)
         manifest = package.manifest
         fits = manifest.lineage.dataset_digest == data.splits.train.digest
         return (plan.champion, package) if fits and manifest.feature_view() == data.splits.view else None

@@ -1,5 +1,5 @@
-"""Evidently's reports of closed days: which are due (`due`), made in a process of their own (`make`, from `rows` of the
-archive), and shown in MLflow (`links`).
+"""Evidently's reports of closed days: which are due (`turns`), made in a process of their own (`make`, from `rows` of
+the archive), and shown in MLflow (`links`). `parts`: what all of these are, on one installation.
 
 Decisions
 

@@ -7,7 +7,7 @@ import os
 import sys
 import time
 
-from deploy import wiring
+from deploy.drift_reports.parts import evidently_reports, report_links, report_sources
 from deploy.errors import SluiceError
 from deploy.logs import configure_logging
 from deploy.settings import PlatformSettings
@@ -30,11 +30,11 @@ def main(argv: list[str]) -> int:
     configure_logging("drift-report", settings.log_level)
     try:
         if argv[0] == "--links":
-            wiring.report_links(settings).show(argv[1])
+            report_links(settings).show(argv[1])
             return 0
         place = ReportPlace(argv[0], argv[1], day_of(argv[2]))
-        report = wiring.report_sources(settings).make(place, time.time_ns() // 1_000_000)
-        wiring.evidently_reports(settings).write(report)
+        report = report_sources(settings).make(place, time.time_ns() // 1_000_000)
+        evidently_reports(settings).write(report)
     except (ReportRefused, PipelineError) as error:
         print(f"error: {error}", file=sys.stderr)
         return REFUSED

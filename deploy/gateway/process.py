@@ -162,7 +162,7 @@ async def _serve(settings: PlatformSettings, mine: GatewaySettings, stop: thread
         loop.call_soon_threadsafe(setattr, ranker, "held_back", models)
 
     def follow_replicas(addresses: tuple[str, ...]) -> None:
-        loop.call_soon_threadsafe(pool.set_addresses, addresses)
+        loop.call_soon_threadsafe(pool.fleet.set_addresses, addresses)
 
     board = RedisBoard(redis_client(settings, 1.0))
     plans = PlanWatcher(board, mine.plan_copy, follow, hold_back=hold_back)
@@ -171,7 +171,7 @@ async def _serve(settings: PlatformSettings, mine: GatewaySettings, stop: thread
         ReplicaWatcher(
             RedisReplicaBoard(redis_client(settings, 1.0)),
             mine.workers,
-            pool.connected,
+            pool.fleet.connected,
             follow_replicas,
         ),
         CounterPublisher(counts, RedisCounterBoard(redis_client(settings, 1.0)), process),
@@ -201,7 +201,7 @@ async def _serve(settings: PlatformSettings, mine: GatewaySettings, stop: thread
     regions = Regions(settings.run_folder / "regions") if settings.shared_memory_regions else None
     app = build_app(
         ranker,
-        pool,
+        pool.fleet,
         permits,
         event_log,
         lambda: metrics_registry(settings),

@@ -1,7 +1,7 @@
 """What visits leave behind for the online gate: lists of an A/B split, or drafted lists with credited clicks.
 
-The gate stands on sums by unit and look (`gates.online.GateSums`), which it makes of lists itself. The simulation makes
-them of the same sessions without naming units by text: the same procedure on the same numbers, which a test
+The gate stands on sums by unit and look (`gates.gate_lists.GateSums`), which it makes of lists itself. The simulation
+makes them of the same sessions without naming units by text: the same procedure on the same numbers, which a test
 holds against `judge` on the lists.
 """
 
@@ -23,7 +23,8 @@ from deploy.simulation.world import (
     clicked,
 )
 from pipelines.gates.clustered import sums_by_look
-from pipelines.gates.online import AbLists, GatePlan, GateSums, InterleavedLists
+from pipelines.gates.gate_lists import AbLists, GateSums, InterleavedLists
+from pipelines.gates.gate_plan import GatePlan
 from pipelines.gates.preference import list_scores
 from registry.contracts.manifest import CLICK_NDCG
 from serving.interleaving import team_draft

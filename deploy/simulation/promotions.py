@@ -11,8 +11,9 @@ from deploy.simulation.crowd import Crowd, in_arm
 from deploy.simulation.measurements import AbSeen
 from pipelines.errors import PlanRefused
 from pipelines.gates.clustered import ArmSums, compare
+from pipelines.gates.gate_plan import GatePlan
 from pipelines.gates.offline import OfflinePlan, lift_interval, required_queries
-from pipelines.gates.online import GatePlan, course
+from pipelines.gates.online import course
 from pipelines.gates.planner import Design, Measured, accept, measured_ab, measured_interleaving, power, size
 from pipelines.gates.preference import Preference, mean_score
 from pipelines.ndcg import PairedNdcg

@@ -10,7 +10,8 @@ from deploy.simulation.characteristic import Figure, Outcome, Stage, quantile, s
 from deploy.simulation.crowd import People, Visits
 from deploy.simulation.measurements import AbSeen
 from deploy.simulation.world import Ranking, World
-from pipelines.gates.online import GatePlan, first_failure
+from pipelines.gates.gate_plan import GatePlan
+from pipelines.gates.online import first_failure
 from registry.contracts.manifest import CLICK_NDCG
 
 SESSIONS_A_LOOK = 200  # of the challenger

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from deploy.simulation.characteristic import Figure, Outcome, Stage, quantile, share
-from pipelines.gates.online import GatePlan
+from pipelines.gates.gate_plan import GatePlan
 from pipelines.gates.sample_ratio import sample_ratio
 from registry.contracts.manifest import CLICK_NDCG
 

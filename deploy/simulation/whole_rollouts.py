@@ -15,7 +15,8 @@ from deploy.simulation.challengers import Kind
 from deploy.simulation.characteristic import Figure, Outcome, Stage, column, mean, share
 from deploy.simulation.crowd import Crowd, Mask, unit_names
 from deploy.simulation.measurements import AbSeen
-from pipelines.gates.online import GatePlan, course
+from pipelines.gates.gate_plan import GatePlan
+from pipelines.gates.online import course
 from pipelines.rollouts.engine import RolloutEngine
 from registry.board import MemoryBoard
 from registry.contracts.counters import LATENCY_BUCKETS, ArmCounters, CounterSnapshot, latency_bucket

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from deploy import wiring
+from deploy.models.copies import local_version
 from deploy.settings import PlatformSettings
 from deploy.telemetry.open import exporter_of
 from pipelines.runs.drift_trigger import DriftRule
@@ -154,7 +155,7 @@ def retraining(settings: PlatformSettings, mine: RetrainSettings) -> "Retraining
         plan = control.plan(model)
         if plan is None:
             raise UnknownVersion(f"model {model!r} has no champion: promote a version first")
-        package = wiring.local_version(settings, model, plan.champion, plan.champion_digest)
+        package = local_version(settings, model, plan.champion, plan.champion_digest)
         manifest = package.manifest
         return StoredVersion(model, plan.champion, plan.champion_digest, manifest, manifest.created_ms), package
 

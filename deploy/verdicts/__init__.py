@@ -1,1 +1,2 @@
-"""What monitors find, as evidence that rollouts are decided on, and as alarms that gates ask for."""
+"""What monitors find, as evidence that rollouts are decided on, and as alarms that gates ask for; `monitor` is their
+process."""

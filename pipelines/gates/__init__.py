@@ -1,8 +1,9 @@
 """Challenger against champion: a veto offline, and on traffic by a plan fixed beforehand.
 
-`offline` and its data `log_evaluation`; `online` judges what `data` sums up, `evidence` and `explain` tell it, `judge`
-does so each minute, `planning` makes the plan. Statistics: `clustered`, `preference`, `spending`,
-`confidence_sequence`, `sample_ratio`, `planner`, `shrinkage`.
+`offline` and its data `log_evaluation`; `online` judges `gate_lists` by a `gate_plan`, `evidence` and `explain` tell
+it, `judge` does so each minute, `planning` makes the plan. `data` sums the lists up, for a `scope`, of `chunks` of
+`cleaned_lists`. Statistics: `clustered`, `preference`, `spending`, `confidence_sequence`, `sample_ratio`, `planner`,
+`shrinkage`.
 
 Decisions
 

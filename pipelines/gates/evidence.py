@@ -13,8 +13,10 @@ from typing import Any
 
 import msgspec
 
-from pipelines.gates.data import GateSample, GateScope
-from pipelines.gates.online import GatePlan, GateVerdict, judge
+from pipelines.gates.data import GateSample
+from pipelines.gates.gate_plan import GatePlan
+from pipelines.gates.online import GateVerdict, judge
+from pipelines.gates.scope import GateScope
 from registry.contracts.gates import GateTerms
 from registry.contracts.manifest import CLICK_NDCG
 from registry.contracts.rollouts import Evidence, Rollout, Verdict

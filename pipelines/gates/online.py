@@ -13,202 +13,22 @@ In this order, the first that holds decides:
 Pure: the same plan and data give the same verdict, byte for byte, and both are named by digests in it.
 """
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf, isfinite
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
 
-from pipelines.gates.clustered import ArmSums, Floats, compare, sums_by_look
+from pipelines.gates.clustered import ArmSums, compare
 from pipelines.gates.confidence_sequence import ConfidenceSequence
-from pipelines.gates.preference import Scoring, list_scores, mean_score
-from pipelines.gates.sample_ratio import CONCENTRATIONS, sample_ratio
-from pipelines.gates.spending import SMALLEST_STEP, Spending, boundaries, spent
+from pipelines.gates.gate_lists import AbLists, GateSums, InterleavedLists, list_count
+from pipelines.gates.gate_plan import GatePlan
+from pipelines.gates.preference import mean_score
+from pipelines.gates.sample_ratio import sample_ratio
+from pipelines.gates.spending import SMALLEST_STEP, boundaries, spent
 from registry.contracts.rollouts import Verdict
-
-
-class GatePlan(msgspec.Struct, frozen=True, kw_only=True):
-    """What was decided before the first look.
-
-    kind: `ab`, the estimate is the relative lift of click-NDCG; `interleaving`, it is `preference`'s score.
-    metric: digest of the metric's definition. alpha: one-sided, of all looks together, to pass one that is
-    at `margin`: 0 asks for better, -0.002 for not worse by 0.2 %. least: the estimate must reach it as well.
-    looks: planned, at equal distances of time. rollback_alpha: to fail one that is no worse than
-    `rollback_margin` (None: the margin, or 0 if that is less), at any number of looks. rollback_at: information
-    (1 / variance of the estimate) at which that is to be soonest. weights: planned shares of units of champion
-    and challenger, any scale. ratio_alpha: to call a right sample ratio wrong. ratio_concentrations: see
-    `sample_ratio`. min_units: of each arm, before anything is concluded.
-    """
-
-    kind: Literal["ab", "interleaving"]
-    metric: str
-    alpha: float = 0.05
-    looks: int = 14
-    spending: Spending = "obrien_fleming"
-    margin: float = 0.0
-    least: float = -1.0
-    scoring: Scoring = "clicks"
-    rollback_alpha: float = 0.05
-    rollback_margin: float | None = None
-    rollback_at: float = 2000.0
-    weights: tuple[float, float] = (1.0, 1.0)
-    ratio_alpha: float = 0.01
-    ratio_concentrations: tuple[float, ...] = CONCENTRATIONS
-    min_units: int = 100
-
-    def __post_init__(self) -> None:
-        for holds, rule in (
-            (bool(self.metric), "metric: expected the digest of its definition"),
-            (0 < self.alpha < 0.5, f"alpha={self.alpha:g}: expected 0 < alpha < 0.5"),
-            (self.looks >= 1, f"looks={self.looks}: expected >= 1"),
-            (-1 < self.margin < 1, f"margin={self.margin:g}: expected -1 < margin < 1"),
-            (self.kind == "ab" or self.margin == 0, f"margin={self.margin:g}: interleaving has none, expected 0"),
-            (
-                self.kind == "ab" or self.fails_under == 0,
-                f"rollback_margin={self.fails_under:g}: interleaving has none, expected 0",
-            ),
-            (
-                -1 < self.fails_under <= self.margin,
-                f"rollback_margin={self.fails_under:g}: expected over -1 and not over margin, {self.margin:g}",
-            ),
-            (0 < self.rollback_alpha < 0.5, f"rollback_alpha={self.rollback_alpha:g}: expected 0 < alpha < 0.5"),
-            (self.rollback_at > 0, f"rollback_at={self.rollback_at:g}: expected > 0"),
-            (min(self.weights) > 0, f"weights={self.weights}: expected > 0"),
-            (0 < self.ratio_alpha < 1, f"ratio_alpha={self.ratio_alpha:g}: expected 0 < alpha < 1"),
-            (
-                bool(self.ratio_concentrations) and min(self.ratio_concentrations) > 0,
-                f"ratio_concentrations={self.ratio_concentrations}: expected some, all > 0",
-            ),
-            (self.min_units >= 2, f"min_units={self.min_units}: expected >= 2"),
-        ):
-            if not holds:
-                raise ValueError(rule)
-
-    @property
-    def fails_under(self) -> float:
-        """The lift that the challenger is rolled back for being surely under."""
-        return min(self.margin, 0.0) if self.rollback_margin is None else self.rollback_margin
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 of its canonical JSON."""
-        return hashlib.sha256(msgspec.json.encode(self, order="deterministic")).hexdigest()
-
-    @property
-    def rule(self) -> str:
-        """What passes, in words."""
-        what = f"lift over {self.margin:+.2%}" if self.kind == "ab" else "preference over 0"
-        least = f", estimate at least {self.least:+.4g}" if self.least > -1 else ""
-        return f"{what}, one-sided {self.alpha:.3g} over {self.looks} looks ({self.spending}){least}"
-
-
-Units = NDArray[np.str_] | NDArray[np.int64]
-"""Ids, or numbers that stand for them."""
-
-
-@dataclass(frozen=True, slots=True)
-class AbLists:
-    """All lists of both arms since the plan began, each of shape (lists,).
-
-    look: the planned look, from 1, that a list came in time for. closed: looks that are over; lists of later
-    ones count for rollback already. in_challenger: which arm. values: click-NDCG, 0 without a click.
-    covariates: (lists, covariates), for CUPED, or None. metric: digest of the definition they were made by.
-    counts: where a row stands for several lists of one unit, arm and look, how many; values and covariates are
-    then their sums. None: for one each.
-    """
-
-    look: NDArray[np.int64]
-    units: Units
-    in_challenger: NDArray[np.bool_]
-    values: NDArray[np.float64]
-    closed: int
-    metric: str
-    covariates: NDArray[np.float64] | None = None
-    counts: NDArray[np.int64] | None = None
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 of all of it."""
-        beside = [one for one in (self.covariates, self.counts) if one is not None]
-        return _digest("ab", self.closed, self.metric, self.units, self.look, self.in_challenger, self.values, *beside)
-
-    def __post_init__(self) -> None:
-        _same_length(self.look, self.units, self.in_challenger, self.values)
-        _check_counts(self.look, self.counts)
-        if self.covariates is not None and (self.covariates.ndim != 2 or len(self.covariates) != len(self.look)):
-            raise ValueError(f"covariates {self.covariates.shape}: expected ({len(self.look)}, covariates)")
-
-
-@dataclass(frozen=True, slots=True)
-class InterleavedLists:
-    """All interleaved lists since the plan began: as `AbLists`, with the clicks credited to each team; where a
-    row stands for several lists and `wins` are scored, the lists that each team won."""
-
-    look: NDArray[np.int64]
-    units: Units
-    challenger: NDArray[np.int64]
-    champion: NDArray[np.int64]
-    closed: int
-    metric: str
-    counts: NDArray[np.int64] | None = None
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 of all of it."""
-        beside = [] if self.counts is None else [self.counts]
-        numbers = (self.look, self.challenger, self.champion, *beside)
-        return _digest("interleaving", self.closed, self.metric, self.units, *numbers)
-
-    def __post_init__(self) -> None:
-        _same_length(self.look, self.units, self.challenger, self.champion)
-        _check_counts(self.look, self.counts)
-
-
-@dataclass(frozen=True, slots=True)
-class GateSums:
-    """All that a verdict needs of the lists, summed by unit and look.
-
-    arms: champion's and challenger's of A/B, of interleaving that of the drafted lists, whose values are the scores;
-    each as `clustered.sums_by_look` gives it, for all looks of the plan. closed, metric: as of the lists.
-    """
-
-    arms: tuple[Floats, ...]
-    closed: int
-    metric: str
-
-    @staticmethod
-    def of(plan: GatePlan, seen: AbLists | InterleavedLists) -> "GateSums":
-        """From lists."""
-        if isinstance(seen, InterleavedLists):
-            # who won is counted list by list, so in rows of several it stands there already
-            scoring = plan.scoring if seen.counts is None else "clicks"
-            scores = list_scores(seen.challenger, seen.champion, scoring)
-            drafted = sums_by_look(seen.look, seen.units, scores, None, plan.looks, seen.counts)
-            return GateSums((drafted,), seen.closed, seen.metric)
-        arms = tuple(
-            sums_by_look(
-                seen.look[mask],
-                seen.units[mask],
-                seen.values[mask],
-                None if seen.covariates is None else seen.covariates[mask],
-                plan.looks,
-                None if seen.counts is None else seen.counts[mask],
-            )
-            for mask in (~seen.in_challenger, seen.in_challenger)
-        )
-        return GateSums(arms, seen.closed, seen.metric)
-
-    def lists(self, look: int | None = None) -> int:
-        """Until the look, of all arms; None for all there are."""
-        return sum(arm.lists for arm in self.at(look))
-
-    def at(self, look: int | None) -> tuple[ArmSums, ...]:
-        """Each arm until the look; None for all there is."""
-        return tuple(ArmSums(arm[-1 if look is None else look - 1]) for arm in self.arms)
 
 
 class LookLine(msgspec.Struct, frozen=True):
@@ -477,7 +297,7 @@ def _verdict(plan: GatePlan, seen: AbLists | InterleavedLists, decided: _Decided
     low, high = stand.ends.at(bounds[-1]) if stand is not None else (-inf, inf)
     anytime = now.ends.at(now.anytime_z(plan)) if now is not None else (-inf, inf)
     done = min(seen.closed, plan.looks)
-    until_done = _lists(seen, seen.look <= done)
+    until_done = list_count(seen, seen.look <= done)
     return GateVerdict(
         verdict=decided.verdict,
         why=decided.why,
@@ -493,7 +313,7 @@ def _verdict(plan: GatePlan, seen: AbLists | InterleavedLists, decided: _Decided
         boundary=_finite(bounds[-1]) if bounds else None,
         anytime_low=_finite(anytime[0]),
         anytime_high=_finite(anytime[1]),
-        lists=_lists(seen, seen.look > 0),
+        lists=list_count(seen, seen.look > 0),
         champion_units=0 if now is None else now.champion_units,
         challenger_units=0 if now is None else now.challenger_units,
         expected_lists=round(until_done / done * (plan.looks - done)) if done else None,
@@ -505,37 +325,6 @@ def _verdict(plan: GatePlan, seen: AbLists | InterleavedLists, decided: _Decided
         plan=plan.digest,
         data=seen.digest,
     )
-
-
-def _lists(seen: AbLists | InterleavedLists, rows: NDArray[np.bool_]) -> int:
-    """How many lists these rows stand for."""
-    return int(rows.sum()) if seen.counts is None else int(seen.counts[rows].sum())
-
-
-def _digest(kind: str, closed: int, metric: str, units: Units, *numbers: NDArray[Any]) -> str:
-    numbered = np.issubdtype(units.dtype, np.integer)
-    arrays = (units, *numbers) if numbered else numbers
-    shapes = [[one.dtype.str, list(one.shape)] for one in arrays]
-    names = [] if numbered else [str(unit) for unit in units]
-    found = hashlib.sha256(msgspec.json.encode([kind, closed, metric, names, shapes]))
-    for one in arrays:
-        found.update(np.ascontiguousarray(one).tobytes())
-    return found.hexdigest()
-
-
-def _same_length(look: NDArray[np.int64], *others: ArrayLike) -> None:
-    if look.ndim != 1 or any(np.shape(other) != look.shape for other in others):
-        raise ValueError(f"look {look.shape} and {[np.shape(other) for other in others]}: expected (lists,) each")
-    if len(look) and look.min() < 1:
-        raise ValueError(f"look={look.min()}: expected >= 1, the first look")
-
-
-def _check_counts(look: NDArray[np.int64], counts: NDArray[np.int64] | None) -> None:
-    if counts is None:
-        return
-    _same_length(look, counts)
-    if len(counts) and counts.min() < 1:
-        raise ValueError(f"counts={counts.min()}: expected >= 1, a row stands for a list at least")
 
 
 def _finite(number: float) -> float | None:

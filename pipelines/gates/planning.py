@@ -23,10 +23,11 @@ from numpy.typing import NDArray
 
 from pipelines.archive.files import Archive
 from pipelines.feedback.cleaning import CleaningRules
+from pipelines.gates.cleaned_lists import CleanedLists, Floats, Ints, cleaned_lists
 from pipelines.gates.clustered import ArmUnits, compare
-from pipelines.gates.data import CHUNK_MS, CleanedLists, Floats, Ints, cleaned_lists
 from pipelines.gates.evidence import ALPHA, ROLLBACK_AT
 from pipelines.gates.planner import Design, Measured, Sized, alpha_a_decision, measured_ab, size
+from pipelines.gates.scope import CHUNK_MS
 from pipelines.settings import GateSettings
 from registry.contracts.gates import GateSize, GateTerms
 from registry.contracts.manifest import CLICK_NDCG

@@ -1,7 +1,7 @@
 """GateTerms: what an online gate goes by, fixed before it sees its first list.
 
 They stand in the step of the rollout that they are of, so that what was planned can neither be forgotten nor
-changed after a look. What they mean: `pipelines.gates.online`.
+changed after a look. What they mean: `pipelines.gates.gate_plan`.
 """
 
 from math import isfinite

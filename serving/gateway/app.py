@@ -12,19 +12,19 @@ from starlette.exceptions import HTTPException
 from serving import tally
 from serving.errors import RankingError
 from serving.event_log import EventLog
+from serving.fleet import Fleet
 from serving.gateway.control.routes import with_control_routes
 from serving.gateway.http import answer_of
 from serving.gateway.openapi import with_hot_routes, with_rest
 from serving.permits import Permits
 from serving.rank import Ranker
-from serving.replicas import ReplicaPool
 
 DESCRIPTION = "Ranks candidates, takes clicks, and says which version answered and why."
 
 
 def build_app(
     ranker: Ranker,
-    pool: ReplicaPool,
+    fleet: Fleet,
     permits: Permits,
     event_log: EventLog,
     metrics_registry: Callable[[], CollectorRegistry],
@@ -86,11 +86,11 @@ def build_app(
                     "ready": replica.state.ready,
                     "pid": replica.state.pid,
                     "in_flight": len(replica.outstanding),
-                    "breaker": pool.breaker(replica).value,
+                    "breaker": fleet.breaker(replica).value,
                     "versions": [f"{model}@{version}" for model, version in sorted(replica.held)],
                     "failures": {f"{one.model}@{one.version}": one.reason for one in replica.state.failures},
                 }
-                for replica in pool.replicas
+                for replica in fleet.replicas
             ],
             "breakers": {
                 f"{model}@{version}": state.value for (model, version), state in ranker.router.breakers().items()

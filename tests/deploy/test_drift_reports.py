@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from deploy import wiring
 from deploy.drift_reports.make import ReportSources, same_weekdays
+from deploy.drift_reports.parts import evidently_reports, report_sources
 from deploy.drift_reports.rows import sampled
 from deploy.drift_reports.turns import LIMIT_S
 from drift.errors import ReportRefused
@@ -74,7 +74,7 @@ def reports(season: DriftedSeason) -> EvidentlyReports:
     each = f"[main(['{MODEL}', 'champion', day]) for day in {days}]"
     done = python(season, "-c", f"from deploy.drift_reports.process import main; assert {each} == [0, 0, 0]")
     assert done.returncode == 0, done.stderr
-    return wiring.evidently_reports(season.settings)
+    return evidently_reports(season.settings)
 
 
 def made(reports: EvidentlyReports, place: ReportPlace) -> Made:
@@ -200,7 +200,7 @@ def test_what_cannot_be_made_is_told_in_the_last_line(
 
 
 def test_a_day_whose_lists_are_gone_is_refused(season: DriftedSeason, tmp_path: Path) -> None:
-    sources = wiring.report_sources(replace(season.settings, with_mlflow=False))
+    sources = report_sources(replace(season.settings, with_mlflow=False))
     without = ReportSources(
         archive=type(season.archive)(tmp_path),
         days=sources.days,

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deploy.errors import SettingsError
-from deploy.settings import SOCKET_PATH_BYTES, PlatformSettings, log_effective
+from deploy.settings import PlatformSettings, log_effective
+from serving.addresses import SOCKET_PATH_BYTES
 
 HOME = Path("/data/sluice")
 

@@ -14,8 +14,10 @@ from prometheus_client import REGISTRY
 
 from pipelines.archive.files import Archive
 from pipelines.gates.data import GateData
+from pipelines.gates.gate_lists import AbLists, InterleavedLists
+from pipelines.gates.gate_plan import GatePlan
 from pipelines.gates.judge import GateJudge
-from pipelines.gates.online import AbLists, GatePlan, InterleavedLists, judge
+from pipelines.gates.online import judge
 from pipelines.settings import GateSettings
 from registry.contracts.gates import GateTerms
 from registry.contracts.manifest import CLICK_NDCG

@@ -9,9 +9,11 @@ from msgspec.structs import replace
 
 from pipelines.archive.files import Archive
 from pipelines.feedback.cleaning import CleaningRules
-from pipelines.gates.data import GateData, GateScope, cleaned_lists
+from pipelines.gates.cleaned_lists import cleaned_lists
+from pipelines.gates.data import GateData
 from pipelines.gates.evidence import inputs_of
-from pipelines.gates.online import AbLists, InterleavedLists
+from pipelines.gates.gate_lists import AbLists, InterleavedLists
+from pipelines.gates.scope import GateScope
 from registry.contracts.gates import GateTerms
 from registry.contracts.ids import hash64
 from registry.contracts.rollouts import Need, Step

@@ -10,10 +10,14 @@ from msgspec.structs import replace
 from pipelines.archive.files import Archive
 from pipelines.feedback.cleaning import CleaningRules
 from pipelines.feedback.clicks import ClickModel
-from pipelines.gates.data import GateData, GateScope, cleaned_lists
-from pipelines.gates.online import GatePlan, InterleavedLists, judge
+from pipelines.gates.cleaned_lists import cleaned_lists
+from pipelines.gates.data import GateData
+from pipelines.gates.gate_lists import InterleavedLists
+from pipelines.gates.gate_plan import GatePlan
+from pipelines.gates.online import judge
 from pipelines.gates.planner import alpha_a_decision
 from pipelines.gates.planning import GatePlanner, PlannedGates, budget_of
+from pipelines.gates.scope import GateScope
 from pipelines.ndcg import mean_ndcg
 from pipelines.settings import GateSettings
 from registry.contracts.gates import GateTerms

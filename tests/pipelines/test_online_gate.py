@@ -7,7 +7,9 @@ import msgspec
 import numpy as np
 import pytest
 
-from pipelines.gates.online import AbLists, GatePlan, GateSums, InterleavedLists, course, judge, replays
+from pipelines.gates.gate_lists import AbLists, GateSums, InterleavedLists
+from pipelines.gates.gate_plan import GatePlan
+from pipelines.gates.online import course, judge, replays
 from registry.contracts.manifest import CLICK_NDCG
 from registry.contracts.rollouts import Evidence
 

@@ -194,7 +194,7 @@ async def a_gateway(
         ranker.follow(PLANS)
         service = InferService(ranker, pool, permits, max_rows=1000)
         app = build_app(
-            ranker, pool, permits, event_log, lambda: REGISTRY, "0.0", [oip_routes(service, regions, "0.0")]
+            ranker, pool.fleet, permits, event_log, lambda: REGISTRY, "0.0", [oip_routes(service, regions, "0.0")]
         )
         routes = HotRoutes(app, ranker, event_log, ids, settings, random.Random(2), wall_ms=lambda: NOW_MS)
         table = method_table(
@@ -210,7 +210,7 @@ async def a_gateway(
         await pool.start()
         await server.start(listener)
         for plan in PLANS.values():
-            await pool.wait_for_holder(plan.model, plan.champion, clock() + PATIENCE_S)
+            await pool.fleet.wait_for_holder(plan.model, plan.champion, clock() + PATIENCE_S)
         address = f"127.0.0.1:{listener.getsockname()[1]}"
         transport = httpx.ASGITransport(app=routes)
         headers = {"content-type": "application/json"}

@@ -134,7 +134,7 @@ def a_running_gateway(
         routers = [oip_routes(service, regions, version="0.0"), console_router()]
         asked = ControlSettings(address=controller)
         way = control_router(Controller(asked).ask, asked) if controller else None
-        app = build_app(ranker, pool, permits, event_log, lambda: REGISTRY, "0.0", routers=routers, control=way)
+        app = build_app(ranker, pool.fleet, permits, event_log, lambda: REGISTRY, "0.0", routers=routers, control=way)
         guard = doorkeeper() if doorkeeper is not None else None
         infer = OipInfer(service, settings, regions, guard)
         behind = app if guard is None else GuardedApp(app, guard)
@@ -151,7 +151,7 @@ def a_running_gateway(
         )
         await pool.start()
         for version in followed.versions():
-            await pool.wait_for_holder(followed.model, version, time.monotonic() + PATIENCE_S)
+            await pool.fleet.wait_for_holder(followed.model, version, time.monotonic() + PATIENCE_S)
         config = uvicorn.Config(
             routes,
             http=protocol_with(routes, patience),

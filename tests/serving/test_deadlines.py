@@ -85,7 +85,7 @@ def test_a_request_that_comes_too_late_is_dropped_at_the_gateway_and_says_so() -
 def test_a_query_whose_version_nobody_holds_is_dropped_where_it_waits_for_one() -> None:
     with asked() as (asker, replicas):
         replicas[0].stop()
-        asker.gateway.until(lambda: not asker.gateway.pool.has("codesearch", 1))
+        asker.gateway.until(lambda: not asker.gateway.pool.fleet.has("codesearch", 1))
         before = dropped("replica")
         assert asker.post({"x-sluice-deadline-ms": "30"}, candidates=ITEMS[:3]).status_code == 503
         assert dropped("replica") == before + 1

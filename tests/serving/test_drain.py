@@ -60,7 +60,7 @@ def test_queries_go_to_another_replica_as_soon_as_one_drains() -> None:
     async def scenario(staying: str) -> None:
         async with a_pool(leaving.address, staying) as pool:
             async with asyncio.timeout(PATIENCE_S):
-                while not all(replica.state.ready for replica in pool.replicas):
+                while not all(replica.state.ready for replica in pool.fleet.replicas):
                     await asyncio.sleep(0)
             stop = asyncio.create_task(asyncio.to_thread(leaving.stop))
             while not stop.done():

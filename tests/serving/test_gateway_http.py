@@ -72,7 +72,7 @@ class Gateway:
 
     async def until_held(self, plan: TrafficPlan) -> None:
         """Waits for a replica with the plan's champion."""
-        await self.pool.wait_for_holder(plan.model, plan.champion, asyncio.get_running_loop().time() + PATIENCE_S)
+        await self.pool.fleet.wait_for_holder(plan.model, plan.champion, asyncio.get_running_loop().time() + PATIENCE_S)
 
     def logged(self) -> list[Event]:
         """Every event logged so far."""
@@ -93,7 +93,7 @@ async def a_gateway(address: str, plan: TrafficPlan | None, **changes: Any) -> A
         ranker = Ranker(pool, event_log, ids, permits, log_every=100, clock=clock, wall_ms=lambda: NOW_MS)
         if plan is not None:
             ranker.follow({plan.model: plan})
-        app = build_app(ranker, pool, permits, event_log, lambda: REGISTRY, version="0.0")
+        app = build_app(ranker, pool.fleet, permits, event_log, lambda: REGISTRY, version="0.0")
         routes = HotRoutes(
             app, ranker, event_log, ids, settings, random.Random(2), wall_ms=lambda: NOW_MS, prefetch=pool.prefetch
         )

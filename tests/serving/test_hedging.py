@@ -104,7 +104,7 @@ def with_a_known_latency(
         pool._silence = SilenceRule(floor_s=PATIENCE_S)
         await pool.start()
         try:
-            await until(lambda: all(replica.held for replica in pool.replicas))
+            await until(lambda: all(replica.held for replica in pool.fleet.replicas))
             for _ in range(2 * rule.least):
                 await ask(pool)
             await until(lambda: pool._flows["codesearch"].usual_s is not None)
@@ -127,8 +127,8 @@ def test_a_slow_query_is_answered_by_the_other_replica_and_the_slow_one_drops_wh
             assert answers == [i * 0.25 - 6.5 for i in range(8)]
             assert hedged("sent") - sent == hedged("won") - won == 4  # each replica had its half
             slow.let_go.set()
-            await until(lambda: not any(replica.outstanding for replica in pool.replicas))
-            assert [replica.candidates for replica in pool.replicas] == [0, 0]
+            await until(lambda: not any(replica.outstanding for replica in pool.fleet.replicas))
+            assert [replica.candidates for replica in pool.fleet.replicas] == [0, 0]
             assert len(slow.batches) == before + 1  # the one that it worked on; three were taken back
 
         with_a_known_latency(replicas, scenario)
@@ -146,12 +146,14 @@ def test_the_first_replicas_answer_counts_if_it_comes_first() -> None:
             answer = asyncio.ensure_future(ask(pool, "item-4"))
             await until(lambda: hedged("sent") > sent and all(program.stalled.is_set() for program in programs))
             first = next(
-                place for place, one in enumerate(pool.replicas) if one.outstanding[min(one.outstanding)].tries == 1
+                place
+                for place, one in enumerate(pool.fleet.replicas)
+                if one.outstanding[min(one.outstanding)].tries == 1
             )
             programs[first].let_go.set()
             assert await answer == -5.5
             programs[1 - first].let_go.set()
-            await until(lambda: not any(replica.outstanding for replica in pool.replicas))
+            await until(lambda: not any(replica.outstanding for replica in pool.fleet.replicas))
 
         with_a_known_latency(replicas, scenario)
         assert hedged("lost") == lost + 1
@@ -193,7 +195,7 @@ def test_a_hedge_whose_other_replica_fails_is_still_answered_by_the_first() -> N
             sent = hedged("sent")
             answer = asyncio.ensure_future(ask(pool, "item-4"))
             await until(lambda: hedged("sent") > sent)
-            second = next(one for one in pool.replicas if one.outstanding[min(one.outstanding)].tries == 2)
+            second = next(one for one in pool.fleet.replicas if one.outstanding[min(one.outstanding)].tries == 2)
             assert second.transport is not None
             second.transport.abort()
             await until(lambda: second.transport is None or not second.outstanding)

@@ -64,7 +64,7 @@ async def a_service(address: str, **changes: Any) -> AsyncIterator[InferService]
     pool = ReplicaPool((address,), **changes)
     with a_ranker(pool, PLAN) as ranker:
         await pool.start()
-        await pool.wait_for_holder("tensors", 1, asyncio.get_running_loop().time() + PATIENCE_S)
+        await pool.fleet.wait_for_holder("tensors", 1, asyncio.get_running_loop().time() + PATIENCE_S)
         yield InferService(ranker, pool, Permits(64), max_rows=1000)
         await pool.stop()
 

@@ -93,7 +93,7 @@ def test_without_the_champions_rung_an_experiments_unit_is_refused() -> None:
 def lose_all(asker: Asker, replicas: Sequence[Any]) -> None:
     for replica in replicas:
         replica.stop()
-    asker.gateway.until(lambda: not asker.gateway.pool.has("codesearch", 1))
+    asker.gateway.until(lambda: not asker.gateway.pool.fleet.has("codesearch", 1))
 
 
 def test_without_a_replica_a_query_gets_its_last_order_and_one_that_was_never_answered_a_503() -> None:
@@ -113,7 +113,7 @@ def test_without_a_replica_a_query_gets_its_last_order_and_one_that_was_never_an
         assert (counted.answered, counted.degraded, counted.away, counted.failed) == (2, 1, 1, 1)
 
         replicas[0].start()
-        asker.gateway.until(lambda: asker.gateway.pool.has("codesearch", 1))
+        asker.gateway.until(lambda: asker.gateway.pool.fleet.has("codesearch", 1))
         assert asker.ask(**COMPLETE)["degraded"] == []
 
 

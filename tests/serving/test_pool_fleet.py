@@ -7,7 +7,8 @@ from typing import TypeVar
 
 import pytest
 
-from serving.replicas import RECONNECT_S, ReplicaPool
+from serving.connecting import RECONNECT_S
+from serving.replicas import ReplicaPool
 from tests.serving.workbench import PATIENCE_S, Held, Replica, SumOfFeatures, a_replica, a_request
 
 T = TypeVar("T")
@@ -41,13 +42,13 @@ def test_a_new_replica_is_used_and_one_that_is_gone_is_left() -> None:
     with a_replica() as first, a_replica() as second:
 
         async def scenario(pool: ReplicaPool) -> None:
-            await until(lambda: pool.connected(first.address))
-            pool.set_addresses((first.address, second.address))
-            await until(lambda: all(replica.held for replica in pool.replicas) and len(pool.replicas) == 2)
-            pool.set_addresses((second.address,))
-            assert not pool.connected(first.address)
+            await until(lambda: pool.fleet.connected(first.address))
+            pool.fleet.set_addresses((first.address, second.address))
+            await until(lambda: all(replica.held for replica in pool.fleet.replicas) and len(pool.fleet.replicas) == 2)
+            pool.fleet.set_addresses((second.address,))
+            assert not pool.fleet.connected(first.address)
             assert await ask(pool) == -6.25
-            await until(lambda: not pool._leaving)
+            await until(lambda: not pool.fleet.leaving)
 
         with_pool((first.address,), scenario)
 
@@ -83,7 +84,7 @@ def test_a_replica_that_is_left_answers_what_it_has() -> None:
         async def scenario(pool: ReplicaPool) -> float:
             answer = asyncio.ensure_future(ask(pool))
             await asyncio.to_thread(program.working.wait, PATIENCE_S)
-            pool.set_addresses(())
+            pool.fleet.set_addresses(())
             program.let_go.set()
             return await answer
 
@@ -96,12 +97,12 @@ def test_a_query_that_a_silent_replica_holds_is_answered_by_another() -> None:
         pair: tuple[Replica, Replica] = (silent, lively)
 
         async def scenario(pool: ReplicaPool) -> None:
-            await until(lambda: all(replica.held for replica in pool.replicas))
+            await until(lambda: all(replica.held for replica in pool.fleet.replicas))
             answers = await asyncio.gather(*(ask(pool, f"item-{i}") for i in range(20)))
             assert answers == [i * 0.25 - 6.5 for i in range(20)]
-            assert next(one for one in pool.replicas if one.address == silent.address).silent
+            assert next(one for one in pool.fleet.replicas if one.address == silent.address).silent
             stuck.let_go.set()
-            await until(lambda: not any(one.silent for one in pool.replicas))  # it has been heard of again
+            await until(lambda: not any(one.silent for one in pool.fleet.replicas))  # it has been heard of again
 
         with_pool(tuple(replica.address for replica in pair), scenario)
 
@@ -111,7 +112,7 @@ def test_equally_busy_replicas_take_turns() -> None:
     with a_replica(programs[0]) as first, a_replica(programs[1]) as second:
 
         async def scenario(pool: ReplicaPool) -> None:
-            await until(lambda: all(replica.held for replica in pool.replicas))
+            await until(lambda: all(replica.held for replica in pool.fleet.replicas))
             for _ in range(20):
                 await ask(pool)
 

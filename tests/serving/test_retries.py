@@ -76,7 +76,7 @@ def with_pool(addresses: tuple[str, ...], rule: RetryRule, scenario: Callable[[R
         await pool.start()
         try:
             async with asyncio.timeout(PATIENCE_S):
-                while not all(replica.held for replica in pool.replicas):
+                while not all(replica.held for replica in pool.fleet.replicas):
                     await asyncio.sleep(0.005)
                 return await scenario(pool)
         finally:

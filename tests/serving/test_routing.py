@@ -382,7 +382,7 @@ def test_units_of_a_version_that_is_away_get_the_champion_and_come_back_to_it() 
         assert asker.ask(unit="ann")["arm"] == "challenger"
 
         replicas[1].stop()
-        asker.gateway.until(lambda: not asker.gateway.pool.has("codesearch", 2))
+        asker.gateway.until(lambda: not asker.gateway.pool.fleet.has("codesearch", 2))
         away = asker.ask(unit="ann")
 
         assert (away["arm"], away["experiment"], away["version"]) == ("outside", "test", 1)
@@ -395,7 +395,7 @@ def test_units_of_a_version_that_is_away_get_the_champion_and_come_back_to_it() 
         assert counted[1, "test", "challenger"].answered == 2
 
         replicas[1].start()
-        asker.gateway.until(lambda: asker.gateway.pool.has("codesearch", 2))
+        asker.gateway.until(lambda: asker.gateway.pool.fleet.has("codesearch", 2))
         assert asker.ask(unit="ann")["arm"] == "challenger"
 
 
@@ -403,7 +403,7 @@ def test_a_weight_goes_to_nothing_also_while_the_version_is_away() -> None:
     plan = a_tested_plan(weight=1000)
     with asked(loader(holds=[1]), loader(holds=[2]), plan=plan) as (asker, replicas):
         replicas[1].stop()
-        asker.gateway.until(lambda: not asker.gateway.pool.has("codesearch", 2))
+        asker.gateway.until(lambda: not asker.gateway.pool.fleet.has("codesearch", 2))
 
         asker.gateway.follow(a_tested_plan(weight=0, revision=2))
 
@@ -632,7 +632,7 @@ def test_a_mirror_that_fails_or_is_late_or_away_is_logged_with_the_reason() -> N
         assert answer["arm"] == "champion"
 
         replicas[1].stop()
-        asker.gateway.until(lambda: not asker.gateway.pool.has("codesearch", 2))
+        asker.gateway.until(lambda: not asker.gateway.pool.fleet.has("codesearch", 2))
         answer = asker.ask(unit="ann")
         reasons = {
             event.experiment: event.error for event in asker.mirrored() if event.ranking_id == answer["ranking_id"]

@@ -209,7 +209,7 @@ def ask(address: str, *requests: Any, within_s: float = PATIENCE_S) -> list[Rank
         pool = ReplicaPool((address,))
         await pool.start()
         try:
-            await pool.wait_for_holder("codesearch", 1, asyncio.get_running_loop().time() + PATIENCE_S)
+            await pool.fleet.wait_for_holder("codesearch", 1, asyncio.get_running_loop().time() + PATIENCE_S)
             return await asyncio.gather(*(one(pool, request) for request in requests))
         finally:
             await pool.stop()

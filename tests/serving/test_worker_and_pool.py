@@ -41,8 +41,8 @@ from serving.frames import (
     encode_arena,
     encode_state,
 )
+from serving.link import Replica as SeenReplica
 from serving.program import TorchProgram
-from serving.replicas import Replica as SeenReplica
 from serving.replicas import ReplicaPool
 from serving.scoring import LoadedModel
 from serving.worker import DEAF_S
@@ -222,7 +222,7 @@ def test_a_query_that_waited_past_its_deadline_is_refused_unscored() -> None:
 def test_a_query_that_the_model_works_on_for_too_long_fails_at_its_deadline() -> None:
     async def scenario(address: str) -> None:
         async with a_pool(address) as pool:
-            await pool.wait_for_holder("codesearch", 1, asyncio.get_running_loop().time() + PATIENCE_S)
+            await pool.fleet.wait_for_holder("codesearch", 1, asyncio.get_running_loop().time() + PATIENCE_S)
             with pytest.raises(DeadlineExceeded, match="while the model worked"):
                 await ask(pool, a_request(["item-1"]), deadline_in_s=0.1)
             program.let_go.set()
@@ -426,7 +426,7 @@ def test_a_query_whose_replica_dies_is_answered_by_another_one() -> None:
     async def scenario(address: str, dying: str) -> RankedReply:
         async with await dies_with_its_first_query(dying, a_state()), a_pool(dying, address) as pool:
             async with asyncio.timeout(PATIENCE_S):
-                while not all(replica.state.ready for replica in pool.replicas):
+                while not all(replica.state.ready for replica in pool.fleet.replicas):
                     await asyncio.sleep(0)
             return await ask(pool, request)
 
@@ -450,16 +450,16 @@ def test_without_another_replica_the_query_is_unavailable_at_its_deadline() -> N
 
 def test_a_query_goes_to_the_replica_with_the_fewest_candidates_outstanding() -> None:
     pool = ReplicaPool(("busy", "free", "empty-handed"))
-    for replica, candidates in zip(pool.replicas, (300, 200, 0), strict=True):
+    for replica, candidates in zip(pool.fleet.replicas, (300, 200, 0), strict=True):
         replica.candidates = candidates
         if candidates:
             replica.held = {("codesearch", 1): a_state().versions[0]}
 
-    found = pool.holder("codesearch", 1)
+    found = pool.fleet.holder("codesearch", 1)
 
     assert found is not None
     assert found[0].address == "free"
-    assert pool.holder("codesearch", 2) is None
+    assert pool.fleet.holder("codesearch", 2) is None
 
 
 def test_a_replica_says_how_it_is() -> None:
@@ -555,7 +555,7 @@ def test_rows_that_a_gateway_names_are_fetched_by_every_replica_before_they_are_
 
     async def scenario(address: str) -> RankedReply:
         async with a_pool(address) as pool:
-            await pool.wait_for_holder("codesearch", 1, asyncio.get_running_loop().time() + PATIENCE_S)
+            await pool.fleet.wait_for_holder("codesearch", 1, asyncio.get_running_loop().time() + PATIENCE_S)
             assert pool.prefetch("nobody", request.hashes, request.ids) == 0
             assert pool.prefetch("codesearch", request.hashes, request.ids) == 1
             gives_up_s = time.monotonic() + PATIENCE_S

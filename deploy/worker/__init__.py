@@ -1,0 +1,1 @@
+"""The worker process: one replica, its device, and the versions it loads."""
