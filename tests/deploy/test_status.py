@@ -9,8 +9,8 @@ import redis
 
 from deploy.commands.status import failures, lag_text, open_breakers, silence
 from deploy.machine.status import EVENTS, event_lag, gateway_status
+from deploy.models.copies import fetch_copy
 from deploy.settings import PlatformSettings
-from deploy.wiring import fetch_copy
 from registry.errors import StoreUnavailable
 
 GROUP = "archiver"
