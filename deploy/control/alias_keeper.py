@@ -76,8 +76,11 @@ class AliasKeeper(threading.Thread):
             else:
                 promoter.repair()
         except RegistryError as error:
+            if not self._behind:  # once, not at every try: MLflow takes a while to start
+                log.warning("aliases wait, a try each %.0f s: %s", self._settings.retry_s, error)
             self._behind = True  # the next time for all: no model that it was told of is forgotten
-            log.warning("could not bring the aliases up, next try in %.0f s: %s", self._settings.retry_s, error)
             return False
+        if self._behind:
+            log.info("aliases are as decided again")
         self._behind = False
         return True

@@ -102,7 +102,10 @@ def test_a_store_that_was_away_gets_everything_when_it_is_back(kept: Kept) -> No
     until(lambda: (kept.champion("one"), kept.champion("two")) == (2, 2), "both aliases")
 
 
-def test_a_store_that_cannot_be_opened_yet_is_opened_later_and_telling_does_not_wait_for_it(kept: Kept) -> None:
+def test_a_store_that_cannot_be_opened_yet_is_opened_later_and_telling_does_not_wait_for_it(
+    kept: Kept, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "deploy")
     may_open, tries = threading.Event(), list[int]()
 
     def open_store() -> ModelStore:
@@ -115,10 +118,15 @@ def test_a_store_that_cannot_be_opened_yet_is_opened_later_and_telling_does_not_
     kept.promote("one", 2)
     kept.keeper.start()
     kept.keeper.decided("one")
-    until(lambda: len(tries) > 1, "two tries")
+    until(lambda: len(tries) > 3, "several tries")
     with pytest.raises(StoreUnavailable, match="the model registry is not open yet"):
         kept.keeper.store()
 
     may_open.set()
     until(lambda: kept.champion("one") == 2, "the alias")
     assert kept.keeper.store() is kept.store
+    until(lambda: "aliases are as decided again" in caplog.messages, "the word of it")
+    assert [message.partition(",")[0] for message in caplog.messages] == [
+        "aliases wait",
+        "aliases are as decided again",
+    ]
