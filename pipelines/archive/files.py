@@ -18,7 +18,7 @@ import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -64,15 +64,15 @@ _KEYS: dict[Kind, tuple[str, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class WriteReport:
-    """How many events were written, were in the batch twice, or could not be read. oldest_ms: when the first of them
-    was answered or received; None without any."""
+    """How many events were written, were in the batch twice, or could not be read: reports of equal counts are
+    equal. oldest_ms: when the first of them was answered or received; None without any."""
 
     rankings: int = 0
     feedback: int = 0
     duplicates: int = 0
     rejected: int = 0
     mirrors: int = 0
-    oldest_ms: int | None = None
+    oldest_ms: int | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
