@@ -4,12 +4,11 @@ import importlib.util
 import os
 import pwd
 import shutil
-import socket
 import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 
 import sqlalchemy as sql
 
+from tests.free_ports import free_port
 from tests.missing_tools import lacks
 
 USER = "sluice"
@@ -105,7 +105,7 @@ def running_postgres() -> Iterator[PostgresServer]:
         programs = _within_reach(_programs(), folder)
         argv = ["-D", str(folder / "data"), "-U", USER, "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync"]
         subprocess.run([str(programs / "initdb"), *argv], check=True, capture_output=True, **_somebody())
-        server = PostgresServer(programs, folder, _free_port())
+        server = PostgresServer(programs, folder, free_port())
         try:
             server.start()
             yield server
@@ -140,10 +140,3 @@ def _somebody() -> dict[str, Any]:
         return {}
     nobody = pwd.getpwnam(_WITHOUT_ROOT)
     return {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": [], "cwd": "/"}
-
-
-def _free_port() -> int:
-    with closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

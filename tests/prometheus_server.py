@@ -1,6 +1,5 @@
 """A real Prometheus and a real Alertmanager on free loopback ports, over the files of deploy/prometheus."""
 
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from typing import Any
 import httpx
 import yaml
 
+from tests.free_ports import free_ports
 from tests.prometheus_tools import ROOT, tool
 
 FILES = ROOT / "deploy" / "prometheus"
@@ -48,7 +48,7 @@ class Watcher:
 @contextmanager
 def watching(target: str, folder: Path) -> Iterator[Watcher]:
     """Both, as deploy/prometheus has them but for the target, the ports and the pace; ended by their own pids."""
-    ports = _free_ports(3)
+    ports = free_ports(3)
     configuration = yaml.safe_load((FILES / "prometheus.yml").read_text())
     configuration["global"] = {"scrape_interval": EVERY, "evaluation_interval": EVERY}
     configuration["rule_files"] = [str(FILES / name) for name in configuration["rule_files"]]
@@ -101,11 +101,3 @@ def _until_ready(watcher: Watcher, folder: Path) -> None:
             logs = "".join(path.read_text()[-2000:] for path in folder.glob("*.log"))
             raise AssertionError(f"not ready within {PATIENCE_S:g} s: {waiting}: {logs}")
         time.sleep(0.05)
-
-
-def _free_ports(count: int) -> list[int]:
-    with ExitStack() as held:
-        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [int(one.getsockname()[1]) for one in sockets]

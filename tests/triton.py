@@ -7,7 +7,6 @@ Triton wants them; model.py finds numpy and this platform's torch.
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sysconfig
 import tempfile
@@ -19,6 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.free_ports import free_ports
 from tests.missing_tools import lacks
 
 ROOT = Path(__file__).parent.parent
@@ -156,14 +156,3 @@ def require_triton() -> None:
 
 def _site_packages() -> Path:
     return next((VENV / "lib").glob("python3.*/site-packages"))
-
-
-def free_ports(count: int) -> list[int]:
-    """Loopback ports that nobody has at this moment."""
-    held = [socket.socket() for _ in range(count)]
-    for one in held:
-        one.bind(("127.0.0.1", 0))
-    ports = [int(one.getsockname()[1]) for one in held]
-    for one in held:
-        one.close()
-    return ports

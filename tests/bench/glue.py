@@ -31,7 +31,8 @@ from tests.bench.oip_requests import post as one_post
 from tests.bench.platform_under_test import COLUMNS, data_plane, ltr_package, platform_pids
 from tests.bench.rank_by_id import zipf_requests
 from tests.bench.triton_peer import peers
-from tests.triton import TritonServer, a_triton, free_ports
+from tests.free_ports import free_ports
+from tests.triton import TritonServer, a_triton
 
 SERVER_CORE, GENERATOR_CORE = 0, 1
 MODELS = {"null": "no arithmetic", "mlp": "136 > 512 > 256 > 128 > 1"}

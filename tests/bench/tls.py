@@ -19,7 +19,7 @@ from deploy.machine.certificates import make_certificates
 from tests.bench.load import Measured, hardware, measure, versions
 from tests.bench.platform_under_test import COLUMNS, data_plane, ltr_package, platform_pids
 from tests.bench.rank_by_id import zipf_requests
-from tests.redis_cluster import free_port
+from tests.free_ports import free_port
 
 SERVER_CORE, GENERATOR_CORE = 0, 1
 CONCURRENCIES = (8, 32)

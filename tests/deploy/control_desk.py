@@ -1,6 +1,5 @@
 """A control API on loopback, over SQLite and versions in memory."""
 
-import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -40,6 +39,7 @@ from registry.traffic_control import SqlControl
 from serving.addresses import TcpAddress
 from serving.identity.tokens import TokenVerifier
 from tests.builders import NOW_MS, a_package
+from tests.free_ports import free_port
 
 MODEL = "codesearch"
 VERSIONS = 4
@@ -131,8 +131,7 @@ def a_control_bench(folder: Path, database: str = "", tokens: TokenVerifier | No
         KeyPublisher(ring, keys).publish()
 
     runs, audit = SqlRuns(control.engine), SqlAuditLog(control.engine)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     desk = Desk(
         *(control, ring, there, publish, engine_outlook, GatePlanner(archive), runs, audit),
         closed_days=drift.latest,

@@ -15,7 +15,8 @@ from deploy.settings import PlatformSettings, log_effective
 from registry.contracts.features import row_key
 from registry.contracts.ids import hash64
 from tests.conftest import RedisServer
-from tests.redis_cluster import RedisCluster, free_port, running_cluster
+from tests.free_ports import free_port
+from tests.redis_cluster import RedisCluster, running_cluster
 from tests.serving.test_invalidation import RESYNC, Ear
 from tests.suites.tier_suite import STORED, UPDATED_MS, VIEW, keys_of, store
 

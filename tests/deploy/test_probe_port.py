@@ -1,6 +1,5 @@
 """What a process that is alone in a container tells, and is told."""
 
-import socket
 import urllib.error
 import urllib.request
 from dataclasses import replace
@@ -13,15 +12,14 @@ from deploy.machine.processes import platform_processes
 from deploy.settings import PlatformSettings
 from deploy.telemetry.probe_port import probe_port
 from deploy.wiring import ranking_secret
+from tests.free_ports import free_port
 
 KEY = "the same for all gateways, 0123456789"
 
 
 @pytest.fixture
 def settings(tmp_path: Path) -> PlatformSettings:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return PlatformSettings(tmp_path, probe_address=f"tcp:127.0.0.1:{free.getsockname()[1]}")
+    return PlatformSettings(tmp_path, probe_address=f"tcp:127.0.0.1:{free_port()}")
 
 
 def ask(settings: PlatformSettings, path: str) -> tuple[int, str]:

@@ -29,6 +29,7 @@ from pipelines.archive.files import Archive
 from registry.artefacts import write
 from serving.features.materialiser import write_rows
 from tests.builders import a_package
+from tests.free_ports import free_port
 from tests.kustomize import Object, build, by_kind, the
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -66,9 +67,7 @@ class Ports:
 
     def of(self, pod: str, port: int) -> int:
         if (pod, port) not in self._taken:
-            with socket.socket() as probe:
-                probe.bind(("127.0.0.1", 0))
-                self._taken[pod, port] = probe.getsockname()[1]
+            self._taken[pod, port] = free_port()
         return self._taken[pod, port]
 
 

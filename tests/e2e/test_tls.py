@@ -18,7 +18,7 @@ from deploy.client import GatewayClient
 from deploy.machine.certificates import make_certificates
 from serving.gateway.protos import ranking_pb2 as pb
 from tests.e2e.platforms_under_fire import ITEMS, MODEL, PATIENCE_S, Platform
-from tests.redis_cluster import free_port
+from tests.free_ports import free_port
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """A real MLflow server on a free loopback port, with a folder of its own; shared by the tests of this room."""
 
-import socket
 import subprocess
 import sys
 import urllib.request
@@ -9,14 +8,14 @@ from threading import Event
 
 import pytest
 
+from tests.free_ports import free_port
+
 
 @pytest.fixture(scope="session")
 def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of an MLflow server of our own."""
     folder = tmp_path_factory.mktemp("mlflow-server")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     arguments = {
         "--host": "127.0.0.1",
         "--port": str(port),

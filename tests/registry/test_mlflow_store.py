@@ -1,6 +1,5 @@
 """The store on MLflow: straight on SQLite, and through a server that serves artefacts too."""
 
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +17,7 @@ from registry.signatures import TrustedKeys, make_key
 from registry.store import ModelStore
 from registry.traffic_control import MemoryControl
 from tests.builders import NOW_MS, a_package
+from tests.free_ports import free_port
 from tests.postgres import PostgresServer
 from tests.suites.model_stores import ModelStoreSuite
 
@@ -170,10 +170,7 @@ def test_nothing_is_printed(folder: Path) -> None:
 
 
 def test_an_absent_server_is_named() -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    store = MlflowStore(f"http://127.0.0.1:{port}")
+    store = MlflowStore(f"http://127.0.0.1:{free_port()}")
 
     with pytest.raises(StoreUnavailable, match="MLflow could not read version 1 of 'codesearch'"):
         store.get("codesearch", 1)

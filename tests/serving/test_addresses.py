@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from serving.addresses import BadAddress, TcpAddress, UnixAddress, check_peer, parse_address
+from tests.free_ports import free_port
 
 
 @pytest.fixture
@@ -16,12 +17,6 @@ def folder() -> Iterator[Path]:
     # not tmp_path: the path of a Unix socket may have 107 bytes at most
     with tempfile.TemporaryDirectory(prefix="sluice-", dir="/tmp") as made:
         yield Path(made)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.mark.parametrize("text", ["unix:/run/w.sock", "tcp:10.0.0.1:9000", "tcp:[::1]:9000", "tcp:worker-0.fleet:80"])

@@ -1,7 +1,6 @@
 """Draining: a worker that stops wants no more, answers what it has, and keeps nobody waiting."""
 
 import asyncio
-import socket
 import threading
 
 from hypothesis import given
@@ -9,6 +8,7 @@ from hypothesis import strategies as st
 
 from serving.drain import DrainRule
 from serving.frames import Kind, RankedReply, decode_state
+from tests.free_ports import free_port
 from tests.serving.test_worker_and_pool import a_caller, a_pool, a_random_request, ask, assert_right, retries
 from tests.serving.workbench import PATIENCE_S, Held, SumOfFeatures, a_replica, a_request
 
@@ -83,8 +83,6 @@ def test_a_worker_on_a_tcp_port_answers_like_one_on_a_socket() -> None:
                 request = a_random_request(seed)
                 assert_right(await ask(pool, request), request)
 
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"tcp:127.0.0.1:{probe.getsockname()[1]}"
+    address = f"tcp:127.0.0.1:{free_port()}"
     with a_replica(address=address):
         asyncio.run(scenario())

@@ -23,7 +23,7 @@ from serving.tls import channel as tls_channel
 from serving.tls.channel import WorkerTls
 from serving.tls.contexts import LOOKED_EVERY_S, Certificates, UnusableCertificates
 from serving.tls.settings import FleetTls, TlsFiles, parse_fleet_tls, parse_gateway_tls
-from tests.redis_cluster import free_port
+from tests.free_ports import free_port
 from tests.serving.workbench import LENGTHS, PATIENCE_S, Replica, a_replica, a_request
 
 
