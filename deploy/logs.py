@@ -77,7 +77,8 @@ def adopt(process: str, raw: bytes, now_s: float) -> str:
         except (ValueError, RecursionError):
             pass
         else:
-            return text if line.get("process") == process else as_json({**line, "process": process})
+            ours = line.get("process") == process and "\n" not in text and "\r" not in text
+            return text if ours else as_json({**line, "process": process})
     level = _LEVEL.search(text[:80])
     return as_json(
         {"ts": timestamp(now_s), "level": level.group() if level else "INFO", "message": text, "process": process}

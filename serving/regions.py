@@ -33,6 +33,7 @@ REGIONS_OFF = "shared memory regions are off: start the platform with SLUICE_SHA
 MAX_REGIONS = 256
 MAX_REGION_BYTES = 1 << 40
 _HEAD = struct.Struct("<QI")  # revision, bytes of JSON
+_REVISIONS = 1 << 64
 
 
 class UnknownRegion(UnknownModel):
@@ -201,7 +202,7 @@ class Regions:
             regions = dict(self._regions)
             yield regions
             text = msgspec.json.encode(list(regions.values()))
-            os.pwrite(self._book, _HEAD.pack(self._revision + 1, len(text)) + text, 0)
+            os.pwrite(self._book, _HEAD.pack((self._revision + 1) % _REVISIONS, len(text)) + text, 0)
         finally:
             fcntl.flock(self._book, fcntl.LOCK_UN)
         self._follow()
