@@ -4,22 +4,18 @@ Gateways count from their start and show it on the counter board; the meter look
 came in between. Prometheus keeps months; this is so that a page says something on a machine without Prometheus.
 """
 
-import logging
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from deploy.control.looker import Looker
 from registry.contracts.counters import LATENCY_BOUNDS_MS, STAGE_BOUNDS_MS, ArmCounters, CounterSnapshot
 from registry.contracts.traffic import Arm
 from registry.counters import CounterBoard
-from registry.errors import RegistryError
-
-log = logging.getLogger(__name__)
 
 SAMPLE_S = 5.0
 KEPT_S = 3600.0
@@ -199,39 +195,18 @@ def all_arms(found: Sequence[Slot]) -> Iterator[ArmKey]:
     return iter(sorted({key for slot in found for key in slot.arms}, key=lambda key: (key[1] != "champion", key)))
 
 
-@dataclass
-class MeterThread:
-    """Has the meter look at the board until stopped."""
+class MeterThread(Looker):
+    """Has the meter look at the board until stopped; a board that does not answer leaves a gap."""
 
-    meter: TrafficMeter
-    board: CounterBoard
-    now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000
-    _stop: threading.Event = field(default_factory=threading.Event, init=False)
-    _away: bool = field(default=False, init=False)
+    def __init__(
+        self,
+        meter: TrafficMeter,
+        board: CounterBoard,
+        now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+    ) -> None:
+        super().__init__("meter", meter.sample_s, "the console's traffic has a gap")
+        self.meter = meter
+        self._board, self._now_ms = board, now_ms
 
-    def __post_init__(self) -> None:
-        self._thread = threading.Thread(target=self._run, name="meter", daemon=True)
-
-    def start(self) -> None:
-        """From now on."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Ends the thread."""
-        self._stop.set()
-        self._thread.join()
-
-    def look(self) -> None:
-        """Once; a board that does not answer leaves a gap."""
-        try:
-            self.meter.take(self.board.read(), self.now_ms())
-            self._away = False
-        except RegistryError as error:
-            if not self._away:
-                log.warning("the console's traffic has a gap: %s", error)
-            self._away = True
-
-    def _run(self) -> None:
-        self.look()
-        while not self._stop.wait(self.meter.sample_s):
-            self.look()
+    def _look(self) -> None:
+        self.meter.take(self._board.read(), self._now_ms())
