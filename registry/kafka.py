@@ -22,7 +22,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -268,13 +268,10 @@ class KafkaGroupReader:
     def lag(self) -> int:
         """See `StreamReader`; of all partitions, whoever reads them."""
         with kafka_errors("count waiting events"):
-            wanted = [TopicPartition(self._topic, number) for number in _partitions(self._asker, self._topic)]
-            waiting = 0
-            for place in self._asker.committed(wanted, timeout=ANSWER_S):
-                low, high = self._ends(place.partition)
-                floor = max(low, place.offset)
-                waiting += max(0, high - floor - len(decode_done(place.metadata, floor)))
-            return waiting
+            return sum(
+                max(0, high - floor - len(decode_done(place.metadata, floor)))
+                for place, floor, high in self._committed(_partitions(self._asker, self._topic))
+            )
 
     def is_past(self, moment_ms: int) -> bool:
         """See `StreamReader`; of all partitions, by the time that each message carries."""
@@ -282,12 +279,10 @@ class KafkaGroupReader:
             numbers = _partitions(self._asker, self._topic)
             asked = [TopicPartition(self._topic, number, moment_ms) for number in numbers]
             since = {place.partition: place.offset for place in self._asker.offsets_for_times(asked, timeout=ANSWER_S)}
-            for place in self._asker.committed([TopicPartition(self._topic, n) for n in numbers], timeout=ANSWER_S):
-                low, high = self._ends(place.partition)
-                before = since[place.partition] if since[place.partition] >= 0 else high  # nothing is younger
-                if max(low, place.offset) < before:
-                    return False
-            return True
+            return all(
+                floor >= (since[place.partition] if since[place.partition] >= 0 else high)  # or nothing is younger
+                for place, floor, high in self._committed(numbers)
+            )
 
     def trim_acknowledged(self) -> int:
         """Nothing: the topic's retention does it."""
@@ -439,6 +434,13 @@ class KafkaGroupReader:
         self._unplaced -= gone
         self._lost |= gone
         self._waiting = deque(message for message in self._waiting if message.partition() not in gone)
+
+    def _committed(self, partitions: Iterable[int]) -> Iterator[tuple[TopicPartition, int, int]]:
+        """What the group has committed, the first offset that it has not, and the next to be written."""
+        wanted = [TopicPartition(self._topic, number) for number in partitions]
+        for place in self._asker.committed(wanted, timeout=ANSWER_S):
+            low, high = self._ends(place.partition)
+            yield place, max(low, place.offset), high
 
     def _ends(self, partition: int) -> tuple[int, int]:
         """The first offset that is kept, and the next to be written."""

@@ -185,7 +185,7 @@ class RedisGroupReader:
         that wait for `trim_acknowledged`.
         """
         with redis_errors("count waiting events"):
-            mine = next((group for group in self._groups() if group["name"] == self._group.encode()), None)
+            mine = self._mine()
             pending, delivered = (mine["pending"], mine["last-delivered-id"]) if mine else (0, b"0-0")
             undelivered = int(self._client.eval(_COUNT_AFTER, 1, self._stream, b"(" + delivered, LAG_COUNTED))
             if undelivered >= LAG_COUNTED:
@@ -195,7 +195,7 @@ class RedisGroupReader:
     def is_past(self, moment_ms: int) -> bool:
         """See `StreamReader`; entries are named after the time at which they were appended."""
         with redis_errors("look for waiting events"):
-            mine = next((group for group in self._groups() if group["name"] == self._group.encode()), None)
+            mine = self._mine()
             floor = self._floor(mine) if mine else (0, 0)
             return floor >= (moment_ms, 0) or not self._client.xrange(
                 self._stream, _encode_id(floor), f"({moment_ms}-0", count=1
@@ -221,6 +221,9 @@ class RedisGroupReader:
                 return _decode_id(smallest)
         ms, sequence = _decode_id(group["last-delivered-id"])
         return ms, sequence + 1
+
+    def _mine(self) -> dict[str, Any] | None:
+        return next((group for group in self._groups() if group["name"] == self._group.encode()), None)
 
     def _groups(self) -> list[dict[str, Any]]:
         try:
@@ -390,18 +393,12 @@ class MemoryGroupReader:
     def lag(self) -> int:
         """See `StreamReader`; exact."""
         with self._stream.changed:
-            group = self._group()
-            return len(group.pending) + sum(sequence > group.delivered for sequence in self._stream.entries)
+            return len(self._open())
 
     def is_past(self, moment_ms: int) -> bool:
         """See `StreamReader`."""
         with self._stream.changed:
-            group = self._group()
-            return not any(
-                self._stream.appended_ms[sequence] < moment_ms
-                for sequence in self._stream.entries
-                if sequence > group.delivered or sequence in group.pending
-            )
+            return not any(self._stream.appended_ms[sequence] < moment_ms for sequence in self._open())
 
     def trim_acknowledged(self) -> int:
         """See `StreamReader`."""
@@ -412,6 +409,11 @@ class MemoryGroupReader:
             for sequence in trimmed:
                 del self._stream.entries[sequence], self._stream.appended_ms[sequence]
             return len(trimmed)
+
+    def _open(self) -> list[int]:
+        """What the group has not acknowledged, delivered or not."""
+        group = self._group()
+        return [*group.pending, *(sequence for sequence in self._stream.entries if sequence > group.delivered)]
 
     def _group(self) -> _Group:
         return self._stream.groups.setdefault(self._name, _Group())
