@@ -37,7 +37,8 @@ class Batch:
     """The events of some entries, by model and hour.
 
     name: the same for the same entries, another for any others. rankings: of an hour in order of
-    time and id. rejected: what could not be read, as JSON lines.
+    time and id. rejected: what could not be read, as JSON lines. oldest_ms: when the first of the events was answered
+    or received; None without any.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Batch:
     feedback: dict[Partition, list[Click | Exposure]]
     mirrors: dict[Partition, list[MirrorEvent]]
     rejected: list[str]
+    oldest_ms: int | None
 
     @staticmethod
     def of(entries: Sequence[StreamEntry]) -> "Batch":
@@ -53,8 +55,11 @@ class Batch:
         rankings: dict[Partition, list[RankingEvent]] = defaultdict(list)
         feedback: dict[Partition, list[Click | Exposure]] = defaultdict(list)
         mirrors: dict[Partition, list[MirrorEvent]] = defaultdict(list)
+        oldest_ms: int | None = None
         for event in _events(entries, lambda *what: rejected.append(_rejection(*what))):
-            partition = (event.model, hour_of(gateway_ms(event)))
+            made_ms = gateway_ms(event)
+            oldest_ms = made_ms if oldest_ms is None else min(oldest_ms, made_ms)
+            partition = (event.model, hour_of(made_ms))
             if isinstance(event, RankingEvent):
                 rankings[partition].append(event)
             elif isinstance(event, MirrorEvent):
@@ -63,13 +68,7 @@ class Batch:
                 feedback[partition].append(event)
         for of_hour in rankings.values():  # now they are references: as rows of a table they would be copied
             of_hour.sort(key=_time_and_id)
-        return Batch(_name(entries), rankings, feedback, mirrors, rejected)
-
-    @property
-    def oldest_ms(self) -> int | None:
-        """When the first of the events was answered or received; None without any."""
-        kinds = (self.rankings, self.feedback, self.mirrors)
-        return min((gateway_ms(event) for kind in kinds for events in kind.values() for event in events), default=None)
+        return Batch(_name(entries), rankings, feedback, mirrors, rejected, oldest_ms)
 
 
 def hour_of(time_ms: int) -> str:

@@ -7,11 +7,11 @@ full, and says nothing of them: what comes out of it late, or a stream or disk t
 may be on its way, and the word is kept back until nothing of the kind was seen for `CALM_MS`. What a gateway holds that
 is away by itself, nobody can see."""
 
-import os
 from pathlib import Path
 
 import msgspec
 
+from pipelines.durable import replace_file
 from registry.contracts.errors import UNDECODABLE
 from registry.stream import StreamReader
 
@@ -32,18 +32,14 @@ def complete_until(archive: Path) -> int | None:
 
 
 def say_complete(archive: Path, until_ms: int) -> None:
-    """A reader sees the word before or this one. Not made durable: a word that is lost is said again."""
-    archive.mkdir(parents=True, exist_ok=True)
-    beside = archive / f".{FILE}.{os.getpid()}.tmp"
-    beside.write_bytes(msgspec.json.encode(_Word(until_ms)))
-    beside.replace(archive / FILE)
+    """A reader sees the word before or this one."""
+    replace_file(archive / FILE, msgspec.json.encode(_Word(until_ms)))
 
 
 class Calm:
     """Whether events come as they are made. Times are of one clock, ms."""
 
-    def __init__(self, calm_ms: int = CALM_MS) -> None:
-        self._calm_ms = calm_ms
+    def __init__(self) -> None:
         self._disturbed_ms: int | None = None
 
     def failed(self, now_ms: int) -> None:
@@ -52,12 +48,12 @@ class Calm:
 
     def came(self, oldest_ms: int | None, came_ms: int, now_ms: int) -> None:
         """Events began to come at came_ms, the oldest of them made at oldest_ms; None if there were none."""
-        if oldest_ms is not None and oldest_ms < came_ms - self._calm_ms:
+        if oldest_ms is not None and oldest_ms < came_ms - CALM_MS:
             self._disturbed_ms = now_ms
 
     def complete_until(self, reader: StreamReader, now_ms: int) -> int | None:
         """Until when all is on disk; None if that cannot be said now. Raises StoreUnavailable."""
-        since_ms = now_ms - self._calm_ms
+        since_ms = now_ms - CALM_MS
         if self._disturbed_ms is not None and since_ms < self._disturbed_ms <= now_ms:
             return None
-        return since_ms if reader.is_past(now_ms - self._calm_ms // 2) else None
+        return since_ms if reader.is_past(now_ms - CALM_MS // 2) else None

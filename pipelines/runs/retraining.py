@@ -86,11 +86,12 @@ class Retraining:
 
     collected: folder of collected windows. part_ms: longest window that is collected in one piece, and replay_windows
     how many older ones are looked for. on_collected: told of the newest window of each run once it is there; must not
-    raise. archived_until: everything before is in the archive, ms since the epoch, or None if nobody has said so;
-    itself None where nobody writes to the archive any more. champion: a model's, as registered and as it is served.
-    register: gives the package's number, the same for the same package. evidence: keeps it, and says its id. rollout:
-    starts one of a version of this run against that champion, once however often it is asked. run_log: the log of a
-    run's training. All of them may raise StoreUnavailable; champion raises UnknownVersion."""
+    raise. archived_until: everything before is in the archive, ms since the epoch, or None if nobody has said so.
+    champion: a model's, as registered and as it is served. register: gives the package's number, the same for the same
+    package. evidence: keeps it, and says its id. rollout: starts one of a version of this run against that champion,
+    once however often it is asked. run_log: the log of a run's training. All of them may raise StoreUnavailable;
+    champion raises UnknownVersion.
+    """
 
     archive: Archive
     collected: Path
@@ -100,10 +101,10 @@ class Retraining:
     evidence: Callable[[Evidence], str]
     rollout: Callable[[Run, int, StoredVersion], Started]
     run_log: Callable[[Run], RunLog]
+    archived_until: Callable[[], int | None]
     part_ms: int
     replay_windows: int = 8
     replay_lists: int = 20_000
-    archived_until: Callable[[], int | None] | None = None
     training: TrainingRules = field(default_factory=TrainingRules)
     settings: TrainSettings = field(default_factory=TrainSettings)
     on_collected: Callable[[Collected], None] = lambda collected: None
@@ -362,8 +363,6 @@ def _collected(
 
 def _check_archived(parts: Retraining, closes_ms: int, now_ms: int) -> None:
     """Raises NotYet while events of the window may be on their way: what is collected stays as it is."""
-    if parts.archived_until is None:
-        return
     until_ms = parts.archived_until()
     if until_ms is None or until_ms < closes_ms:
         far = "no archiver has said how far the archive goes"
