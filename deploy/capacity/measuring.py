@@ -170,8 +170,8 @@ def load(
 ) -> Load:
     """A closed loop of clients for so long; every answer is looked at. Raises as `GatewayClient.post`, and NotReady if
     one is not whole."""
-    _wait_until_counted(settings)
-    before, received, scored = _cpu_by_kind(state), _received_bytes(client), _scored(settings)
+    scored = _batches(settings)
+    before, received = _cpu_by_kind(state), _received_bytes(client)
     until_s = time.monotonic() + seconds
 
     def ask(number: int) -> int:
@@ -200,8 +200,7 @@ def load(
     wait_until_read(client)
     after = _cpu_by_kind(state)
     used = {kind: after[kind] - before[kind] for kind in after}
-    _wait_until_counted(settings)
-    batches = _scored(settings) - scored
+    batches = _batches(settings) - scored
     return Load(max(queries, 1), used, _received_bytes(client) - received, max(1.0, queries / max(batches, 1)))
 
 
@@ -353,19 +352,17 @@ def wait_until_read(client: "redis.Redis") -> None:
         time.sleep(0.05)
 
 
-def _scored(settings: PlatformSettings) -> int:
-    """Batches of the model so far, as the gateway has heard."""
-    with GatewayClient.of(settings) as gateway:
-        told = gateway.get(f"/v2/models/{MODEL}/stats")["model_stats"]
-        return sum(int(version["execution_count"]) for version in told)
-
-
-def _wait_until_counted(settings: PlatformSettings) -> None:
-    """Until the worker has told what it did: it does so a few times a second while that is news."""
+def _batches(settings: PlatformSettings) -> int:
+    """Of the model so far, once the worker has told of all: it does so a few times a second while that is news."""
     seen = -1
-    while (now := _scored(settings)) != seen:
-        seen = now
-        time.sleep(2 * FLUSH_EVERY_S)
+    with GatewayClient.of(settings) as gateway:
+        while True:
+            told = gateway.get(f"/v2/models/{MODEL}/stats")["model_stats"]
+            now = sum(int(version["execution_count"]) for version in told)
+            if now == seen:
+                return now
+            seen = now
+            time.sleep(2 * FLUSH_EVERY_S)
 
 
 def _archive_bytes(folder: Path) -> int:
