@@ -101,11 +101,18 @@ class RedisStream:
     def append(self, payloads: Sequence[bytes]) -> None:
         """See `StreamWriter`."""
         if self._in_doubt:  # not once more each time that it is tried
+            self._find_primary()
             self._reach_replicas()
         self._append(payloads)
         if self._replicas and payloads:
             self._in_doubt = True
             self._reach_replicas()
+
+    def _find_primary(self) -> None:
+        """Lets a cluster's client learn who keeps the stream now: it follows redirections of commands that name a
+        key, and WAIT names none, so a primary that died under it would be asked for ever."""
+        with redis_errors("find who keeps the events"):
+            self._client.exists(self._name)
 
     def _reach_replicas(self) -> None:
         with redis_errors("copy events to replicas"):

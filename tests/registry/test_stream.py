@@ -12,7 +12,7 @@ from registry.errors import StoreUnavailable
 from registry.redis_errors import server_of
 from registry.stream import EVENT_STREAM, LAG_COUNTED, MemoryStream, RedisGroupReader, RedisStream, StreamEntry
 from tests.conftest import RedisServer
-from tests.redis_cluster import RedisCluster
+from tests.redis_cluster import RedisCluster, running_cluster, until
 from tests.suites.streams import SharedStreamSuite, Stream, ids, payloads
 
 
@@ -157,6 +157,25 @@ def test_events_that_no_replica_has_are_not_written_and_are_not_appended_once_mo
             stream.append([b"1"])
 
     assert redis_client.xlen(EVENT_STREAM) == 1
+
+
+def test_events_in_doubt_are_copied_to_the_replicas_of_whoever_took_over() -> None:
+    with running_cluster() as cluster:
+        primary = cluster.owner(EVENT_STREAM)
+        replica = cluster.add_replica(primary)
+        with cluster.client() as client:
+            stream = RedisStream(client, replicas=1)
+            replica.freeze()
+            with pytest.raises(StoreUnavailable, match="0 replicas have the events"):
+                stream.append([b"in doubt"])
+            replica.thaw()
+            primary.kill()
+            until(lambda: replica.command("ROLE")[0] == b"master", "the replica to take over")
+            primary.start()
+            until(lambda: replica.command("ROLE")[2], "a replica of the new primary")
+            stream.append([b"once more"])
+
+            assert [fields for _, fields in client.xrange(EVENT_STREAM)][-1] == {b"e": b"once more"}
 
 
 def test_an_absent_redis_is_named(absent_redis: redis.Redis) -> None:
