@@ -30,7 +30,8 @@ def tensor_of_json(name: str, datatype: str, shape: tuple[int, ...], data: Any) 
     """The tensor of an input's `data`.
 
     data: what stood there: a list, nested or flat, or a flat array of numbers (float64, int64 or
-    uint64, as `datatype` asks). Nothing is allocated for what the shape merely claims.
+    uint64, as `datatype` asks, or the float32 of FP32 itself). Nothing is allocated for what the
+    shape merely claims.
 
     Raises QueryRefused, naming tensor and rule, if count, kind or range of the elements is not what
     datatype and shape say.
@@ -129,8 +130,8 @@ def _floats(name: str, datatype: str, values: Any) -> NDArray[np.float64]:
 
 
 def _narrow(name: str, datatype: str, values: NDArray[np.float64]) -> NDArray[Any]:
-    """In the datatype's precision. What becomes infinite by that is out of range."""
-    if datatype == "FP64":
+    """In the datatype's precision, unless they are already. What becomes infinite by that is out of range."""
+    if datatype == "FP64" or values.dtype == np.float32:
         return values
     if datatype == "BF16":
         bits = bf16_of(values)

@@ -1,0 +1,3 @@
+from typing import Any
+
+def take_floats(text: bytes, start: int, out: Any, /) -> tuple[int, int] | None: ...
