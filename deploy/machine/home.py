@@ -37,6 +37,7 @@ class _Found(msgspec.Struct, frozen=True):
     gateway_tls: str | None = None
     auth: str | None = None
     mlflow: str | None = None  # without its password
+    with_grpc: bool | None = None
 
     def of(self, settings: PlatformSettings) -> PlatformSettings:
         if self.control and self.control != _control(settings):
@@ -44,7 +45,7 @@ class _Found(msgspec.Struct, frozen=True):
         found = msgspec.structs.asdict(self)
         del found["control"]
         if self.mlflow is not None and (settings.mlflow or _HIDDEN in self.mlflow):
-            if without_password(settings.mlflow) != self.mlflow:
+            if without_password(settings.mlflow).rstrip("/") != self.mlflow.rstrip("/"):
                 raise _contradicts("SLUICE_MLFLOW", settings.mlflow, f"{self.mlflow or 'the embedded one'}, the MLflow")
             del found["mlflow"]  # as told: with its password
         return dataclasses.replace(settings, **{name: value for name, value in found.items() if value is not None})
@@ -170,6 +171,7 @@ def claim_ports(settings: PlatformSettings) -> PlatformSettings:
             gateway_tls=settings.gateway_tls,
             auth=settings.auth,
             mlflow=without_password(settings.mlflow),
+            with_grpc=settings.with_grpc,
         )
     write_atomically(_found_file(settings), msgspec.json.encode(found))
     return found.of(settings)

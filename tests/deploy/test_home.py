@@ -58,7 +58,9 @@ def test_a_command_that_is_told_another_control_database_is_refused(settings: Pl
 def test_a_command_finds_where_and_how_the_gateway_listens(settings: PlatformSettings):
     prepare(settings)
     tls = "certificate=/tls/crt.pem,key=/tls/key.pem"
-    started = dataclasses.replace(settings, gateway_host="127.0.0.2", gateway_tls=tls, auth="all", mlflow="http://m:1")
+    started = dataclasses.replace(
+        settings, gateway_host="127.0.0.2", gateway_tls=tls, auth="all", mlflow="http://m:1", with_grpc=False
+    )
     claimed = claim_ports(started)
 
     found = as_running(PlatformSettings(settings.home))
@@ -77,6 +79,7 @@ def test_a_command_that_is_told_another_mlflow_is_refused(settings: PlatformSett
     claim_ports(dataclasses.replace(settings, mlflow="http://m:1"))
     with pytest.raises(SettingsError, match=r"SLUICE_MLFLOW=http://o:1: expected http://m:1, the MLflow that "):
         as_running(dataclasses.replace(settings, mlflow="http://o:1"))
+    as_running(dataclasses.replace(settings, mlflow="http://m:1/"))  # the same one
 
 
 def test_mlflows_password_is_not_written_down_so_that_it_has_to_be_told(settings: PlatformSettings):
