@@ -1,4 +1,4 @@
-"""Promotion and rollback: the next plan (pure), and the steps that make it true.
+"""Promotion: the next plan (pure), and the steps that make it true; what a rollback takes back.
 
 A change is decided when the traffic control has it. Board and aliases follow as copies of what is
 decided; a crash or a store that is away in between leaves them behind, and `Promoter.repair`
@@ -13,7 +13,7 @@ import msgspec
 from registry.board import PlanBoard
 from registry.contracts.traffic import Experiment, Layer, TrafficPlan
 from registry.decisions import Decision
-from registry.errors import StaleRevision, StoreUnavailable, UnknownVersion
+from registry.errors import StaleRevision, StoreUnavailable
 from registry.lineage import all_roles
 from registry.rollouts import RolloutControl
 from registry.store import ModelStore, StoredVersion
@@ -118,29 +118,6 @@ class Promoter:
         if expected_revision not in (None, current):
             raise StaleRevision(model, expected_revision, current)
         return self.apply(promote(plan, stored), who=who, why=why, evidence=evidence, now_ms=now_ms)
-
-    def rollback(self, model: str, *, who: str, why: str, evidence: Mapping[str, Any], now_ms: int) -> TrafficPlan:
-        """Takes back what is new: a challenger on its way, if there is one, else the champion.
-
-        Rollouts that are running or paused are rolled back, and the champion stays. Without one that `challenges` it
-        the previous champion is champion again, alone; see `previous_champion`.
-        Raises UnknownVersion if there is none, else as `promote` does.
-        """
-        history = self._control.history(model)
-        plan = history[-1].plan if history else None
-        running = [
-            one
-            for one in self._control.rollouts(model, open_only=True)
-            if one.active and plan is not None and challenges(plan, one.challenger_digest)
-        ]
-        if plan is not None and running:
-            plan = without_experiments(plan, [rollout.experiment for rollout in running])
-            return self.apply(plan, who=who, why=why, evidence=evidence, now_ms=now_ms)
-        version = previous_champion(history)
-        if version is None:
-            raise UnknownVersion(f"model {model!r} had no champion before: promote a version instead")
-        plan = promote(plan, self._store.get(model, version))
-        return self.apply(plan, who=who, why=why, evidence=evidence, now_ms=now_ms)
 
     def apply(self, plan: TrafficPlan, *, who: str, why: str, evidence: Mapping[str, Any], now_ms: int) -> TrafficPlan:
         """Decides on the plan, if nothing was decided since the revision before it, and publishes it.

@@ -38,7 +38,8 @@ def promoted(plan: TrafficPlan | None, model: str, version: int, digest: str, ho
 def rolled_back(history: Sequence[TrafficChange], model: str, to: int | None) -> TrafficPlan:
     """What came last taken back, see `RollbackBody`.
 
-    Needs no registry: digests are in the history. Raises NotThere, or Conflict if there is nothing to take back.
+    Needs no registry: digests are in the history. That the champion it goes back to may still have traffic is the
+    caller's to ask. Raises NotThere, or Conflict if there is nothing to take back.
     """
     if not history:
         raise NotThere(f"model {model!r} has no traffic plan: promote a version first")

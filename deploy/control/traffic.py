@@ -1,6 +1,9 @@
 """Who answers whom: plans looked at and changed, champions promoted and taken back."""
 
+import logging
+import threading
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from typing import Any
 
 from deploy.control import changes
@@ -8,8 +11,13 @@ from deploy.control.asks import Ask, Reply, number, page_size
 from deploy.control.desk import Desk, no_plan
 from registry.contracts.traffic import TrafficPlan
 from registry.decisions import Decision
+from registry.errors import StoreUnavailable
 from registry.traffic_control import TrafficChange
 from serving.gateway.control.traffic import ChangeAnswer, HistoryAnswer, PlanBody, PromoteBody, RollbackBody
+
+log = logging.getLogger(__name__)
+
+REGISTRY_PATIENCE_S = 2.0
 
 
 def promote(desk: Desk, ask: Ask) -> Reply:
@@ -32,6 +40,8 @@ def rollback(desk: Desk, ask: Ask) -> Reply:
         seen = plan.revision if plan else 0  # the history may have gone on meanwhile
         history = [change for change in desk.control.history(ask.model) if change.revision <= seen]
         planned = changes.rolled_back(history, ask.model, body.to)
+        if plan is not None and planned.champion != plan.champion:
+            _refuse_unservable(desk, ask.model, planned.champion)
         return Decision(**ask.words, plan=planned, record=_record("rolled_back", ask, body.evidence))
 
     return _change_plan(desk, ask, decide)
@@ -71,6 +81,27 @@ def history(desk: Desk, ask: Ask) -> Reply:
         ask.model, found[-1].revision, tuple(map(_change_answer, page)), page[-1].revision if more else None
     )
     return ask.reply(answer)
+
+
+def _refuse_unservable(desk: Desk, model: str, version: int) -> None:
+    """Raises RefusedVersion or UnknownVersion if the registry says that the version may have no traffic, or is gone.
+
+    A registry that is away, or takes its time, does not hold up a rollback: it collects no versions meanwhile.
+    """
+    answer = Future[object]()
+
+    def ask() -> None:
+        try:
+            answer.set_result(desk.store().get(model, version))
+        except Exception as error:  # raised below
+            answer.set_exception(error)
+
+    threading.Thread(target=ask, name="registry for a rollback", daemon=True).start()
+    try:
+        answer.result(REGISTRY_PATIENCE_S)
+    except (StoreUnavailable, TimeoutError) as error:
+        why = str(error) or f"no answer in {REGISTRY_PATIENCE_S:g} s"
+        log.warning("%s goes back to version %d unasked, the registry is away: %s", model, version, why)
 
 
 def _change_plan(desk: Desk, ask: Ask, decide: Callable[[TrafficPlan | None], Decision]) -> Reply:

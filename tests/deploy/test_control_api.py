@@ -13,11 +13,12 @@ import msgspec
 import pytest
 import sqlalchemy as sql
 
+from deploy.control import traffic
 from deploy.control.handlers import HANDLERS
 from registry.contracts.drift import ShiftRecord
 from registry.roles import ROLES, Role, includes
 from serving.gateway.control.routes import CONTROL_ROUTES, ControlRoute
-from tests.builders import a_shift_alarm, a_shift_record
+from tests.builders import NOW_MS, a_shift_alarm, a_shift_record
 from tests.deploy.control_desk import MODEL, ControlBench, a_control_bench
 
 WHY = {"why": "as the test wants it"}
@@ -94,6 +95,36 @@ def test_a_rollback_returns_to_the_champion_before_without_the_registry(bench: C
     assert "no champion before" in told(bench.post("/rollback", WHY), 409)
     assert bench.post("/rollback", WHY | {"to": 3}).json()["plan"]["champion"] == 3
     assert "never its champion" in told(bench.post("/rollback", WHY | {"to": 4}), 409)
+
+
+def test_a_rollback_does_not_wait_for_a_registry_that_hangs(
+    bench: ControlBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for version in (1, 2):
+        bench.promote(version)
+    monkeypatch.setattr(traffic, "REGISTRY_PATIENCE_S", 0.05)
+    bench.away.add("store hangs")
+
+    try:
+        assert bench.post("/rollback", WHY).json()["plan"]["champion"] == 1
+    finally:
+        bench.away.clear()
+
+
+def test_a_rollback_does_not_go_to_a_version_that_may_have_no_traffic_or_is_gone(bench: ControlBench) -> None:
+    for version in (4, 1, 2, 3):
+        bench.promote(version)
+    bench.store.archive(MODEL, 2, NOW_MS)
+    bench.store.archive(MODEL, 4, NOW_MS)
+    bench.store.condemn(MODEL, 4, wanted=True)
+    bench.store.delete(MODEL, 4)
+
+    assert "version 2 of model 'codesearch' is archived: `sluice models unarchive" in told(
+        bench.post("/rollback", WHY), 422
+    )
+    assert "no version 4" in told(bench.post("/rollback", WHY | {"to": 4}), 404)
+    assert bench.control.plan(MODEL).champion == 3  # type: ignore[union-attr]
+    assert bench.post("/rollback", WHY | {"to": 1}).json()["plan"]["champion"] == 1
 
 
 def test_a_rollback_with_a_rollout_on_its_way_ends_the_rollout_and_keeps_the_champion(bench: ControlBench) -> None:

@@ -1,4 +1,4 @@
-"""Promotion and rollback, and what a store that is away in between leaves to repair."""
+"""Promotion, and what a store that is away in between leaves to repair."""
 
 from typing import Any
 
@@ -134,23 +134,6 @@ def test_a_promotion_decided_on_an_older_plan_changes_nothing() -> None:
     assert (refused.value.actual, places.champions()) == (2, (2, 2, 2))
 
 
-def test_a_rollback_returns_to_the_champion_before_and_is_a_change_like_any() -> None:
-    places = Places()
-    for version in (1, 2, 3):
-        places.promoter.promote("codesearch", version, **WORDS)
-    places.promoter.rollback("codesearch", **(WORDS | {"why": "slow"}))
-    assert places.champions() == (2, 2, 2)
-    places.promoter.rollback("codesearch", **WORDS)
-    assert places.champions() == (1, 1, 1)
-
-    assert [(c.revision, c.plan.champion) for c in places.control.history("codesearch")] == [
-        *((1, 1), (2, 2), (3, 3)),
-        *((4, 2), (5, 1)),
-    ]
-    with pytest.raises(UnknownVersion, match="had no champion before"):
-        places.promoter.rollback("codesearch", **WORDS)
-
-
 def test_the_challenger_s_alias_follows_the_plan() -> None:
     places = Places()
     plan = places.promoter.promote("codesearch", 1, **WORDS)
@@ -236,40 +219,6 @@ def test_a_publisher_who_comes_late_does_not_turn_the_alias_back() -> None:
     Promoter(places.store, places.control, places.board).promote("codesearch", 2, **WORDS)
 
     assert places.champions() == (3, 3, 3)
-
-
-def test_a_rollback_while_rollouts_run_takes_their_challengers_and_leaves_the_champion() -> None:
-    places = Places()
-    for version in (3, 1):
-        places.promoter.promote("codesearch", version, **WORDS)
-    words = {name: word for name, word in WORDS.items() if name != "evidence"}
-    for version, layer in ((2, "one"), (3, "two")):
-        plan, stored = places.control.plan("codesearch"), places.store.get("codesearch", version)
-        places.promoter.decide(start(plan, stored, a_spec(), layer=layer, **words))
-    assert places.store.aliases("codesearch") == {"champion": 1, "challenger": 2}
-
-    plan = places.promoter.rollback("codesearch", **(WORDS | {"why": "slow"}))
-
-    assert (plan.revision, plan.layers, places.champions()) == (5, (), (1, 1, 1))
-    assert places.store.aliases("codesearch") == {"champion": 1}
-    assert [one.state for one in places.control.rollouts()] == ["rolled_back", "rolled_back"]
-    assert {places.control.rollout_history(one.id)[-1].why for one in places.control.rollouts()} == {"slow"}
-
-    assert places.promoter.rollback("codesearch", **WORDS).champion == 3
-
-
-def test_a_rollback_while_an_a_a_runs_takes_the_champion() -> None:
-    places = Places()
-    for version in (3, 1):
-        places.promoter.promote("codesearch", version, **WORDS)
-    words = {name: word for name, word in WORDS.items() if name != "evidence"}
-    plan, stored = places.control.plan("codesearch"), places.store.get("codesearch", 1)
-    places.promoter.decide(start(plan, stored, a_spec(aa=True), **words))
-
-    plan = places.promoter.rollback("codesearch", **WORDS)
-
-    assert (plan.revision, plan.layers, places.champions()) == (4, (), (3, 3, 3))
-    assert not [one for one in places.control.rollouts() if one.active]
 
 
 def test_a_decision_without_a_plan_publishes_nothing() -> None:

@@ -11,6 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from deploy.control.changes import rolled_back
+from deploy.control.errors import Conflict, NotThere
 from registry.board import MemoryBoard
 from registry.contracts.errors import ContractError
 from registry.contracts.manifest import Lineage, ModelPackage
@@ -54,7 +56,12 @@ class Registry:
         self.promoter.promote(MODEL, version, **WORDS)
 
     def rollback(self) -> None:
-        self.promoter.rollback(MODEL, **WORDS)
+        """As the control API's: it reads the plan, and asks for the version then."""
+        history = self.control.history(MODEL)
+        plan = rolled_back(history, MODEL, None)
+        if plan.champion != history[-1].plan.champion:
+            ServableVersions(self.store).get(MODEL, plan.champion)
+        self.promoter.apply(plan, **WORDS)
 
     def test(self, version: int) -> None:
         plan = self.control.plan(MODEL)
@@ -256,7 +263,7 @@ ACTIONS = st.tuples(st.sampled_from(OFTEN) | st.sampled_from(sorted(others(Regis
 
 
 def act(registry: Registry, action: tuple[str, int]) -> None:
-    with suppress(RefusedVersion, UnknownVersion, StaleRevision, ContractError):
+    with suppress(RefusedVersion, UnknownVersion, StaleRevision, ContractError, Conflict, NotThere):
         others(registry)[action[0]](action[1])
 
 
