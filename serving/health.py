@@ -2,10 +2,10 @@
 
 A plain function of outcomes and clock; it sends nothing and starts nothing.
 
-What counts as a failure (`is_failure`): the replica's own 5xx, its lost connection, a deadline
-that passed in its queue, a silence (`silence`). Never a 4xx, and not a caller who left. A query or a version
-that fails on every replica ejects none of them: a replica is only ejected for failing while its
-peers do not.
+What counts as a failure (`link` tells): the replica's own 5xx, its lost connection, a deadline that
+passed in its queue, a silence (`silence`). Never a 4xx, a caller who left, a version unloaded meanwhile, or
+a remote server that is away. A query or a version that fails on every replica ejects none of them: a
+replica is only ejected for failing while its peers do not.
 
     IN --> EJECTED (for a backoff that doubles) --> PROBED (one query at a time) --> IN
                 ^--------------------------------------------'   if the probe fails
@@ -14,15 +14,6 @@ peers do not.
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from enum import Enum
-
-
-def is_failure(status: int) -> bool:
-    """Whether an answer with this status (as in `serving.errors`) speaks against its replica.
-
-    >>> [is_failure(status) for status in (200, 400, 429, 499, 500, 503, 504)]
-    [False, False, False, False, True, True, True]
-    """
-    return status >= 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +110,7 @@ class FleetHealth:
             self._eject(health, now_s)
 
     def failed(self, address: str, now_s: float) -> None:
-        """A query failed on the replica, see `is_failure`."""
+        """A query failed on the replica."""
         health = self._of.get(address)
         if health is None:
             return

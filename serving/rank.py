@@ -142,10 +142,6 @@ class Ranker:
                 " of the plans; ask again"
             )
 
-    def model_of(self, tag: int) -> str | None:
-        """The model with this tag in its ranking ids."""
-        return next((model for model, known in self._tags.items() if known == tag), None)
-
     async def rank(
         self, query: RankQuery, way: tuple[TrafficPlan, Route] | None = None, attempts: Attempts | None = None
     ) -> Ranking:
