@@ -66,16 +66,6 @@ def without_experiments(plan: TrafficPlan, names: Sequence[str]) -> TrafficPlan:
     return msgspec.structs.replace(left, revision=plan.revision + 1)
 
 
-def challenges(plan: TrafficPlan, digest: str) -> bool:
-    """Whether a version that is tested beside the plan's champion is what a rollback takes back first. In an A/A it is
-    the champion itself, so that who takes back means the champion.
-
-    >>> challenges(TrafficPlan("search", 1, 7, "seven"), "eight")
-    True
-    """
-    return digest != plan.champion_digest
-
-
 def previous_champion(history: Sequence[TrafficChange]) -> int | None:
     """The champion before the current one, None if there was none.
 
@@ -169,8 +159,8 @@ class Promoter:
         aliases = self._store.aliases(plan.model)
         if aliases.get("champion") != plan.champion:
             self._store.set_alias(plan.model, "champion", plan.champion)
-        if plan.challenger is None:
+        if not plan.challengers:
             self._store.drop_alias(plan.model, "challenger")
-        elif aliases.get("challenger") != plan.challenger.version:
-            self._store.set_alias(plan.model, "challenger", plan.challenger.version)
+        elif aliases.get("challenger") != plan.challengers[0].version:
+            self._store.set_alias(plan.model, "challenger", plan.challengers[0].version)
         self._store.show_traffic(plan.model, all_roles(plan))

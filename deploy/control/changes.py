@@ -7,7 +7,7 @@ from msgspec.structs import replace
 from deploy.control.errors import Conflict, NotThere
 from registry.contracts.errors import ContractError
 from registry.contracts.traffic import WEIGHT_STEPS, Experiment, Layer, Override, TrafficPlan
-from registry.promotion import challenges, previous_champion, with_champion, with_experiment, without_experiments
+from registry.promotion import previous_champion, with_champion, with_experiment, without_experiments
 from registry.rollout_moves import HOLDBACK_LAYER
 from registry.traffic_control import TrafficChange
 from serving.gateway.control.traffic import ExperimentBody, LayerBody, PlanBody
@@ -44,7 +44,7 @@ def rolled_back(history: Sequence[TrafficChange], model: str, to: int | None) ->
     if not history:
         raise NotThere(f"model {model!r} has no traffic plan: promote a version first")
     plan = history[-1].plan
-    tested = [one.name for one in plan.experiments if one.kind != "holdback" and challenges(plan, one.digest)]
+    tested = [one.name for one in plan.challengers]
     if to is None and tested:
         return without_experiments(plan, tested)
     target = to if to is not None else previous_champion(history)

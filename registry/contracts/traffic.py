@@ -147,9 +147,10 @@ class TrafficPlan(msgspec.Struct, frozen=True):
         return tuple(experiment for layer in self.layers for experiment in layer.experiments)
 
     @property
-    def challenger(self) -> Experiment | None:
-        """The first experiment that is no holdback: what the alias `challenger` names."""
-        return next((one for one in self.experiments if one.kind != "holdback"), None)
+    def challengers(self) -> tuple[Experiment, ...]:
+        """Of versions that are tested beside the champion: no holdback, whose version had its turn, and no A/A, where
+        both are the champion. A rollback takes these back first; the alias `challenger` is the first one's version."""
+        return tuple(one for one in self.experiments if one.kind != "holdback" and one.digest != self.champion_digest)
 
     def experiment(self, name: str) -> Experiment | None:
         """By name."""

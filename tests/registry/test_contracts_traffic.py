@@ -138,11 +138,13 @@ def test_versions_are_those_that_may_be_asked_to_serve() -> None:
     assert a_plan().versions() == {1: f"{1:064x}"}
 
 
-def test_the_challenger_is_the_first_that_is_no_holdback() -> None:
+def test_challengers_are_neither_those_held_back_nor_the_champion_itself() -> None:
     held, tried = an_experiment("held", kind="holdback"), an_experiment("tried")
 
-    assert a_plan(layers=(Layer("a", "s", (held,)), Layer("b", "s", (tried,)))).challenger == tried
-    assert a_plan(layers=(Layer("a", "s", (held,)),)).challenger is None
+    assert a_plan(layers=(Layer("a", "s", (held,)), Layer("b", "s", (tried,)))).challengers == (tried,)
+    assert a_plan(layers=(Layer("a", "s", (held,)),)).challengers == ()
+    same = replace(tried, version=a_plan().champion, digest=a_plan().champion_digest)
+    assert a_plan(layers=(Layer("a", "s", (same,)),)).challengers == ()  # an A/A
 
 
 @pytest.mark.parametrize(
