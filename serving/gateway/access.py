@@ -26,8 +26,10 @@ class Needs:
 OPEN = Needs(None)
 _CALLER = Needs("caller")
 _OPEN_PATHS = frozenset(
-    ("/health", "/v2/health/live", "/v2/health/ready", "/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json")
+    ("/health", "/v2/health/live", "/v2/health/ready", "/docs", "/docs/oauth2-redirect", "/openapi.json")
 )
+DOCS_FILES = "/docs/files"
+_OPEN_FOLDERS = (f"{CONSOLE}/", f"{DOCS_FILES}/")
 _ALL = {
     "/metrics": Needs("viewer", every_model=True),
     "/v1/status": Needs("viewer", every_model=True),
@@ -55,7 +57,7 @@ def needs(method: str, path: str) -> Needs:
     >>> needs("POST", "/v1/models/search/promote").role is None  # the controller asks for an admin's key
     True
     """
-    if path in _OPEN_PATHS or path == CONSOLE or path.startswith(f"{CONSOLE}/"):
+    if path in _OPEN_PATHS or path == CONSOLE or path.startswith(_OPEN_FOLDERS):
         return OPEN
     if (found := _ALL.get(path)) is not None:
         return found

@@ -6,6 +6,7 @@ from typing import Any
 import fastapi
 import msgspec
 from fastapi.responses import JSONResponse, Response
+from fastapi_offline import FastAPIOffline
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from starlette.exceptions import HTTPException
 
@@ -13,6 +14,7 @@ from serving import tally
 from serving.errors import RankingError
 from serving.event_log import EventLog
 from serving.fleet import Fleet
+from serving.gateway.access import DOCS_FILES
 from serving.gateway.control.routes import with_control_routes
 from serving.gateway.http import answer_of
 from serving.gateway.openapi import with_hot_routes, with_rest
@@ -40,7 +42,14 @@ def build_app(
     with its status. control: the way to the control plane, see `control_router`.
     process: headers by which a health answer says which of several gateways gave it; none by default.
     """
-    app = fastapi.FastAPI(title="Sluice", version=version, description=DESCRIPTION)
+    app = FastAPIOffline(  # FastAPI's own pages of documentation load their scripts from somebody else's server
+        title="Sluice",
+        version=version,
+        description=DESCRIPTION,
+        redoc_url=None,  # its logo comes from elsewhere
+        static_url=DOCS_FILES,
+        swagger_ui_parameters={"validatorUrl": None},
+    )
 
     @app.exception_handler(HTTPException)
     async def http_error(request: fastapi.Request, error: HTTPException) -> JSONResponse:

@@ -89,6 +89,18 @@ def test_the_page_needs_nothing_from_elsewhere_and_complains_of_nothing(browser:
     assert all(world.key not in url for url in seen.asked[1:])
 
 
+def test_the_documentation_needs_nothing_from_elsewhere_nor_a_key(browser: Browser, world: World) -> None:
+    with a_page(browser, world, key="") as seen:
+        seen.asked.clear()
+        seen.page.goto(f"{world.url}/docs")
+        expect(seen.page.locator("text=Rank candidates").first).to_be_visible()
+        seen.page.wait_for_load_state("networkidle")
+
+    assert {urlsplit(url).netloc for url in seen.asked if not url.startswith(("data:", "blob:"))} == {
+        urlsplit(world.url).netloc
+    }
+
+
 def test_it_shows_versions_their_traffic_and_where_the_rollout_is(browser: Browser, world: World) -> None:
     with a_page(browser, world) as seen:
         page = seen.page
