@@ -1,7 +1,7 @@
 /* A JSON array of numbers, straight into float32: no tree, no object and no double for each.
  *
  * Takes only what is plainly right and says nothing about the rest: whoever calls has a slower reader that does.
- * Numbers become what a reader of doubles makes of them, and then float32: the same bits, in a third of the time.
+ * Numbers become what a reader of doubles makes of them, and then float32: the same bits, in half of the time.
  *
  * A number of up to 19 digits is w * 10^e with an integer w. For |e| <= 22 it is computed here as a product of doubles,
  * off by three units in the last place at most: one half each for w, the power and the product, of a significand of
@@ -12,7 +12,6 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 #include <float.h>
-#include <math.h>
 #include <stdint.h>
 #include <string.h>
 

@@ -28,6 +28,7 @@ take_floats = _built()
 _DATA = re.compile(rb'"data"[ \t\n\r]*:[ \t\n\r]*(?=\[)')
 _FP32 = b'"FP32"'
 _MOST_NUMBERS = 1 << 20  # of one array: the room that is kept for them
+_MOST_ARRAYS = 64  # as many as a request may have inputs
 _PLACE = secrets.randbits(60)  # stands where an array was; no client knows it
 
 _room = np.empty(_MOST_NUMBERS if take_floats else 0, np.float32)  # of memory that nobody wrote to, nothing is used
@@ -47,7 +48,9 @@ def without_floats(text: bytes) -> tuple[bytes, dict[int, NDArray[np.float32]]] 
     at = 0
     while (key := _DATA.search(text, at)) is not None:
         begins = key.end()
-        if text.find(_FP32, at, begins) < 0 or (taken := take_floats(text, begins, _room)) is None:
+        if len(arrays) == _MOST_ARRAYS or text.find(_FP32, at, begins) < 0:
+            return None
+        if (taken := take_floats(text, begins, _room)) is None:
             return None
         count, ends = taken
         place = _PLACE + len(arrays)

@@ -181,6 +181,13 @@ def test_an_array_beyond_the_room_that_is_kept_is_read_by_the_other_reader(monke
     assert plain(read_head(text, 1 << 20)).inputs[0].data == FILLER
 
 
+def test_more_arrays_than_a_request_may_have_inputs_are_left_to_the_other_reader() -> None:
+    inputs = [an_input([1.0, 2.0], name=f"x{place}") for place in range(65)]
+
+    assert without_floats(json.dumps({"inputs": inputs[:64]}).encode()) is not None
+    assert without_floats(json.dumps({"inputs": inputs}).encode()) is None
+
+
 def test_the_room_is_not_what_a_request_keeps() -> None:
     first, second = (read_head(json.dumps({"inputs": [an_input([v] * 2000)]}).encode(), 1 << 20) for v in (1.0, 2.0))
 
