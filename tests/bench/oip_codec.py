@@ -19,6 +19,7 @@ import orjson
 import simdjson
 
 from serving.compression import compressed, decompressed
+from serving.gateway.float_arrays import without_floats
 from serving.gateway.oip_request import read_infer
 from serving.gateway.oip_response import write_infer
 from serving.infer import InferAnswer
@@ -86,7 +87,8 @@ def main() -> None:
         ("write binary", lambda: write_infer(parsed, answer)),
         ("read JSON", lambda: read_infer("ranker", None, text, None, settings)),
         ("write JSON", lambda: write_infer(parsed_text, answer)),
-        ("  the numbers by simdjson", by_simdjson),
+        ("  the numbers in C", lambda: without_floats(text)),
+        ("  by simdjson", by_simdjson),
         ("  by orjson", lambda: as_float32(orjson.loads(text)["inputs"][0]["data"])),
         ("  by msgspec, typed", lambda: as_float32(decoder.decode(text).inputs[0].data)),
         ("  by json", lambda: as_float32(json.loads(text)["inputs"][0]["data"])),
