@@ -2,6 +2,8 @@
 
 import json as to_json
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
@@ -127,7 +129,10 @@ def capacity(
     )
     if surge:
         settings = _surge(replace(demand, device="gpu"), stages, autoscaler, usual, pod_start_s, node_s)
-        _simulate(console, settings, seed, seeds, compare, json)
+        if compare:
+            _compare(console, settings, seed, json)
+        else:
+            _simulate(console, settings, seed, seeds, json)
     elif plan:
         from deploy.capacity.orders import orders
 
@@ -284,33 +289,12 @@ def _surge(
     )
 
 
-def _simulate(console: Console, settings: "Surge", seed: int, seeds: int, compare: bool, json: bool) -> None:
-    from deploy.capacity.sales_day import DAY_S
-    from deploy.capacity.surge import Equilibrium, simulate, variants
-
+def _simulate(console: Console, settings: "Surge", seed: int, seeds: int, json: bool) -> None:
+    """Days of the shipped settings. Raises SluiceError if one does not hold what is promised."""
     if not json:
         _show_settings(console, settings)
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        resting = Equilibrium(settings, seed)
-
-        def simulated(words: str, of: "Surge", number: int, from_s: float = 0.0, to_s: float = DAY_S) -> "SurgeDay":
-            task = bar.add_task(words, total=(to_s - from_s) / 60)
-            return simulate(of, number, from_s, to_s, resting, on_minute=lambda _: bar.advance(task))
-
-        if compare:
-            at_s = settings.day.sales[0].at_s
-            found = {
-                name: simulated(name, variant, seed, at_s - 900, at_s + 1800)
-                for name, variant in variants(settings).items()
-            }
-        else:
-            days = [simulated(f"day {1 + n} of {seeds}", settings, seed + n) for n in range(seeds)]
-    if compare:
-        if json:
-            print(to_json.dumps({name: _day_json(day) for name, day in found.items()}))
-        else:
-            _show_variants(console, found)
-        return
+    with _simulator(settings, seed) as simulated:
+        days = [simulated(f"day {1 + n} of {seeds}", settings, seed + n) for n in range(seeds)]
     if json:
         print(to_json.dumps([_day_json(day) for day in days]))
     else:
@@ -322,6 +306,40 @@ def _simulate(console: Console, settings: "Surge", seed: int, seeds: int, compar
             f"{max(day.lost for day in days):.2%} lost",
             "a lower target of queries, a larger maxReplicas, nodes kept ready, or --compare",
         )
+
+
+def _compare(console: Console, settings: "Surge", seed: int, json: bool) -> None:
+    """The first sale with other settings beside the shipped."""
+    from deploy.capacity.surge import variants
+
+    if not json:
+        _show_settings(console, settings)
+    at_s = settings.day.sales[0].at_s
+    with _simulator(settings, seed) as simulated:
+        found = {
+            name: simulated(name, variant, seed, at_s - 900, at_s + 1800)
+            for name, variant in variants(settings).items()
+        }
+    if json:
+        print(to_json.dumps({name: _day_json(day) for name, day in found.items()}))
+    else:
+        _show_variants(console, found)
+
+
+@contextmanager
+def _simulator(settings: "Surge", seed: int) -> Iterator[Callable[..., "SurgeDay"]]:
+    """Simulates settings between two seconds of a day of its own seed, with a bar that has a name."""
+    from deploy.capacity.sales_day import DAY_S
+    from deploy.capacity.surge import Equilibrium, simulate
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        resting = Equilibrium(settings, seed)
+
+        def simulated(words: str, of: "Surge", number: int, from_s: float = 0.0, to_s: float = DAY_S) -> "SurgeDay":
+            task = bar.add_task(words, total=(to_s - from_s) / 60)
+            return simulate(of, number, from_s, to_s, resting, on_minute=lambda _: bar.advance(task))
+
+        yield simulated
 
 
 def _show_settings(console: Console, settings: "Surge") -> None:
