@@ -21,7 +21,7 @@ from registry.store import MemoryStore
 from registry.traffic_control import SqlControl, TrafficChange
 from serving.gateway.control.routes import CONTROL_ROUTES
 from serving.gateway.control.traffic import PromoteBody, RollbackBody
-from tests.builders import NOW_MS, a_plan
+from tests.builders import NOW_MS, a_package, a_plan
 
 MODEL = "codesearch"
 CALLER = Caller(make_key(key_text(bytes(32)), "ci", "admin", created_ms=NOW_MS, created_by="test"))
@@ -52,9 +52,12 @@ def control(tmp_path: Path) -> Iterator[Overtaken]:
 
 
 def desk(control: Overtaken) -> Desk:
-    planner = GatePlanner(Archive(Path("no-archive")))
+    """Both champions are registered."""
+    planner, store = GatePlanner(Archive(Path("no-archive"))), MemoryStore()
+    for scale in (1.0, 2.0):
+        store.register(MODEL, a_package(scale))
     return Desk(
-        control, MemoryKeyRing(), MemoryStore, lambda _: None, lambda _: {}, planner, MemoryRuns(), lambda: NOW_MS
+        control, MemoryKeyRing(), lambda: store, lambda _: None, lambda _: {}, planner, MemoryRuns(), lambda: NOW_MS
     )
 
 

@@ -289,8 +289,8 @@ class Operator:
         others = [version for version in VERSIONS if version != plan.champion]
         promote = Change(number, "promote", "/promote", {"version": coins.choice(others), "why": why}, retried, copies)
         rollback = Change(number, "rollback", "/rollback", {"why": why}, retried, copies)
-        if plan.challenger is not None:
-            rollout = f"{MODEL}-{plan.challenger.name.removeprefix('rollout-')}"
+        if plan.challengers:
+            rollout = f"{MODEL}-{plan.challengers[0].name.removeprefix('rollout-')}"
             abort = Change(number, "abort", f"/rollouts/{rollout}/abort", {"why": why}, retried, copies)
             return coins.choices((abort, rollback, promote), (6, 2, 2))[0]
         step = {"name": "ab", "kind": "ab", "weight": coins.choice((100, 250, 500)), "min_s": 3600.0}

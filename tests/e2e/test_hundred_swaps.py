@@ -146,7 +146,7 @@ def _set_on_fire(platform: Platform, operator: Operator, fire: Fire) -> Record:
 
 def aliases_of(plan: TrafficPlan) -> dict[str, int]:
     """What the plan makes of them."""
-    return {"champion": plan.champion} | ({"challenger": plan.challenger.version} if plan.challenger else {})
+    return {"champion": plan.champion} | ({"challenger": plan.challengers[0].version} if plan.challengers else {})
 
 
 def _aliases(platform: Platform) -> dict[str, int]:
