@@ -27,6 +27,7 @@ from registry.board import RedisBoard
 from registry.contracts.traffic import TrafficPlan
 from serving.features.materialiser import write_rows
 from tests.builders import a_package
+from tests.processes import is_gone
 
 PATIENCE_S = 180.0  # a first start of MLflow beside a busy test suite takes over a minute
 DEADLINE_MS = 30_000
@@ -99,7 +100,7 @@ class Platform:
         """kill -9 of a process, once it is there, by its own pid; waits until it is gone. Returns the pid."""
         pid = until(lambda: self.pid(name), f"{name} to run")
         os.kill(pid, how)
-        until(lambda: not Path(f"/proc/{pid}").exists() or _is_zombie(pid), f"{name} to be gone")
+        until(lambda: is_gone(pid), f"{name} to be gone")
         return pid
 
     def rank(self, gateway: GatewayClient, place: int) -> Any:
@@ -193,10 +194,3 @@ class Load(Clients):
                     self.answered.append(self.platform.rank(gateway, place)["ranking_id"])
                 except SluiceError as error:
                     self.failed.append(str(error))
-
-
-def _is_zombie(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
-    except (FileNotFoundError, ProcessLookupError):  # gone before the file was opened, or before it was read
-        return True

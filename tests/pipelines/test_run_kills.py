@@ -24,6 +24,7 @@ from registry.runs import SqlRuns, edit
 from registry.traffic_control import SqlControl
 from tests.builders import NOW_MS, a_run
 from tests.conftest import RedisServer
+from tests.processes import is_gone
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = ("collect", "train", "register", "rollout")
@@ -132,14 +133,6 @@ def files_of(bench: Bench, run: Run) -> dict[str, bytes]:
     """All that the steps of the run left, by path."""
     home = bench.folder / "runs" / run.id
     return {str(path.relative_to(home)): path.read_bytes() for path in sorted(home.rglob("*")) if path.is_file()}
-
-
-def is_gone(pid: int) -> bool:
-    """Dead, or a corpse that nobody has collected yet."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except (FileNotFoundError, ProcessLookupError):  # gone before the file was opened, or before it was read
-        return True
 
 
 @pytest.fixture(scope="module")
