@@ -138,6 +138,33 @@ def test_a_rollback_with_a_rollout_on_its_way_ends_the_rollout_and_keeps_the_cha
     assert bench.get(f"/rollouts/{rollout_id}").json()["rollout"]["state"] == "rolled_back"
 
 
+def test_a_rollback_ends_all_rollouts_on_their_way_and_the_next_one_takes_the_champion(bench: ControlBench) -> None:
+    bench.promote(3)
+    started(bench)
+    assert bench.post("/rollouts", AB | {"version": 3, "layer": "two"}).status_code == 201
+    assert bench.store.aliases(MODEL) == {"champion": 1, "challenger": 2}
+
+    back = bench.post("/rollback", WHY | {"why": "slow"}).json()
+
+    assert (back["plan"]["champion"], back["plan"]["layers"]) == (1, [])
+    assert bench.store.aliases(MODEL) == {"champion": 1}
+    ended = bench.control.rollouts()
+    assert [one.state for one in ended] == ["rolled_back", "rolled_back"]
+    assert {bench.control.rollout_history(one.id)[-1].why for one in ended} == {"slow"}
+    assert bench.post("/rollback", WHY).json()["plan"]["champion"] == 3
+
+
+def test_a_rollback_while_an_a_a_runs_takes_the_champion(bench: ControlBench) -> None:
+    bench.promote(3)
+    started(bench, version=1, aa=True)
+    assert bench.store.aliases(MODEL) == {"champion": 1}
+
+    back = bench.post("/rollback", WHY).json()
+
+    assert (back["plan"]["champion"], back["plan"]["layers"]) == (3, [])
+    assert not [one for one in bench.control.rollouts() if one.active]
+
+
 def test_a_promotion_by_hand_can_hold_back_the_champion_before(bench: ControlBench) -> None:
     assert "no champion yet" in told(bench.post("/promote", {"version": 1, "holdback": 10} | WHY), 409)
     bench.promote(1)
