@@ -11,7 +11,7 @@ FROM ${PYTHON_IMAGE} AS build
 ARG PIP_INDEX_URL=""
 ARG PIP_EXTRA_INDEX_URL=""
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
-# a compiler for what reads JSON tensors: the final image has none
+# a compiler for what reads JSON tensors and ids: the final image has none
 RUN apt-get update && apt-get install --yes --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*
 RUN python -m venv /opt/sluice
 WORKDIR /src

@@ -11,12 +11,15 @@ without asking a store:
 
 as 50 hexadecimal digits. The tag is no secret for users, it only stops clicks
 for rankings that never were.
+
+A ranking's ids are read together: in C (`_ids.c`), where a compiler was at hand when Sluice was installed.
 """
 
 import hashlib
 import hmac
 import random
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NewType
 
@@ -39,6 +42,18 @@ _MODEL_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 _RANKING_ID = re.compile(r"[0-9a-f]{50}")
 _DIGEST: np.dtype[np.uint64] = np.dtype(">u8")  # the canonical form of a hash is big-endian
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
+
+def _built() -> Callable[[list[str], int], tuple[bytes, bytes] | None] | None:
+    """The C part, None where it was not built."""
+    try:
+        from registry.contracts._ids import join_ids
+    except ImportError:
+        return None
+    return join_ids
+
+
+_join_ids = _built()
 
 
 def model_name(name: str) -> ModelName:
@@ -82,6 +97,21 @@ def hashes_of(blob: bytes, count: int) -> NDArray[np.uint64]:
     """
     digests = b"".join(map(xxhash.xxh3_64_digest, blob.split(b"\x00")))
     return np.frombuffer(digests, _DIGEST, count).astype(np.uint64)
+
+
+def join_ids(ids: list[str]) -> tuple[bytes, NDArray[np.uint64]] | None:
+    """The ids joined by NUL, and `hash64` of each, if they plainly keep the rules of `check_id` and differ.
+
+    None says nothing of them, only that a slower look has to be taken: where the C part was not built, at ids of more
+    than 240 bytes, or of one hash. The hashes, shape (ids,), are read-only.
+
+    >>> join_ids(["a", ""]) is None
+    True
+    """
+    if _join_ids is None or (joined := _join_ids(ids, MAX_ID_CHARS)) is None:
+        return None
+    blob, hashes = joined
+    return blob, np.frombuffer(hashes, np.uint64)
 
 
 def model_tag(model: str) -> int:

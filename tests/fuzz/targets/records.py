@@ -21,7 +21,7 @@ from registry.contracts.events import (
     split_mirrors,
 )
 from registry.contracts.features import Column, FeatureView, missing_columns, pack_rows, unpack_rows
-from registry.contracts.ids import RankingIds, check_id, hash64, hashes_of, model_name, model_tag
+from registry.contracts.ids import RankingIds, check_id, hash64, hashes_of, join_ids, model_name, model_tag
 from registry.contracts.manifest import ModelManifest, ModelPackage, RemoteModel
 from registry.contracts.profile import ReferenceProfile, no_profile
 from registry.contracts.replicas import ReplicaRecord
@@ -55,6 +55,7 @@ from tests.builders import (
 )
 from tests.fuzz.target import READ, Target, pure, reads, record, refusal
 
+NAMES = "\n".join(f"{'é漢x😀'[i % 4] * (i % 80)}{i}" for i in range(90)).encode()
 IDS = RankingIds(b"a secret of sixteen or more bytes", random.Random(0))
 VIEWS = (
     a_view(),
@@ -184,6 +185,10 @@ def _names(data: bytes) -> str:
             refusal(error)
     keys = data.split(b"\x00")
     assert hashes_of(data, len(keys)).tolist() == [hash64(key) for key in keys]
+    if (joined := join_ids(names := text.splitlines())) is not None:
+        assert len({check_id("item", name) for name in names}) == len(names), "an id was taken twice"
+        assert joined[0] == "\x00".join(names).encode()
+        assert joined[1].tolist() == [hash64(name) for name in names]
     try:
         issued = IDS.recognise(text)
     except InvalidName as error:
@@ -280,7 +285,7 @@ def targets() -> list[Target]:
         pure(
             "contracts.names",
             _names,
-            lambda: [IDS.issue(model_tag("codesearch"), NOW_MS).encode(), b"codesearch", b"a\x00b"],
+            lambda: [IDS.issue(model_tag("codesearch"), NOW_MS).encode(), b"codesearch", b"a\x00b", NAMES],
             "lines",
         ),
         pure("registry.program", _program, lambda: [_small_program()], "zip", 0.1),
