@@ -90,6 +90,13 @@ def test_control_characters_and_surrogates_are_left_to_others(code: int, around:
             assert read(ids) is None
 
 
+@pytest.mark.parametrize("count", [1, 16, 127, 128, 129, 240])
+def test_however_many_control_characters_there_are_they_are_seen(count: int) -> None:
+    for among in ([], ["a"], [f"item-{i:07}" for i in range(300)]):
+        for ids in (["\n" * count], ["\n" * count, "\t" * count], ["\n" * count, *among, "\t" * (256 - count)]):
+            assert read([*ids, *among]) is None
+
+
 @pytest.mark.parametrize(
     "ids",
     [
@@ -143,12 +150,17 @@ def test_what_was_joined_is_what_others_read() -> None:
 
 def test_nothing_is_kept_of_what_was_read() -> None:
     text, ids = "é" * 20, [f"item {i}" for i in range(600)]
-    before = sys.getrefcount(text), sys.getrefcount(ids), sys.getrefcount(ids[0]), sys.getsizeof(text)
-    for given_ids in (ids, [*ids, text], [*ids, ids[0]], [*ids, "\n"], [*ids, ""]) * 50:
-        join_ids(given_ids)
-    del given_ids
+    lists = (ids, [*ids, text], [*ids, ids[0]], [*ids, "\n"], [*ids, ""])
 
-    assert (sys.getrefcount(text), sys.getrefcount(ids), sys.getrefcount(ids[0]), sys.getsizeof(text)) == before
+    def kept() -> tuple[int, ...]:
+        return sys.getrefcount(text), sys.getrefcount(ids[0]), sys.getsizeof(text), sys.getrefcount(None)
+
+    before, blocks = kept(), sys.getallocatedblocks()
+    for given_ids in lists * 100:
+        join_ids(given_ids)
+
+    assert np.abs(np.subtract(kept(), before)).max() < 50
+    assert sys.getallocatedblocks() - blocks < 50
 
 
 @pytest.mark.parametrize("arguments", [(), (["a"],), (["a"], 1, 2), (["a"], "1"), (["a"], 1.0), (["a"], 1 << 64)])
