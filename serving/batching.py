@@ -14,6 +14,8 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
+import msgspec
+
 from serving.batch_times import UNKNOWN, BatchTimes, Line
 from serving.shares import Shares
 
@@ -23,8 +25,7 @@ Payload = TypeVar("Payload")
 SURE = 0.75  # of the expected time: it scatters, and a query refused for nothing is lost
 
 
-@dataclass(slots=True)
-class Pending(Generic[Key, Payload]):
+class Pending(msgspec.Struct, Generic[Key, Payload], eq=False):
     """One query that waits; not changed after it was made.
 
     key: only queries of one key share a batch: a loaded version, and for tensors the shape of a row.

@@ -7,8 +7,10 @@ fetches their rows and makes their replies, and never waits for an answer.
 
 from collections.abc import Callable, Hashable
 from concurrent.futures import FIRST_COMPLETED, wait
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Generic, TypeVar
+
+import msgspec
 
 from serving.batch_times import BatchTimes
 from serving.batching import Batch, BatchWindow, Pending
@@ -111,7 +113,7 @@ class RemoteQueues(Generic[Caller]):
         rows = sum([pending.rows for pending in under_way.taken])
         self._times.of(slot).observe(rows, ended_s - under_way.began_s, ended_s)
         replies = list(zip(under_way.taken, under_way.batch.replies(), strict=True))
-        alone = [replace(pending, alone=True) for pending, reply in replies if reply is None]
+        alone = [msgspec.structs.replace(pending, alone=True) for pending, reply in replies if reply is None]
         queue.waiting = [*alone, *queue.waiting]
         return [(pending, reply) for pending, reply in replies if reply is not None]
 

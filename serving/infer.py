@@ -4,8 +4,10 @@ import asyncio
 import functools
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from registry.contracts.manifest import TensorSpec
 from registry.contracts.traces import UNTRACED, Trace
@@ -32,8 +34,7 @@ CONTROL_LOOK_S = 0.02
 CONTROL_OFF = "loading and unloading by API is off: start the platform with SLUICE_REPOSITORY_CONTROL=1"
 
 
-@dataclass(slots=True)
-class InferQuery:
+class InferQuery(msgspec.Struct):
     """A request whose tensors are what their datatypes and shapes say; the model's own rules come later.
 
     version: None leaves the choice to the traffic plan. outputs: names wanted; empty means all.
@@ -52,16 +53,15 @@ class InferQuery:
     door: Door = HTTP_INFER
 
 
-@dataclass(slots=True)
-class InferAnswer:
+class InferAnswer(msgspec.Struct):
     """outputs: in the order asked for, or the manifest's. stages_ms: where its time went."""
 
     model: str
     version: int
     id: str
     outputs: list[Tensor]
-    parameters: Mapping[str, Any] = field(default_factory=dict)
-    stages_ms: Mapping[str, float] = field(default_factory=dict)
+    parameters: Mapping[str, Any] = msgspec.field(default_factory=dict)
+    stages_ms: Mapping[str, float] = msgspec.field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -401,14 +401,17 @@ def output_places(query: InferQuery, loaded: LoadedVersion) -> Sequence[int]:
 def _check_fit(tensor: Tensor, spec: TensorSpec, loaded: LoadedVersion) -> None:
     if tensor.datatype != spec.datatype:
         raise QueryRefused(f"input {tensor.name!r}: datatype {tensor.datatype}, expected {spec.datatype}")
-    shape, expected = tensor.shape, spec.shape
-    fits = len(shape) == len(expected)
-    if fits and shape != expected:
-        for size, wanted in zip(shape, expected, strict=True):
-            if wanted not in (-1, size):
-                fits = False
-    if not fits:
-        raise QueryRefused(f"input {tensor.name!r}: shape {list(shape)}, expected {list(expected)} (-1: any size)")
+    if not _fits(tensor.shape, spec.shape):
+        shape, expected = list(tensor.shape), list(spec.shape)
+        raise QueryRefused(f"input {tensor.name!r}: shape {shape}, expected {expected} (-1: any size)")
+
+
+@functools.lru_cache(maxsize=1024)
+def _fits(shape: tuple[int, ...], expected: tuple[int, ...]) -> bool:
+    """Whether a shape is one that is expected; -1 is any size."""
+    return len(shape) == len(expected) and all(
+        wanted in (-1, size) for size, wanted in zip(shape, expected, strict=True)
+    )
 
 
 def _check_rows(ordered: Sequence[Tensor], loaded: LoadedVersion, max_rows: int) -> None:

@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import msgspec
+
 from registry.contracts.manifest import TensorSpec
 from serving import metrics
 from serving.arena import Arena
@@ -62,8 +64,7 @@ class Waiter(Protocol):
         ...
 
 
-@dataclass(slots=True)
-class Outstanding:
+class Outstanding(msgspec.Struct, eq=False):
     """answer: of the kind that the request asks for. sent_s: when, asked_s: when to whomever first;
     tries: how often by now. block: start and size in the arena, if it has one. hedge: sends the request to another
     replica as well, if it is time; None if it may not be. twin: the same query at that replica. took: told how
@@ -102,7 +103,7 @@ class Replica:
     outstanding: dict[int, Outstanding] = field(default_factory=dict)
     candidates: int = 0
     transport: asyncio.Transport | None = None
-    unsent: list[bytes] = field(default_factory=list)
+    unsent: list[bytes | bytearray] = field(default_factory=list)
     arena: Arena | None = None
     statistics: list[VersionStatistics] = field(default_factory=list)
     heard_s: float = 0.0

@@ -2,8 +2,8 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -13,16 +13,13 @@ from registry.contracts.traffic import Arm, TrafficPlan
 from serving.errors import QueryRefused
 from serving.exploration import Exploration
 from serving.features.tier import NOTHING_FETCHED, Fetched
-from serving.frames import LoadedVersion, RankedReply, ScoreRequest
+from serving.frames import NO_COLUMNS, NO_VALUES, LoadedVersion, RankedReply, ScoreRequest
 from serving.tracing.doors import HTTP_RANK, Door
 
 GLIMPSED_ITEMS = 5
-NO_COLUMNS = np.empty(0, dtype=np.uint16)
-NO_VALUES = np.empty(0, dtype=np.float32)
 
 
-@dataclass(slots=True)
-class RankQuery:
+class RankQuery(msgspec.Struct):
     """A validated query. item_ids: distinct, in the order given (ties keep it).
 
     ids_blob: the ids in UTF-8, joined by NUL. hashes: uint64 (candidates,), theirs. query_features:
@@ -46,8 +43,7 @@ class RankQuery:
     version: int = 0
 
 
-@dataclass(slots=True)
-class Ranking:
+class Ranking(msgspec.Struct):
     """An answer. experiment: as in `RankingEvent`. items and scores: best first. stages_ms: where its time went."""
 
     ranking_id: str
@@ -62,8 +58,7 @@ class Ranking:
     experiment: str = ""
 
 
-@dataclass(slots=True)  # not frozen: one is made for every answer, and that would cost it a microsecond
-class ListFigures:
+class ListFigures(msgspec.Struct):
     """What is known of a list beside its items, over all candidates: of their scores, how old their rows were on
     average (None if there are no rows), and what a store was asked for. All 0 of an order that no version gave now."""
 

@@ -297,7 +297,7 @@ class ReplicaPool:
             self.fleet.health.sent(replica.address, waiting.sent_s)
         self._post(replica, request.encode())
 
-    def _post(self, replica: Replica, frame: bytes) -> None:
+    def _post(self, replica: Replica, frame: bytes | bytearray) -> None:
         """Sends a frame with those of this loop tick."""
         replica.unsent.append(frame)
         if not self._flush_armed:

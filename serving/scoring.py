@@ -65,8 +65,7 @@ class ScoreRefused(Exception):
     """A query of the batch does not fit the version; the message names field and rule."""
 
 
-@dataclass(slots=True)
-class Assembled:
+class Assembled(msgspec.Struct):
     """matrix: float32 (rows, columns). missing, stale: bool (rows,). age_s: float64 (lists,), see `mean_age_s`.
     fetched: what a store was asked for."""
 
@@ -210,6 +209,9 @@ def mean_age_s(updated_ms: NDArray[np.uint64], counts: NDArray[np.int64], now_ms
     list. Rows that are dated ahead of the clock are as good as new.
     """
     starts = np.cumsum(counts) - counts
+    if updated_ms.min() > 0 and updated_ms.max() <= now_ms:  # mostly: each has a row of its own, from the past
+        of_stored: NDArray[np.float64] = (now_ms - np.add.reduceat(updated_ms, starts) / counts) / 1000.0
+        return of_stored
     stored = (updated_ms != 0) & (updated_ms != NEVER_STALE_MS)
     ages_ms = np.where(stored, np.maximum(now_ms - updated_ms.astype(np.float64), 0.0), 0.0)
     rows = np.add.reduceat(stored, starts, dtype=np.int64)

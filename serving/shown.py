@@ -3,8 +3,8 @@
 import functools
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -13,8 +13,7 @@ from serving.frames import LoadedVersion, RankedReply
 from serving.interleaving import team_draft
 
 
-@dataclass(slots=True)
-class Shown:
+class Shown(msgspec.Struct):
     """One list. places: in the query's candidates, as shown.
 
     scores: float32 (shown,); features: float32 (shown, columns) in bytes; propensities: float32 (shown,) in

@@ -7,8 +7,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from registry.contracts.errors import UNDECODABLE
-from serving.frames import BrokenFrame, Kind, frame
+from serving.frames import Kind, decoded, message
 
 
 class Spent(msgspec.Struct, array_like=True):
@@ -92,17 +91,17 @@ class VersionStatistics(msgspec.Struct, array_like=True):
             spent.answer.ns += answer_ns
 
 
+_decoder = msgspec.msgpack.Decoder(list[VersionStatistics])
+
+
 def encode_statistics(versions: Iterable[VersionStatistics]) -> bytes:
     """The frame's bytes."""
-    return frame(Kind.STATISTICS, msgspec.msgpack.encode(list(versions)))
+    return message(Kind.STATISTICS, list(versions))
 
 
 def decode_statistics(body: bytes) -> list[VersionStatistics]:
     """Raises BrokenFrame if it holds none."""
-    try:
-        return msgspec.msgpack.decode(body, type=list[VersionStatistics])
-    except UNDECODABLE as error:
-        raise BrokenFrame(f"not a worker's statistics: {error}") from error
+    return decoded(_decoder, body)
 
 
 def total(parts: Iterable[VersionStatistics]) -> dict[tuple[str, int], VersionStatistics]:

@@ -6,32 +6,63 @@ other at multiples of 64, or in the frame itself where there is no arena or no r
 answers into the request's own block if the outputs are large and fit.
 """
 
-import struct
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from typing import Annotated
+
+import msgspec
 
 from registry.contracts.manifest import TensorSpec
 from serving.arena import ALIGNMENT_BYTES
-from serving.frames import BrokenFrame, Kind, frame
+from serving.frames import U16, U32, BrokenFrame, Kind, decoded, large_message, message
 from serving.tensors import MAX_DIMENSIONS, Tensor
 
-INLINE = 0xFFFF_FFFF_FFFF_FFFF
+INLINE = -1
 """Instead of a block's start: the tensors are in the frame."""
 MAX_OUTPUTS = 64
 ALL_OUTPUTS = (1 << MAX_OUTPUTS) - 1
 
-# number, slot, priority, tensors, deadline_us, wanted outputs (a bit each), block start, block bytes
-_INFER = struct.Struct("<IHBBIQQQ")
-# number, tensors, block start, queue_us, gather_us, device_us
-_INFERRED = struct.Struct("<IBQfff")
-# place in the manifest, dimensions, bytes
-_TENSOR = struct.Struct("<BBQ")
-_SIZES = [struct.Struct(f"<{dimensions}Q") for dimensions in range(MAX_DIMENSIONS + 1)]
-_TENSOR_AND_SIZES = [struct.Struct(f"<BBQ{dimensions}Q") for dimensions in range(MAX_DIMENSIONS + 1)]
+_Size = Annotated[int, msgspec.Meta(ge=0)]
+_Start = Annotated[int, msgspec.Meta(ge=INLINE)]
+_Shape = Annotated[tuple[_Size, ...], msgspec.Meta(max_length=MAX_DIMENSIONS)]
 
 
-@dataclass(slots=True)
-class InferRequest:
+class _Tensor(msgspec.Struct, array_like=True, gc=False):
+    """place: in the manifest. data: in the frame (read as a view of it), or how many bytes lie in the block."""
+
+    place: _Size
+    shape: _Shape
+    data: memoryview | _Size
+
+
+class _Infer(msgspec.Struct, array_like=True, gc=False):
+    """An InferRequest on the wire."""
+
+    number: U32
+    slot: U16
+    inputs: list[_Tensor]
+    wanted: int
+    deadline_us: U32
+    priority: U16
+    start: _Start
+    size: _Size
+
+
+class _Inferred(msgspec.Struct, array_like=True, gc=False):
+    """An InferredReply on the wire."""
+
+    number: U32
+    outputs: list[_Tensor]
+    start: _Start
+    queue_us: float
+    gather_us: float
+    device_us: float
+
+
+_infer_decoder = msgspec.msgpack.Decoder(_Infer)
+_inferred_decoder = msgspec.msgpack.Decoder(_Inferred)
+
+
+class InferRequest(msgspec.Struct):
     """One request for a worker. inputs: all of the manifest's, in its order.
 
     wanted: bit i asks for output i. start: of the block that holds the inputs, or INLINE.
@@ -52,19 +83,20 @@ class InferRequest:
         self.start, self.size = start, size
         _lay_out(memory, start, self.inputs)
 
-    def encode(self) -> bytes:
+    def encode(self) -> bytes | bytearray:
         """The frame's bytes."""
-        head = _INFER.pack(
+        inline = self.start == INLINE
+        told = _Infer(
             self.number,
             self.slot,
-            self.priority,
-            len(self.inputs),
-            self.deadline_us,
+            _told(enumerate(self.inputs), inline),
             self.wanted,
+            self.deadline_us,
+            self.priority,
             self.start,
             self.size,
         )
-        return frame(Kind.INFER, head, *_tensor_parts(enumerate(self.inputs), self.start == INLINE))
+        return large_message(Kind.INFER, told) if inline else message(Kind.INFER, told)
 
     @staticmethod
     def decode(
@@ -74,21 +106,19 @@ class InferRequest:
 
         Raises BrokenFrame if counts, sizes or places do not add up.
         """
-        try:
-            number, slot, priority, count, deadline_us, wanted, start, size = _INFER.unpack_from(body)
-            specs = specs_of(slot)
-            inputs: list[Tensor] = []
-            if specs is not None:
-                if count != len(specs):
-                    raise BrokenFrame(f"an INFER frame has {count} tensors, the version {len(specs)}")
-                inputs = [t for _, t in _read_tensors(body, _INFER.size, count, specs, start, size, memory)]
-        except struct.error as error:
-            raise BrokenFrame("an INFER frame is shorter than its counts say") from error
-        return InferRequest(number, slot, inputs, wanted, deadline_us, priority, start, size)
+        told = decoded(_infer_decoder, body)
+        specs = specs_of(told.slot)
+        inputs: list[Tensor] = []
+        if specs is not None:
+            if len(told.inputs) != len(specs):
+                raise BrokenFrame(f"an INFER frame has {len(told.inputs)} tensors, the version {len(specs)}")
+            inputs = [tensor for _, tensor in _tensors(told.inputs, specs, told.start, told.size, memory)]
+        return InferRequest(
+            told.number, told.slot, inputs, told.wanted, told.deadline_us, told.priority, told.start, told.size
+        )
 
 
-@dataclass(slots=True)
-class InferredReply:
+class InferredReply(msgspec.Struct):
     """One answer. outputs: the wanted ones by their place in the manifest.
 
     start: of the block that holds them, or INLINE.
@@ -103,10 +133,13 @@ class InferredReply:
 
     def encode(self, memory: memoryview | None = None) -> bytes:
         """The frame's bytes; outputs with a block are copied into the arena's memory."""
-        head = _INFERRED.pack(self.number, len(self.outputs), self.start, self.queue_us, self.gather_us, self.device_us)
         if self.start != INLINE and memory is not None:
             _lay_out(memory, self.start, [tensor for _, tensor in self.outputs])
-        return frame(Kind.INFERRED, head, *_tensor_parts(self.outputs, self.start == INLINE))
+        outputs = _told(self.outputs, self.start == INLINE)
+        return message(
+            Kind.INFERRED,
+            _Inferred(self.number, outputs, self.start, self.queue_us, self.gather_us, self.device_us),
+        )
 
     @staticmethod
     def decode(
@@ -116,13 +149,10 @@ class InferredReply:
 
         Raises BrokenFrame if counts, sizes or places do not add up.
         """
-        try:
-            number, count, start, queue_us, gather_us, device_us = _INFERRED.unpack_from(body)
-            specs, size = specs_of(number)
-            outputs = _read_tensors(body, _INFERRED.size, count, specs, start, size, memory)
-        except struct.error as error:
-            raise BrokenFrame("an INFERRED frame is shorter than its counts say") from error
-        return InferredReply(number, outputs, start, queue_us, gather_us, device_us)
+        told = decoded(_inferred_decoder, body)
+        specs, size = specs_of(told.number)
+        outputs = _tensors(told.outputs, specs, told.start, size, memory)
+        return InferredReply(told.number, outputs, told.start, told.queue_us, told.gather_us, told.device_us)
 
 
 def _padded(size: int) -> int:
@@ -141,47 +171,31 @@ def block_bytes(tensors: Iterable[Tensor]) -> int:
     return sum([_padded(len(tensor.data)) for tensor in tensors])
 
 
-def _tensor_parts(tensors: Iterable[tuple[int, Tensor]], inline: bool) -> list[bytes | memoryview]:
-    heads: list[bytes | memoryview] = []
-    data: list[bytes | memoryview] = []
-    for place, tensor in tensors:
-        dimensions = len(tensor.shape)
-        heads.append(_TENSOR_AND_SIZES[dimensions].pack(place, dimensions, len(tensor.data), *tensor.shape))
-        if inline:
-            data.append(tensor.data)
-    return heads + data
+def _told(tensors: Iterable[tuple[int, Tensor]], inline: bool) -> list[_Tensor]:
+    if inline:
+        return [_Tensor(place, tensor.shape, memoryview(tensor.data)) for place, tensor in tensors]
+    return [_Tensor(place, tensor.shape, len(tensor.data)) for place, tensor in tensors]
 
 
-def _read_tensors(
-    body: bytes,
-    at: int,
-    count: int,
-    specs: Sequence[TensorSpec],
-    start: int,
-    size: int,
-    memory: memoryview | None,
+def _tensors(
+    told: Sequence[_Tensor], specs: Sequence[TensorSpec], start: int, size: int, memory: memoryview | None
 ) -> list[tuple[int, Tensor]]:
-    """Heads first, then the data: in the frame, or in the block [start, start + size)."""
-    heads = []
-    for _ in range(count):
-        place, dimensions, length = _TENSOR.unpack_from(body, at)
-        if place >= len(specs) or dimensions > MAX_DIMENSIONS:
-            raise BrokenFrame(f"tensor {place} of {dimensions} dimensions: the version has {len(specs)} tensors")
-        sizes = _SIZES[dimensions]
-        at += _TENSOR.size
-        heads.append((place, sizes.unpack_from(body, at), length))
-        at += sizes.size
-    if start == INLINE:
-        source, end, step = memoryview(body), len(body), 1
-    elif memory is None:
-        raise BrokenFrame("a frame points into an arena that this connection has not")
-    else:
-        source, at, end, step = memory, start, min(start + size, len(memory)), ALIGNMENT_BYTES
+    """By their place. Their data is in the frame, or in the block [start, start + size)."""
+    at, end = start, 0
+    if start != INLINE:
+        if memory is None:
+            raise BrokenFrame("a frame points into an arena that this connection has not")
+        end = min(start + size, len(memory))
     tensors = []
-    for place, shape, length in heads:
-        if at + length > end:
-            raise BrokenFrame("a tensor reaches beyond its frame or block")
+    for one in told:
+        place, data = one.place, one.data
+        if place >= len(specs):
+            raise BrokenFrame(f"tensor {place}: the version has {len(specs)}")
+        if isinstance(data, int):
+            stop = at + data
+            if stop > end or memory is None:
+                raise BrokenFrame("a tensor reaches beyond its frame or block")
+            data, at = memory[at:stop], -(-stop // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
         spec = specs[place]
-        tensors.append((place, Tensor(spec.name, spec.datatype, shape, source[at : at + length])))
-        at += -(-length // step) * step
+        tensors.append((place, Tensor(spec.name, spec.datatype, one.shape, data)))
     return tensors

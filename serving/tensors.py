@@ -9,9 +9,9 @@ Source: Open Inference Protocol v2, tensor data and binary tensor data extension
 import math
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -37,8 +37,7 @@ DATATYPES = (*DTYPES, "BYTES")
 _LENGTH = struct.Struct("<I")
 
 
-@dataclass(slots=True)
-class Tensor:
+class Tensor(msgspec.Struct):
     """One named tensor. shape: no dynamic dimensions; data: C order, see the module.
 
     data of a fixed datatype may be a view of a buffer that its owner reuses after the answer.

@@ -124,6 +124,8 @@ class BatchPreparer:
                 (request.query_columns, request.query_values[None, :]),
                 (request.candidate_columns, request.candidate_values.T),
             ):
+                if not len(columns):
+                    continue
                 places = self._sent_place[columns]
                 ours = places >= 0
                 if ours.all():

@@ -1,9 +1,9 @@
 """What a tier is: keys in, rows out, honest about what it did not find."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,8 +12,7 @@ class TierAway(Exception):
     """The store behind a tier does not answer; say nothing of its rows."""
 
 
-@dataclass(slots=True)
-class RowKeys:
+class RowKeys(msgspec.Struct):
     """Which rows are wanted. hashes: uint64 (keys,); ids: their UTF-8 text, aligned. patience_s: how long whoever asks
     can wait for them; a store waits no longer than it does anyway.
 
@@ -63,8 +62,7 @@ class Fetched(NamedTuple):
 NOTHING_FETCHED = Fetched()
 
 
-@dataclass(slots=True)
-class Rows:
+class Rows(msgspec.Struct):
     """values: float32 (keys, `row` columns), defaults where there is no row.
     updated_ms: uint64 (keys,), when the row was written; 0 where there is none.
     away: a store did not answer, so that missing rows may exist after all.

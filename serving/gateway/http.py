@@ -68,8 +68,7 @@ Headers = Mapping[bytes, bytes]
 Body = bytes | memoryview
 
 
-@dataclass(slots=True)
-class Answer:
+class Answer(msgspec.Struct):
     """hints: headers beside type and length."""
 
     status: int

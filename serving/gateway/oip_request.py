@@ -10,6 +10,8 @@ import functools
 import math
 from dataclasses import dataclass
 
+import msgspec
+
 from registry.contracts.errors import InvalidName
 from registry.contracts.ids import check_id
 from serving.errors import QueryRefused
@@ -38,13 +40,14 @@ class OutputWish:
     place: RegionSlice | None = None
 
 
-@dataclass(slots=True)
-class ParsedInfer:
-    """wishes: by output, in the order of the answer; empty: all outputs, binary or not."""
+class ParsedInfer(msgspec.Struct):
+    """wishes: by output, in the order of the answer; empty: all outputs, binary or not. all_binary: each is wanted as
+    binary data in the answer, whole."""
 
     query: InferQuery
     wishes: tuple[OutputWish, ...]
     binary: bool
+    all_binary: bool = False
 
     @property
     def classes(self) -> bool:
@@ -181,7 +184,7 @@ def _layout_of(text: bytes) -> _Layout | None:
     if not 1 <= len(inputs) <= MAX_TENSORS or len(wishes) > MAX_TENSORS:
         return None
     outputs = tuple([wish.name for wish in wishes])
-    all_binary = all(wish.binary and not wish.classes for wish in wishes)
+    all_binary = all(wish.binary and not wish.classes for wish in wishes) if wishes else binary
     return _Layout(tuple(inputs), at, head.id, head.parameters, binary, wishes, outputs, all_binary)
 
 
@@ -192,7 +195,7 @@ def _by_layout(
     query = InferQuery(model, inputs, layout.outputs, version, layout.id, deadline_ms=settings.default_deadline_ms)
     if layout.parameters is not None:
         apply_parameters(layout.parameters, query, settings)
-    return ParsedInfer(query, layout.wishes, layout.binary)
+    return ParsedInfer(query, layout.wishes, layout.binary, layout.all_binary)
 
 
 def _elsewhere(given: InputHead, regions: Regions | None) -> Tensor:

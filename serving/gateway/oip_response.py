@@ -23,6 +23,12 @@ def write_infer(parsed: ParsedInfer, answer: InferAnswer, batchable: bool = Fals
     batchable: of the version that answered, for those who asked for classes.
     Raises QueryRefused if an output cannot be given as it was asked for.
     """
+    outputs = answer.outputs
+    if parsed.all_binary and not answer.id:
+        head = _binary_head(
+            answer.model, answer.version, *[(t.name, t.datatype, t.shape, len(t.data)) for t in outputs]
+        )
+        return b"".join((head, *[tensor.data for tensor in outputs])), len(head)
     wishes = parsed.wishes or (_ALL_BINARY if parsed.binary else _ALL_JSON,) * len(answer.outputs)
     heads: list[bytes] = []
     binary: list[bytes | memoryview] = []
@@ -50,6 +56,16 @@ def write_infer(parsed: ParsedInfer, answer: InferAnswer, batchable: bool = Fals
     if not binary:
         return head, None
     return b"".join((head, *binary)), len(head)
+
+
+@functools.lru_cache(maxsize=1024)
+def _binary_head(model: str, version: int, *outputs: tuple[str, str, tuple[int, ...], int]) -> bytes:
+    """Of an answer without an id, all of whose outputs (name, datatype, shape, bytes) are binary."""
+    heads = [
+        b'{%b,"parameters":{"binary_data_size":%d}}' % (_named(name, datatype, shape), size)
+        for name, datatype, shape, size in outputs
+    ]
+    return b'{"model_name":%b,"model_version":"%d","outputs":[%b]}' % (_text(model), version, b",".join(heads))
 
 
 @functools.lru_cache(maxsize=256)

@@ -102,9 +102,8 @@ def test_a_model_that_cannot_be_captured_runs_without_graphs(caplog: pytest.LogC
         forward.capture()
 
     assert forward.buckets == ()
-    assert caplog.messages == [
-        "m: batches of up to 64 rows run without a graph: operation not permitted when stream is capturing"
-    ]
+    told = [record.getMessage() for record in caplog.records if record.name.startswith("serving.")]  # torch may trace
+    assert told == ["m: batches of up to 64 rows run without a graph: operation not permitted when stream is capturing"]
 
 
 def test_graphs_are_tried_in_the_order_of_the_compute_stream() -> None:

@@ -18,7 +18,7 @@ from serving.errors import RankingError, ReplicaFailed, ReplicaLost
 from serving.flow.retries import Attempts, RetryBudget, RetryRule, refusal
 from serving.frames import LoadedVersion, WorkerState, encode_arena, encode_state
 from serving.ranking import Ranking, RankQuery
-from serving.replicas import ReplicaPool
+from serving.replicas import ARENA_BYTES, ReplicaPool
 from tests.builders import a_plan
 from tests.serving.workbench import MATCH, PATIENCE_S, POISON, VIEW, SumOfFeatures, a_ranker, a_replica, a_request
 
@@ -198,7 +198,7 @@ async def dies_of_every_query(address: str, seen: list[int]) -> asyncio.Server:
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(encode_state(WorkerState("dying", 100 + len(seen), True, (held,))))
-        await reader.readexactly(len(encode_arena(0)))
+        await reader.readexactly(len(encode_arena(ARENA_BYTES)))
         if await reader.read(1):
             seen.append(1)
         writer.close()

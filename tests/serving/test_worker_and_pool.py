@@ -7,12 +7,12 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import redis
+from msgspec.structs import replace
 from prometheus_client import REGISTRY
 from redis.connection import UnixDomainSocketConnection
 
@@ -43,7 +43,7 @@ from serving.frames import (
 )
 from serving.link import Replica as SeenReplica
 from serving.program import TorchProgram
-from serving.replicas import ReplicaPool
+from serving.replicas import ARENA_BYTES, ReplicaPool
 from serving.scoring import LoadedModel
 from serving.worker import DEAF_S
 from tests.builders import NOW_MS, a_package, a_plan, a_tested_plan
@@ -317,7 +317,7 @@ def test_gateways_are_told_of_every_change_of_the_shelf() -> None:
     [
         b"GET / HTTP/1.1\r\n\r\n" + bytes(100),
         FailedReply(1, 500, "not a gateway's frame").encode(),
-        a_request(["item-1"]).encode()[:-1] + b"\x00",
+        replace(a_request(["item-1"]), ids=b"item-1\x00").encode(),
     ],
     ids=["http", "another kind", "one id too many"],
 )
@@ -407,7 +407,7 @@ async def dies_with_its_first_query(address: str, state: WorkerState) -> asyncio
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(encode_state(state))
-        await reader.readexactly(len(encode_arena(0)))
+        await reader.readexactly(len(encode_arena(ARENA_BYTES)))
         await reader.read(1)
         writer.close()
         server.close()  # and does not come back
