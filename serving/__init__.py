@@ -9,6 +9,10 @@ Decisions
 - One hop. A gateway process talks to workers over one socket each (`connecting`, `link`), frames joined
   once per loop tick (`replicas`); ids travel, not matrices (`frames`). The worker tells what it has
   loaded (`fleet`), so the gateway needs no manifests.
+- What is made for each query is a struct of msgspec, and frames are its msgpack. They were dataclasses, and frames
+  packed field by field: reading a ranking's frame took the worker 4.3 us, now 0.9, and a record of a dozen fields
+  half a microsecond, now a tenth. The ids of a ranking and JSON tensors are read in C of our own
+  (`contracts._ids`, `gateway._float_arrays`), each beside a way in Python that does the same.
 - A worker is one thread: read all that waits, take a batch, score, answer. While the device
   works nothing is read, and what arrived meanwhile is the next batch: work-conserving without a
   timer (`batching`). Loading, plan watching and invalidation have threads of their own and hand
