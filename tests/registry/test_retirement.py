@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deploy.control.changes import rolled_back
 from deploy.control.errors import Conflict, NotThere
+from deploy.control.traffic import taken_back
 from registry.board import MemoryBoard
 from registry.contracts.errors import ContractError
 from registry.contracts.manifest import Lineage, ModelPackage
@@ -56,12 +56,8 @@ class Registry:
         self.promoter.promote(MODEL, version, **WORDS)
 
     def rollback(self) -> None:
-        """As the control API's: it reads the plan, and asks for the version then."""
         history = self.control.history(MODEL)
-        plan = rolled_back(history, MODEL, None)
-        if plan.champion != history[-1].plan.champion:
-            ServableVersions(self.store).get(MODEL, plan.champion)
-        self.promoter.apply(plan, **WORDS)
+        self.promoter.apply(taken_back(history, MODEL, None, lambda: ServableVersions(self.store)), **WORDS)
 
     def test(self, version: int) -> None:
         plan = self.control.plan(MODEL)
