@@ -7,15 +7,12 @@ from pathlib import Path
 import pytest
 
 from registry.artefacts import write
-from registry.board import MemoryBoard
 from registry.contracts.manifest import PROGRAM_FILE, Lineage
 from registry.errors import RefusedVersion, StoreUnavailable, UnknownVersion
 from registry.mlflow_store import DIGEST_TAG, SIGNATURES_TAG, MlflowStore, open_client
-from registry.promotion import Promoter
 from registry.retirement import ServableVersions
 from registry.signatures import TrustedKeys, make_key
 from registry.store import ModelStore
-from registry.traffic_control import MemoryControl
 from tests.builders import NOW_MS, a_package
 from tests.free_ports import free_port
 from tests.postgres import PostgresServer
@@ -188,23 +185,17 @@ def test_a_database_that_is_none_is_named(tmp_path: Path) -> None:
 
 
 def test_signatures_are_kept_and_a_version_that_nobody_trusted_signed_gets_no_traffic(tmp_path: Path) -> None:
-    ci, control, uri = make_key(tmp_path / "ci.key"), MemoryControl(), f"sqlite:///{tmp_path}/mlflow.db"
+    ci, uri = make_key(tmp_path / "ci.key"), f"sqlite:///{tmp_path}/mlflow.db"
     trusted = TrustedKeys({"ci": ci.public})
     MlflowStore(uri, tmp_path / "artefacts").register("codesearch", a_package())
     trusting = MlflowStore(uri, tmp_path / "artefacts", trusted=trusted)
-    promoter = Promoter(ServableVersions(trusting), control, MemoryBoard())
-
-    def promote() -> int:
-        return promoter.promote("codesearch", 1, who="ann", why="better", evidence={}, now_ms=NOW_MS).champion
-
     with pytest.raises(RefusedVersion, match=r"codesearch@1 may have no traffic: .* is not signed"):
-        promote()
+        ServableVersions(trusting).get("codesearch", 1)
     with pytest.raises(RefusedVersion, match="is not signed"):
         trusting.package("codesearch", 1)
-    assert control.plan("codesearch") is None
 
     assert MlflowStore(uri, tmp_path / "artefacts", ci, trusted).register("codesearch", a_package()) == 1
-    assert promote() == 1
+    assert ServableVersions(trusting).get("codesearch", 1).servable
     assert trusting.package("codesearch", 1).signatures_json == ci.signed(a_package()).signatures_json
 
     open_client(uri).set_model_version_tag("codesearch", "1", SIGNATURES_TAG, "[]")  # by whoever can write there
