@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -182,6 +183,22 @@ def test_a_database_that_is_none_is_named(tmp_path: Path) -> None:
 
     with pytest.raises(StoreUnavailable, match="MLflow could not"):
         MlflowStore(f"sqlite:///{tmp_path}/mlflow.db").models()
+
+
+def test_artefacts_in_an_s3_that_is_away_or_without_its_client_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with a tracking server that does not serve artefacts: who asks it goes to S3 himself."""
+    monkeypatch.setenv("MLFLOW_S3_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
+    for name, value in {"ACCESS_KEY_ID": "nobody", "SECRET_ACCESS_KEY": "none", "MAX_ATTEMPTS": "1"}.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    open_client(uri).create_experiment("codesearch", artifact_location="s3://bucket/codesearch")
+    without = r"No module named 'boto3', which its artefact store needs; try: pip install '\.\[s3\]' in the clone"
+    says = "of 'codesearch' in S3: Could not connect to the endpoint" if find_spec("boto3") else without
+
+    with pytest.raises(StoreUnavailable, match=says):
+        MlflowStore(uri).register("codesearch", a_package())
 
 
 def test_signatures_are_kept_and_a_version_that_nobody_trusted_signed_gets_no_traffic(tmp_path: Path) -> None:
