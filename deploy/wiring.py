@@ -151,9 +151,8 @@ def promoter(settings: PlatformSettings, store: "ModelStore") -> "Promoter":
     """Store, tables and board, moved together."""
     from registry.board import RedisBoard
     from registry.promotion import Promoter
-    from registry.retirement import ServableVersions
 
-    return Promoter(ServableVersions(store), traffic_control(settings), RedisBoard(redis_client(settings)))
+    return Promoter(store, traffic_control(settings), RedisBoard(redis_client(settings)))
 
 
 BUILDERS: dict[str, Builder] = {

@@ -6,7 +6,7 @@ with empty ones, which change no result. Distances of samples take values with w
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import erfc, kolmogorov
+from scipy.special import erfc
 
 FloatArray = NDArray[np.float64]
 CountArray = NDArray[np.int64]
@@ -142,22 +142,6 @@ def wasserstein_of_samples(
     at = np.sort(np.concatenate([reference, current]))
     gap = np.abs(_reached(reference, reference_weights, at) - _reached(current, current_weights, at))
     return float((gap[:-1] * np.diff(at)).sum())
-
-
-def ks_p_value(distance: FloatArray, reference_rows: FloatArray, current_rows: FloatArray) -> FloatArray:
-    """Chance of a `ks` distance at least this large if nothing drifted, asymptotic, all of the same shape.
-
-    rows: behind each side, divided by the design effect where rows come in lists: taken as independent, they make
-    any two days differ. Conservative for values with ties.
-
-    Source: Kolmogorov's limit law; Smirnov, Bulletin Moscow University 2(2), 1939.
-
-    >>> ks_p_value(np.array([0.0, 0.2]), np.array([100.0, 100.0]), np.array([100.0, 100.0])).round(4)
-    array([1.    , 0.0366])
-    """
-    alike = reference_rows * current_rows / np.maximum(reference_rows + current_rows, _TINY)
-    p: FloatArray = kolmogorov(np.sqrt(alike) * distance)
-    return p
 
 
 def spread_shift(reference_std: FloatArray, current_std: FloatArray) -> FloatArray:

@@ -3,8 +3,8 @@
 - `contracts/`: records and their encoding, no I/O.
 - `artefacts`, `store`, `mlflow_store`, `cache`: immutable model versions, verified wherever they
   are written, moved or read. `signatures`: who made them, where that is asked.
-- `retirement`: archived versions, and their deletion, never of one in use. Promoters and rollouts
-  see versions through its `ServableVersions`, and read the plan before they ask for a version.
+- `retirement`: archived versions, and their deletion, never of one in use. Whoever gives
+  traffic sees versions through its `ServableVersions`, and reads the plan before he asks for a version.
 - `compare`, `lineage`: what two versions differ in, and the way of one from training window to
   promotion; pure.
 - `traffic_control`, `board`, `promotion`: which version answers whom. Tables decide, by

@@ -48,6 +48,7 @@ MODEL_NOTE = """Served by **Sluice**. Who answers whom is decided in its traffic
 
 _KEY = re.compile(r"[A-Za-z0-9_:.-]+")  # stands in a filter's quotes
 _BATCH = 1000  # figures that MLflow takes in one request
+_S3_CLIENT = ("boto3", "botocore", "s3transfer")  # their errors have no base in common
 
 # mlflow reads these when it is imported; what the user has set wins
 _QUIET = {
@@ -517,7 +518,8 @@ def _ms(at: str) -> int:
 def mlflow_errors(what: str) -> Iterator[None]:
     """MLflow's errors, translated: UnknownVersion for what is not there, else StoreUnavailable.
 
-    Without a server the database's and the file system's own errors come through mlflow, too.
+    Without a server the database's and the file system's own errors come through mlflow, too; where the server
+    does not serve artefacts, those of S3's client do.
     """
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
@@ -533,3 +535,10 @@ def mlflow_errors(what: str) -> Iterator[None]:
         raise StoreUnavailable(f"MLflow could not {what}: {first_line}") from error
     except (SQLAlchemyError, OSError) as error:
         raise StoreUnavailable(f"MLflow could not {what}: {str(error).partition(chr(10))[0]}") from error
+    except ModuleNotFoundError as error:  # MLflow imports the client of an artefact store when it first asks there
+        hint = "; try: pip install '.[s3]' in the clone" if error.name == "boto3" else ""
+        raise StoreUnavailable(f"MLflow could not {what}: {error}, which its artefact store needs{hint}") from error
+    except Exception as error:
+        if type(error).__module__.partition(".")[0] not in _S3_CLIENT:
+            raise
+        raise StoreUnavailable(f"MLflow could not {what} in S3: {str(error).partition(chr(10))[0]}") from error

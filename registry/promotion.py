@@ -12,19 +12,15 @@ import msgspec
 
 from registry.board import PlanBoard
 from registry.contracts.traffic import Experiment, Layer, TrafficPlan
-from registry.decisions import Decision
-from registry.errors import StaleRevision, StoreUnavailable
+from registry.errors import StoreUnavailable
 from registry.lineage import all_roles
-from registry.rollouts import RolloutControl
-from registry.store import ModelStore, StoredVersion
-from registry.traffic_control import TrafficChange
+from registry.store import ModelStore
+from registry.traffic_control import TrafficChange, TrafficControl
 
 
-def promote(plan: TrafficPlan | None, stored: StoredVersion) -> TrafficPlan:
-    """The plan after this one with the version as champion, alone; see `with_champion`."""
-    if plan is None:
-        return TrafficPlan(stored.model, 1, stored.version, stored.digest)
-    return with_champion(plan, stored.version, stored.digest)
+def promote(plan: TrafficPlan | None, model: str, version: int, digest: str) -> TrafficPlan:
+    """The plan after this one, or the model's first, with the version as champion, alone; see `with_champion`."""
+    return TrafficPlan(model, 1, version, digest) if plan is None else with_champion(plan, version, digest)
 
 
 def with_champion(plan: TrafficPlan, version: int, digest: str) -> TrafficPlan:
@@ -81,37 +77,15 @@ def previous_champion(history: Sequence[TrafficChange]) -> int | None:
 
 
 class Promoter:
-    """Changes traffic plans and publishes them. Safe to run in several processes."""
+    """Publishes traffic plans, and changes them where no request asks for it. Safe to run in several processes."""
 
-    def __init__(self, store: ModelStore, control: RolloutControl, board: PlanBoard) -> None:
+    def __init__(self, store: ModelStore, control: TrafficControl, board: PlanBoard) -> None:
         self._store, self._control, self._board = store, control, board
-
-    def promote(
-        self,
-        model: str,
-        version: int,
-        *,
-        who: str,
-        why: str,
-        evidence: Mapping[str, Any],
-        now_ms: int,
-        expected_revision: int | None = None,
-    ) -> TrafficPlan:
-        """Makes the version champion, alone.
-
-        expected_revision: the plan the decision was made on; None takes the current one.
-        Raises UnknownVersion, StaleRevision, and StoreUnavailable as `apply` does.
-        """
-        plan = self._control.plan(model)  # before the version: see `retirement`
-        stored = self._store.get(model, version)
-        current = plan.revision if plan else 0
-        if expected_revision not in (None, current):
-            raise StaleRevision(model, expected_revision, current)
-        return self.apply(promote(plan, stored), who=who, why=why, evidence=evidence, now_ms=now_ms)
 
     def apply(self, plan: TrafficPlan, *, who: str, why: str, evidence: Mapping[str, Any], now_ms: int) -> TrafficPlan:
         """Decides on the plan, if nothing was decided since the revision before it, and publishes it.
 
+        Whoever gives traffic to a version reads the plan before he asks for the version, see `retirement`.
         Raises StaleRevision or RolloutConflict (nothing was changed), or StoreUnavailable: the message says
         whether the change is decided already.
         """
@@ -119,14 +93,6 @@ class Promoter:
             plan, expected_revision=plan.revision - 1, who=who, why=why, evidence=evidence, now_ms=now_ms
         )
         self._publish_decided(decided)
-        return decided
-
-    def decide(self, decision: Decision) -> TrafficPlan | None:
-        """Makes a decision true (`rollout_moves`) and publishes its plan, if it has one. Raises as
-        `RolloutControl.decide` does, and StoreUnavailable as `apply` does."""
-        decided = self._control.decide(decision)
-        if decided is not None:
-            self._publish_decided(decided)
         return decided
 
     def repair(self) -> None:

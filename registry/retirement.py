@@ -32,7 +32,7 @@ ATTEMPTS = 20
 
 
 class ServableVersions:
-    """A ModelStore whose `get` refuses what may have no traffic: for promoters and rollouts."""
+    """A ModelStore whose `get` refuses what may have no traffic: for whoever decides on some."""
 
     def __init__(self, store: ModelStore) -> None:
         self._store = store
@@ -144,7 +144,7 @@ def in_use(
 
 
 class Retirement:
-    """Archives versions and collects archived ones, beside promoters in other processes; run one collection
+    """Archives versions and collects archived ones, beside others who change plans; run one collection
     at a time.
 
     rollouts: the versions of a model that a rollout which has not ended holds.

@@ -254,19 +254,16 @@ def _stored(loaded: LoadedModel, requests: Sequence[ScoreRequest], total: int, p
 
 
 def top_of_lists(
-    scores: NDArray[np.float32], counts: NDArray[np.int64], top_ks: Sequence[int]
-) -> tuple[list[NDArray[np.uint32]], NDArray[np.float32]]:
+    scores: NDArray[np.float32], counts: NDArray[np.int64], most: int
+) -> tuple[NDArray[np.uint32], NDArray[np.float32]]:
     """Each list's best places, and the scores as a matrix padded with -inf.
 
-    scores: (rows,), list after list; counts: (lists,). Ties keep the given order. The second
-    result has shape (lists, longest list).
+    scores: (rows,), list after list, finite; counts: (lists,). most: how many places are wanted. Ties keep the given
+    order. The places have shape (lists, most, or the longest list if that is shorter); past a list's end they mean
+    nothing. The scores have shape (lists, longest list).
     """
     padded = _padded(scores, counts)
-    order = _best_places(padded, min(max(top_ks), padded.shape[1]))
-    shown = [
-        order[i, : min(top_k, count)] for i, (top_k, count) in enumerate(zip(top_ks, counts.tolist(), strict=True))
-    ]
-    return shown, padded
+    return _best_places(padded, min(most, padded.shape[1])), padded
 
 
 def _padded(scores: NDArray[np.float32], counts: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -315,9 +312,7 @@ def rank(
     if not finite.all():
         broken = np.add.reduceat(~finite, starts, dtype=np.int64).tolist()
         scores = np.nan_to_num(scores, nan=0.0, posinf=0.0, neginf=0.0)
-    padded = _padded(scores, counts)
-    most = min(max([request.top_k for request in requests]), padded.shape[1])
-    places = _best_places(padded, most)
+    places, padded = top_of_lists(scores, counts, max([request.top_k for request in requests]))
     rows = places + starts[:, None]  # past a list's end they mean nothing
     shown_scores = scores.take(rows, mode="clip")
     shown_rows = assembled.matrix.take(rows, axis=0, mode="clip")

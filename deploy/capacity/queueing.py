@@ -31,37 +31,6 @@ def wait_mg1_s(rate_s: float, service_s: float, variation: float) -> float:
     return inf if load >= 1 else load * service_s * (1 + variation) / (2 * (1 - load))
 
 
-def erlang_c(servers: int, load: float) -> float:
-    """Chance that somebody must wait before so many servers. load: offered, in servers (rate times service time).
-
-    Source: A. K. Erlang, 1917; by the recursion of Erlang B (Kleinrock I, 3.6), which does not overflow.
-
-    >>> round(erlang_c(1, 0.5), 6), round(erlang_c(2, 1.0), 6)
-    (0.5, 0.333333)
-    """
-    if load >= servers:
-        return 1.0
-    blocked = 1.0
-    for number in range(1, servers + 1):
-        blocked = load * blocked / (number + load * blocked)
-    return blocked / (1 - load / servers * (1 - blocked))
-
-
-def wait_ggc_s(rate_s: float, service_s: float, servers: int, variation: float, arrivals: float = 1.0) -> float:
-    """Mean wait before servers with one line: exact for M/M/c, an approximation otherwise.
-
-    variation, arrivals: squared coefficients of variation of service and of gaps between arrivals.
-    Source: A. O. Allen, Probability, Statistics and Queueing Theory, 2nd ed., 1990, 5.3.5 (Allen-Cunneen).
-
-    >>> round(wait_ggc_s(0.5, 1.0, 1, 1.0), 6)
-    1.0
-    """
-    load = rate_s * service_s
-    if load >= servers:
-        return inf
-    return (arrivals + variation) / 2 * erlang_c(servers, load) * service_s / (servers - load)
-
-
 def wait_quantile_s(mean_wait_s: float, waits: float, share: float) -> float:
     """Of the wait, if those who wait do so exponentially: exact for M/M/c. waits: chance of having to.
 

@@ -18,6 +18,7 @@ from deploy import wiring
 from deploy.commands.drift_explain import explain
 from deploy.commands.drift_figures import print_figures
 from deploy.commands.promote import AsJson, Model, OnceKey, Why
+from deploy.commands.table import print_whole
 from deploy.control.client import ControlClient, model_path
 from deploy.drift_reports.parts import evidently_reports
 from deploy.errors import SluiceError
@@ -130,7 +131,7 @@ def days(
         raise SluiceError(
             f"no day of {model!r}, {arm}, was closed yet", "days of traffic, and a version with a profile"
         )
-    Console().print(heat_map(found, top))
+    print_whole(Console(), heat_map(found, top))
 
 
 def heat_map(reports: "Sequence[DayReport]", top: int) -> Table:
@@ -238,7 +239,7 @@ def profile(
     if days:
         record = days[0].record
         console.print(f"beside the day to {_time(record.until_ms)} of @{record.version}, {record.lists} lists")
-    console.print(profile_table(found, days))
+    print_whole(console, profile_table(found, days))
 
 
 def _profile(settings: PlatformSettings, model: str, version: int) -> "ReferenceProfile":
@@ -307,7 +308,7 @@ def print_records(console: Console, records: "Sequence[ShiftRecord]") -> None:
             highlight=False,
         )
         if record.alarms:
-            console.print(_alarms(record.alarms))
+            print_whole(console, _alarms(record.alarms))
         elif record.why:
             console.print(f"  {escape(record.why)}", highlight=False)
         print_figures(console, record)
@@ -321,7 +322,7 @@ def _alarms(alarms: "Sequence[ShiftAlarm]") -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in ("quantity", "what", "against", "shift", "cusum", "of", "weight", "began", "open since", ""):
         right = title in ("shift", "cusum", "of", "weight")
-        table.add_column(title, justify="right" if right else "left", overflow="fold", no_wrap=title == "shift")
+        table.add_column(title, justify="right" if right else "left")
     for alarm in alarms:
         shift = f"{alarm.effect:+.2f} sd" if alarm.kind == "mean" else f"{100 * alarm.effect:+.1f} points"
         table.add_row(

@@ -12,6 +12,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from deploy.commands.promote import AsJson, Model
+from deploy.commands.table import print_whole
 from deploy.errors import SluiceError
 from deploy.settings import PlatformSettings
 
@@ -86,7 +87,7 @@ def print_explained(console: Console, found: "DayExplained") -> None:
     for one in told.named:
         cells = (f"{one.auc_lost:.2f}", f"{one.shift:+.2f} sd", f"{one.ks:.2f}", f"{100 * one.missing:+.1f} points")
         table.add_row(escape(one.feature), *cells, f"{one.auc_without:.2f} (p {one.p_without:.2g})")
-    console.print(table)
+    print_whole(console, table)
     console.print("  these explain it" if told.explained else "  there is more to it than these")
 
 

@@ -7,6 +7,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from deploy.commands.table import print_whole
+
 if TYPE_CHECKING:
     from registry.contracts.drift import QuantityFigures, RowAges, ShiftRecord
 
@@ -17,7 +19,7 @@ def print_figures(console: Console, record: "ShiftRecord") -> None:
     """The quantities that differ most from the profile, and the ages of rows; nothing if neither is known."""
     if record.figures:
         console.print("  shown, never alarmed on: how far values lie from those the version was made on", style="dim")
-        console.print(figures_table(record.figures[:MOST]))
+        print_whole(console, figures_table(record.figures[:MOST]))
     if record.row_ages is not None and (line := ages_line(record.row_ages)):
         console.print(f"  {line}", highlight=False)
 

@@ -24,7 +24,7 @@ def profile_table(profile: "ReferenceProfile", days: "Sequence[DayReport]" = ())
     What was profiled of no value is not known; then the caption says why.
     """
     table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("quantity", overflow="fold")
+    table.add_column("quantity")
     for title in ("weight", "mean", "sd", "least", "most", "missing", "zero"):
         table.add_column(title, justify="right")
     table.add_column("shape", no_wrap=True)

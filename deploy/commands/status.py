@@ -15,7 +15,7 @@ from deploy.machine import lifecycle
 from deploy.machine.state import PlatformState
 from deploy.settings import ClientSettings, PlatformSettings
 
-LEFT_ALONE_S = 3600.0  # as the alert StreamHeldBack
+LEFT_ALONE_S = 3600.0  # as the alert StreamHeldBack, which a test holds against it
 
 
 def status(

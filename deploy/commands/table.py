@@ -1,4 +1,4 @@
-"""How the state of the processes is shown: as a table, or as one line for each change."""
+"""How the state of the processes is shown: as a table, or as one line for each change. How wide tables are."""
 
 import time
 from types import TracebackType
@@ -20,6 +20,7 @@ _COLOURS = {
     Phase.STOPPING: "yellow",
     Phase.STOPPED: "dim",
 }
+_ANY_WIDTH = 10_000
 
 
 def process_table(state: PlatformState, now_s: float) -> Table:
@@ -37,6 +38,16 @@ def process_table(state: PlatformState, now_s: float) -> Table:
             process.last_exit,
         )
     return table
+
+
+def print_whole(console: Console, table: Table) -> None:
+    """A line a row, however narrow the console is: names and figures are not cut, and a script finds them."""
+    told = console.width
+    console.width = max(told, console.measure(table, options=console.options.update(max_width=_ANY_WIDTH)).maximum)
+    try:
+        console.print(table)
+    finally:
+        console.width = told
 
 
 def duration(seconds: float) -> str:

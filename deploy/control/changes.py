@@ -7,7 +7,7 @@ from msgspec.structs import replace
 from deploy.control.errors import Conflict, NotThere
 from registry.contracts.errors import ContractError
 from registry.contracts.traffic import WEIGHT_STEPS, Experiment, Layer, Override, TrafficPlan
-from registry.promotion import previous_champion, with_champion, with_experiment, without_experiments
+from registry.promotion import previous_champion, promote, with_champion, with_experiment, without_experiments
 from registry.rollout_moves import HOLDBACK_LAYER
 from registry.traffic_control import TrafficChange
 from serving.gateway.control.traffic import ExperimentBody, LayerBody, PlanBody
@@ -21,13 +21,11 @@ def promoted(plan: TrafficPlan | None, model: str, version: int, digest: str, ho
 
     holdback: how many of 1000. Raises Conflict if there is nobody to hold back with.
     """
-    if plan is None:
-        if holdback:
-            raise Conflict(f"holdback={holdback}: {model!r} has no champion yet that units could keep")
-        return TrafficPlan(model, 1, version, digest)
-    planned = with_champion(plan, version, digest)
+    planned = promote(plan, model, version, digest)
     if not holdback:
         return planned
+    if plan is None:
+        raise Conflict(f"holdback={holdback}: {model!r} has no champion yet that units could keep")
     if plan.champion == version:
         raise Conflict(f"holdback={holdback}: version {version} is the champion already: promote another, or without")
     held = Experiment(f"holdback-{planned.revision}", plan.champion, plan.champion_digest, holdback, kind="holdback")

@@ -2,7 +2,7 @@
 
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
 
@@ -12,6 +12,7 @@ from deploy.control.desk import Desk, no_plan
 from registry.contracts.traffic import TrafficPlan
 from registry.decisions import Decision
 from registry.errors import StoreUnavailable
+from registry.store import ModelStore
 from registry.traffic_control import TrafficChange
 from serving.gateway.control.traffic import ChangeAnswer, HistoryAnswer, PlanBody, PromoteBody, RollbackBody
 
@@ -39,9 +40,7 @@ def rollback(desk: Desk, ask: Ask) -> Reply:
     def decide(plan: TrafficPlan | None) -> Decision:
         seen = plan.revision if plan else 0  # the history may have gone on meanwhile
         history = [change for change in desk.control.history(ask.model) if change.revision <= seen]
-        planned = changes.rolled_back(history, ask.model, body.to)
-        if plan is not None and planned.champion != plan.champion:
-            _refuse_unservable(desk, ask.model, planned.champion)
+        planned = taken_back(history, ask.model, body.to, desk.store)
         return Decision(**ask.words, plan=planned, record=_record("rolled_back", ask, body.evidence))
 
     return _change_plan(desk, ask, decide)
@@ -83,7 +82,22 @@ def history(desk: Desk, ask: Ask) -> Reply:
     return ask.reply(answer)
 
 
-def _refuse_unservable(desk: Desk, model: str, version: int) -> None:
+def taken_back(
+    history: Sequence[TrafficChange], model: str, to: int | None, open_store: Callable[[], ModelStore]
+) -> TrafficPlan:
+    """The plan of `changes.rolled_back`, if its champion may have traffic.
+
+    open_store: of versions that may, see `ServableVersions`; raises StoreUnavailable while it is not there. Asked
+    only if the champion is to be another one, and after the history was read, see `retirement`.
+    Raises as `changes.rolled_back` does; RefusedVersion or UnknownVersion.
+    """
+    planned = changes.rolled_back(history, model, to)
+    if planned.champion != history[-1].plan.champion:
+        _refuse_unservable(open_store, model, planned.champion)
+    return planned
+
+
+def _refuse_unservable(open_store: Callable[[], ModelStore], model: str, version: int) -> None:
     """Raises RefusedVersion or UnknownVersion if the registry says that the version may have no traffic, or is gone.
 
     A registry that is away, or takes its time, does not hold up a rollback: it collects no versions meanwhile.
@@ -92,7 +106,7 @@ def _refuse_unservable(desk: Desk, model: str, version: int) -> None:
 
     def ask() -> None:
         try:
-            answer.set_result(desk.store().get(model, version))
+            answer.set_result(open_store().get(model, version))
         except Exception as error:  # raised below
             answer.set_exception(error)
 

@@ -19,7 +19,7 @@ COPY serving serving
 COPY drift drift
 COPY pipelines pipelines
 COPY deploy deploy
-RUN /opt/sluice/bin/pip install --constraint constraints.txt '.[gateway,kafka,pipelines,drift,reports,postgres,tracing]'
+RUN /opt/sluice/bin/pip install --constraint constraints.txt '.[gateway,kafka,pipelines,drift,reports,postgres,s3,tracing]'
 
 FROM ${PYTHON_IMAGE} AS final
 RUN groupadd --gid 10001 sluice && useradd --uid 10001 --gid sluice --no-create-home --home-dir /tmp sluice \

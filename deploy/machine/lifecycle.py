@@ -38,7 +38,7 @@ def launch(settings: PlatformSettings, attached: bool) -> "subprocess.Popen[byte
     Raises AlreadyRunning.
     """
     if (pid := holder(settings)) is not None:
-        raise AlreadyRunning(f"Sluice is already running in {settings.home} (supervisor {pid})", "sluice status")
+        raise _held_by(settings, pid)
     settings.logs_folder.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "deploy.machine.supervisor"]
     with open(_last_words(settings), "wb") as last_words:
@@ -104,6 +104,16 @@ def stop(settings: PlatformSettings, wait_s: float) -> int:
             raise NotReady(f"still stopping after {wait_s:g} s (supervisor {supervisor.pid})", "sluice status")
         time.sleep(POLL_S)
     return supervisor.pid
+
+
+def _held_by(settings: PlatformSettings, pid: int) -> AlreadyRunning:
+    state = read_state(settings)
+    if state is None or state.supervisor_pid != pid or not state.stopping:
+        return AlreadyRunning(f"Sluice is already running in {settings.home} (supervisor {pid})", "sluice status")
+    return AlreadyRunning(
+        f"Sluice is still stopping in {settings.home} (supervisor {pid})",
+        "sluice down, which waits until it has stopped, then the same command again",
+    )
 
 
 def _last_words(settings: PlatformSettings) -> Path:

@@ -53,6 +53,11 @@ class PlatformState(msgspec.Struct, frozen=True):
         return all(process.ready for process in self.processes)
 
     @property
+    def stopping(self) -> bool:
+        """It was asked to end, and no process will be started any more."""
+        return any(process.phase in (Phase.STOPPING, Phase.STOPPED) for process in self.processes)
+
+    @property
     def missing(self) -> str:
         """What is not ready, in words.
 

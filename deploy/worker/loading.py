@@ -1,6 +1,7 @@
 """A version on its way into a worker: verified, loaded, warm."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import cast
 
 from registry.artefacts import read
@@ -50,21 +51,22 @@ def open_version(
 
         program = remote = open_remote(manifest, mine.triton_servers)
         platform, calls, release = remote.platform, remote.calls, remote.close
+    loads = partial(
+        LoadedProgram,
+        model=model,
+        version=version,
+        digest=digest,
+        program=program,
+        inputs=manifest.inputs,
+        outputs=manifest.outputs,
+        batchable=manifest.batchable,
+        platform=platform,
+        calls=calls,
+        release=release,
+    )
     if not manifest.ranks:
-        return LoadedProgram(
-            model=model,
-            version=version,
-            digest=digest,
-            program=program,
-            inputs=manifest.inputs,
-            outputs=manifest.outputs,
-            batchable=manifest.batchable,
-            platform=platform,
-            footprint=Footprint(len(package.program)),
-            calls=calls,
-            release=release,
-            pass_rows=learn_tensor_pass(program, manifest) if on_cpu and manifest.batchable else 0,
-        )
+        pass_rows = learn_tensor_pass(program, manifest) if on_cpu and manifest.batchable else 0
+        return loads(footprint=Footprint(len(package.program)), pass_rows=pass_rows)
     view = manifest.feature_view()
     columns = len(view.positions("row"))
 
@@ -86,23 +88,13 @@ def open_version(
         pass_rows = learn_score_pass(program, len(view.columns)) if on_cpu else 0
     host_row_bytes = 4 * columns + view.missing_bytes + SLAB_ROW_BYTES
     slab_bytes = mine.device_rows * 4 * columns if lane else mine.slab_rows * host_row_bytes
+    device_bytes = memory.bytes if manifest.remote is None else 0
     loaded = LoadedModel(
-        model=model,
-        version=version,
-        digest=digest,
-        program=program,
-        inputs=manifest.inputs,
-        outputs=manifest.outputs,
-        batchable=manifest.batchable,
-        platform=platform,
-        footprint=Footprint(
-            len(package.program), memory.bytes if manifest.remote is None else 0, {view.fingerprint: slab_bytes}
-        ),
+        **loads.keywords,  # as a version that takes tensors has them, which it is too
+        footprint=Footprint(len(package.program), device_bytes, {view.fingerprint: slab_bytes}),
         view=view,
         tier=tiers.of(view.name, view.fingerprint, tier),
         reference_std=package.profile.scores.std,
-        calls=calls,
-        release=release,
         pass_rows=pass_rows,
     )
     if lane is not None and isinstance(program, TorchProgram):

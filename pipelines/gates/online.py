@@ -115,14 +115,6 @@ def course(plan: GatePlan, sums: GateSums) -> tuple[Verdict, ...]:
     return tuple(_decide(plan, seen, look, look).verdict for look in range(1, min(sums.closed, plan.looks) + 1))
 
 
-def replays(plan: GatePlan, seen: AbLists | InterleavedLists, verdict: GateVerdict) -> bool:
-    """Whether plan and data give this very verdict again. Raises ValueError if they are not those it names."""
-    for name, wanted, given in (("plan", verdict.plan, plan.digest), ("data", verdict.data, seen.digest)):
-        if wanted != given:
-            raise ValueError(f"{name} {given[:12]}: the verdict was made of {wanted[:12]}; give it that one")
-    return judge(plan, seen) == verdict
-
-
 def first_failure(plan: GatePlan, sums: GateSums) -> int | None:
     """The first of the plan's looks at which the confidence sequence left no doubt, as `judge` says failed.
 

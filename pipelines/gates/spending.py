@@ -118,34 +118,6 @@ def crossing(
     return Crossing(np.array([high for _, high in left]), np.array([low for low, _ in left]))
 
 
-@dataclass(frozen=True, slots=True)
-class RepeatedInterval:
-    """An interval of the effect that holds at all looks at once. Infinite where a side is not bounded."""
-
-    low: float
-    high: float
-    level: float  # chance at least that the intervals of all looks hold the true effect
-
-
-def repeated_interval(
-    estimate: float, standard_error: float, bound: float, alpha: float, sides: Sides = 2
-) -> RepeatedInterval:
-    """The interval of one look, widened so that looking costs nothing: estimate -+ bound standard errors.
-
-    bound: critical z of this look, of `boundaries` for the same alpha and sides. One-sided ones bound the
-    effect from below only. It leaves out an effect exactly when the sequential test of it would reject.
-
-    Source: Jennison & Turnbull, JRSS B 51(3), 1989.
-
-    >>> repeated_interval(0.5, 0.1, 2.0, 0.05)
-    RepeatedInterval(low=0.3, high=0.7, level=0.95)
-    """
-    if not standard_error >= 0:
-        raise ValueError(f"standard_error={standard_error:g}: expected >= 0")
-    half = inf if not isfinite(bound) else bound * standard_error
-    return RepeatedInterval(estimate - half, estimate + half if sides == 2 else inf, 1 - alpha)
-
-
 class _Walk:
     """The density of the Brownian motion over those paths that have not left yet, look after look.
 

@@ -25,6 +25,8 @@ def specs(name: str, settings: PlatformSettings) -> list[ProcessSpec]:
             return [tiny("base"), tiny("middle-0", "base"), tiny("top", "middle-0")]
         case "stubborn":
             return [tiny("stubborn", grace_s=0.2)]
+        case "lingering":
+            return [tiny("stubborn")]
         case "family":
             return [tiny("parent")]
         case "polite":

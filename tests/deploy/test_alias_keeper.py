@@ -41,7 +41,7 @@ class Kept:
     def promote(self, model: str, version: int) -> None:
         """Decided; nobody is told."""
         plan = self.control.plan(model)
-        planned = promote(plan, self.store.get(model, version))
+        planned = promote(plan, model, version, self.store.get(model, version).digest)
         revision = plan.revision if plan else 0
         self.control.change(planned, expected_revision=revision, who="ann", why="now", evidence={}, now_ms=NOW_MS)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from deploy.capacity.queueing import BatchServer, erlang_c, wait_ggc_s, wait_mg1_s, wait_quantile_s
+from deploy.capacity.queueing import BatchServer, wait_mg1_s, wait_quantile_s
 from deploy.capacity.replicas_queue import BINS_MS, ReplicasQueue, Served, quantile_ms
 from deploy.capacity.residency import hit_ratio
 from serving.features.slab import Slab
@@ -28,17 +28,24 @@ def mean_ms(counts: NDArray[np.int64]) -> float:
     return float(counts @ middles / counts.sum())
 
 
-@pytest.mark.parametrize(("servers", "load"), [(1, 0.3), (2, 1.5), (8, 7.0), (32, 30.0)])
-def test_erlang_c_is_the_sum_that_erlang_wrote(servers: int, load: float):
+def erlang_c(servers: int, load: float) -> float:
+    """Chance that somebody must wait before so many servers. load: offered, in servers; A. K. Erlang, 1917."""
     last = load**servers / factorial(servers) * servers / (servers - load)
-    whole = sum(load**number / factorial(number) for number in range(servers)) + last
-
-    assert erlang_c(servers, load) == pytest.approx(last / whole)
+    return last / (sum(load**number / factorial(number) for number in range(servers)) + last)
 
 
-def test_more_load_than_servers_waits_for_ever():
-    assert wait_mg1_s(2.0, 0.5, 0.0) == wait_ggc_s(8.0, 0.5, 4, 1.0) == float("inf")
-    assert erlang_c(4, 5.0) == 1.0
+def wait_ggc_s(rate_s: float, service_s: float, servers: int, variation: float) -> float:
+    """Mean wait before servers with one line and Poisson arrivals: exact for M/M/c, where variation is 1.
+
+    variation: squared coefficient of variation of the service time.
+    Source: A. O. Allen, Probability, Statistics and Queueing Theory, 2nd ed., 1990, 5.3.5 (Allen-Cunneen).
+    """
+    load = rate_s * service_s
+    return (1 + variation) / 2 * erlang_c(servers, load) * service_s / (servers - load)
+
+
+def test_more_load_than_a_server_can_do_waits_for_ever():
+    assert wait_mg1_s(2.0, 0.5, 0.0) == float("inf")
 
 
 def test_a_quantile_of_the_wait_of_m_m_c_leaves_as_many_above_it():

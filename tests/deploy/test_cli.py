@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ from deploy.cli import COMMANDS
 from deploy.commands.demo import _bars, _Steps
 from deploy.commands.keys import key_table
 from deploy.machine.supervision import Phase
-from tests.deploy.platforms import PATIENCE_S, ROOT, Platforms
+from tests.deploy.platforms import PATIENCE_S, ROOT, Platforms, pid_of
 
 
 def sluice(*arguments: str, home: Path, **environment: str) -> "subprocess.CompletedProcess[str]":
@@ -126,6 +127,26 @@ def test_a_platform_is_shown_refused_a_second_time_and_stopped(platforms: Platfo
     assert stopped.stdout == f"stopped the platform of {home} (supervisor {supervisor.pid})\n"
     assert supervisor.wait(PATIENCE_S) == 0
     assert sluice("status", home=home).returncode == 4
+
+
+def test_up_beside_a_platform_that_is_stopping_says_so_and_what_helps_does(platforms: Platforms):
+    supervisor = platforms.start("lingering")
+    lingering = pid_of(platforms.ready(supervisor), "stubborn")
+    supervisor.terminate()
+    platforms.in_phase(supervisor, "stubborn", Phase.STOPPING, restarts=0)
+    home = platforms.settings.home
+
+    refused = sluice("up", home=home)
+
+    assert (refused.returncode, refused.stderr) == (
+        1,
+        f"error: Sluice is still stopping in {home} (supervisor {supervisor.pid}); "
+        "try: sluice down, which waits until it has stopped, then the same command again\n",
+    )
+    assert sluice("down", "--wait", "1", home=home).returncode == 3
+    os.kill(lingering, signal.SIGKILL)
+    assert supervisor.wait(PATIENCE_S) == 0
+    assert sluice("down", home=home).returncode == 4
 
 
 def test_the_readme_shows_the_lines_that_status_prints(platforms: Platforms):

@@ -141,7 +141,8 @@ def test_mlflow_s_aliases_follow_what_is_decided_also_after_kill_9(platforms: Pl
         store.register("codesearch", a_package(scale))
     with closing(SqlControl(settings.control_database)) as database:
         for expected, version in enumerate((1, 2)):
-            plan = promote(database.plan("codesearch"), store.get("codesearch", version))
+            digest = store.get("codesearch", version).digest
+            plan = promote(database.plan("codesearch"), "codesearch", version, digest)
             database.change(plan, expected_revision=expected, evidence={}, now_ms=now_ms(), **WORDS)
             if expected:
                 os.kill(pid_of(state, "controller"), signal.SIGKILL)  # it may have shown all, some or nothing

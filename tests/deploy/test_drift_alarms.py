@@ -4,7 +4,7 @@ import io
 
 from rich.console import Console
 
-from deploy.commands.drift import _alarms
+from deploy.commands.drift import print_records
 from deploy.verdicts.drift_alarms import STILL_OPEN_MS, open_alarms
 from registry.drift_board import MemoryDriftBoard
 from tests.builders import NOW_MS, a_shift_alarm, a_shift_record
@@ -43,7 +43,8 @@ def test_a_day_that_is_inconclusive_or_passed_is_no_alarm() -> None:
 
 def test_open_alarms_are_shown_whole_on_a_narrow_terminal() -> None:
     shown = io.StringIO()
-    Console(file=shown, width=80).print(_alarms([a_shift_alarm("bm25_of_the_module_best")]))
+    record = a_shift_record(verdict="failed", alarms=(a_shift_alarm("bm25_of_the_module_best"),))
+    print_records(Console(file=shown, width=80), [record])
 
     assert "…" not in shown.getvalue()
-    assert "sd" in shown.getvalue()
+    assert "bm25_of_the_module_best" in shown.getvalue() and "sd" in shown.getvalue()

@@ -1,11 +1,13 @@
 """`sluice drift profile`, as it is read."""
 
+import io
 import math
 
 import msgspec
 from rich.console import Console
 
 from deploy.commands.profile_table import profile_table
+from deploy.commands.table import print_whole
 from drift.days.reports import DayReport, QuantityDay
 from drift.windows.shapes import Shape
 from registry.contracts.drift import ShiftRecord
@@ -16,7 +18,7 @@ OF_LISTS = ("scores", "margin", "entropy")
 
 
 def lines(profile: ReferenceProfile, *days: DayReport) -> list[str]:
-    console = Console(width=200)
+    console = Console(width=250)
     with console.capture() as capture:
         console.print(profile_table(profile, days))
     return capture.get().splitlines()
@@ -58,6 +60,20 @@ def test_a_profile_of_whole_lists_needs_no_dash_and_no_word() -> None:
     assert "0.125" in told
     assert " - " not in told
     assert "not known" not in told
+
+
+def test_every_name_and_figure_is_whole_where_output_is_narrow() -> None:
+    profile = a_profile()
+    named = msgspec.structs.replace(profile.features[0], name="bm25_of_the_module_s_best_function_and_its_docstring")
+    profile = msgspec.structs.replace(profile, features=(named, *profile.features[1:]))
+    narrow = Console(width=80, file=io.StringIO())
+
+    with narrow.capture() as capture:
+        print_whole(narrow, profile_table(profile, [a_day(shape=0.125)]))
+
+    assert capture.get().splitlines() == lines(profile, a_day(shape=0.125))
+    assert named.name in capture.get() and "…" not in capture.get()
+    assert narrow.width == 80
 
 
 def test_of_a_model_without_a_view_nothing_was_profiled_and_clicks_are_not_why() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
+from deploy.commands.status import LEFT_ALONE_S
 from tests.prometheus_tools import tool
 
 FOLDER = Path(__file__).resolve().parents[2] / "deploy" / "prometheus"
@@ -58,3 +59,12 @@ def test_every_alert_is_seen_firing() -> None:
     }
 
     assert alerts - by_words - by_series == set()
+
+
+def test_a_group_is_left_alone_for_as_long_as_status_says() -> None:
+    rules = yaml.safe_load((FOLDER / "rules" / "alerts.yml").read_text())
+    [held_back] = [
+        rule for group in rules["groups"] for rule in group["rules"] if rule.get("alert") == "StreamHeldBack"
+    ]
+
+    assert held_back["expr"] == f"max by (group) (deploy_event_stream_lag_seconds) > {LEFT_ALONE_S:.0f}"

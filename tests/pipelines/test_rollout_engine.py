@@ -19,7 +19,7 @@ from registry.promotion import promote, with_experiment
 from registry.rollout_moves import pause
 from registry.rollouts import RolloutControl
 from registry.traffic_control import MemoryControl, SqlControl
-from tests.builders import a_plan, a_stored
+from tests.builders import a_plan
 from tests.pipelines.rollout_bench import Surroundings
 
 
@@ -191,7 +191,7 @@ def test_what_a_killed_process_decided_and_did_not_show_is_shown_by_the_next_tur
     rollout = bring(places, places.start(), step=2)
     plan = places.control.plan("codesearch")
     assert plan is not None
-    promoted = promote(plan, a_stored(2))
+    promoted = promote(plan, "codesearch", 2, f"{2:064x}")
     places.control.change(
         promoted, expected_revision=plan.revision, who="ann", why="now", evidence={}, now_ms=places.now_ms
     )  # and here it was killed

@@ -38,7 +38,7 @@ class Traffic:
         )
 
     def promote(self, version: int, **evidence: Any) -> None:
-        self.change(promote(self.plan, a_version(version)), f"promote {version}", **evidence)
+        self.change(promote(self.plan, "codesearch", version, f"{version:064x}"), f"promote {version}", **evidence)
 
     @property
     def history(self) -> list[TrafficChange]:

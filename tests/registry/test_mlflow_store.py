@@ -2,20 +2,18 @@
 
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 from registry.artefacts import write
-from registry.board import MemoryBoard
 from registry.contracts.manifest import PROGRAM_FILE, Lineage
 from registry.errors import RefusedVersion, StoreUnavailable, UnknownVersion
 from registry.mlflow_store import DIGEST_TAG, SIGNATURES_TAG, MlflowStore, open_client
-from registry.promotion import Promoter
 from registry.retirement import ServableVersions
 from registry.signatures import TrustedKeys, make_key
 from registry.store import ModelStore
-from registry.traffic_control import MemoryControl
 from tests.builders import NOW_MS, a_package
 from tests.free_ports import free_port
 from tests.postgres import PostgresServer
@@ -187,24 +185,34 @@ def test_a_database_that_is_none_is_named(tmp_path: Path) -> None:
         MlflowStore(f"sqlite:///{tmp_path}/mlflow.db").models()
 
 
+def test_artefacts_in_an_s3_that_is_away_or_without_its_client_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with a tracking server that does not serve artefacts: who asks it goes to S3 himself."""
+    monkeypatch.setenv("MLFLOW_S3_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
+    for name, value in {"ACCESS_KEY_ID": "nobody", "SECRET_ACCESS_KEY": "none", "MAX_ATTEMPTS": "1"}.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    open_client(uri).create_experiment("codesearch", artifact_location="s3://bucket/codesearch")
+    without = r"No module named 'boto3', which its artefact store needs; try: pip install '\.\[s3\]' in the clone"
+    says = "of 'codesearch' in S3: Could not connect to the endpoint" if find_spec("boto3") else without
+
+    with pytest.raises(StoreUnavailable, match=says):
+        MlflowStore(uri).register("codesearch", a_package())
+
+
 def test_signatures_are_kept_and_a_version_that_nobody_trusted_signed_gets_no_traffic(tmp_path: Path) -> None:
-    ci, control, uri = make_key(tmp_path / "ci.key"), MemoryControl(), f"sqlite:///{tmp_path}/mlflow.db"
+    ci, uri = make_key(tmp_path / "ci.key"), f"sqlite:///{tmp_path}/mlflow.db"
     trusted = TrustedKeys({"ci": ci.public})
     MlflowStore(uri, tmp_path / "artefacts").register("codesearch", a_package())
     trusting = MlflowStore(uri, tmp_path / "artefacts", trusted=trusted)
-    promoter = Promoter(ServableVersions(trusting), control, MemoryBoard())
-
-    def promote() -> int:
-        return promoter.promote("codesearch", 1, who="ann", why="better", evidence={}, now_ms=NOW_MS).champion
-
     with pytest.raises(RefusedVersion, match=r"codesearch@1 may have no traffic: .* is not signed"):
-        promote()
+        ServableVersions(trusting).get("codesearch", 1)
     with pytest.raises(RefusedVersion, match="is not signed"):
         trusting.package("codesearch", 1)
-    assert control.plan("codesearch") is None
 
     assert MlflowStore(uri, tmp_path / "artefacts", ci, trusted).register("codesearch", a_package()) == 1
-    assert promote() == 1
+    assert ServableVersions(trusting).get("codesearch", 1).servable
     assert trusting.package("codesearch", 1).signatures_json == ci.signed(a_package()).signatures_json
 
     open_client(uri).set_model_version_tag("codesearch", "1", SIGNATURES_TAG, "[]")  # by whoever can write there

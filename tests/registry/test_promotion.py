@@ -10,17 +10,12 @@ from registry.contracts.errors import ContractError
 from registry.contracts.traffic import Experiment, Layer, Override, TrafficPlan
 from registry.errors import StaleRevision, StoreUnavailable, UnknownVersion
 from registry.promotion import Promoter, previous_champion, promote, with_experiment, without_experiment
-from registry.rollout_moves import pause, start
-from registry.store import MemoryStore, StoredVersion
+from registry.store import MemoryStore
 from registry.traffic_control import MemoryControl, TrafficChange
-from tests.builders import NOW_MS, a_manifest, a_package, a_plan, a_spec
+from tests.builders import NOW_MS, a_package, a_plan
 
 WORDS: dict[str, Any] = {"who": "ann", "why": "better", "evidence": {"verdict": "passed"}, "now_ms": NOW_MS}
 TEST = Experiment("test", 2, f"{2:064x}", 250, mirror_share=10)
-
-
-def a_stored(version: int) -> StoredVersion:
-    return StoredVersion("codesearch", version, f"{version:064x}", a_manifest(), NOW_MS)
 
 
 def a_history(*champions: int) -> list[TrafficChange]:
@@ -39,6 +34,10 @@ class Places:
             self.store.register("codesearch", a_package(scale))
         self.promoter = Promoter(self.store, self.control, self.board)
 
+    def promote(self, version: int) -> TrafficPlan:
+        digest = self.store.get("codesearch", version).digest
+        return self.promoter.apply(promote(self.control.plan("codesearch"), "codesearch", version, digest), **WORDS)
+
     def champions(self) -> tuple[int | None, int | None, int | None]:
         """As decided, as shown on the board, as the alias says."""
         plan, shown = self.control.plan("codesearch"), self.board.read().get("codesearch")
@@ -47,7 +46,7 @@ class Places:
 
 
 def test_the_first_champion_needs_no_plan_before() -> None:
-    assert promote(None, a_stored(7)) == TrafficPlan("codesearch", 1, 7, f"{7:064x}")
+    assert promote(None, "codesearch", 7, f"{7:064x}") == TrafficPlan("codesearch", 1, 7, f"{7:064x}")
 
 
 def test_a_promoted_version_stands_alone() -> None:
@@ -55,7 +54,7 @@ def test_a_promoted_version_stands_alone() -> None:
     plan = with_experiment(a_plan(revision=4, overrides=testers), TEST, layer="rollout", salt="s")
 
     assert (plan.revision, list(plan.versions())) == (5, [1, 2, 3])
-    assert promote(plan, a_stored(2)) == a_plan(revision=6, champion=2, overrides=testers)
+    assert promote(plan, "codesearch", 2, f"{2:064x}") == a_plan(revision=6, champion=2, overrides=testers)
 
 
 def test_an_experiment_that_grows_keeps_its_layer_s_salt() -> None:
@@ -102,7 +101,7 @@ def test_going_back_undoes_and_never_returns(champions: tuple[int, ...], previou
 
 def test_a_promotion_is_decided_recorded_shown_and_named() -> None:
     places = Places()
-    plan = places.promoter.promote("codesearch", 2, **WORDS)
+    plan = places.promote(2)
 
     assert places.champions() == (2, 2, 2)
     assert plan.champion_digest == a_package(2.0).digest
@@ -116,31 +115,23 @@ def test_a_promotion_is_decided_recorded_shown_and_named() -> None:
     )
 
 
-def test_a_version_that_is_not_there_is_not_promoted() -> None:
-    places = Places()
-    with pytest.raises(UnknownVersion):
-        places.promoter.promote("codesearch", 9, **WORDS)
-
-    assert places.champions() == (None, None, None)
-
-
 def test_a_promotion_decided_on_an_older_plan_changes_nothing() -> None:
     places = Places()
-    places.promoter.promote("codesearch", 1, **WORDS)
-    places.promoter.promote("codesearch", 2, **WORDS)
+    older = places.promote(1)
+    places.promote(2)
 
     with pytest.raises(StaleRevision) as refused:
-        places.promoter.promote("codesearch", 3, expected_revision=1, **WORDS)
+        places.promoter.apply(promote(older, "codesearch", 3, places.store.get("codesearch", 3).digest), **WORDS)
     assert (refused.value.actual, places.champions()) == (2, (2, 2, 2))
 
 
 def test_the_challenger_s_alias_follows_the_plan() -> None:
     places = Places()
-    plan = places.promoter.promote("codesearch", 1, **WORDS)
+    plan = places.promote(1)
     places.promoter.apply(with_experiment(plan, TEST, layer="rollout", salt="s"), **WORDS)
     assert places.store.aliases("codesearch") == {"champion": 1, "challenger": 2}
 
-    places.promoter.promote("codesearch", 2, **WORDS)
+    places.promote(2)
     assert places.store.aliases("codesearch") == {"champion": 2}
 
 
@@ -165,11 +156,11 @@ class StoreThatMayBeAway(MemoryStore):
 def test_a_board_that_is_away_hides_the_decision_until_repair() -> None:
     board = BoardThatMayBeAway()
     places = Places(board=board)
-    places.promoter.promote("codesearch", 1, **WORDS)
+    places.promote(1)
     board.away = True
 
     with pytest.raises(StoreUnavailable, match="revision 2 of 'codesearch' is decided and recorded"):
-        places.promoter.promote("codesearch", 2, **WORDS)
+        places.promote(2)
     assert places.champions() == (2, 1, 1)
     board.away = False
     places.promoter.repair()
@@ -182,11 +173,11 @@ def test_a_board_that_is_away_hides_the_decision_until_repair() -> None:
 def test_an_alias_that_could_not_move_moves_at_repair() -> None:
     store = StoreThatMayBeAway()
     places = Places(store=store)
-    places.promoter.promote("codesearch", 1, **WORDS)
+    places.promote(1)
     store.away = True
 
     with pytest.raises(StoreUnavailable, match="is decided and recorded"):
-        places.promoter.promote("codesearch", 2, **WORDS)
+        places.promote(2)
     assert places.champions() == (2, 2, 1)
     store.away = False
     places.promoter.repair()
@@ -210,24 +201,13 @@ def test_a_publisher_who_comes_late_does_not_turn_the_alias_back() -> None:
 
         def change(self, plan: TrafficPlan, **words: Any) -> TrafficPlan:
             stored = super().change(plan, **words)
-            later = promote(stored, places.store.get("codesearch", 3))
+            later = promote(stored, "codesearch", 3, places.store.get("codesearch", 3).digest)
             super().change(later, **(words | {"expected_revision": stored.revision}))
             return stored
 
     places = Places()
     places.control = ControlThatIsOvertaken()
-    Promoter(places.store, places.control, places.board).promote("codesearch", 2, **WORDS)
+    places.promoter = Promoter(places.store, places.control, places.board)
+    places.promote(2)
 
     assert places.champions() == (3, 3, 3)
-
-
-def test_a_decision_without_a_plan_publishes_nothing() -> None:
-    places = Places()
-    places.promoter.promote("codesearch", 1, **WORDS)
-    words = {name: word for name, word in WORDS.items() if name != "evidence"}
-    decision = start(places.control.plan("codesearch"), places.store.get("codesearch", 2), a_spec(), **words)
-    places.promoter.decide(decision)
-    shown = places.board.read()
-
-    assert places.promoter.decide(pause(decision.moves[0].rollout, **words)) is None
-    assert places.board.read() == shown

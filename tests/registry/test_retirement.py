@@ -11,16 +11,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deploy.control.changes import rolled_back
 from deploy.control.errors import Conflict, NotThere
+from deploy.control.traffic import taken_back
 from registry.board import MemoryBoard
 from registry.contracts.errors import ContractError
 from registry.contracts.manifest import Lineage, ModelPackage
 from registry.contracts.traffic import Experiment, Override
 from registry.errors import RefusedVersion, StaleRevision, UnknownVersion
-from registry.promotion import Promoter, previous_champion, with_experiment, without_experiment
+from registry.promotion import Promoter, previous_champion, promote, with_experiment, without_experiment
 from registry.retirement import Collected, Retirement, ServableVersions, in_use
-from registry.store import MemoryStore
+from registry.store import MemoryStore, ModelStore
 from registry.traffic_control import MemoryControl
 from tests.builders import NOW_MS, a_package
 
@@ -38,7 +38,7 @@ class Registry:
 
     def __init__(self, versions: int = 0) -> None:
         self.store, self.control = MemoryStore(), MemoryControl()
-        self.promoter = Promoter(ServableVersions(self.store), self.control, MemoryBoard())
+        self.promoter = Promoter(self.store, self.control, MemoryBoard())
         self.rollouts: set[int] = set()
         self.retirement = self.retirement_over(self.store)
         self._registered = 0
@@ -53,15 +53,16 @@ class Registry:
         return self.store.register(MODEL, package(self._registered, parent))
 
     def promote(self, version: int) -> None:
-        self.promoter.promote(MODEL, version, **WORDS)
+        self.promote_from(ServableVersions(self.store), version)
+
+    def promote_from(self, store: ModelStore, version: int) -> None:
+        """As everybody who gives traffic to a version: the plan first, the version then."""
+        plan = self.control.plan(MODEL)
+        self.promoter.apply(promote(plan, MODEL, version, store.get(MODEL, version).digest), **WORDS)
 
     def rollback(self) -> None:
-        """As the control API's: it reads the plan, and asks for the version then."""
         history = self.control.history(MODEL)
-        plan = rolled_back(history, MODEL, None)
-        if plan.champion != history[-1].plan.champion:
-            ServableVersions(self.store).get(MODEL, plan.champion)
-        self.promoter.apply(plan, **WORDS)
+        self.promoter.apply(taken_back(history, MODEL, None, lambda: ServableVersions(self.store)), **WORDS)
 
     def test(self, version: int) -> None:
         plan = self.control.plan(MODEL)
@@ -345,7 +346,7 @@ def test_a_collection_decides_again_if_the_plan_changes_under_it():
     def promote_2(call: str) -> None:
         """As by a promoter that asked for the version before it was archived."""
         if call == "condemn" and registry.control.plan(MODEL).champion != 2:  # type: ignore[union-attr]
-            Promoter(registry.store, registry.control, MemoryBoard()).promote(MODEL, 2, **WORDS)
+            registry.promote_from(registry.store, 2)
 
     collected = registry.retirement_over(Interrupted(registry.store, promote_2)).collect(
         MODEL, keep=0, archived_before_ms=NOW_MS + 1, who="gc", now_ms=NOW_MS

@@ -87,7 +87,7 @@ class Controllers(RuleBasedStateMachine):
     @rule(data=st.data(), version=VERSIONS)
     def promote_by_hand(self, data: st.DataObject, version: int) -> None:
         plan, _ = self.what_is_acted_on(data)
-        planned = promote(plan, a_stored(version))
+        planned = promote(plan, MODEL, version, f"{version:064x}")
         self.attempt(plan, None, lambda: Decision(**self.words(), plan=planned))
 
     @rule(data=st.data())

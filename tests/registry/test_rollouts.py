@@ -16,7 +16,7 @@ from registry.promotion import promote
 from registry.rollout_moves import advance
 from registry.rollouts import RolloutControl
 from registry.traffic_control import MemoryControl, SqlControl
-from tests.builders import a_stored, some_evidence
+from tests.builders import some_evidence
 from tests.suites.rollout_controls import ENGINE, WORDS, RolloutControlSuite, everything, started
 
 
@@ -70,7 +70,9 @@ def a_move(control: RolloutControl, what: str) -> None:
         gate, diff = some_evidence(rollout, "offline_gate"), some_evidence(rollout, "rank_diff")
         control.decide(advance(rollout, plan, [gate, diff], **ENGINE))
     else:
-        control.change(promote(plan, a_stored(9)), expected_revision=plan.revision, evidence={}, **WORDS)
+        control.change(
+            promote(plan, "codesearch", 9, f"{9:064x}"), expected_revision=plan.revision, evidence={}, **WORDS
+        )
 
 
 @pytest.fixture(params=["sqlite", "postgres"])

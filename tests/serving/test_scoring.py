@@ -134,13 +134,15 @@ def test_a_query_is_not_moved_by_the_largest_numbers_of_its_neighbours(program: 
 def test_the_top_is_the_best_first_and_ties_keep_the_given_order(
     lists: list[NDArray[np.float32]], data: st.DataObject
 ) -> None:
-    top_ks = [data.draw(st.integers(1, 15)) for _ in lists]
+    most = data.draw(st.integers(1, 15))
     counts = np.array([len(scores) for scores in lists])
 
-    shown, padded = top_of_lists(np.concatenate(lists), counts, top_ks)
+    places, padded = top_of_lists(np.concatenate(lists), counts, most)
 
-    for i, (scores, top_k) in enumerate(zip(lists, top_ks, strict=True)):
-        assert shown[i].tolist() == sorted(range(len(scores)), key=lambda place: -scores[place])[:top_k]
+    assert places.shape == (len(lists), min(most, counts.max()))
+    for i, scores in enumerate(lists):
+        best = sorted(range(len(scores)), key=lambda place: -scores[place])[:most]
+        assert places[i, : len(best)].tolist() == best
         assert padded[i, : len(scores)].tolist() == scores.tolist()
         assert np.isneginf(padded[i, len(scores) :]).all()
 

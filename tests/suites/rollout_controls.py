@@ -208,7 +208,10 @@ class RolloutControlSuite:
     def test_a_promotion_by_hand_supersedes_every_rollout_in_the_same_change(self, control: RolloutControl) -> None:
         first, second = started(control), started(control, version=3, layer="other")
         plan = control.change(
-            promote(control.plan("codesearch"), a_stored(4)), expected_revision=3, evidence={"n": 1}, **WORDS
+            promote(control.plan("codesearch"), "codesearch", 4, f"{4:064x}"),
+            expected_revision=3,
+            evidence={"n": 1},
+            **WORDS,
         )
 
         for rollout in (first, second):
@@ -221,7 +224,9 @@ class RolloutControlSuite:
         self, control: RolloutControl
     ) -> None:
         first, second = started(control), started(control, version=3, layer="other")
-        control.change(promote(control.plan("codesearch"), a_stored(2)), expected_revision=3, evidence={}, **WORDS)
+        control.change(
+            promote(control.plan("codesearch"), "codesearch", 2, f"{2:064x}"), expected_revision=3, evidence={}, **WORDS
+        )
 
         assert [control.rollout(one.id).state for one in (first, second)] == ["promoted", "superseded"]
         assert control.rollouts(open_only=True) == []
@@ -263,7 +268,9 @@ class RolloutControlSuite:
         assert plan is not None
         plan = control.decide(advance(rollout, plan, (), **ENGINE))
         assert plan is not None
-        control.change(promote(plan, a_stored(9)), expected_revision=plan.revision, evidence={}, **WORDS)
+        control.change(
+            promote(plan, "codesearch", 9, f"{9:064x}"), expected_revision=plan.revision, evidence={}, **WORDS
+        )
 
         ended = control.rollout_history(rollout.id)[-1]
         assert (ended.what, ended.rollout.state, ended.rollout.holdback_until_ms) == (
@@ -344,7 +351,10 @@ class RolloutControlSuite:
                     plan = control.plan("codesearch")
                     assert plan is not None
                     control.change(
-                        promote(plan, a_stored(90 + job)), expected_revision=plan.revision, evidence={}, **WORDS
+                        promote(plan, "codesearch", 90 + job, f"{90 + job:064x}"),
+                        expected_revision=plan.revision,
+                        evidence={},
+                        **WORDS,
                     )
                 else:
                     rollout = control.rollout(rollouts[job % len(rollouts)].id)
