@@ -235,7 +235,7 @@ def profile(
         typer.echo(msgspec.json.encode(told).decode())
         return
     console = Console()
-    console.print(f"{escape(found.population)}, {found.lists} lists", highlight=False)
+    console.print(f"{escape(found.population)}, {found.lists} lists", highlight=False, soft_wrap=True)
     if days:
         record = days[0].record
         console.print(f"beside the day to {_time(record.until_ms)} of @{record.version}, {record.lists} lists")
