@@ -1,6 +1,7 @@
 """Takes the manual's two pictures of the console: `python -m tests.console_pictures [MINUTES]`.
 
 Of a platform with a past (`console_world`), after so many minutes of traffic, 16 by default: what the charts show.
+The page's first font is Inter (Debian: `fonts-inter`); without it letters are wider.
 """
 
 import io
@@ -17,6 +18,7 @@ from tests.console_world import MODEL, Size, a_world
 
 PICTURES = Path(__file__).parent.parent / "docs" / "pictures"
 MOST_BYTES = 300_000
+WANTED = ("#traffic .versions tbody tr", "#traffic .chart", "#gate .estimate", "#drift .map", "#live .queries tbody tr")
 
 
 def take(url: str, key: str) -> None:
@@ -26,7 +28,7 @@ def take(url: str, key: str) -> None:
         for scheme in schemes:
             page = browser.new_page(color_scheme=scheme, viewport={"width": 1440, "height": 900})
             page.goto(f"{url}/console/#key={key}&model={MODEL}")
-            for wanted in ("#traffic .chart", "#gate .estimate", "#drift .map", "#live .queries tbody tr"):
+            for wanted in WANTED:
                 page.locator(wanted).first.wait_for()
             page.wait_for_load_state("load")
             path = PICTURES / f"console-{scheme}.webp"
