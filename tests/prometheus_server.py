@@ -12,7 +12,7 @@ import httpx
 import yaml
 
 from tests.free_ports import free_ports
-from tests.prometheus_tools import ROOT, tool
+from tests.prometheus_tools import ROOT, alertmanager, tool
 
 FILES = ROOT / "deploy" / "prometheus"
 PATIENCE_S = 60.0
@@ -61,7 +61,7 @@ def watching(target: str, folder: Path) -> Iterator[Watcher]:
         _start(
             running,
             folder / "alertmanager.log",
-            tool("prometheus-alertmanager"),
+            alertmanager(),
             f"--config.file={FILES / 'alertmanager.yml'}",
             f"--storage.path={folder / 'pager'}",
             f"--web.listen-address=127.0.0.1:{ports[1]}",
