@@ -30,6 +30,7 @@ from serving.features.tier import NOTHING_FETCHED, Fetched
 WIRE = 2
 """Grows by one whenever frames change: a worker says it first of all."""
 MAX_FRAME_BYTES = 256 << 20
+U8 = Annotated[int, msgspec.Meta(ge=0, le=(1 << 8) - 1)]
 U16 = Annotated[int, msgspec.Meta(ge=0, le=(1 << 16) - 1)]
 U32 = Annotated[int, msgspec.Meta(ge=0, le=(1 << 32) - 1)]
 Message = TypeVar("Message")
@@ -126,7 +127,7 @@ class _Score(msgspec.Struct, array_like=True, gc=False):
 
     number: U32
     slot: U16
-    top_k: U32
+    top_k: U16
     deadline_us: U32
     hashes: bytes
     ids: bytes
@@ -134,7 +135,7 @@ class _Score(msgspec.Struct, array_like=True, gc=False):
     query_values: bytes
     candidate_columns: bytes
     candidate_values: bytes
-    priority: U16
+    priority: U8
 
 
 class ScoreRequest(msgspec.Struct):

@@ -13,7 +13,7 @@ import msgspec
 
 from registry.contracts.manifest import TensorSpec
 from serving.arena import ALIGNMENT_BYTES
-from serving.frames import U16, U32, BrokenFrame, Kind, decoded, large_message, message
+from serving.frames import U8, U16, U32, BrokenFrame, Kind, decoded, large_message, message
 from serving.tensors import MAX_DIMENSIONS, Tensor
 
 INLINE = -1
@@ -42,7 +42,7 @@ class _Infer(msgspec.Struct, array_like=True, gc=False):
     inputs: list[_Tensor]
     wanted: int
     deadline_us: U32
-    priority: U16
+    priority: U8
     start: _Start
     size: _Size
 
@@ -181,11 +181,11 @@ def _tensors(
     told: Sequence[_Tensor], specs: Sequence[TensorSpec], start: int, size: int, memory: memoryview | None
 ) -> list[tuple[int, Tensor]]:
     """By their place. Their data is in the frame, or in the block [start, start + size)."""
-    at, end = start, 0
+    at = end = 0  # no block: nothing lies there
     if start != INLINE:
         if memory is None:
             raise BrokenFrame("a frame points into an arena that this connection has not")
-        end = min(start + size, len(memory))
+        at, end = start, min(start + size, len(memory))
     tensors = []
     for one in told:
         place, data = one.place, one.data

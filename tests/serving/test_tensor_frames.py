@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -116,6 +117,18 @@ def test_a_block_beyond_the_arena_is_called_broken() -> None:
 
     with pytest.raises(BrokenFrame, match="beyond"):
         InferRequest.decode(body_of(request.encode()), lambda slot: SPECS[:1], arena.memory)
+    arena.close()
+
+
+def test_a_tensor_in_a_block_of_a_request_that_has_none_is_called_broken() -> None:
+    arena = Arena(4096)
+    placed = InferRequest(1, 1, [Tensor("a", "FP32", (1, 1), b"\x00" * 4)], 1, 1000, 0, 64, 64)
+    told = msgspec.msgpack.decode(body_of(placed.encode()))
+    told[InferRequest.__struct_fields__.index("start")] = INLINE
+    for size in (1, 4, 4096):
+        told[InferRequest.__struct_fields__.index("inputs")][0][2] = size
+        with pytest.raises(BrokenFrame, match="beyond"):
+            InferRequest.decode(msgspec.msgpack.encode(told), lambda slot: SPECS[:1], arena.memory)
     arena.close()
 
 
