@@ -123,9 +123,7 @@ class OipInfer:
 
     def _written(self, parsed: ParsedInfer, answer: InferAnswer) -> Answer:
         """Raises QueryRefused if an output cannot be given as it was asked for."""
-        written, json_bytes = write_infer(
-            parsed, answer, not parsed.all_binary and parsed.classes and self._batchable(answer)
-        )
+        written, json_bytes = write_infer(parsed, answer, parsed.classes and self._batchable(answer))
         if json_bytes is None:
             return Answer(200, written, (), _JSON)
         return Answer(200, written, ((b"Inference-Header-Content-Length", b"%d" % json_bytes),), _BINARY)

@@ -52,7 +52,7 @@ class ParsedInfer(msgspec.Struct):
     @property
     def classes(self) -> bool:
         """Whether some output is wanted as classes."""
-        return any(wish.classes for wish in self.wishes)
+        return not self.all_binary and any(wish.classes for wish in self.wishes)
 
 
 def read_infer(

@@ -5,6 +5,7 @@ system shared memory extensions.
 """
 
 import functools
+from collections.abc import Sequence
 
 import msgspec
 
@@ -44,15 +45,10 @@ def write_infer(parsed: ParsedInfer, answer: InferAnswer, batchable: bool = Fals
             )
         elif wish.binary:
             binary.append(tensor.data)
-            heads.append(b'{%b,"parameters":{"binary_data_size":%d}}' % (named, len(tensor.data)))
+            heads.append(_binary_output(named, len(tensor.data)))
         else:
             heads.append(b'{%b,"data":%b}' % (named, json_of_tensor(tensor)))
-    head = b'{%b"model_name":%b,"model_version":"%d","outputs":[%b]}' % (
-        b'"id":%b,' % _encode(answer.id) if answer.id else b"",
-        _text(answer.model),
-        answer.version,
-        b",".join(heads),
-    )
+    head = _head(answer.id, answer.model, answer.version, heads)
     if not binary:
         return head, None
     return b"".join((head, *binary)), len(head)
@@ -61,11 +57,22 @@ def write_infer(parsed: ParsedInfer, answer: InferAnswer, batchable: bool = Fals
 @functools.lru_cache(maxsize=1024)
 def _binary_head(model: str, version: int, *outputs: tuple[str, str, tuple[int, ...], int]) -> bytes:
     """Of an answer without an id, all of whose outputs (name, datatype, shape, bytes) are binary."""
-    heads = [
-        b'{%b,"parameters":{"binary_data_size":%d}}' % (_named(name, datatype, shape), size)
-        for name, datatype, shape, size in outputs
-    ]
-    return b'{"model_name":%b,"model_version":"%d","outputs":[%b]}' % (_text(model), version, b",".join(heads))
+    heads = [_binary_output(_named(name, datatype, shape), size) for name, datatype, shape, size in outputs]
+    return _head("", model, version, heads)
+
+
+def _head(request_id: str, model: str, version: int, outputs: Sequence[bytes]) -> bytes:
+    given = b'"id":%b,' % _encode(request_id) if request_id else b""
+    return b'{%b"model_name":%b,"model_version":"%d","outputs":[%b]}' % (
+        given,
+        _text(model),
+        version,
+        b",".join(outputs),
+    )
+
+
+def _binary_output(named: bytes, size: int) -> bytes:
+    return b'{%b,"parameters":{"binary_data_size":%d}}' % (named, size)
 
 
 @functools.lru_cache(maxsize=256)
